@@ -1,0 +1,23 @@
+"""aetool: an experiment bench for autoencoders."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aetool.api import TrainedRun
+
+__all__ = ["load", "runs"]
+
+
+def load(directory: str | Path, device: str = "auto", config_dir: str | Path | None = None) -> "TrainedRun":
+    """The trained network of a run folder, in eval mode, with its preprocessing; see aetool.api."""
+    from aetool import api
+
+    return api.load(directory, device, config_dir)
+
+
+def runs(directory: str | Path = "outputs") -> list[dict[str, Any]]:
+    """One flat row for every run in a folder: name, state, config keys, metrics as `stage/metric`; ready for pandas."""
+    from aetool import report
+
+    return report.rows(report.find_runs(Path(directory)))

@@ -1,0 +1,77 @@
+"""Trained runs from Python."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aetool.assembly import Trained, choose_device, load_trained
+from aetool.commands.opening import open_run
+from aetool.compose import known_targets
+from aetool.models.base import AutoencoderOutput
+from aetool.run import Run
+
+Images = np.ndarray | Tensor
+BATCH = 1000
+
+
+class TrainedRun:
+    """The best network of a run, in eval mode, with its preprocessing.
+
+    Images are numpy arrays or tensors (N, C, H, W) of the run's `image_shape`, or one image (C, H, W): uint8 in [0, 255],
+    or floats in [0, 1]. What comes back is of the kind that went in.
+    """
+
+    def __init__(self, run: Run, trained: Trained, device: torch.device) -> None:
+        self.directory = run.directory
+        self.config = run.config
+        self.metrics = run.metrics
+        self.model = trained.model
+        self.preprocessing = trained.preprocessing
+        self.image_shape = trained.image_shape
+        self.device = device
+
+    def encode(self, images: Images) -> Images:
+        """Codes, float32: (N, code_size), or (N, code_channels, h, w) where the code is a feature map."""
+        return self._apply(images, lambda output: output.code)
+
+    def reconstruct(self, images: Images) -> Images:
+        """Reconstructions in the range of the input: uint8, or floats nominally in [0, 1], not clamped."""
+        whole = images.dtype in (np.uint8, torch.uint8)
+
+        def pixels(output: AutoencoderOutput) -> Tensor:
+            found = self.preprocessing.to_pixels(output.reconstruction.float())
+            return (found.clamp(0, 1) * 255).round().byte() if whole else found
+
+        return self._apply(images, pixels)
+
+    @torch.no_grad()
+    def _apply(self, images: Images, take: Any) -> Images:
+        tensor = torch.as_tensor(images)
+        single = tensor.shape == self.image_shape
+        tensor = tensor[None] if single else tensor
+        if tensor.shape[1:] != self.image_shape:
+            raise ValueError(f"images of shape {tuple(tensor.shape)}: this run takes (N, {', '.join(map(str, self.image_shape))})")
+        if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
+            raise TypeError(f"images of {tensor.dtype}: give uint8 in [0, 255] or floats in [0, 1]")
+        found = torch.cat([take(output) for output in self._outputs(tensor)])
+        found = found[0] if single else found
+        return found.cpu().numpy() if isinstance(images, np.ndarray) else found.to(images.device)
+
+    def _outputs(self, images: Tensor) -> Iterator[AutoencoderOutput]:
+        for chunk in images.split(BATCH):
+            pixels = chunk.to(self.device)
+            yield self.model(self.preprocessing.to_input(pixels if pixels.dtype == torch.uint8 else pixels * 255))
+
+
+def load(directory: str | Path, device: str = "auto", config_dir: str | Path | None = None) -> TrainedRun:
+    """Opens a run folder; `config_dir` is a conf tree of yours that names its targets.
+
+    Raises aetool.errors.UserError for a folder that is not a run, has no checkpoint, or names other targets.
+    """
+    run = open_run(directory, known_targets(Path(config_dir) if config_dir else None))
+    chosen = choose_device(device)
+    return TrainedRun(run, load_trained(run, chosen), chosen)

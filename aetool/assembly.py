@@ -1,0 +1,100 @@
+"""From a checked config to the objects that the stages work on."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from aetool.checkpoint import Checkpoint, Checkpoints
+from aetool.config import DatasetConfig, LossConfig, ModelConfig, ProbeKeys, TermConfig, build
+from aetool.data.cache import default_cache_dir
+from aetool.data.dataset import Dataset, split
+from aetool.data.preprocessing import Preprocessing
+from aetool.errors import UserError
+from aetool.objective import Objective, Term
+from aetool.randomness import seeded
+from aetool.run import Run
+
+
+class Trained(NamedTuple):
+    """A network in eval mode and what stands around it."""
+
+    model: nn.Module
+    preprocessing: Preprocessing
+    image_shape: tuple[int, int, int]
+    checkpoint: Checkpoint
+
+
+def cache_dir(config: dict[str, Any]) -> Path:
+    return Path(config["cache"]) if config["cache"] else default_cache_dir()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; raises UserError for one that is not here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={name}: not available here ({str(error).splitlines()[0]}); auto takes what is") from error
+    return device
+
+
+def load_dataset(config: dict[str, Any]) -> Dataset:
+    """The dataset of a train config, verified, with its validation split."""
+    node = config["dataset"]
+    try:
+        arrays = build(node, DatasetConfig, cache_dir=cache_dir(config))
+    except ValueError as error:
+        raise UserError(f"dataset={node['name']}: {error}") from error
+    dataset = split(arrays, node["val_fraction"])
+    if node["image_shape"] and tuple(node["image_shape"]) != dataset.image_shape:
+        raise UserError(f"dataset.image_shape={node['image_shape']}: the images are {list(dataset.image_shape)}")
+    batch_size, train = config["trainer"]["batch_size"], len(dataset.train.images)
+    if batch_size > train:
+        raise UserError(f"trainer.batch_size={batch_size}: {node['name']} has {train} training images")
+    return dataset
+
+
+def make_model(config: dict[str, Any], image_shape: tuple[int, ...], **given: Any) -> nn.Module:
+    """A model with its initial weights, which depend on the seed alone."""
+    try:
+        with seeded(config["seed"], "weights"):
+            return build(config["model"], ModelConfig, image_shape=image_shape, **given)
+    except ValueError as error:
+        raise UserError(f"model={config['model']['name']}: {error}") from error
+
+
+def make_objective(config: dict[str, Any], total_steps: int) -> Objective:
+    penalty = config["penalty"]
+    terms = {name: Term(build(node, TermConfig), node["scale"]) for name, node in penalty["terms"].items()}
+    loss = build(config["loss"], LossConfig)
+    return Objective(loss, terms, penalty["weight"], round(penalty["warmup"] * total_steps))
+
+
+def make_probe(node: dict[str, Any]) -> Any:
+    try:
+        return build(node, ProbeKeys)
+    except ValueError as error:
+        raise UserError(f"probe={node['name']}: {error}") from error
+
+
+def load_trained(run: Run, device: torch.device) -> Trained:
+    """The run's best network by validation loss; the newest whole checkpoint, with a warning, when that one is damaged."""
+    checkpoints = Checkpoints(run.directory / "checkpoints")
+    best = run.metrics.get("pretrain", {}).get("best_step")
+    checkpoint = (checkpoints.at(int(best)) if best is not None else None) or checkpoints.newest()
+    run.warn(checkpoints.warnings)
+    if checkpoint is None:
+        raise UserError(f"run={run.directory}: it has no checkpoint yet; train it first")
+    image_shape = tuple(checkpoint.manifest["image_shape"])
+    model = make_model(run.config, image_shape)
+    try:
+        model.load_state_dict(checkpoint.model())
+    except RuntimeError as error:
+        raise UserError(f"run={run.directory}: {checkpoint.path.name} is of another model: {error}") from error
+    saved = checkpoint.manifest["preprocessing"]
+    preprocessing = Preprocessing(tuple(saved["mean"]), tuple(saved["std"]), saved["logits"])
+    return Trained(model.to(device).eval(), preprocessing, image_shape, checkpoint)

@@ -1,0 +1,142 @@
+"""Checkpoints that are whole or do not exist.
+
+A checkpoint is a folder `step-00001234` with model.safetensors, state.pt and manifest.json. It is written beside its
+place, synced, and renamed; the manifest, written last, holds each file's size and SHA-256, because neither format has a
+checksum of its own.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from aetool.errors import NoValidCheckpointError, UserError
+
+FORMAT = 1
+log = logging.getLogger("aetool")
+
+
+class Checkpoint(NamedTuple):
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return self.manifest["step"]
+
+    def model(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name, on the CPU."""
+        return load_file(self.path / "model.safetensors")
+
+    def state(self) -> dict[str, Any]:
+        """Everything else that training needs to go on."""
+        return torch.load(self.path / "state.pt", map_location="cpu", weights_only=True)
+
+
+class Checkpoints:
+    """The checkpoints of a run: the newest `keep` and the best one."""
+
+    def __init__(self, directory: Path, info: dict[str, Any] | None = None, keep: int = 2) -> None:
+        self.directory = directory
+        self.info = info or {}  # what every manifest says of the run
+        self.keep = keep
+        self.warnings: list[str] = []
+
+    def save(self, step: int, model: dict[str, Tensor], state: dict[str, Any], best_step: int) -> None:
+        """Writes the checkpoint of `step` and removes those that neither are new nor the best.
+
+        Raises UserError when the disk is full; the checkpoints before stay as they were.
+        """
+        target = self.directory / f"step-{step:08d}"
+        temporary = self.directory / f".{target.name}.tmp"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir()
+            tensors = {name: value.detach().cpu().contiguous() for name, value in model.items()}
+            save_file(tensors, temporary / "model.safetensors")
+            torch.save(state, temporary / "state.pt")
+            files = {path.name: _describe(path) for path in sorted(temporary.iterdir())}
+            manifest = {"format": FORMAT, "step": step, **self.info, "files": files}
+            (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            for path in temporary.iterdir():
+                _sync(path)
+            _sync(temporary)
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.rename(target)
+            _sync(self.directory)
+        except (OSError, RuntimeError) as error:  # torch.save reports a failed write as a RuntimeError
+            shutil.rmtree(temporary, ignore_errors=True)
+            needed = sum(value.nbytes for value in model.values()) * 3
+            free = shutil.disk_usage(self.directory).free
+            raise UserError(f"cannot write {target}: {error} (needs about {needed} bytes, {free} are free)") from error
+        self._rotate({step, best_step})
+
+    def newest(self) -> Checkpoint | None:
+        """The newest checkpoint that passes its manifest; None when there is none at all.
+
+        Raises NoValidCheckpointError when there are some and none is valid: starting over would throw work away.
+        """
+        paths = self._paths()
+        for path in reversed(paths):
+            found = self._valid(path)
+            if found is not None:
+                return found
+        if paths:
+            raise NoValidCheckpointError(
+                f"no checkpoint in {self.directory} is valid ({'; '.join(self.warnings)}); overwrite=true starts anew"
+            )
+        return None
+
+    def at(self, step: int) -> Checkpoint | None:
+        """The checkpoint of this step if it is there and valid."""
+        path = self.directory / f"step-{step:08d}"
+        return self._valid(path) if path.is_dir() else None
+
+    def _valid(self, path: Path) -> Checkpoint | None:
+        try:
+            manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+            if manifest["format"] != FORMAT:
+                raise ValueError(f"format {manifest['format']}, this version reads {FORMAT}")
+            for name, description in manifest["files"].items():
+                if _describe(path / name) != description:
+                    raise ValueError(f"{name} is damaged")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            warning = f"checkpoint {path.name} skipped: {error}"
+            if warning not in self.warnings:
+                self.warnings.append(warning)
+                log.warning(warning)
+            return None
+        return Checkpoint(path, manifest)
+
+    def _paths(self) -> list[Path]:
+        return sorted(path for path in self.directory.glob("step-*") if path.is_dir())
+
+    def _rotate(self, keep: set[int]) -> None:
+        names = {f"step-{step:08d}" for step in keep}
+        for path in self._paths()[: -self.keep]:
+            damaged = any(path.name in warning for warning in self.warnings)
+            if path.name not in names and not damaged:
+                shutil.rmtree(path, ignore_errors=True)
+        for path in self.directory.glob(".step-*.tmp"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

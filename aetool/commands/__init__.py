@@ -1,0 +1,1 @@
+"""One module per command: take checked configs, call the stages, print."""

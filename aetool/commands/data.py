@@ -1,0 +1,89 @@
+"""aetool data list|fetch|check"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from aetool.compose import Point, compose_points, option_names
+from aetool.config import suggest
+from aetool.errors import UserError
+
+NEED_A_PATH = ("folder", "arrays")
+
+
+def run(words: list[str]) -> int:
+    """Lists what is here, prepares datasets, or hashes the prepared ones again."""
+    parser = argparse.ArgumentParser("aetool data", description="The datasets: list what is here, fetch, check.")
+    parser.add_argument("action", choices=["list", "fetch", "check"])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="datasets; none: all that need no path")
+    parser.add_argument("-cd", "--config-dir", type=Path, help="a conf tree of yours")
+    options = parser.parse_intermixed_args(words)
+    names = [word for word in options.names if "=" not in word]
+    overrides = [word for word in options.names if "=" in word]
+    known = option_names("dataset", options.config_dir)
+    for name in names:
+        if name not in known:
+            raise UserError(f"{name}: no such dataset; {suggest(name, known)}")
+    chosen = names or [name for name in known if name not in NEED_A_PATH]
+    points = {
+        name: compose_points("train", [f"dataset={name}", *overrides], config_dir=options.config_dir)[0]
+        for name in chosen
+    }
+    return {"list": _list, "fetch": _fetch, "check": _check}[options.action](points)
+
+
+def _list(points: dict[str, Point]) -> int:
+    from aetool.data import catalog
+
+    drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0))
+    for column in ("dataset", "here", "train", "test", "image", "MB", "source"):
+        drawn.add_column(column, overflow="fold")
+    for name, point in points.items():
+        found = catalog.status(name, _cache(point))
+        shapes = found["shapes"]
+        train, test = (str(shapes[key][0]) if key in shapes else "" for key in ("train_images", "test_images"))
+        shape = point.config["dataset"]["image_shape"]
+        size = f"{found['bytes'] / 1e6:.1f}" if found["prepared"] else ""
+        image = "×".join(map(str, shape)) if shape else ""
+        here = "damaged" if found["problem"] else "yes" if found["prepared"] else "no"
+        drawn.add_row(name, here, train, test, image, size, found["source"] or "")
+    Console().print(drawn)
+    print(f"cache: {_cache(next(iter(points.values())))}; get one with: aetool data fetch NAME")
+    return 0
+
+
+def _fetch(points: dict[str, Point]) -> int:
+    from aetool import signals
+    from aetool.assembly import load_dataset
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    with signals.deferred():
+        for name, point in points.items():
+            dataset = load_dataset(point.config)
+            sizes = ", ".join(f"{len(getattr(dataset, part).images)} {part}" for part in ("train", "val", "test"))
+            print(f"{name}: {sizes} images {dataset.image_shape}, from {dataset.source}, sha256 {dataset.fingerprint[:16]}")
+            signals.poll()
+    return 0
+
+
+def _check(points: dict[str, Point]) -> int:
+    from aetool.data import catalog
+
+    damaged = 0
+    for name, point in points.items():
+        problems = catalog.check(name, _cache(point))
+        damaged += bool(problems)
+        print("\n".join(problems) if problems else f"{name}: intact")
+    return 2 if damaged else 0
+
+
+def _cache(point: Point) -> Any:
+    from aetool.assembly import cache_dir
+
+    return cache_dir(point.config)

@@ -1,0 +1,78 @@
+"""aetool evaluate run=DIR"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aetool import signals
+from aetool.compose import Point
+from aetool.run import Run, read_json, write_json
+
+if TYPE_CHECKING:
+    from aetool.commands.session import Session
+
+STAGE = "evaluate"
+
+
+def run(points: list[Point], config_dir: Path | None) -> int:
+    """Measures every run again, or prints what was measured before."""
+    from aetool.commands.opening import each_run
+    from aetool.commands.summary import print_evaluation
+
+    for opened, config in each_run(points, config_dir):
+        print_evaluation(opened, measure(opened, config))
+    return 0
+
+
+def folder(run: Run, config: dict) -> Path:
+    """Where the evaluation with these settings stands or will stand."""
+    best = run.metrics.get("pretrain", {}).get("best_step")
+    return run.measured(STAGE, {"references": config["references"], "step": best})
+
+
+def measure(run: Run, config: dict, session: "Session | None" = None) -> dict[str, float]:
+    """The evaluation's numbers; from its folder when it was done before."""
+    target = folder(run, config) / "metrics.json"
+    found = read_json(target)
+    if found is None:
+        from aetool.commands.session import Session
+
+        found = _evaluate(session or Session(run, config), target)
+    run.add_metrics(STAGE, found)
+    return found
+
+
+def _evaluate(session: "Session", target: Path) -> dict[str, float]:
+    from aetool import figures
+    from aetool.stages.evaluate import evaluate
+
+    session.run.update(stage=STAGE)
+    result = evaluate(session.trained, session.dataset, session.device, signals.poll)
+    metrics = dict(result.metrics)
+    if session.config["references"]:
+        metrics |= session.references.reconstruction(result.code_size)
+    metrics["code_size"] = result.code_size
+    name = session.run.directory.name
+    images, reconstructions = (pixels.cpu() for pixels in result.samples)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figures.save_reconstructions(session.figure("reconstructions.png"), images, reconstructions, f"{name}, test images")
+    figures.save_error_histogram(target.parent / "errors.png", result.errors, f"{name}, test images")
+    record = session.record()
+    record.image("test/reconstructions", figures.grid(figures.reconstruction_rows(images, reconstructions)), session.step)
+    if hasattr(session.trained.model, "atoms"):
+        atoms = session.trained.model.atoms().detach()
+        figures.save_atoms(session.figure("atoms.png"), atoms, f"{name}, atoms")
+        record.image("atoms", figures.grid(figures.atom_rows(atoms)), session.step)
+    record.close()
+    session.run.warn(record.warnings + degenerate(metrics))
+    write_json(target, metrics)
+    return metrics
+
+
+def degenerate(metrics: dict[str, float]) -> list[str]:
+    """Warnings about a network that learned nothing of use, with the key to change."""
+    warnings = []
+    if metrics["val/dead_fraction"] == 1:
+        warnings.append("all code units are dead: lower penalty.weight or optimizer.lr")
+    elif metrics["val/explained_variance"] < 0.01:
+        warnings.append("reconstructions are no better than the mean image: lower penalty.weight, or train longer")
+    return warnings

@@ -1,0 +1,220 @@
+"""From the words on the command line to checked configs, by Hydra's compose API; knows no torch."""
+
+import itertools
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra import compose, initialize_config_module
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from aetool.config import SCHEMAS, ConfigError, check, flatten, suggest
+
+CONFIG_MODULE = "aetool.conf"
+PATH_KEYS = ("run", "output", "name", "cache", "dataset.path", "dataset.data_dir")
+
+
+class Point(NamedTuple):
+    """One run of a command: the overrides that belong to it alone, and its checked config."""
+
+    overrides: list[str]
+    config: dict[str, Any]
+
+
+@contextmanager
+def config_tree(config_dir: Path | None = None) -> Iterator[ConfigLoader]:
+    """The installed conf tree; modules beside the user's configs can be imported meanwhile and afterwards."""
+    for folder in filter(None, (str(Path.cwd()), config_dir and str(config_dir.resolve()))):
+        if folder not in sys.path:
+            sys.path.append(folder)
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        if config_dir is not None:
+            loader.get_search_path().append("command-line", f"file://{config_dir.resolve()}")
+        yield loader
+
+
+def compose_points(
+    command: str, words: Sequence[str], multirun: bool = False, config_dir: Path | None = None
+) -> list[Point]:
+    """Every point of a sweep, or the one run; raises ConfigError with all problems of all of them."""
+    if config_dir is not None and not config_dir.is_dir():
+        raise ConfigError([f"--config-dir {config_dir}: there is no such folder"])
+    with config_tree(config_dir) as loader:
+        overrides = _parse(words, loader)
+        try:
+            base = _compose(command, [item.input_line for item in overrides if not item.is_sweep_override()])
+        except (HydraException, OmegaConfBaseException) as error:
+            raise _diagnose(command, overrides, loader, multirun, error) from None
+        multirun = multirun or str(OmegaConf.select(base, "hydra.mode")) == "RunMode.MULTIRUN"
+        if multirun:
+            chosen = {item.key_or_group for item in overrides}
+            params = OmegaConf.select(base, "hydra.sweeper.params") or {}
+            overrides += _parse([f"{k}={v}" for k, v in params.items() if k not in chosen], loader)
+        axes = [_values(item) for item in overrides]
+        if not multirun and any(len(axis) > 1 or item.is_sweep_override() for axis, item in zip(axes, overrides)):
+            raise _diagnose(command, overrides, loader, multirun, None)
+        swept = [index for index, item in enumerate(overrides) if item.is_sweep_override()]
+        points, problems = [], []
+        for line in itertools.product(*axes):
+            own = [line[index] for index in swept]
+            try:
+                plain = _plain(_compose(command, line))
+                points.append(Point(own, check(plain, SCHEMAS[command])))
+            except ConfigError as error:
+                problems += error.problems
+            except (HydraException, OmegaConfBaseException) as error:
+                problems += _diagnose(command, _parse(line, loader), loader, multirun, error).problems
+        if problems:
+            raise ConfigError(list(dict.fromkeys(problems)))
+        return points
+
+
+def known_targets(config_dir: Path | None = None) -> set[str]:
+    """Every `_target_` that the conf tree names: a config read back from a run may name no other."""
+    with config_tree(config_dir) as loader:
+        targets: set[str] = set()
+        for source in loader.get_sources():
+            if source.provider not in ("hydra", "schema"):
+                pending = [""]
+                while pending:
+                    folder = pending.pop()
+                    for name in source.list(folder, results_filter=None):
+                        path = f"{folder}/{name}".lstrip("/")
+                        if source.is_group(path):
+                            pending.append(path)
+                        if source.is_config(path):
+                            config = OmegaConf.to_container(source.load_config(path).config)
+                            nodes = flatten({"": config})
+                            targets |= {str(value) for key, value in nodes if key.endswith("._target_")}
+        return targets
+
+
+def option_names(group: str, config_dir: Path | None = None) -> list[str]:
+    """The options of a config group."""
+    with config_tree(config_dir) as loader:
+        return loader.get_group_options(group)
+
+
+def _parse(words: Sequence[str], loader: ConfigLoader) -> list[Override]:
+    parser = OverridesParser.create(config_loader=loader)
+    overrides, problems = [], []
+    for word in words:
+        try:
+            overrides.append(parser.parse_override(word))
+        except HydraException:
+            key, equals, value = word.partition("=")
+            if key in PATH_KEYS and value:  # the shell took the quotes that Hydra's grammar wants
+                quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+                overrides.append(parser.parse_override(f"{key}='{quoted}'"))
+            elif not equals:
+                problems.append(f"{word}: expected key=value")
+            else:
+                problems.append(f"{word}: not valid in Hydra's override grammar; quote the value: '{key}=\"…\"'")
+    if problems:
+        raise ConfigError(problems)
+    return overrides
+
+
+def _values(override: Override) -> list[str]:
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def _compose(command: str, overrides: Sequence[str | None]) -> DictConfig:
+    return compose(command, overrides=[item for item in overrides if item], return_hydra_config=True)
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    """Plain values, interpolations resolved; raises ConfigError naming every one that cannot be."""
+    OmegaConf.set_struct(config, False)
+    config.pop("hydra")
+    try:
+        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+    except OmegaConfBaseException:
+        raise ConfigError(_unresolved(config)) from None
+
+
+def _unresolved(node: Any, path: str = "") -> list[str]:
+    problems = []
+    for key in node if isinstance(node, DictConfig) else range(len(node)):
+        child = f"{path}.{key}" if path else str(key)
+        try:
+            value = node[key] if not OmegaConf.is_missing(node, key) else None
+        except (OmegaConfBaseException, RecursionError) as error:
+            problems.append(f"{child}: {str(error).splitlines()[0]}")
+        else:
+            problems += _unresolved(value, child) if OmegaConf.is_config(value) else []
+    return problems
+
+
+def _diagnose(
+    command: str, overrides: list[Override], loader: ConfigLoader, multirun: bool, error: Exception | None
+) -> ConfigError:
+    """Why these overrides do not compose, each one's own reason, and what check() says of the rest."""
+    groups = set(_groups(loader))
+    problems: list[str] = []
+    good: list[str] = []
+    values: list[Override] = []
+    for item in overrides:
+        key, line = item.key_or_group, item.input_line or ""
+        if item.is_sweep_override() and not multirun:
+            problems.append(f"{line}: several values; add -m to sweep over them, or write [a,b] for a list")
+        elif key in groups and not isinstance(item.value(), dict):
+            options = loader.get_group_options(key)
+            chosen = [part for value in _values(item) for part in re.split(r"[\[\],\s]+", value.partition("=")[2])]
+            unknown = [name for name in chosen if name not in (*options, "", "null")]
+            problems += [f"{key}={name}: no such option; {suggest(name, options)}" for name in unknown]
+            good += [] if unknown else _values(item)[:1]
+        else:
+            values.append(item)
+    try:
+        base = _compose(command, good)
+    except (HydraException, OmegaConfBaseException) as deeper:
+        return ConfigError(problems or [_first_line(deeper)])
+    hydra_keys = {"hydra"}
+    known = {key for key, _ in flatten(OmegaConf.to_container(base))}  # type: ignore[arg-type]
+    visible = {key for key in known if key.split(".")[0] not in hydra_keys} | groups
+    for item in values:
+        key, line = item.key_or_group, _values(item)[0]
+        if key not in known and not (item.is_add() or item.is_force_add()):
+            last = key.rpartition(".")[2]
+            close = suggest(key, visible)
+            if not close.startswith("did"):
+                same = sorted(name for name in visible if name.rpartition(".")[2] == last)
+                parent = [name for name in visible if name.rpartition(".")[0] == key.rpartition(".")[0]]
+                close = f"did you mean {same[0]}?" if same else suggest(key, parent or [command])
+            problems.append(f"{key}: unknown key; {close}")
+        else:
+            good.append(line)
+    try:
+        check(_plain(_compose(command, good)), SCHEMAS[command])
+    except ConfigError as rest:
+        problems += rest.problems
+    except (HydraException, OmegaConfBaseException) as deeper:
+        problems.append(_first_line(deeper))
+    return ConfigError(problems or [_first_line(error) if error else "the overrides do not compose"])
+
+
+def _groups(loader: ConfigLoader, parent: str = "") -> Iterator[str]:
+    for name in loader.list_groups(parent):
+        path = f"{parent}/{name}".lstrip("/")
+        if path != "hydra":
+            yield path
+            yield from _groups(loader, path)
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split("\n")[:2])
+
+

@@ -1,0 +1,307 @@
+"""The schema of a config, its check before any work, and the building of the parts that it names.
+
+A config is plain values (dict, list, str, int, float, bool, None). The fixed part is described by the dataclasses below,
+every other key by the signature of the `_target_` beside it.
+"""
+
+import difflib
+import importlib
+import inspect
+import math
+import types
+import typing
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, Literal, Union
+
+from aetool.errors import UserError
+from aetool.ranges import Fraction, Interval, NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveFloat, PositiveInt
+from aetool.signature import TargetError, signature
+
+
+@dataclass(frozen=True)
+class Component:
+    """Marks a node with a `_target_`: `given` are the arguments that the program passes when it builds the target."""
+
+    given: tuple[str, ...] = ()
+
+
+@dataclass
+class ModelConfig:
+    name: str
+
+
+@dataclass
+class LossConfig:
+    logits: bool  # reconstructions are logits of pixels in [0, 1]
+
+
+@dataclass
+class TermConfig:
+    scale: NonNegativeFloat  # of this term within lambda * sum(scale * R)
+
+
+@dataclass
+class PenaltyConfig:
+    weight: NonNegativeFloat  # lambda
+    warmup: Fraction  # share of all steps over which lambda rises from 0
+    terms: dict[str, Annotated[TermConfig, Component()]]
+
+
+@dataclass
+class OptimizerConfig:
+    lr: PositiveFloat
+
+
+@dataclass
+class DatasetConfig:
+    name: str
+    image_shape: list[PositiveInt] | None  # C, H, W
+    num_train: PositiveInt | None  # before the validation split is carved out
+    num_classes: PositiveInt | None
+    val_fraction: OpenFraction
+    standardize: bool
+    epochs: PositiveInt
+    batch_size: PositiveInt
+
+
+@dataclass
+class TrainerConfig:
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    precision: Literal["fp32", "bf16"]
+    clip_norm: PositiveFloat | None
+    patience: PositiveInt | None
+    log_every: PositiveInt
+    checkpoint_every: PositiveInt | None
+
+
+@dataclass
+class ProbeKeys:
+    name: str
+    taps: list[str] | None  # where features are read; None: the code, and the feature map where there is one
+
+
+@dataclass
+class NoFixedKeys:
+    """A component whose keys are all its target's."""
+
+
+@dataclass
+class MeasureConfig:
+    """What measuring a run needs, whichever command asks for it."""
+
+    device: str
+    threads: PositiveInt | None
+    cache: str | None
+    references: bool
+
+
+@dataclass
+class TrainConfig(MeasureConfig):
+    seed: NonNegativeInt
+    output: str
+    name: str | None
+    overwrite: bool
+    model: Annotated[ModelConfig, Component(("image_shape", "mean_image"))]
+    dataset: Annotated[DatasetConfig, Component(("cache_dir",))]
+    loss: Annotated[LossConfig, Component()]
+    penalty: PenaltyConfig
+    optimizer: Annotated[OptimizerConfig, Component(("params",))]
+    scheduler: Annotated[NoFixedKeys, Component()]
+    trainer: TrainerConfig
+    probe: Annotated[ProbeKeys, Component()]
+
+
+@dataclass
+class ProbeConfig(MeasureConfig):
+    run: str
+    probe: Annotated[ProbeKeys, Component()]
+
+
+@dataclass
+class EvaluateConfig(MeasureConfig):
+    run: str
+
+
+@dataclass
+class BenchConfig(TrainConfig):
+    steps: PositiveInt
+    rounds: PositiveInt
+
+
+SCHEMAS: dict[str, type] = {
+    "train": TrainConfig,
+    "probe": ProbeConfig,
+    "evaluate": EvaluateConfig,
+    "bench": BenchConfig,
+}
+
+
+class ConfigError(UserError):
+    """All problems of a config, one a line."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
+
+
+def check(config: dict[str, Any], schema: type, targets: Collection[str] | None = None) -> dict[str, Any]:
+    """The config with its numbers in their declared types; `targets`, where given, are the only ones it may name.
+
+    Raises ConfigError with every problem: unknown or missing keys, wrong types, ranges, and arguments that a target's
+    signature does not take.
+    """
+    problems: list[str] = []
+    checked = _check_value("", config, schema, problems, targets)
+    if not problems:
+        problems += _check_together(checked)
+    if problems:
+        raise ConfigError(problems)
+    return checked
+
+
+def build(node: dict[str, Any], fixed: type = NoFixedKeys, **given: Any) -> Any:
+    """Calls the node's `_target_` with its own keys and those of the `given` arguments that it takes."""
+    module, _, name = node["_target_"].rpartition(".")
+    target = getattr(importlib.import_module(module), name)
+    takes = inspect.signature(target).parameters
+    own = {field.name for field in fields(fixed)} - set(takes)
+    arguments = {key: value for key, value in node.items() if key != "_target_" and key not in own}
+    return target(**arguments, **{key: value for key, value in given.items() if key in takes})
+
+
+def suggest(word: str, choices: Collection[str]) -> str:
+    """`did you mean …?` or the list of choices."""
+    close = difflib.get_close_matches(word, sorted(choices), n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else f"choices: {', '.join(sorted(choices))}"
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values, parents before children."""
+    for key, value in config.items():
+        yield f"{prefix}{key}", value
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+
+
+def _check_together(config: dict[str, Any]) -> list[str]:
+    """Problems of keys that are fine alone."""
+    problems = []
+    if "trainer" in config:
+        dataset, batch_size = config["dataset"], config["trainer"]["batch_size"]
+        train = dataset["num_train"] and int(dataset["num_train"] * (1 - dataset["val_fraction"]))
+        if train and batch_size > train:
+            problems.append(f"trainer.batch_size={batch_size}: {dataset['name']} has {train} training images")
+        if config["loss"]["logits"] and dataset["standardize"]:
+            problems.append(
+                "dataset.standardize=true: this loss compares with pixels in [0, 1]; set dataset.standardize=false"
+            )
+    return problems
+
+
+def _check_value(
+    path: str, value: Any, annotation: Any, problems: list[str], targets: Collection[str] | None = None
+) -> Any:
+    """The value in its declared type; what is wrong goes to `problems`."""
+    if value == "???":
+        problems.append(f"{path}: missing; set {path}=…")
+        return value
+    component, interval = None, None
+    if typing.get_origin(annotation) is Annotated:
+        annotation, *marks = typing.get_args(annotation)
+        component = next((mark for mark in marks if isinstance(mark, Component)), None)
+        interval = next((mark for mark in marks if isinstance(mark, Interval)), None)
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if is_dataclass(annotation):
+        if not isinstance(value, dict):
+            problems.append(f"{path}={_show(value)}: expected a group of keys")
+            return value
+        return _check_node(path, value, typing.cast(type, annotation), component, problems, targets)
+    if origin in (Union, types.UnionType):
+        return _check_union(path, value, arguments, problems)
+    if origin is Literal:
+        if value not in arguments:
+            problems.append(f"{path}={_show(value)}: {suggest(str(value), [str(choice) for choice in arguments])}")
+        return value
+    if origin is list and isinstance(value, list):
+        return [_check_value(f"{path}[{i}]", item, arguments[0], problems) for i, item in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {k: _check_value(f"{path}.{k}", item, arguments[1], problems, targets) for k, item in value.items()}
+    if annotation is Any or _fits(value, origin or annotation, interval):
+        return float(value) if annotation is float else value
+    problems.append(f"{path}={_show(value)}: expected {_describe(origin or annotation, interval)}")
+    return value
+
+
+def _check_union(path: str, value: Any, options: tuple[Any, ...], problems: list[str]) -> Any:
+    if value is None and type(None) in options:
+        return None
+    tried: list[str] = []
+    for option in options:
+        if option is not type(None):
+            tried = []
+            checked = _check_value(path, value, option, tried)
+            if not tried:
+                return checked
+    null = " or null" if type(None) in options else ""
+    problems += [problem + null for problem in tried]
+    return value
+
+
+def _check_node(
+    path: str,
+    node: dict[str, Any],
+    schema: type,
+    component: Component | None,
+    problems: list[str],
+    targets: Collection[str] | None,
+) -> dict[str, Any]:
+    dot = f"{path}." if path else ""
+    known = typing.get_type_hints(schema, include_extras=True)
+    required, takes_any = set(known), False
+    if component is not None:
+        target = node.get("_target_")
+        if not isinstance(target, str) or (targets is not None and target not in targets):
+            problems.append(f"{dot}_target_={_show(target)}: refused; no config here names this target")
+            return node
+        try:
+            described = signature(target)
+        except TargetError as error:
+            problems.append(f"{dot}_target_={target}: {error}")
+            return node
+        arguments = {key: value for key, value in described.parameters.items() if key not in component.given}
+        required |= {key for key, parameter in arguments.items() if parameter.required} | {"_target_"}
+        known = {"_target_": str} | {key: parameter.annotation for key, parameter in arguments.items()} | known
+        takes_any = described.takes_any
+    checked = {}
+    for key, value in node.items():
+        if key in known:
+            checked[key] = _check_value(dot + str(key), value, known[key], problems, targets)
+        elif takes_any:
+            checked[key] = value
+        else:
+            problems.append(f"{dot}{key}: unknown key; {suggest(f'{dot}{key}', [f'{dot}{name}' for name in known])}")
+    problems += [f"{dot}{key}: missing; set {dot}{key}=…" for key in sorted(required - set(node))]
+    return checked
+
+
+def _fits(value: Any, kind: Any, interval: Interval | None) -> bool:
+    if kind is float:
+        kind = (int, float)
+    if isinstance(value, bool) and kind is not bool:
+        return False
+    if not isinstance(value, kind):
+        return False
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    return interval is None or value in interval
+
+
+def _describe(kind: Any, interval: Interval | None) -> str:
+    names = {int: "an integer", float: "a finite number", str: "text", bool: "true or false", list: "a list [a,b,…]"}
+    return f"{names.get(kind, str(kind))}{f' {interval}' if interval else ''}"
+
+
+def _show(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

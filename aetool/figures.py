@@ -1,0 +1,117 @@
+"""Pictures of a run: arrays for TensorBoard, PNG files for people."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+
+def grid(rows: Sequence[Tensor], least_side: int = 48) -> np.ndarray:
+    """Rows of images (n, C, H, W) in [0, 1], C 1 or 3, as one picture (height, width, 3) uint8; small ones enlarged."""
+    factor = max(1, -(-least_side // max(rows[0].shape[2:])))
+    lines = []
+    for images in rows:
+        pixels = _displayable(images).repeat(factor, axis=1).repeat(factor, axis=2)
+        pixels = np.pad(pixels, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
+        lines.append(np.concatenate(list(pixels), axis=1))
+    return np.concatenate(lines, axis=0)
+
+
+def reconstruction_rows(images: Tensor, reconstructions: Tensor) -> list[Tensor]:
+    """Input, output and absolute error, the error scaled by the largest one so that it can be seen."""
+    error = (images - reconstructions).abs().mean(1, keepdim=True).expand_as(images)
+    return [images, reconstructions.clamp(0, 1), error / error.max().clamp_min(1e-8)]
+
+
+def atom_rows(atoms: Tensor, columns: int = 16, rows: int = 8) -> list[Tensor]:
+    """The atoms (units, C, H, W) of the largest norm, each scaled to [0, 1] about grey."""
+    order = atoms.flatten(1).norm(dim=1).argsort(descending=True, stable=True)[: columns * rows]
+    chosen = atoms[order].float().cpu()
+    peak = chosen.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
+    chosen = 0.5 + 0.5 * chosen / peak
+    columns = min(columns, len(chosen))
+    return list(chosen[: len(chosen) // columns * columns].split(columns))
+
+
+def save_reconstructions(path: Path, images: Tensor, reconstructions: Tensor, title: str) -> None:
+    figure, axes = _figure(8, 2.9)
+    picture = grid(reconstruction_rows(images, reconstructions))
+    axes.imshow(picture)
+    height = picture.shape[0] / 3
+    axes.set_yticks([height * (row + 0.5) for row in range(3)], ["input", "output", "error"])
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    _save(figure, path, axes, title)
+
+
+def save_atoms(path: Path, atoms: Tensor, title: str) -> None:
+    rows = atom_rows(atoms)
+    figure, axes = _figure(8, 0.6 + 8 * len(rows) / len(rows[0]))
+    axes.imshow(grid(rows))
+    axes.set_axis_off()
+    _save(figure, path, axes, title)
+
+
+def save_curves(path: Path, rows: Sequence[dict[str, Any]], title: str) -> None:
+    """Training and validation loss over the steps, from the rows of metrics.jsonl."""
+    figure, axes = _figure(6, 3.5)
+    for name, label in (("train/loss", "train"), ("val/loss", "validation")):
+        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    if all(row.get(name, 1) > 0 for row in rows for name in ("train/loss", "val/loss")):
+        axes.set_yscale("log")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save(figure, path, axes, title)
+
+
+def save_error_histogram(path: Path, errors: Tensor, title: str) -> None:
+    figure, axes = _figure(6, 3.5)
+    axes.hist(errors.numpy(), bins=60)
+    axes.set_xlabel("mean squared error of an image")
+    axes.set_ylabel("images")
+    _save(figure, path, axes, title)
+
+
+def save_confusion(path: Path, confusion: Tensor, class_names: Sequence[str], title: str) -> None:
+    """Test images by true class (row) and predicted class (column), in percent of the row."""
+    share = confusion.double() / confusion.sum(1, keepdim=True).clamp_min(1) * 100
+    side = max(4.0, 0.45 * len(class_names) + 1.5)
+    figure, axes = _figure(side, side)
+    axes.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=100)
+    axes.set_xticks(range(len(class_names)), class_names, rotation=90)
+    axes.set_yticks(range(len(class_names)), class_names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if len(class_names) <= 20:
+        for row, column in np.ndindex(*share.shape):
+            value = share[row, column].item()
+            if value >= 0.5:
+                axes.text(column, row, f"{value:.0f}", ha="center", va="center", color="white" if value > 50 else "black")
+    _save(figure, path, axes, title)
+
+
+def _displayable(images: Tensor) -> np.ndarray:
+    """(n, C, H, W) in [0, 1] -> (n, H, W, 3) uint8; other than 1 or 3 channels are averaged."""
+    images = images.detach().float().cpu()
+    if images.shape[1] != 3:
+        images = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    return (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure  # no pyplot: nothing global, no display needed
+
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _save(figure: Any, path: Path, axes: Any, title: str) -> None:
+    axes.set_title(title, fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)

@@ -1,0 +1,1 @@
+"""Autoencoders, one file per family; base.py holds what they have in common."""

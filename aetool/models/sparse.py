@@ -1,0 +1,52 @@
+"""Sparse autoencoder: one ReLU layer over a dictionary of atoms."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aetool.models.base import AutoencoderOutput
+from aetool.ranges import PositiveInt
+
+
+class Sparse(nn.Module):
+    """h = relu(E (x - b) + e) / √n and x̂ = √n Σ_i h_i d_i / ‖d_i‖ + b, for n pixel values.
+
+    The pre-bias b starts as the mean image; the encoder starts as the transposed decoder, then both are free
+    (Gao et al. 2024, "Scaling and evaluating sparse autoencoders"). Atoms are normalised in forward, so codes cannot
+    shrink below an L1 penalty while atoms grow, and the gradient along an atom is projected out. The factor √n gives atoms
+    a root mean square of 1: with standardised images and a mean squared error per pixel a unit is used when its
+    correlation with the residual exceeds lambda / 2, whatever the size of the images.
+    """
+
+    def __init__(self, image_shape: Sequence[int], code_size: PositiveInt, mean_image: Tensor | None = None) -> None:
+        super().__init__()
+        self.image_shape = tuple(image_shape)
+        pixels = math.prod(image_shape)
+        self.scale = math.sqrt(pixels)
+        atoms = F.normalize(torch.randn(code_size, pixels), dim=1)
+        self.dictionary = nn.Parameter(atoms)
+        self.encoder = nn.Parameter(atoms.clone())
+        self.encoder_bias = nn.Parameter(torch.zeros(code_size))
+        self.pre_bias = nn.Parameter(torch.zeros(pixels) if mean_image is None else mean_image.flatten().clone())
+
+    def encode(self, x: Tensor) -> Tensor:
+        return F.relu(self._pre_activation(x))
+
+    def decode(self, code: Tensor) -> Tensor:
+        flat = torch.addmm(self.pre_bias, code * self.scale, F.normalize(self.dictionary, dim=1))
+        return flat.unflatten(1, self.image_shape)
+
+    def forward(self, x: Tensor) -> AutoencoderOutput:
+        pre_activation = self._pre_activation(x)
+        code = F.relu(pre_activation)
+        return AutoencoderOutput(self.decode(code), code, {"pre_activation": pre_activation})
+
+    def atoms(self) -> Tensor:
+        """The dictionary, (code_size, C, H, W), each atom of unit norm."""
+        return F.normalize(self.dictionary, dim=1).unflatten(1, self.image_shape)
+
+    def _pre_activation(self, x: Tensor) -> Tensor:
+        return F.linear(x.flatten(1) - self.pre_bias, self.encoder, self.encoder_bias) / self.scale

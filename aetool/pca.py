@@ -1,0 +1,59 @@
+"""Principal component analysis of images: the best linear autoencoder of every code size, from one fit."""
+
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from torch import Tensor
+
+CHUNK = 1024  # images turned into floating point at a time
+
+
+class PCA:
+    """Principal components of images, uint8 (N, C, H, W) or floats in [0, 1] of that shape; one fit serves every k.
+
+    A code size k above the dimension D = C·H·W means D: there are no further components.
+    """
+
+    mean: Tensor  # (D,) mean image, pixels in [0, 1]
+    components: Tensor  # (D, D), unit rows, by falling variance
+    spectrum: Tensor  # (D,) float64, variance along each component (divided by N, not N - 1)
+
+    def fit(self, images: Tensor, chunk: int = CHUNK, poll: Callable[[], None] | None = None) -> Self:
+        """Components of uint8 images, which are read `chunk` at a time with a call of `poll` before each.
+
+        Raises ValueError for images that are not uint8 (N, C, H, W) with N ≥ 1.
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0:
+            raise ValueError(f"PCA is fitted on uint8 (N, C, H, W); got {images.dtype} {tuple(images.shape)}")
+        self.image_shape = images.shape[1:]
+        dimension = self.image_shape.numel()
+        # Sums of integers: exact in float64, so neither the chunk nor the order of summation can matter.
+        total = torch.zeros(dimension, dtype=torch.float64, device=images.device)
+        gram = torch.zeros(dimension, dimension, dtype=torch.float64, device=images.device)
+        for part in images.split(chunk):
+            if poll is not None:
+                poll()
+            pixels = part.flatten(1).double()
+            total += pixels.sum(dim=0)
+            gram.addmm_(pixels.T, pixels)
+        mean = total / len(images)
+        covariance = gram.div_(len(images)).addr_(mean, mean, alpha=-1)
+        eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
+        self.mean = (mean / 255).float()
+        self.spectrum = eigenvalues.flip(0).clamp(min=0) / 255**2
+        self.components = eigenvectors.T.flip(0).float()
+        return self
+
+    def transform(self, images: Tensor, k: int) -> Tensor:
+        """(N, k) float32 codes."""
+        return torch.cat([self._encode(part, k) for part in images.split(CHUNK)])
+
+    def reconstruct(self, images: Tensor, k: int) -> Tensor:
+        """(N, C, H, W) float32 reconstructions from k components, in the range of [0, 1] but not clamped to it."""
+        parts = [torch.addmm(self.mean, self._encode(part, k), self.components[:k]) for part in images.split(CHUNK)]
+        return torch.cat(parts).unflatten(1, self.image_shape)
+
+    def _encode(self, images: Tensor, k: int) -> Tensor:
+        pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        return (pixels.flatten(1) - self.mean) @ self.components[:k].T

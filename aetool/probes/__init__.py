@@ -1,0 +1,1 @@
+"""How features are judged: each probe takes cached features and labels and returns what they are worth."""

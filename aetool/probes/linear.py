@@ -1,0 +1,252 @@
+"""The default probe: multinomial logistic regression on standardised features.
+
+The fit is exact to a tolerance, deterministic and free of a learning rate, so that two codes differ in the result only
+where they differ in what they hold: a penalty that shrinks a code cannot confound its accuracy with a step size.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aetool.errors import NonFiniteError
+from aetool.ranges import PositiveFloat, PositiveInt
+
+
+class Features(NamedTuple):
+    """Features of the three splits, each (N, D) float32, all on one device."""
+
+    train: Tensor
+    val: Tensor
+    test: Tensor
+
+
+class Labels(NamedTuple):
+    """Classes of the three splits, each (N,) int64 in [0, num_classes)."""
+
+    train: Tensor
+    val: Tensor
+    test: Tensor
+
+
+class ProbeResult(NamedTuple):
+    """What a probe found. Accuracies are fractions in [0, 1]."""
+
+    metrics: dict[str, float]
+    confusion: Tensor  # (K, K) int64 on the CPU: test images by true class (row) and predicted class (column)
+    per_class_accuracy: Tensor  # (K,) float64 on the CPU, on test; NaN for a class without test images
+    val_accuracy: dict[float, float]  # every candidate of the choice (here: l2) and its validation accuracy
+
+
+class Linear:
+    """Logistic regression on z-scored features, L2 chosen on the validation split, the test split touched once.
+
+    `l2` is the grid, in any order. The objective is `mean cross-entropy + l2/2 · ‖W‖²` with the biases left free, so a
+    value corresponds to scikit-learn's `C = 1 / (N · l2)`. The highest validation accuracy wins, ties go to the larger
+    value. A fit stops at an estimated distance of `tolerance` from its minimum, in nats per image, or after
+    `max_iterations`.
+
+    Metrics: `train_accuracy`, `val_accuracy`, `test_accuracy`; `l2`, the chosen value; `l2_at_edge`, 1 where it is the
+    smallest or largest of several (a wider grid may do better); `iterations` over the whole grid; `unconverged`, the
+    number of fits that `max_iterations` ended.
+    """
+
+    def __init__(self, l2: Sequence[PositiveFloat], tolerance: PositiveFloat, max_iterations: PositiveInt) -> None:
+        if not l2:
+            raise ValueError("l2 is empty: give at least one value")
+        self.l2 = sorted(set(l2), reverse=True)
+        self.tolerance = tolerance
+        self.max_iterations = max_iterations
+
+    def __call__(
+        self, features: Features, labels: Labels, num_classes: int, poll: Callable[[], None] | None = None
+    ) -> ProbeResult:
+        """Fit and judge. `poll` is called once per iteration and may raise to stop the fit.
+
+        Raises ValueError for splits that are empty or do not fit together, NonFiniteError for features that are NaN or
+        infinite.
+        """
+        check(features, labels, num_classes)
+        labels = Labels(*(split.to(features.train.device) for split in labels))
+        mean, scale = standardisation(features.train)
+        train, val, test = ((split - mean) * scale for split in features)
+
+        regression = LogisticRegression(train, labels.train, num_classes)
+        iterations, unconverged = 0, 0
+        val_accuracy: dict[float, float] = {}
+        chosen, weights = self.l2[0], regression.weights()
+        for l2 in self.l2:  # strong to weak: each fit starts from the one before
+            used, converged = regression.fit(l2, self.tolerance, self.max_iterations, poll)
+            iterations += used
+            unconverged += not converged
+            val_accuracy[l2] = accuracy(predict(regression.weights(), val), labels.val)
+            if l2 == self.l2[0] or val_accuracy[l2] > val_accuracy[chosen]:
+                chosen, weights = l2, regression.weights()
+
+        predicted = predict(weights, test).argmax(dim=1)
+        pairs = torch.bincount(labels.test * num_classes + predicted, minlength=num_classes**2)
+        confusion = pairs.reshape(num_classes, num_classes).cpu()
+        metrics = {
+            "train_accuracy": accuracy(predict(weights, train), labels.train),
+            "val_accuracy": val_accuracy[chosen],
+            "test_accuracy": confusion.trace().item() / len(test),
+            "l2": float(chosen),
+            "l2_at_edge": float(len(self.l2) > 1 and chosen in (self.l2[0], self.l2[-1])),
+            "iterations": float(iterations),
+            "unconverged": float(unconverged),
+        }
+        return ProbeResult(metrics, confusion, confusion.diag() / confusion.sum(dim=1).double(), val_accuracy)
+
+
+def check(features: Features, labels: Labels, num_classes: int) -> None:
+    """Raise ValueError unless the splits are non-empty, fit together and hold classes below `num_classes`;
+    NonFiniteError if a feature is NaN or infinite."""
+    for name, x, y in zip(Features._fields, features, labels, strict=True):
+        if x.ndim != 2 or len(x) == 0 or len(x) != len(y) or x.shape[1] != features.train.shape[1]:
+            raise ValueError(f"{name}: features {tuple(x.shape)} and labels {tuple(y.shape)} do not fit together")
+        if y.min() < 0 or y.max() >= num_classes:
+            raise ValueError(f"{name}: labels {y.min()} to {y.max()} are not all in 0 to {num_classes - 1}")
+        if not x.isfinite().all():
+            raise NonFiniteError(f"{name}: {(~x.isfinite()).sum()} feature values are NaN or infinite")
+
+
+def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and 1/std of every column of (N, D) features; 1/std is 0 for a constant column, which so becomes 0."""
+    total = squares = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
+    for part in features.split(1024):
+        part = part.double()
+        total = total + part.sum(dim=0)
+        squares = squares + part.square().sum(dim=0)
+    mean = total / len(features)
+    std = (squares / len(features) - mean.square()).clamp(min=0).sqrt()
+    # A spread below float32's resolution of the mean is rounding, not information; 1e-20 keeps 1/std finite.
+    constant = std <= (1e-6 * mean.abs()).clamp(min=1e-20)
+    return mean.to(features.dtype), torch.where(constant, 0.0, 1 / std).to(features.dtype)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Fraction of the (N, K) logits whose largest is at the label."""
+    return (logits.argmax(dim=1) == labels).double().mean().item()
+
+
+def predict(weights: tuple[Tensor, Tensor], features: Tensor) -> Tensor:
+    """(N, K) logits of (N, D) features under weights (K, D) and biases (K,)."""
+    return F.linear(features, *weights)
+
+
+class LogisticRegression:
+    """Multinomial logistic regression: minimises `mean cross-entropy + l2/2 · ‖W‖²` for one l2 after another.
+
+    L-BFGS (Nocedal & Wright 2006, algorithm 7.4) that puts three properties of this problem to use:
+
+    - The Hessian is close to `s·G + l2` with `G = XᵀX/N` and s the mean of p(1 - p); s = 1/2 would be its bound (Böhning
+      1992). One eigendecomposition `G = V Λ Vᵀ` serves every l2: in the coordinates W·V that model is diagonal, and its
+      inverse is where L-BFGS starts from. Only weights and gradients are rotated, never the features.
+    - Logits are linear in the weights, so a line search costs softmaxes alone: an iteration reads the features twice,
+      for the direction's logits and for the gradient.
+    - What l2 adds to a curvature pair is known, so the memory carries over from one l2 to the next.
+
+    Parameters are held as `theta` (K, D + 1) in these coordinates, the bias last: standardised features have mean 0, so
+    the bias is the eigenvector of a constant feature, with eigenvalue 1.
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor, num_classes: int, memory: int = 30) -> None:
+        samples, width = features.shape
+        self.features = features
+        self.targets = F.one_hot(labels, num_classes).T.to(features.dtype).contiguous()  # (K, N): classes first is fast
+        eigenvalues, self.basis = torch.linalg.eigh(features.T @ features / samples)
+        one = features.new_ones(1)
+        self.curvature = torch.cat([eigenvalues.clamp(min=0), one])
+        self.penalised = torch.cat([torch.ones_like(eigenvalues), 0 * one])
+        self.theta = features.new_zeros(num_classes, width + 1)
+        self.logits = features.new_zeros(num_classes, samples)
+        # Steps, and what they changed in the gradient of the cross-entropy.
+        self.pairs: deque[tuple[Tensor, Tensor]] = deque(maxlen=memory)
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """Weights (K, D) and biases (K,)."""
+        return self.theta[:, :-1] @ self.basis.T, self.theta[:, -1].clone()
+
+    def fit(
+        self, l2: float, tolerance: float, max_iterations: int, poll: Callable[[], None] | None = None
+    ) -> tuple[int, bool]:
+        """Go on from the present weights to the minimum for `l2`; the iterations used, and whether that was enough."""
+        ridge = l2 * self.penalised
+        residual = self._residual(self.logits)
+        slope = self._slope(residual)
+        iteration = 0
+        while True:
+            if poll is not None:
+                poll()
+            gradient = slope + ridge * self.theta
+            spread = (residual.abs() * (1 - residual.abs())).mean()  # |residual| is p or 1 - p
+            scale = 1 / (spread * self.curvature + ridge)
+            if 0.5 * (gradient.square() * scale).sum().item() <= tolerance:
+                return iteration, True
+            if iteration == max_iterations:
+                return iteration, False
+            direction = -self._inverse_hessian(gradient, ridge, scale)
+            change = self._logits(direction)
+            length, residual = self._line_search(direction, change, gradient, ridge)
+            self.theta = self.theta + length * direction
+            self.logits = self.logits + length * change
+            previous, slope = slope, self._slope(residual)
+            self.pairs.append((length * direction, slope - previous))
+            iteration += 1
+
+    def _logits(self, theta: Tensor) -> Tensor:
+        """(K, N) logits, linear in (K, D + 1) parameters."""
+        return torch.addmm(theta[:, -1:], theta[:, :-1] @ self.basis.T, self.features.T)
+
+    def _residual(self, logits: Tensor) -> Tensor:
+        """Derivative of the summed cross-entropy by the (K, N) logits: probability - target."""
+        return torch.softmax(logits, dim=0) - self.targets
+
+    def _slope(self, residual: Tensor) -> Tensor:
+        """Gradient of the mean cross-entropy by the (K, D + 1) parameters."""
+        rotated = residual @ self.features @ self.basis
+        return torch.cat([rotated, residual.sum(dim=1, keepdim=True)], dim=1) / residual.shape[1]
+
+    def _inverse_hessian(self, gradient: Tensor, ridge: Tensor, scale: Tensor) -> Tensor:
+        """The inverse Hessian's estimate times the gradient: the two-loop recursion over the remembered pairs."""
+        pairs = []
+        for step, slope_change in self.pairs:
+            change = slope_change + ridge * step
+            pairs.append((step, change, 1 / (step * change).sum()))
+        coefficients = []
+        result = gradient
+        for step, change, weight in reversed(pairs):
+            coefficients.append(weight * (step * result).sum())
+            result = result - coefficients[-1] * change
+        result = scale * result
+        for step, change, weight in pairs:
+            result = result + (coefficients.pop() - weight * (change * result).sum()) * step
+        return result
+
+    def _line_search(self, direction: Tensor, change: Tensor, gradient: Tensor, ridge: Tensor) -> tuple[float, Tensor]:
+        """A step length along `direction`, which changes the logits by `change`, and the residual it leads to.
+
+        Newton's method for the zero of the objective's derivative along the direction, inside a bracket (the objective
+        is convex), until the derivative has halved. It looks at derivatives alone, as Hager & Zhang's approximate Wolfe
+        conditions (2005) do: near the minimum a difference of two objectives drowns in float32 rounding.
+        """
+        samples = change.shape[1]
+        start = (gradient * direction).sum().item()
+        constant = (ridge * self.theta * direction).sum().item()
+        linear = (ridge * direction.square()).sum().item()
+        low, high, length = 0.0, float("inf"), 1.0
+        for _ in range(20):
+            residual = self._residual(self.logits + length * change)
+            derivative = (residual * change).sum().item() / samples + constant + length * linear
+            if abs(derivative) <= 0.5 * abs(start):
+                break
+            low, high = (length, high) if derivative < 0 else (low, length)
+            probability = residual + self.targets
+            mean = (probability * change).sum(dim=0)
+            curvature = ((probability * change.square()).sum() - mean.square().sum()).item() / samples + linear
+            newton = length - derivative / curvature
+            length = newton if low < newton < min(high, 10 * length) else min((low + high) / 2, 2 * length)
+        return length, residual

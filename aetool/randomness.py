@@ -1,0 +1,25 @@
+"""Randomness as a pure function of the seed and named counters, so that nothing about it has to be saved."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def derive(seed: int, purpose: str, *counters: int) -> int:
+    """A 63-bit seed of its own for every purpose and counter (an epoch, a step)."""
+    text = ":".join(map(str, (seed, purpose, *counters)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
+    return torch.Generator().manual_seed(derive(seed, purpose, *counters))
+
+
+@contextmanager
+def seeded(seed: int, purpose: str) -> Iterator[None]:
+    """torch's global generator, seeded inside and left as it was: for the initial weights of modules."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, purpose))
+        yield

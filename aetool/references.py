@@ -1,0 +1,83 @@
+"""What any autoencoder has to beat: PCA with the same code size, and raw pixels.
+
+They depend on the data and the probe alone, so their numbers are kept beside the prepared datasets and computed once.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from aetool import signals
+from aetool.data.dataset import Dataset, Split
+from aetool.metrics import ReconstructionMetrics
+from aetool.pca import PCA
+from aetool.probes.linear import Features
+from aetool.run import digest, read_json, write_json
+from aetool.stages.probe import labels_of
+
+BATCH = 1000
+VERSION = 1  # of the protocol; a change makes kept numbers void
+
+
+class References:
+    """Reference numbers of a dataset."""
+
+    def __init__(self, dataset: Dataset, cache_dir: Path) -> None:
+        self.dataset = dataset
+        self.folder = cache_dir / "references"
+
+    def reconstruction(self, code_size: int) -> dict[str, float]:
+        """PCA's `pca/val/mse`, `pca/test/fvu`, … at this code size."""
+
+        def compute() -> dict[str, float]:
+            found = {}
+            for name, split in (("val", self.dataset.val), ("test", self.dataset.test)):
+                metrics = ReconstructionMetrics()
+                for images in split.images.split(BATCH):
+                    signals.poll()
+                    metrics.update(images.float() / 255, self._pca.reconstruct(images, code_size))
+                found |= {f"pca/{name}/{key}": value for key, value in metrics.compute().items()}
+            return found
+
+        return self._kept({"stage": "evaluate", "code_size": code_size}, compute)
+
+    def probe(self, probe: Any, settings: dict[str, Any], code_size: int) -> dict[str, float]:
+        """The probe's numbers on PCA codes (`pca/test_accuracy`, …) and on raw pixels (`pixels/test_accuracy`, …)."""
+
+        def encode(images: Tensor) -> Tensor:
+            return self._pca.transform(images, code_size)
+
+        def flatten(images: Tensor) -> Tensor:
+            return images.flatten(1).float() / 255
+
+        key = {"stage": "probe", "probe": settings}
+        pca = self._kept(key | {"code_size": code_size}, lambda: self._probe("pca", probe, encode))
+        return pca | self._kept(key, lambda: self._probe("pixels", probe, flatten))
+
+    def _probe(self, name: str, probe: Any, encode: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        features = Features(*(encode(split.images) for split in self._splits))
+        result = probe(features, labels_of(self.dataset), self.dataset.num_classes, poll=signals.poll)
+        return {f"{name}/{key}": value for key, value in result.metrics.items()}
+
+    @property
+    def _splits(self) -> tuple[Split, Split, Split]:
+        return self.dataset.train, self.dataset.val, self.dataset.test
+
+    @cached_property
+    def _pca(self) -> PCA:
+        pca = PCA()
+        pca.fit(self.dataset.train.images)
+        return pca
+
+    def _kept(self, key: dict[str, Any], compute: Callable[[], dict[str, float]]) -> dict[str, float]:
+        sizes = [len(split.images) for split in self._splits]
+        path = self.folder / f"{digest({'version': VERSION, 'data': self.dataset.fingerprint, 'sizes': sizes, **key})}.json"
+        found = read_json(path)
+        if found is None:
+            found = compute()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, found)
+        return found

@@ -1,0 +1,59 @@
+"""Reconstruction, code and cost metrics of a trained network."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from aetool.assembly import Trained
+from aetool.data.dataset import Dataset, Split
+from aetool.metrics import CodeStatistics, ReconstructionMetrics, cost, images_per_second
+
+BATCH = 1000
+
+
+class Evaluation(NamedTuple):
+    metrics: dict[str, float]  # "val/mse", "test/l0", "parameters", …
+    code_size: int  # numbers in a code
+    samples: tuple[Tensor, Tensor]  # ten test images and their reconstructions, pixels (10, C, H, W)
+    errors: Tensor  # (N,) mean squared error of each test image
+
+
+@torch.no_grad()
+def evaluate(trained: Trained, dataset: Dataset, device: torch.device, poll: Callable[[], None]) -> Evaluation:
+    """Measures the validation split, for choices, and the test split, for the final reading; on pixels in [0, 1]."""
+    metrics: dict[str, float] = {}
+    for name, split in (("val", dataset.val), ("test", dataset.test)):
+        reconstruction, code = ReconstructionMetrics(), CodeStatistics()
+        for start in range(0, len(split.images), BATCH):
+            poll()
+            pixels, output_pixels, codes = _forward(trained, split.images[start : start + BATCH].to(device))
+            reconstruction.update(pixels, output_pixels)
+            code.update(codes)
+        metrics |= {f"{name}/{key}": value for key, value in (reconstruction.compute() | code.compute()).items()}
+    metrics |= {key: float(value) for key, value in cost(trained.model, trained.image_shape).items()}
+    metrics["model_bytes"] = (trained.checkpoint.path / "model.safetensors").stat().st_size
+    metrics["images_per_second"] = images_per_second(
+        trained.model, trained.preprocessing.to_input(dataset.test.images[:BATCH].to(device))
+    )
+    pixels, output_pixels, codes = _forward(trained, ten_images(dataset.test).to(device))
+    return Evaluation(metrics, codes[0].numel(), (pixels, output_pixels), reconstruction.per_image_mse)
+
+
+def ten_images(split: Split) -> Tensor:
+    """The first image of up to ten classes, or the first ten, uint8 (n, C, H, W)."""
+    if split.labels is None:
+        return split.images[:10]
+    labels = split.labels
+    first = [int((labels == label).nonzero()[0]) for label in labels.unique()[:10]]
+    others = [index for index in range(min(20, len(labels))) if index not in first]
+    return split.images[(first + others)[:10]]
+
+
+def _forward(trained: Trained, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels in [0, 1], their reconstructions and their codes."""
+    output = trained.model(trained.preprocessing.to_input(images))
+    return images.float() / 255, trained.preprocessing.to_pixels(output.reconstruction.float()), output.code.float()
+
+

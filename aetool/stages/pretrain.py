@@ -1,0 +1,89 @@
+"""Reconstruction pretraining."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from aetool import signals
+from aetool.assembly import make_model, make_objective
+from aetool.checkpoint import Checkpoint, Checkpoints
+from aetool.config import OptimizerConfig, build
+from aetool.data.dataset import Dataset
+from aetool.data.preprocessing import Preprocessing
+from aetool.errors import UserError
+from aetool.record import Record
+from aetool.run import Run
+from aetool.trainer import Trainer
+
+log = logging.getLogger("aetool")
+
+
+def pretrain(run: Run, dataset: Dataset, device: torch.device, progress: Callable[[Trainer], None]) -> dict[str, float]:
+    """Trains the run's autoencoder from its newest checkpoint, or from scratch, and returns the final numbers."""
+    config = run.config
+    preprocessing = Preprocessing.fit(dataset.train.images, config["dataset"]["standardize"], config["loss"]["logits"])
+    mean_image = preprocessing.to_input(_mean_image(dataset.train.images))[0]
+    model = make_model(config, dataset.image_shape, mean_image=mean_image).to(device)
+    optimizer = build(config["optimizer"], OptimizerConfig, params=model.parameters())
+    settings = config["trainer"]
+    total_steps = settings["epochs"] * (len(dataset.train.images) // settings["batch_size"])
+    info = {
+        "image_shape": list(dataset.image_shape),
+        "preprocessing": preprocessing._asdict(),
+        "fingerprint": dataset.fingerprint,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": device.type,
+    }
+    checkpoints = Checkpoints(run.directory / "checkpoints", info)
+    record = Record(run.directory)
+    try:
+        trainer = Trainer(
+            model,
+            make_objective(config, total_steps),
+            optimizer,
+            build(config["scheduler"]),
+            dataset.train,
+            dataset.val,
+            preprocessing,
+            record,
+            checkpoints,
+            seed=config["seed"],
+            poll=signals.poll,
+            progress=progress,
+            **settings,
+        )
+        found = checkpoints.newest()
+        if found is not None:
+            _agree(run, found, info)
+            trainer.restore(found)
+        run.update(stage="pretrain", step=trainer.step)
+        result = trainer.fit()
+    finally:
+        run.update(step=trainer.step)
+        run.warn(checkpoints.warnings + record.warnings)
+        record.close()
+    return result | {"num_classes": dataset.num_classes}
+
+
+def _agree(run: Run, checkpoint: Checkpoint, info: dict[str, Any]) -> None:
+    """Refuses other data; another machine, torch or thread count only costs the last bits, and is recorded."""
+    saved = checkpoint.manifest
+    if saved["fingerprint"] != info["fingerprint"]:
+        raise UserError(
+            f"{run.directory}: the dataset has changed since {checkpoint.path.name} (fingerprint {saved['fingerprint'][:8]} → "
+            f"{info['fingerprint'][:8]}); restore it, or overwrite=true starts anew"
+        )
+    changed = [f"{key} {saved[key]} → {info[key]}" for key in ("torch", "threads", "device") if saved[key] != info[key]]
+    if changed:
+        warning = f"resumed at step {checkpoint.step} with {', '.join(changed)}: not bitwise equal to one uninterrupted run"
+        log.warning(warning)
+        run.warn([warning])
+
+
+def _mean_image(images: torch.Tensor) -> torch.Tensor:
+    """(1, C, H, W) in [0, 255]; in chunks, so that no float copy of all images is made."""
+    total = sum(chunk.sum(0, keepdim=True, dtype=torch.float64) for chunk in images.split(1000))
+    return torch.as_tensor(total) / len(images)

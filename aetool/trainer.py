@@ -1,0 +1,237 @@
+"""The training loop."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from aetool.checkpoint import Checkpoint, Checkpoints
+from aetool.data.dataset import Split
+from aetool.data.preprocessing import Preprocessing
+from aetool.errors import Interrupted, NonFiniteError
+from aetool.figures import grid, reconstruction_rows
+from aetool.metrics import CodeStatistics
+from aetool.models.base import AutoencoderOutput
+from aetool.objective import Objective
+from aetool.randomness import generator
+from aetool.record import Record
+from aetool.schedules import Schedule
+
+EVALUATION_BATCH = 1000
+
+
+class Trainer:
+    """Trains a model on the train split and watches the validation split.
+
+    Everything random is a pure function of (seed, epoch), so a run that goes on from a checkpoint ends in the same bits as
+    one that was never interrupted. `step` counts finished optimizer steps; the short last batch of an epoch is dropped.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        train: Split,
+        val: Split,
+        preprocessing: Preprocessing,
+        record: Record,
+        checkpoints: Checkpoints,
+        *,
+        seed: int,
+        epochs: int,
+        batch_size: int,
+        precision: Literal["fp32", "bf16"],
+        clip_norm: float | None,
+        patience: int | None,
+        log_every: int,
+        checkpoint_every: int | None,
+        poll: Callable[[], None],
+        progress: Callable[["Trainer"], None],
+    ) -> None:
+        self.model, self.objective, self.optimizer, self.schedule = model, objective, optimizer, schedule
+        self.train, self.val, self.preprocessing = train, val, preprocessing
+        self.record, self.checkpoints = record, checkpoints
+        self.seed, self.epochs, self.batch_size = seed, epochs, batch_size
+        self.clip_norm, self.patience = clip_norm, patience
+        self.log_every, self.checkpoint_every = log_every, checkpoint_every
+        self.poll, self.progress = poll, progress
+
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.device = self.parameters[0].device
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
+        self.peak_lrs = [group["lr"] for group in optimizer.param_groups]
+        self.steps_per_epoch = len(train.images) // batch_size
+        self.total_steps = epochs * self.steps_per_epoch
+
+        self.step = 0
+        self.epoch = 0  # finished epochs, validation included
+        self.best_step, self.best_loss = 0, math.inf
+        self.epochs_without_best = 0
+        self.sums: dict[str, Tensor] = {}  # of what is logged, over the `summed` steps since the last row
+        self.summed = 0
+        self.seconds_before = 0.0
+        self.started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Time spent training, earlier sessions of an interrupted run included."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    @property
+    def finished(self) -> bool:
+        stopped = self.patience is not None and self.epochs_without_best >= self.patience
+        return self.epoch >= self.epochs or stopped
+
+    @property
+    def mean_loss(self) -> float:
+        """Of the steps since the last row of the record."""
+        return self.sums["loss"].item() / self.summed if self.summed else math.nan
+
+    def fit(self) -> dict[str, float]:
+        """Trains to the end and returns the numbers of the best epoch.
+
+        Raises NonFiniteError before a step that would spoil the weights, and Interrupted with the state saved.
+        """
+        try:
+            while not self.finished:
+                order = torch.randperm(len(self.train.images), generator=generator(self.seed, "order", self.epoch))
+                first = self.step - self.epoch * self.steps_per_epoch
+                for start in range(first * self.batch_size, self.steps_per_epoch * self.batch_size, self.batch_size):
+                    self.train_step(self.batch(self.train, order[start : start + self.batch_size]))
+                    if self.step % self.log_every == 0:
+                        self._log()
+                    if self.checkpoint_every and self.step % self.checkpoint_every == 0:
+                        self.save()
+                    self.progress(self)
+                    self.poll()
+                self._finish_epoch()
+        except Interrupted:
+            self.save()
+            raise
+        return {"val/loss": self.best_loss, "best_step": self.best_step, "epochs": self.epoch, "seconds": self.seconds}
+
+    def batch(self, split: Split, indices: Tensor) -> Tensor:
+        """Network input (B, C, H, W) on the device."""
+        return self.preprocessing.to_input(split.images[indices].to(self.device, non_blocking=True))
+
+    def train_step(self, x: Tensor) -> None:
+        """Forward, backward, update."""
+        factor = self.schedule.factor(self.step, self.total_steps)
+        for group, peak in zip(self.optimizer.param_groups, self.peak_lrs, strict=True):
+            group["lr"] = peak * factor
+        self.model.train()
+        loss, terms = self.objective(self.model, x, self._forward(x), self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norm = get_total_norm(gradients)
+        if not math.isfinite((loss.detach() + norm).item()):
+            raise NonFiniteError(_explain(self.step, loss, terms, norm))
+        if self.clip_norm is not None:
+            clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
+        self.optimizer.step()
+        self.step += 1
+        self.summed += 1
+        for name, value in {"loss": loss.detach(), **terms, "gradient_norm": norm}.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    @torch.no_grad()
+    def evaluate(self, split: Split) -> dict[str, float]:
+        """Mean loss and terms over a split, lambda at its final value, and the code's sparsity."""
+        self.model.eval()
+        sums: dict[str, float] = {}
+        statistics = CodeStatistics()
+        for start in range(0, len(split.images), EVALUATION_BATCH):
+            self.poll()
+            x = self.batch(split, torch.arange(start, min(start + EVALUATION_BATCH, len(split.images))))
+            output = self._forward(x)
+            loss, terms = self.objective(self.model, x, output)
+            for name, value in {"loss": loss, **terms}.items():
+                sums[name] = sums.get(name, 0.0) + value.item() * len(x)
+            statistics.update(output.code)
+        code = statistics.compute()
+        means = {name: value / len(split.images) for name, value in sums.items()}
+        return means | {"l0": code["l0"], "dead_fraction": code["dead_fraction"]}
+
+    def save(self) -> None:
+        """Writes a checkpoint of this moment."""
+        self.checkpoints.save(self.step, self.model.state_dict(), self.state_dict(), self.best_step)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Goes on from a checkpoint."""
+        self.model.load_state_dict(checkpoint.model())
+        self.load_state_dict(checkpoint.state())
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that training needs to go on, but for the model's own tensors."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "step": self.step,
+            "epoch": self.epoch,
+            "images_seen": self.step * self.batch_size,
+            "best_step": self.best_step,
+            "best_loss": self.best_loss,
+            "epochs_without_best": self.epochs_without_best,
+            "sums": self.sums,
+            "summed": self.summed,
+            "seconds": self.seconds,
+            "record_position": self.record.position,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.step, self.epoch = state["step"], state["epoch"]
+        self.best_step, self.best_loss = state["best_step"], state["best_loss"]
+        self.epochs_without_best = state["epochs_without_best"]
+        self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+        self.summed = state["summed"]
+        self.seconds_before, self.started = state["seconds"], time.monotonic()
+        self.record.rewind(state["record_position"], self.step)
+
+    def _forward(self, x: Tensor) -> AutoencoderOutput:
+        with self.autocast:
+            output = self.model(x)
+        return AutoencoderOutput(output.reconstruction.float(), output.code.float(), output.extras)
+
+    def _log(self) -> None:
+        row = {f"train/{name}": value.item() / self.summed for name, value in self.sums.items()}
+        row["train/lr"] = self.optimizer.param_groups[0]["lr"]
+        row["train/lambda"] = self.objective.weight_at(self.step - 1)
+        self.sums, self.summed = {}, 0
+        self.record.row("pretrain", self.step, self.epoch, self.seconds, row)
+
+    def _finish_epoch(self) -> None:
+        values = self.evaluate(self.val)
+        self.schedule.observe(values["loss"])
+        if values["loss"] < self.best_loss:
+            self.best_loss, self.best_step, self.epochs_without_best = values["loss"], self.step, 0
+        else:
+            self.epochs_without_best += 1
+        self.epoch += 1
+        self.record.row("pretrain", self.step, self.epoch, self.seconds, {f"val/{k}": v for k, v in values.items()})
+        if self.epoch % max(1, self.epochs // 10) == 0 or self.finished:
+            self._picture()
+        self.save()
+
+    @torch.no_grad()
+    def _picture(self) -> None:
+        images = self.val.images[:10]
+        reconstructions = self._forward(self.batch(self.val, torch.arange(len(images)))).reconstruction
+        pixels = self.preprocessing.to_pixels(reconstructions).cpu()
+        self.record.image("reconstructions", grid(reconstruction_rows(images / 255, pixels)), self.step)
+
+
+def _explain(step: int, loss: Tensor, terms: dict[str, Tensor], norm: Tensor) -> str:
+    values = ", ".join(f"{name} {value.item():g}" for name, value in terms.items())
+    return (
+        f"not finite at step {step}: loss {loss.item():g} ({values}), gradient norm {norm.item():g}; the last checkpoint "
+        "stands; lower optimizer.lr or penalty.weight, or set trainer.clip_norm"
+    )

@@ -1,0 +1,1 @@
+"""The configs that a user composes; installed as aetool.conf."""

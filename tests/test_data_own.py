@@ -1,0 +1,259 @@
+"""A user's own images: folders of image files, .npz files, the dataset YAMLs."""
+
+import inspect
+import io
+import logging
+import struct
+import zlib
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from aetool.data.arrays import arrays, channels_first
+from aetool.data.dataset import Arrays, split
+from aetool.data.folder import folder
+from aetool.errors import DataError
+
+CONF = Path(__file__).parent.parent / "conf" / "dataset"
+
+
+def write_image(path: Path, value: int, size: tuple[int, int] = (6, 5), mode: str = "RGB") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value if mode in ("L", "P", "1") else (value,) * len(mode)).save(path)
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """10 cats of value 0 to 9 and 5 dogs of value 100 to 104, below "my [images] ü"."""
+    root = tmp_path / "my [images] ü"
+    for number in range(10):
+        write_image(root / "cat" / f"{number}.png", number, size=(6 + number, 5))
+    for number in range(5):
+        write_image(root / "dog" / "more" / f"{number}.bmp", 100 + number)
+    (root / "cat" / "notes.txt").write_text("no image")
+    (root / ".hidden").mkdir()
+    return root
+
+
+def load(tmp_path: Path, root: Path, **changes: object) -> Arrays:
+    parameters = {"image_size": [4, 3], "channels": 3, "test_fraction": 0.2, "on_error": "error"} | changes
+    return folder(tmp_path / "cache", str(root), **parameters)  # type: ignore[arg-type]
+
+
+def test_folder_carves_a_stratified_test_split(tmp_path: Path, pictures: Path) -> None:
+    found = load(tmp_path, pictures)
+    assert found.class_names == ["cat", "dog"]
+    assert found.train_images.shape == (12, 3, 4, 3)
+    assert np.bincount(found.train_labels).tolist() == [8, 4]  # type: ignore[arg-type]
+    assert np.bincount(found.test_labels).tolist() == [2, 1]  # type: ignore[arg-type]
+    values = sorted([*found.train_images[:, 0, 0, 0], *found.test_images[:, 0, 0, 0]])
+    assert values == [*range(10), *range(100, 105)]
+    for images, labels in ((found.train_images, found.train_labels), (found.test_images, found.test_labels)):
+        assert ((images[:, 0, 0, 0] >= 100) == labels).all()
+    assert split(found, 0.25).image_shape == (3, 4, 3)
+
+
+def test_folder_with_its_own_test_split(tmp_path: Path, pictures: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = tmp_path / "parted"
+    for part in ("train", "test", "val"):
+        write_image(root / part / "cat" / "1.png", {"train": 1, "test": 2, "val": 3}[part])
+        write_image(root / part / "dog" / "1.png", {"train": 4, "test": 5, "val": 6}[part])
+    found = load(tmp_path, root, channels=1)
+    assert found.train_images[:, 0, 0, 0].tolist() == [1, 4]
+    assert found.test_images[:, 0, 0, 0].tolist() == [2, 5]
+    assert "not val" in caplog.text
+    write_image(root / "test" / "cow" / "1.png", 9)
+    with pytest.raises(DataError, match="classes without training images: cow"):
+        load(tmp_path, root)
+
+
+def test_folder_is_decoded_once_and_again_when_it_changes(
+    tmp_path: Path, pictures: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "aetool")
+    first = load(tmp_path, pictures)
+    assert load(tmp_path, pictures).fingerprint == first.fingerprint
+    assert caplog.text.count("decoding 15 images") == 1
+    write_image(pictures / "cat" / "0.png", 77)
+    assert load(tmp_path, pictures).fingerprint != first.fingerprint
+    load(tmp_path, pictures, channels=1)
+    load(tmp_path, pictures, image_size=[3, 4])
+    assert caplog.text.count("decoding 15 images") == 4
+
+
+def claiming(path: Path, width: int, height: int) -> None:
+    content = path.read_bytes()
+    header = b"IHDR" + struct.pack(">II", width, height) + content[24:29]
+    path.write_bytes(content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:])
+
+
+def test_corrupt_images_follow_the_policy(tmp_path: Path, pictures: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (pictures / "cat" / "0.png").write_bytes(b"")
+    (pictures / "cat" / "1.png").write_text("<html>")
+    write_image(pictures / "cat" / "2.png", 2, size=(200, 200))
+    (pictures / "cat" / "2.png").write_bytes((pictures / "cat" / "2.png").read_bytes()[:-60])
+    claiming(pictures / "cat" / "3.png", 9_500, 9_500)  # above aetool's limit
+    claiming(pictures / "cat" / "4.png", 60_000, 60_000)  # above PIL's limit
+    with pytest.raises(DataError, match=r"5 of 15 images cannot be decoded.*dataset\.on_error=skip") as caught:
+        load(tmp_path, pictures)
+    for number in range(5):
+        assert str(pictures / "cat" / f"{number}.png") in str(caught.value)
+    assert str(pictures / "cat" / "5.png") not in str(caught.value)
+    found = load(tmp_path, pictures, on_error="skip")
+    assert len(found.train_images) + len(found.test_images) == 10
+    assert "5 corrupt images left out" in found.source
+    assert "5 of 15 images cannot be decoded and are left out" in caplog.text
+    for number in range(5, 10):
+        (pictures / "cat" / f"{number}.png").write_bytes(b"")
+    with pytest.raises(DataError, match="cat"):
+        load(tmp_path, pictures, on_error="skip")
+
+
+def test_folders_that_are_no_dataset_are_refused(tmp_path: Path, pictures: Path) -> None:
+    with pytest.raises(DataError, match=r"dataset\.path=/nowhere: no such folder"):
+        load(tmp_path, Path("/nowhere"))
+    (pictures / "empty").mkdir()
+    (pictures / "also").mkdir()
+    with pytest.raises(DataError, match=r"class folders without images: .*also, .*empty"):
+        load(tmp_path, pictures)
+    with pytest.raises(DataError, match="holds no class folders"):
+        load(tmp_path, pictures / "empty")
+    write_image(tmp_path / "one" / "cat" / "1.png", 1)
+    with pytest.raises(DataError, match="one class folder only"):
+        load(tmp_path, tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("image_size", [4]), ("image_size", [0, 4]), ("channels", 2), ("on_error", "ignore")]
+)
+def test_folder_parameters_are_checked(tmp_path: Path, pictures: Path, key: str, value: object) -> None:
+    with pytest.raises(DataError, match=f"dataset.{key}="):
+        load(tmp_path, pictures, **{key: value})
+
+
+def one_pixel(tmp_path: Path, image: Image.Image, channels: int) -> list[int]:
+    root = tmp_path / "modes"
+    for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        image.save(root / name)
+    return load(tmp_path, root, channels=channels, test_fraction=0.5).train_images[0, :, 0, 0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("image", "colour", "grey"),
+    [
+        (Image.new("RGB", (4, 4), (255, 0, 0)), [255, 0, 0], [76]),
+        (Image.new("L", (4, 4), 7), [7, 7, 7], [7]),
+        (Image.new("1", (4, 4), 1), [255, 255, 255], [255]),
+        (Image.new("RGBA", (4, 4), (9, 9, 9, 0)), [255, 255, 255], [255]),  # transparency is laid on white
+        (Image.new("RGBA", (4, 4), (9, 9, 9, 255)), [9, 9, 9], [9]),
+        (Image.new("LA", (4, 4), (9, 0)), [255, 255, 255], [255]),
+        (Image.new("RGB", (4, 4), (0, 0, 255)).quantize(4), [0, 0, 255], [29]),
+        (Image.fromarray(np.full((4, 4), 0x8080, np.uint16)), [128, 128, 128], [128]),  # PIL alone would clip to 255
+    ],
+)
+def test_every_pixel_mode_is_converted(tmp_path: Path, image: Image.Image, colour: list[int], grey: list[int]) -> None:
+    assert one_pixel(tmp_path, image, 3) == colour
+    assert one_pixel(tmp_path, image, 1) == grey
+
+
+def test_images_are_shrunk_with_antialiasing(tmp_path: Path) -> None:
+    stripes = np.zeros((64, 64), np.uint8)
+    stripes[:, ::2] = 255
+    assert one_pixel(tmp_path, Image.fromarray(stripes), 1)[0] == pytest.approx(128, abs=2)
+
+
+# ---- .npz
+
+
+def save(path: Path, **content: object) -> str:
+    np.savez(path, **content)  # type: ignore[arg-type]
+    return str(path)
+
+
+def test_arrays_with_their_own_test_split(tmp_path: Path) -> None:
+    labels = np.arange(10) % 3
+    images = np.random.RandomState(0).randint(0, 256, (10, 5, 6, 3)).astype(np.uint8)
+    path = save(tmp_path / "my data.npz", train_images=images, train_labels=labels, test_images=images[:3],
+                test_labels=labels[:3])  # fmt: skip
+    found = arrays(tmp_path, path, 0.2)
+    assert np.array_equal(found.train_images, images.transpose(0, 3, 1, 2))
+    assert found.class_names == ["0", "1", "2"]
+    assert len(split(found, 0.3).fingerprint) == 64
+
+
+def test_arrays_carves_a_stratified_test_split(tmp_path: Path) -> None:
+    labels = np.repeat([0, 1], [40, 10])
+    images = np.arange(50, dtype=np.uint8).reshape(50, 1, 1).repeat(4, 1).repeat(4, 2)
+    path = save(tmp_path / "a.npz", images=images, labels=labels, class_names=np.array(["cat", "dog"]))
+    found = arrays(tmp_path, path, 0.2)
+    assert found.test_images.shape == (10, 1, 4, 4)
+    assert np.bincount(found.test_labels).tolist() == [8, 2]  # type: ignore[arg-type]
+    assert labels[found.test_images[:, 0, 0, 0]].tolist() == found.test_labels.tolist()  # type: ignore[union-attr]
+    assert found.class_names == ["cat", "dog"]
+
+
+def test_arrays_without_labels(tmp_path: Path) -> None:
+    found = arrays(tmp_path, save(tmp_path / "a.npz", images=np.zeros((10, 4, 4), np.uint8)), 0.3)
+    assert (len(found.train_images), len(found.test_images), found.train_labels) == (7, 3, None)
+    assert split(found, 0.2).num_classes == 0
+
+
+def test_the_channel_axis(caplog: pytest.LogCaptureFixture) -> None:
+    assert channels_first(np.zeros((9, 8, 7), np.uint8), "x").shape == (9, 1, 8, 7)
+    assert channels_first(np.zeros((9, 8, 7, 4), np.uint8), "x").shape == (9, 4, 8, 7)
+    assert channels_first(np.zeros((9, 2, 8, 7), np.uint8), "x").shape == (9, 2, 8, 7)
+    assert not caplog.records
+    assert channels_first(np.zeros((9, 3, 8, 1), np.uint8), "x").shape == (9, 3, 8, 1)
+    assert "could both be channels; taken as (N, C, H, W)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"images": np.zeros((4, 5, 5), np.float32)}, "is float32; scale it to 0 to 255, round, and convert to uint8"),
+        ({"images": np.zeros((4, 5, 5), np.int64)}, "is int64; convert it to uint8"),
+        ({"images": np.zeros((4, 5), np.uint8)}, r"expected \(N, H, W\)"),
+        ({"images": np.zeros((4, 5, 5, 5), np.uint8)}, "1 to 4 channels"),
+        ({"images": np.zeros((4, 5, 5), np.uint8), "labels": np.zeros(3, int)}, r"labels are \(3,\) for 4 images"),
+        ({"images": np.zeros((4, 5, 5), np.uint8), "lables": np.zeros(4, int)}, "holds images, lables; expected"),
+        ({"train_images": np.zeros((4, 5, 5), np.uint8)}, "holds train_images; expected"),
+        ({"images": np.array([{}], dtype=object)}, r"dataset\.path=.*not a readable \.npz"),  # a pickle
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, content: dict[str, np.ndarray], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        arrays(tmp_path, save(tmp_path / "a.npz", **content), 0.25)
+
+
+def test_files_that_are_no_npz_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"dataset\.path=/nowhere\.npz: no such file"):
+        arrays(tmp_path, "/nowhere.npz", 0.2)
+    path = Path(save(tmp_path / "a.npz", images=np.zeros((4, 5, 5), np.uint8)))
+    single = io.BytesIO()
+    np.save(single, np.zeros(3))
+    for content in (b"", b"<html>", path.read_bytes()[:200], single.getvalue()):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"dataset\.path=.*not a"):
+            arrays(tmp_path, str(path), 0.2)
+
+
+# ---- the YAMLs
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_yaml_fits_its_function_and_says_what_each_key_is(path: Path) -> None:
+    keys = yaml.safe_load(path.read_text())
+    module, _, name = keys["_target_"].rpartition(".")
+    fixed = {"_target_", "name", "image_shape", "num_train", "num_classes", "val_fraction", "standardize"}
+    assert fixed <= keys.keys()
+    assert keys["name"] == path.stem
+    parameters = inspect.signature(getattr(import_module(module), name)).parameters
+    assert (keys.keys() - fixed) | {"cache_dir"} == parameters.keys()
+    lines = path.read_text().splitlines()
+    assert all("#" in line for line in lines if not line.startswith("_target_"))

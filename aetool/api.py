@@ -21,8 +21,8 @@ BATCH = 1000
 class TrainedRun:
     """The best network of a run, in eval mode, with its preprocessing.
 
-    Images are numpy arrays or tensors (N, C, H, W) of the run's `image_shape`, or one image (C, H, W): uint8 in [0, 255],
-    or floats in [0, 1]. What comes back is of the kind that went in.
+    Images are numpy arrays or tensors (N, C, H, W) of the run's `image_shape`, or one image (C, H, W): uint8 in
+    [0, 255], or floats in [0, 1]. What comes back is of the kind that went in.
     """
 
     def __init__(self, run: Run, trained: Trained, device: torch.device) -> None:
@@ -54,7 +54,8 @@ class TrainedRun:
         single = tensor.shape == self.image_shape
         tensor = tensor[None] if single else tensor
         if tensor.shape[1:] != self.image_shape:
-            raise ValueError(f"images of shape {tuple(tensor.shape)}: this run takes (N, {', '.join(map(str, self.image_shape))})")
+            wanted = ", ".join(map(str, self.image_shape))
+            raise ValueError(f"images of shape {tuple(tensor.shape)}: this run takes (N, {wanted})")
         if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
             raise TypeError(f"images of {tensor.dtype}: give uint8 in [0, 255] or floats in [0, 1]")
         found = torch.cat([take(output) for output in self._outputs(tensor)])

@@ -38,7 +38,8 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={name}: not available here ({str(error).splitlines()[0]}); auto takes what is") from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device={name}: not available here ({reason}); auto takes what is") from error
     return device
 
 
@@ -82,7 +83,7 @@ def make_probe(node: dict[str, Any]) -> Any:
 
 
 def load_trained(run: Run, device: torch.device) -> Trained:
-    """The run's best network by validation loss; the newest whole checkpoint, with a warning, when that one is damaged."""
+    """The run's best network by validation loss; with a warning the newest whole one, when that one is damaged."""
     checkpoints = Checkpoints(run.directory / "checkpoints")
     best = run.metrics.get("pretrain", {}).get("best_step")
     checkpoint = (checkpoints.at(int(best)) if best is not None else None) or checkpoints.newest()

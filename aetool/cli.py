@@ -88,7 +88,7 @@ def _run(words: list[str]) -> int:
     options, overrides = parser.parse_known_args(rest)
     for word in overrides:
         if word.startswith("-"):
-            raise UserError(f"{word}: unknown option of aetool {command}; there are -m, --config-dir DIR, --help, --cfg job")
+            raise UserError(f"{word}: unknown option; there are -m, --config-dir DIR, --help, --cfg job")
     from aetool.compose import compose_points
 
     points = compose_points(command, overrides, options.multirun, options.config_dir)

@@ -33,9 +33,9 @@ class Point(NamedTuple):
 @contextmanager
 def config_tree(config_dir: Path | None = None) -> Iterator[ConfigLoader]:
     """The installed conf tree; modules beside the user's configs can be imported meanwhile and afterwards."""
-    for folder in filter(None, (str(Path.cwd()), config_dir and str(config_dir.resolve()))):
-        if folder not in sys.path:
-            sys.path.append(folder)
+    for folder in (Path.cwd(), config_dir):
+        if folder is not None and str(folder.resolve()) not in sys.path:
+            sys.path.append(str(folder.resolve()))
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         if config_dir is not None:
@@ -61,7 +61,7 @@ def compose_points(
             params = OmegaConf.select(base, "hydra.sweeper.params") or {}
             overrides += _parse([f"{k}={v}" for k, v in params.items() if k not in chosen], loader)
         axes = [_values(item) for item in overrides]
-        if not multirun and any(len(axis) > 1 or item.is_sweep_override() for axis, item in zip(axes, overrides)):
+        if not multirun and any(item.is_sweep_override() for item in overrides):
             raise _diagnose(command, overrides, loader, multirun, None)
         swept = [index for index, item in enumerate(overrides) if item.is_sweep_override()]
         points, problems = [], []
@@ -167,12 +167,12 @@ def _diagnose(
     good: list[str] = []
     values: list[Override] = []
     for item in overrides:
-        key, line = item.key_or_group, item.input_line or ""
+        key, line = str(item.key_or_group), item.input_line or ""
         if item.is_sweep_override() and not multirun:
-            problems.append(f"{line}: several values; add -m to sweep over them, or write [a,b] for a list")
+            problems.append(f"{line!s}: several values; add -m to sweep over them, or write [a,b] for a list")
         elif key in groups and not isinstance(item.value(), dict):
             options = loader.get_group_options(key)
-            chosen = [part for value in _values(item) for part in re.split(r"[\[\],\s]+", value.partition("=")[2])]
+            chosen = [name for value in _values(item) for name in re.split(r"[\[\],\s]+", value.partition("=")[2])]
             unknown = [name for name in chosen if name not in (*options, "", "null")]
             problems += [f"{key}={name}: no such option; {suggest(name, options)}" for name in unknown]
             good += [] if unknown else _values(item)[:1]
@@ -186,7 +186,7 @@ def _diagnose(
     known = {key for key, _ in flatten(OmegaConf.to_container(base))}  # type: ignore[arg-type]
     visible = {key for key in known if key.split(".")[0] not in hydra_keys} | groups
     for item in values:
-        key, line = item.key_or_group, _values(item)[0]
+        key, line = str(item.key_or_group), _values(item)[0]
         if key not in known and not (item.is_add() or item.is_force_add()):
             last = key.rpartition(".")[2]
             close = suggest(key, visible)
@@ -216,5 +216,3 @@ def _groups(loader: ConfigLoader, parent: str = "") -> Iterator[str]:
 
 def _first_line(error: Exception) -> str:
     return " ".join(str(error).split("\n")[:2])
-
-

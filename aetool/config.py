@@ -1,7 +1,7 @@
 """The schema of a config, its check before any work, and the building of the parts that it names.
 
-A config is plain values (dict, list, str, int, float, bool, None). The fixed part is described by the dataclasses below,
-every other key by the signature of the `_target_` beside it.
+A config is plain values (dict, list, str, int, float, bool, None). The fixed part is described by the dataclasses
+below, every other key by the signature of the `_target_` beside it.
 """
 
 import difflib

@@ -92,7 +92,8 @@ def save_confusion(path: Path, confusion: Tensor, class_names: Sequence[str], ti
         for row, column in np.ndindex(*share.shape):
             value = share[row, column].item()
             if value >= 0.5:
-                axes.text(column, row, f"{value:.0f}", ha="center", va="center", color="white" if value > 50 else "black")
+                color = "white" if value > 50 else "black"
+                axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=color)
     _save(figure, path, axes, title)
 
 

@@ -79,8 +79,8 @@ class ReconstructionMetrics:
 def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
     """Structural similarity of each pair of images, (B, C, H, W) in [0, 1] to (B,).
 
-    Wang et al. 2004 with their constants (0.01 and 0.03) and their window, a Gaussian of σ 1.5 cut to 11 × 11, reflected
-    at the border; the mean over all pixels and channels. The values are those of torchmetrics'
+    Wang et al. 2004 with their constants (0.01 and 0.03) and their window, a Gaussian of σ 1.5 cut to 11 × 11,
+    reflected at the border; the mean over all pixels and channels. The values are those of torchmetrics'
     `structural_similarity_index_measure`; one matrix product per axis instead of a convolution is many times faster on
     a CPU. Along a side below 11 pixels the window is the largest odd number of pixels that fits, with σ in proportion:
     7 pixels and σ 0.86 for a side of 8.

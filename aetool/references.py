@@ -33,7 +33,7 @@ class References:
         """PCA's `pca/val/mse`, `pca/test/fvu`, … at this code size."""
 
         def compute() -> dict[str, float]:
-            found = {}
+            found: dict[str, float] = {}
             for name, split in (("val", self.dataset.val), ("test", self.dataset.test)):
                 metrics = ReconstructionMetrics()
                 for images in split.images.split(BATCH):
@@ -74,7 +74,8 @@ class References:
 
     def _kept(self, key: dict[str, Any], compute: Callable[[], dict[str, float]]) -> dict[str, float]:
         sizes = [len(split.images) for split in self._splits]
-        path = self.folder / f"{digest({'version': VERSION, 'data': self.dataset.fingerprint, 'sizes': sizes, **key})}.json"
+        whole = {"version": VERSION, "data": self.dataset.fingerprint, "sizes": sizes, **key}
+        path = self.folder / f"{digest(whole)}.json"
         found = read_json(path)
         if found is None:
             found = compute()

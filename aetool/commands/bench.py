@@ -18,10 +18,10 @@ def run(points: list[Point], config_dir: Path | None) -> int:
         raise UserError("aetool bench takes one configuration at a time, not -m")
     config = points[0].config
 
-    from aetool import bench
+    from aetool import speed
 
     with tempfile.TemporaryDirectory() as folder:
-        rounds = bench.rounds(config, Path(folder), time.perf_counter)
+        rounds = speed.rounds(config, Path(folder), time.perf_counter)
     ratios = [ours / bare for ours, bare in rounds]
     lines = {
         "aetool": {"images/s": statistics.median(ours for ours, _ in rounds)},

@@ -34,10 +34,9 @@ def run(words: list[str]) -> int:
 def _sorted(table: list[dict], column: str) -> list[dict]:
     stage, metric = report.HEADLINE.get(column, ("", column))
     key = f"{stage}/{metric}" if stage else metric
-    values = {id(line): line.get(key) for line in table}
-    if all(value is None for value in values.values()):
+    having = [line for line in table if line.get(key) is not None]
+    if not having:
         raise UserError(f"--sort {column}: no run has it; columns: {', '.join(report.HEADLINE)}")
-    numbers = all(isinstance(value, int | float) for value in values.values() if value is not None)
-    if not numbers:
-        return sorted(table, key=lambda line: str(values[id(line)]))
-    return sorted(table, key=lambda line: -(values[id(line)] if values[id(line)] is not None else float("-inf")))
+    numbers = all(isinstance(line[key], int | float) for line in having)
+    having.sort(key=lambda line: line[key] if numbers else str(line[key]), reverse=numbers)
+    return having + [line for line in table if line.get(key) is None]

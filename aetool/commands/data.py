@@ -67,7 +67,7 @@ def _fetch(points: dict[str, Point]) -> int:
         for name, point in points.items():
             dataset = load_dataset(point.config)
             sizes = ", ".join(f"{len(getattr(dataset, part).images)} {part}" for part in ("train", "val", "test"))
-            print(f"{name}: {sizes} images {dataset.image_shape}, from {dataset.source}, sha256 {dataset.fingerprint[:16]}")
+            print(f"{name}: {sizes} images {dataset.image_shape}, from {dataset.source}")
             signals.poll()
     return 0
 

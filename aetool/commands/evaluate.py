@@ -57,9 +57,11 @@ def _evaluate(session: "Session", target: Path) -> dict[str, float]:
     figures.save_reconstructions(session.figure("reconstructions.png"), images, reconstructions, f"{name}, test images")
     figures.save_error_histogram(target.parent / "errors.png", result.errors, f"{name}, test images")
     record = session.record()
-    record.image("test/reconstructions", figures.grid(figures.reconstruction_rows(images, reconstructions)), session.step)
-    if hasattr(session.trained.model, "atoms"):
-        atoms = session.trained.model.atoms().detach()
+    picture = figures.grid(figures.reconstruction_rows(images, reconstructions))
+    record.image("test/reconstructions", picture, session.step)
+    draw_atoms = getattr(session.trained.model, "atoms", None)
+    if draw_atoms is not None:
+        atoms = draw_atoms().detach()
         figures.save_atoms(session.figure("atoms.png"), atoms, f"{name}, atoms")
         record.image("atoms", figures.grid(figures.atom_rows(atoms)), session.step)
     record.close()

@@ -123,7 +123,7 @@ def _declare_hparams(session: Any) -> None:
         for key, value in flatten(identity(run.config))
         if isinstance(value, bool | int | float | str) and not key.endswith("_target_")
     }
-    metrics = {}
+    metrics: dict[str, float] = {}
     for stage, values in run.metrics.items():
         chosen = SHOWN_IN_HPARAMS.get(stage.partition("-")[0], ())
         metrics |= {f"{stage}/{name}": float(values[name]) for name in chosen if name in values}
@@ -138,7 +138,8 @@ def _print_sweep(points: list[Point], outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         values = dict(override.split("=", 1) for override in outcome.point.overrides)
         table.append(report.row(outcome.run) | values | {"state": outcome.state})
-    table += [dict(o.split("=", 1) for o in point.overrides) | {"state": "not started"} for point in points[len(outcomes) :]]
+    for point in points[len(outcomes) :]:
+        table.append(dict(override.split("=", 1) for override in point.overrides) | {"state": "not started"})
     print()
     report.print_table(table, keys)
     runs = sorted(Run.of(point.config).id for point in points)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aetool import signals
 from aetool.data.dataset import ARRAY_NAMES, Arrays, array_sha256, fingerprint, hashes, validate
 from aetool.errors import DataError
 
@@ -183,6 +184,7 @@ def _locked(name: str, cache_dir: Path) -> Iterator[None]:
                 if not waited:
                     logger.warning("%s: another process is preparing it; waiting", name)
                 waited = True
+                signals.poll()
                 time.sleep(LOCK_POLL_SECONDS)
     except OSError as error:
         raise DataError(

@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from aetool import signals
 from aetool.errors import DataError
 
 logger = logging.getLogger("aetool")
 
 CONNECT_SECONDS = 10
 CLIENT_SECONDS = 3600  # a slow line must be able to carry 140 MB
+POLL_SECONDS = 0.2
 MAX_DOWNLOAD_BYTES = 1 << 28  # the largest archive has 171 MB
 MAX_MEMBER_BYTES = 1 << 26  # the largest member has 47 MB
 CHUNK_BYTES = 1 << 20
@@ -25,6 +27,7 @@ CHUNK_BYTES = 1 << 20
 
 def download(urls: Collection[str], target: Path, md5: str) -> Path:
     """The first of `urls` that answers with content of that MD5, in `target`; DataError says why each failed."""
+    import http.client
     import urllib.request
 
     failures = []
@@ -37,6 +40,7 @@ def download(urls: Collection[str], target: Path, md5: str) -> Path:
             request = urllib.request.Request(url, headers={"User-Agent": "aetool"})
             with urllib.request.urlopen(request, timeout=CONNECT_SECONDS) as response, partial.open("wb") as file:
                 while chunk := response.read(CHUNK_BYTES):
+                    signals.poll()
                     received += len(chunk)
                     if received > MAX_DOWNLOAD_BYTES:
                         raise DataError(f"more than {MAX_DOWNLOAD_BYTES} bytes")
@@ -45,7 +49,7 @@ def download(urls: Collection[str], target: Path, md5: str) -> Path:
             if digest.hexdigest() != md5:
                 raise DataError(f"MD5 is {digest.hexdigest()}, expected {md5}")
             return partial.replace(target)
-        except (OSError, DataError) as error:
+        except (OSError, http.client.HTTPException, DataError) as error:
             partial.unlink(missing_ok=True)
             failures.append(f"{url}: {error}")
     raise DataError("; ".join(failures))
@@ -86,6 +90,7 @@ def deb_members(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, byte
 def _members(archive: tarfile.TarFile, wanted: Collection[str], label: str) -> Iterator[tuple[str, bytes]]:
     missing = set(wanted)
     for member in archive:
+        signals.poll()
         name = member.name.removeprefix("./")
         if name not in missing:
             continue
@@ -122,14 +127,30 @@ def _program(name: str) -> str:
 
 def _client(command: list[str], folder: Path) -> None:
     """Run a package client inside `folder`; DataError holds the end of what it said."""
-    started = time.monotonic()
-    done = subprocess.run(
-        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=CLIENT_SECONDS, check=False
-    )
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip() or done.stdout.decode(errors="replace").strip()
-        raise DataError(f"{Path(command[0]).name} failed with exit code {done.returncode}: {said[-300:]}")
-    logger.info("%s finished in %.0f s", Path(command[0]).name, time.monotonic() - started)
+    name, started = Path(command[0]).name, time.monotonic()
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as process:
+        try:
+            out, err = _communicate(process, name)
+        except BaseException:  # a signal too must not leave the client running
+            process.kill()
+            raise
+    signals.poll()  # the terminal's Ctrl-C ends the client as well; that is no failure of the source
+    if process.returncode:
+        said = (err.strip() or out.strip()).decode(errors="replace")
+        raise DataError(f"{name} failed with exit code {process.returncode}: {said[-300:]}")
+    logger.info("%s finished in %.0f s", name, time.monotonic() - started)
+
+
+def _communicate(process: "subprocess.Popen[bytes]", name: str) -> tuple[bytes, bytes]:
+    deadline = time.monotonic() + CLIENT_SECONDS
+    while True:
+        try:
+            return process.communicate(timeout=POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            signals.poll()
+            if time.monotonic() > deadline:
+                raise DataError(f"{name} did not finish within {CLIENT_SECONDS} s") from None
 
 
 @contextmanager

@@ -18,7 +18,9 @@ class Conv(nn.Module):
     (B, channels[-1], h, w), is the code. The map is the tap `feature_map` either way.
     """
 
-    def __init__(self, image_shape: Sequence[int], channels: Sequence[PositiveInt], code_size: PositiveInt | None) -> None:
+    def __init__(
+        self, image_shape: Sequence[int], channels: Sequence[PositiveInt], code_size: PositiveInt | None
+    ) -> None:
         super().__init__()
         image_channels, *size = image_shape
         sizes = [tuple(size)]

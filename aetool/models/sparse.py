@@ -16,8 +16,8 @@ class Sparse(nn.Module):
 
     The pre-bias b starts as the mean image; the encoder starts as the transposed decoder, then both are free
     (Gao et al. 2024, "Scaling and evaluating sparse autoencoders"). Atoms are normalised in forward, so codes cannot
-    shrink below an L1 penalty while atoms grow, and the gradient along an atom is projected out. The factor √n gives atoms
-    a root mean square of 1: with standardised images and a mean squared error per pixel a unit is used when its
+    shrink below an L1 penalty while atoms grow, and the gradient along an atom is projected out. The factor √n gives
+    atoms a root mean square of 1: with standardised images and a mean squared error per pixel a unit is used when its
     correlation with the residual exceeds lambda / 2, whatever the size of the images.
     """
 

@@ -142,9 +142,9 @@ class LogisticRegression:
 
     L-BFGS (Nocedal & Wright 2006, algorithm 7.4) that puts three properties of this problem to use:
 
-    - The Hessian is close to `s·G + l2` with `G = XᵀX/N` and s the mean of p(1 - p); s = 1/2 would be its bound (Böhning
-      1992). One eigendecomposition `G = V Λ Vᵀ` serves every l2: in the coordinates W·V that model is diagonal, and its
-      inverse is where L-BFGS starts from. Only weights and gradients are rotated, never the features.
+    - The Hessian is close to `s·G + l2` with `G = XᵀX/N` and s the mean of p(1 - p); s = 1/2 would be its bound
+      (Böhning 1992). One eigendecomposition `G = V Λ Vᵀ` serves every l2: in the coordinates W·V that model is
+      diagonal, and its inverse is where L-BFGS starts from. Only weights and gradients are rotated, never the features.
     - Logits are linear in the weights, so a line search costs softmaxes alone: an iteration reads the features twice,
       for the direction's logits and for the gradient.
     - What l2 adds to a curvature pair is known, so the memory carries over from one l2 to the next.
@@ -182,7 +182,7 @@ class LogisticRegression:
             if poll is not None:
                 poll()
             gradient = slope + ridge * self.theta
-            spread = (residual.abs() * (1 - residual.abs())).mean()  # |residual| is p or 1 - p
+            spread = (residual.abs() * (1 - residual.abs())).mean().clamp(min=1e-12)  # |residual| is p or 1 - p
             scale = 1 / (spread * self.curvature + ridge)
             if 0.5 * (gradient.square() * scale).sum().item() <= tolerance:
                 return iteration, True
@@ -194,7 +194,9 @@ class LogisticRegression:
             self.theta = self.theta + length * direction
             self.logits = self.logits + length * change
             previous, slope = slope, self._slope(residual)
-            self.pairs.append((length * direction, slope - previous))
+            pair = length * direction, slope - previous
+            if (pair[0] * pair[1]).sum() > 0:  # else rounding
+                self.pairs.append(pair)
             iteration += 1
 
     def _logits(self, theta: Tensor) -> Tensor:
@@ -247,6 +249,6 @@ class LogisticRegression:
             probability = residual + self.targets
             mean = (probability * change).sum(dim=0)
             curvature = ((probability * change.square()).sum() - mean.square().sum()).item() / samples + linear
-            newton = length - derivative / curvature
+            newton = length - derivative / curvature if curvature > 0 else high
             length = newton if low < newton < min(high, 10 * length) else min((low + high) / 2, 2 * length)
         return length, residual

@@ -55,5 +55,3 @@ def _forward(trained: Trained, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Pixels in [0, 1], their reconstructions and their codes."""
     output = trained.model(trained.preprocessing.to_input(images))
     return images.float() / 255, trained.preprocessing.to_pixels(output.reconstruction.float()), output.code.float()
-
-

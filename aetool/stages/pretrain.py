@@ -22,11 +22,29 @@ log = logging.getLogger("aetool")
 
 def pretrain(run: Run, dataset: Dataset, device: torch.device, progress: Callable[[Trainer], None]) -> dict[str, float]:
     """Trains the run's autoencoder from its newest checkpoint, or from scratch, and returns the final numbers."""
+    trainer = make_trainer(run, dataset, device, progress)
+    try:
+        found = trainer.checkpoints.newest()
+        if found is not None:
+            _agree(run, found, trainer.checkpoints.info)
+            trainer.restore(found)
+        run.update(stage="pretrain", step=trainer.step)
+        result = trainer.fit()
+    finally:
+        run.update(step=trainer.step)
+        run.warn(trainer.checkpoints.warnings + trainer.record.warnings)
+        trainer.record.close()
+    return result | {"num_classes": dataset.num_classes}
+
+
+def make_trainer(
+    run: Run, dataset: Dataset, device: torch.device, progress: Callable[[Trainer], None] = lambda trainer: None
+) -> Trainer:
+    """The trainer of a run at step 0."""
     config = run.config
     preprocessing = Preprocessing.fit(dataset.train.images, config["dataset"]["standardize"], config["loss"]["logits"])
     mean_image = preprocessing.to_input(_mean_image(dataset.train.images))[0]
     model = make_model(config, dataset.image_shape, mean_image=mean_image).to(device)
-    optimizer = build(config["optimizer"], OptimizerConfig, params=model.parameters())
     settings = config["trainer"]
     total_steps = settings["epochs"] * (len(dataset.train.images) // settings["batch_size"])
     info = {
@@ -37,48 +55,35 @@ def pretrain(run: Run, dataset: Dataset, device: torch.device, progress: Callabl
         "threads": torch.get_num_threads(),
         "device": device.type,
     }
-    checkpoints = Checkpoints(run.directory / "checkpoints", info)
-    record = Record(run.directory)
-    try:
-        trainer = Trainer(
-            model,
-            make_objective(config, total_steps),
-            optimizer,
-            build(config["scheduler"]),
-            dataset.train,
-            dataset.val,
-            preprocessing,
-            record,
-            checkpoints,
-            seed=config["seed"],
-            poll=signals.poll,
-            progress=progress,
-            **settings,
-        )
-        found = checkpoints.newest()
-        if found is not None:
-            _agree(run, found, info)
-            trainer.restore(found)
-        run.update(stage="pretrain", step=trainer.step)
-        result = trainer.fit()
-    finally:
-        run.update(step=trainer.step)
-        run.warn(checkpoints.warnings + record.warnings)
-        record.close()
-    return result | {"num_classes": dataset.num_classes}
+    return Trainer(
+        model,
+        make_objective(config, total_steps),
+        build(config["optimizer"], OptimizerConfig, params=model.parameters()),
+        build(config["scheduler"]),
+        dataset.train,
+        dataset.val,
+        preprocessing,
+        Record(run.directory),
+        Checkpoints(run.directory / "checkpoints", info),
+        seed=config["seed"],
+        poll=signals.poll,
+        progress=progress,
+        **settings,
+    )
 
 
 def _agree(run: Run, checkpoint: Checkpoint, info: dict[str, Any]) -> None:
     """Refuses other data; another machine, torch or thread count only costs the last bits, and is recorded."""
     saved = checkpoint.manifest
     if saved["fingerprint"] != info["fingerprint"]:
+        change = f"fingerprint {saved['fingerprint'][:8]} → {info['fingerprint'][:8]}"
         raise UserError(
-            f"{run.directory}: the dataset has changed since {checkpoint.path.name} (fingerprint {saved['fingerprint'][:8]} → "
-            f"{info['fingerprint'][:8]}); restore it, or overwrite=true starts anew"
+            f"{run.directory}: the dataset has changed since {checkpoint.path.name} ({change}); restore it, "
+            "or overwrite=true starts anew"
         )
     changed = [f"{key} {saved[key]} → {info[key]}" for key in ("torch", "threads", "device") if saved[key] != info[key]]
     if changed:
-        warning = f"resumed at step {checkpoint.step} with {', '.join(changed)}: not bitwise equal to one uninterrupted run"
+        warning = f"resumed at step {checkpoint.step} with {', '.join(changed)}: the last bits may differ"
         log.warning(warning)
         run.warn([warning])
 

@@ -62,9 +62,7 @@ def _choose(output: AutoencoderOutput, taps: Sequence[str] | None) -> list[str]:
     return list(taps)
 
 
-def _features(
-    trained: Trained, split: Split, tap: str, device: torch.device, poll: Callable[[], None]
-) -> Tensor:
+def _features(trained: Trained, split: Split, tap: str, device: torch.device, poll: Callable[[], None]) -> Tensor:
     """(N, D) float32."""
     parts = []
     for start in range(0, len(split.images), BATCH):

@@ -39,7 +39,9 @@ def config_tree(config_dir: Path | None = None) -> Iterator[ConfigLoader]:
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         if config_dir is not None:
-            loader.get_search_path().append("command-line", f"file://{config_dir.resolve()}")
+            path = loader.get_search_path()
+            path.prepend("command-line", f"file://{config_dir.resolve()}", anchor="schema")
+            loader.repository.initialize_sources(path)  # type: ignore[attr-defined]
         yield loader
 
 

@@ -222,7 +222,7 @@ def _check_value(
         return _check_union(path, value, arguments, problems)
     if origin is Literal:
         if value not in arguments:
-            problems.append(f"{path}={_show(value)}: {suggest(str(value), [str(choice) for choice in arguments])}")
+            problems.append(f"{path}={_show(value)}: choices: {', '.join(map(str, arguments))}")
         return value
     if origin is list and isinstance(value, list):
         return [_check_value(f"{path}[{i}]", item, arguments[0], problems) for i, item in enumerate(value)]

@@ -68,9 +68,7 @@ class References:
 
     @cached_property
     def _pca(self) -> PCA:
-        pca = PCA()
-        pca.fit(self.dataset.train.images)
-        return pca
+        return PCA().fit(self.dataset.train.images, poll=signals.poll)
 
     def _kept(self, key: dict[str, Any], compute: Callable[[], dict[str, float]]) -> dict[str, float]:
         sizes = [len(split.images) for split in self._splits]

@@ -47,6 +47,8 @@ def signature(target: str) -> Signature:
         raise TargetError(f"{target!r} is not of the form package.module.Name")
     found = _find(module, name)
     if isinstance(found, ast.ClassDef):
+        if not found.bases and not found.decorator_list and _constructor(found, module) is None:
+            return Signature({}, takes_any=False)
         found = _constructor(found, module)
     if isinstance(found, ast.FunctionDef):
         return _from_source(found)

@@ -300,13 +300,15 @@ with signals.deferred():
 """
 
 
-def test_a_signal_ends_the_client_and_is_no_failure_of_the_source(bench: Bench) -> None:
+@pytest.mark.parametrize("from_terminal", [True, False])  # a terminal's Ctrl-C reaches the client as well
+def test_a_signal_ends_the_client_and_is_no_failure_of_the_source(bench: Bench, from_terminal: bool) -> None:
     fake_program(bench.programs, "npm", f'echo $$ > "{bench.root}/pid"; exec sleep 60')
-    process = subprocess.Popen([sys.executable, "-c", SIGNALLED, str(bench.root)], stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", SIGNALLED, str(bench.root)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while not ((bench.root / "pid").exists() and (bench.root / "pid").read_text().endswith("\n")):
         assert process.poll() is None
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
+    (os.killpg if from_terminal else os.kill)(process.pid, signal.SIGTERM)
     assert "Interrupted: interrupted by signal 15" in process.communicate(timeout=10)[1]
     with pytest.raises(ProcessLookupError):
         os.kill(int((bench.root / "pid").read_text()), 0)

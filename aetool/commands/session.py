@@ -21,7 +21,7 @@ class Session:
         self.config = config
         if config["threads"] is not None:
             torch.set_num_threads(config["threads"])
-        torch.set_float32_matmul_precision("highest")
+        torch.set_flush_denormal(True)  # moments of silent units decay into denormals, which are slow
 
     @cached_property
     def device(self) -> torch.device:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class Conv(nn.Module):
         image_channels, *size = image_shape
         sizes = [tuple(size)]
         stages: list[nn.Module] = []
-        for before, after in zip([image_channels, *channels], channels, strict=False):
+        for before, after in pairwise([image_channels, *channels]):
             stages += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)]
             sizes.append(tuple(-(-side // 2) for side in sizes[-1]))
         self.encoder = nn.Sequential(*stages)
@@ -40,7 +41,7 @@ class Conv(nn.Module):
 
         stages = []
         widths = [*channels[::-1], channels[0]]
-        for before, after, (height, width) in zip(widths, widths[1:], sizes[-2::-1], strict=True):
+        for (before, after), (height, width) in zip(pairwise(widths), sizes[-2::-1], strict=True):
             padding = (1 - height % 2, 1 - width % 2)
             stages += [nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=padding), nn.ReLU()]
         self.decoder = nn.Sequential(*stages, nn.Conv2d(channels[0], image_channels, 3, padding=1))

@@ -36,7 +36,7 @@ class Sparse(nn.Module):
         return F.relu(self._pre_activation(x))
 
     def decode(self, code: Tensor) -> Tensor:
-        flat = torch.addmm(self.pre_bias, code * self.scale, F.normalize(self.dictionary, dim=1))
+        flat = torch.addmm(self.pre_bias, code * (self.scale / self.dictionary.norm(dim=1)), self.dictionary)
         return flat.unflatten(1, self.image_shape)
 
     def forward(self, x: Tensor) -> AutoencoderOutput:
@@ -49,4 +49,6 @@ class Sparse(nn.Module):
         return F.normalize(self.dictionary, dim=1).unflatten(1, self.image_shape)
 
     def _pre_activation(self, x: Tensor) -> Tensor:
-        return F.linear(x.flatten(1) - self.pre_bias, self.encoder, self.encoder_bias) / self.scale
+        # E (x - b) + e as E x + (e - E b): no gradient with respect to a whole batch is needed for b's sake
+        bias = self.encoder_bias - self.encoder @ self.pre_bias
+        return F.linear(x.flatten(1), self.encoder, bias) / self.scale

@@ -142,9 +142,10 @@ class LogisticRegression:
 
     L-BFGS (Nocedal & Wright 2006, algorithm 7.4) that puts three properties of this problem to use:
 
-    - The Hessian is close to `s·G + l2` with `G = XᵀX/N` and s the mean of p(1 - p); s = 1/2 would be its bound
-      (Böhning 1992). One eigendecomposition `G = V Λ Vᵀ` serves every l2: in the coordinates W·V that model is
-      diagonal, and its inverse is where L-BFGS starts from. Only weights and gradients are rotated, never the features.
+    - The Hessian is close to `s·G + l2` with `G = XᵀX/N` and s the mean of 2p(1 - p), the curvature between two
+      classes; s = 1/2 would be Böhning's bound (1992). One eigendecomposition `G = V Λ Vᵀ` serves every l2: in the
+      coordinates W·V that model is diagonal, and its inverse is where L-BFGS starts from. Only weights and gradients
+      are rotated, never the features.
     - Logits are linear in the weights, so a line search costs softmaxes alone: an iteration reads the features twice,
       for the direction's logits and for the gradient.
     - What l2 adds to a curvature pair is known, so the memory carries over from one l2 to the next.
@@ -182,9 +183,10 @@ class LogisticRegression:
             if poll is not None:
                 poll()
             gradient = slope + ridge * self.theta
-            spread = (residual.abs() * (1 - residual.abs())).mean().clamp(min=1e-12)  # |residual| is p or 1 - p
-            scale = 1 / (spread * self.curvature + ridge)
-            if 0.5 * (gradient.square() * scale).sum().item() <= tolerance:
+            spread = 2 * (residual.abs() * (1 - residual.abs())).mean()  # |residual| is p or 1 - p
+            scale = 1 / (spread.clamp(min=1e-12) * self.curvature + ridge)
+            # Twice the model's distance from the minimum, as the model errs on the small side.
+            if (gradient.square() * scale).sum().item() <= tolerance:
                 return iteration, True
             if iteration == max_iterations:
                 return iteration, False

@@ -1,0 +1,81 @@
+"""What the tests share: a small labelled dataset, a tiny run of it, and the real command line in-process."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from aetool.cli import main
+
+TINY = [  # 64 training images of 8×8 in 4 steps an epoch, 3 epochs
+    "dataset=arrays",
+    "dataset.path=images.npz",
+    "model=dense",
+    "model.widths=[8]",
+    "model.code_size=4",
+    "trainer.epochs=3",
+    "trainer.batch_size=16",
+    "trainer.log_every=1",
+    "trainer.checkpoint_every=2",
+    "probe.l2=[0.1]",
+    "references=false",
+    "threads=1",
+]
+
+
+class Said(NamedTuple):
+    """What a command returned and printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder with images.npz: 4 classes of blurred blobs, and a cache of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AETOOL_CACHE", str(tmp_path / "cache"))
+    write_images(tmp_path / "images.npz")
+    return tmp_path
+
+
+def write_images(path: Path, seed: int = 0) -> None:
+    """72 training images (64 after the validation split) and 20 for test."""
+    random = np.random.RandomState(seed)
+    centres = np.array([[2, 2], [2, 5], [5, 2], [5, 5]])
+    rows, columns = np.mgrid[:8, :8]
+
+    def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.arange(count) % 4
+        at = centres[labels] + random.uniform(-1, 1, (count, 2))
+        distance = (rows - at[:, :1, None]) ** 2 + (columns - at[:, 1:, None]) ** 2
+        noise = random.uniform(0, 40, (count, 8, 8))
+        return (215 * np.exp(-distance / 4) + noise).astype(np.uint8), labels
+
+    train_images, train_labels = draw(72)
+    test_images, test_labels = draw(20)
+    np.savez(
+        path, train_images=train_images, train_labels=train_labels, test_images=test_images, test_labels=test_labels
+    )
+
+
+@pytest.fixture
+def aetool(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Runs `aetool WORDS…` in this process."""
+
+    def call(*words: str) -> Said:
+        capsys.readouterr()
+        code = main(list(words))
+        captured = capsys.readouterr()
+        return Said(code, captured.out, captured.err)
+
+    return call
+
+
+def only_run(folder: Path) -> Path:
+    """The one run folder in `folder`/outputs."""
+    (found,) = [path.parent for path in (folder / "outputs").glob("*/config.json")]
+    return found

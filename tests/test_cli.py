@@ -1,0 +1,126 @@
+"""The command line: help, mistakes, completion."""
+
+import subprocess
+import sys
+
+import pytest
+
+from aetool.completion import candidates
+
+WITHOUT_TORCH = """
+import sys
+from aetool.cli import main
+code = main(sys.argv[1:])
+heavy = {"torch", "torchvision", "matplotlib", "sklearn", "tensorboard"} & set(sys.modules)
+assert not heavy, heavy
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--help"], 0),
+        (["train", "--help"], 0),
+        (["probe", "--help"], 0),
+        (["train", "--cfg", "job"], 0),
+        (["train", "model=sparce"], 2),
+        (["train", "optimizer.lrr=1", "+trainer.epoch=3", "optimizer.lr=0"], 2),
+        (["data", "fetch", "mnits"], 2),
+        (["compare"], 2),
+    ],
+)
+def test_answers_without_torch(workplace, words, code):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *words], capture_output=True, text=True, cwd=workplace, check=False
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+
+
+def test_help_lists_commands_groups_and_options(aetool):
+    top = aetool("--help").out
+    assert all(word in top for word in ("train", "probe", "evaluate", "compare", "data", "aetool COMMAND --help"))
+    train = aetool("train", "--help").out
+    assert "conv_64" in train
+    assert "fashion_mnist" in train
+    assert "penalty.weight" in train
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "modle=sparse"], ["modle: unknown key", "did you mean model?"]),
+        (["train", "model=sparce"], ["model=sparce: no such option", "did you mean sparse?"]),
+        (["train", "model=zzzz"], ["choices: conv, conv_64, dense"]),
+        (["train", "optimizer.lrr=1"], ["optimizer.lrr: unknown key", "did you mean optimizer.lr?"]),
+        (["train", "+trainer.epoch=3"], ["trainer.epoch: unknown key", "did you mean trainer.epochs?"]),
+        (["train", "++model.code=3"], ["model.code: unknown key", "did you mean model.code_size?"]),
+        (["train", "trainer.batch_size=-1"], ["trainer.batch_size=-1: expected an integer ≥ 1"]),
+        (["train", "trainer.batch_size=2000"], ["trainer.batch_size=2000: digits has"]),
+        (["train", "penalty.weight=nan"], ["penalty.weight=nan: expected a finite number ≥ 0"]),
+        (["train", "penalty.weight=inf"], ["penalty.weight=inf: expected a finite number"]),
+        (["train", "penalty.weight=abc"], ["penalty.weight=abc: expected a finite number"]),
+        (["train", "model.code_size=0"], ["model.code_size=0: expected an integer ≥ 1"]),
+        (["train", "optimizer.lr=0"], ["optimizer.lr=0: expected a finite number > 0"]),
+        (["train", "trainer.precision=fp16"], ["trainer.precision=fp16", "fp32"]),
+        (["train", "dataset=arrays"], ["dataset.path: missing; set dataset.path="]),
+        (["train", "penalty.weight=1e-3,1e-2"], ["several values; add -m"]),
+        (["train", "loss=bce", "dataset.standardize=true"], ["dataset.standardize=true", "set dataset.standardize=false"]),
+        (["train", "model._target_=aetool.models.dense.Dens"], ["aetool.models.dense.Dens"]),
+        (["train", "seed=${nowhere}"], ["seed", "nowhere"]),
+        (["train", "output=${oc.env:NOT_SET_ANYWHERE}"], ["NOT_SET_ANYWHERE"]),
+        (["train", "seed=${name}", "name=${seed}"], ["seed"]),
+        (["train", "foo"], ["foo: expected key=value"]),
+        (["train", "--fast"], ["--fast: unknown option"]),
+        (["train", "-m", "model=sparse,sparce"], ["model=sparce: no such option"]),
+        (["train", "-m", "penalty.weight=1e-3,-1"], ["penalty.weight=-1: expected"]),
+        (["train", "--cfg", "job", "modle=x"], ["modle: unknown key"]),
+        (["train", "--config-dir", "nowhere"], ["nowhere: there is no such folder"]),
+        (["trian"], ["trian: unknown command", "did you mean train?"]),
+        (["probe"], ["run: missing; set run="]),
+        (["probe", "run=nowhere"], ["run=nowhere: not a run folder"]),
+        (["compare", "nowhere"], ["nowhere: there is no such folder"]),
+        (["train", "device=cuda:77", "dataset=digits"], ["device=cuda:77: not available here"]),
+    ],
+)
+def test_mistakes_end_in_one_short_message(workplace, aetool, words, said):
+    before = set(workplace.iterdir())
+    done = aetool(*words)
+    assert done.code == 2
+    assert "Traceback" not in done.err
+    assert len(done.err.splitlines()) <= 3, done.err
+    for part in said:
+        assert part in done.err
+    if not any(word.startswith("device") for word in words):
+        assert set(workplace.iterdir()) == before
+
+
+def test_all_problems_come_in_one_message(workplace, aetool):
+    done = aetool("train", "modle=x", "optimizer.lrr=1", "model=sparce", "trainer.batch_size=-1", "penalty.weight=nan")
+    assert done.code == 2
+    for key in ("modle", "optimizer.lrr", "model=sparce", "trainer.batch_size=-1", "penalty.weight=nan"):
+        assert key in done.err
+
+
+def test_a_bad_option_of_a_command_is_exit_2(workplace, aetool):
+    with pytest.raises(SystemExit) as stop:
+        aetool("data", "sell")
+    assert stop.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("aetool tr", ["train"]),
+        ("aetool train mod", ["model.", "model="]),
+        ("aetool train model=sp", ["model=sparse"]),
+        ("aetool train -m model=dense trainer.ep", ["trainer.epochs="]),
+        ("aetool data f", ["fetch"]),
+    ],
+)
+def test_completion(line, expected):
+    assert set(expected) <= set(candidates(line))
+
+
+def test_completion_script_queries_us(aetool):
+    assert "aetool -sc query=bash" in aetool("-sc", "install=bash").out

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import importlib
 import io
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,9 @@ eval "$(aetool -sc install=bash)"    tab completion (bash; in zsh after `bashcom
 def main(words: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code; a bug's traceback is left to the interpreter."""
     words = list(sys.argv[1:] if words is None else words)
+    logger, handler = logging.getLogger("aetool"), logging.StreamHandler(sys.stderr)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
     try:
         return _run(words)
     except (UserError, NonFiniteError, NoValidCheckpointError) as error:
@@ -57,6 +61,8 @@ def main(words: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `aetool … | head` closed its end
         sys.stderr.close()
         return 0
+    finally:
+        logger.removeHandler(handler)
 
 
 def _run(words: list[str]) -> int:

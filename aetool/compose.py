@@ -174,8 +174,8 @@ def _diagnose(
             problems.append(f"{line!s}: several values; add -m to sweep over them, or write [a,b] for a list")
         elif key in groups and not isinstance(item.value(), dict):
             options = loader.get_group_options(key)
-            chosen = [name for value in _values(item) for name in re.split(r"[\[\],\s]+", value.partition("=")[2])]
-            unknown = [name for name in chosen if name not in (*options, "", "null")]
+            chosen = [re.split(r"[\[\],\s]+", value.partition("=")[2]) for value in _values(item)]
+            unknown = [str(name) for names in chosen for name in names if name not in (*options, "", "null")]
             problems += [f"{key}={name}: no such option; {suggest(name, options)}" for name in unknown]
             good += [] if unknown else _values(item)[:1]
         else:

@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -12,16 +12,29 @@ from rich.table import Table
 from aetool.config import flatten
 from aetool.run import Run, identity, read_json
 
-HEADLINE = {  # column -> (stage, metric), in the order of the tables
-    "val acc": ("probe-linear", "code/val_accuracy"),
-    "test acc": ("probe-linear", "code/test_accuracy"),
-    "PCA acc": ("probe-linear", "pca/test_accuracy"),
-    "MSE": ("evaluate", "test/mse"),
-    "FVU": ("evaluate", "test/fvu"),
-    "PCA FVU": ("evaluate", "pca/test/fvu"),
-    "L0": ("evaluate", "test/l0"),
-    "dead": ("evaluate", "test/dead_fraction"),
-    "seconds": ("pretrain", "seconds"),
+UNREADABLE = "unreadable"
+
+
+class Column(NamedTuple):
+    """A headline metric: where it stands in a row, and how it is written."""
+
+    key: str
+    form: str
+
+
+HEADLINE = {  # in the order in which a narrow terminal drops them, last first
+    "test acc": Column("probe-linear/code/test_accuracy", ".4f"),
+    "PCA acc": Column("probe-linear/pca/test_accuracy", ".4f"),
+    "MSE": Column("evaluate/test/mse", ".5f"),
+    "FVU": Column("evaluate/test/fvu", ".4f"),
+    "L0": Column("evaluate/test/l0", ".1f"),
+    "dead": Column("evaluate/test/dead_fraction", ".1%"),
+    "seconds": Column("pretrain/seconds", ".0f"),
+    "val acc": Column("probe-linear/code/val_accuracy", ".4f"),
+    "PCA FVU": Column("evaluate/pca/test/fvu", ".4f"),
+    "pixels acc": Column("probe-linear/pixels/test_accuracy", ".4f"),
+    "SSIM": Column("evaluate/test/ssim", ".3f"),
+    "parameters": Column("evaluate/parameters", ",.0f"),
 }
 
 
@@ -50,38 +63,46 @@ def rows(directories: Iterable[Path]) -> list[dict[str, Any]]:
         try:
             table.append(row(Run(directory, found["config"])))  # type: ignore[index]
         except (KeyError, TypeError, AttributeError):
-            table.append({"run": directory.name, "directory": str(directory), "state": "unreadable"})
+            table.append({"run": directory.name, "directory": str(directory), "state": UNREADABLE})
     return table
 
 
-def differing(table: Sequence[Mapping[str, Any]], ignore: Sequence[str] = ()) -> list[str]:
-    """The config keys whose values are not the same in every row."""
-    keys = dict.fromkeys(key for line in table for key in line if "/" not in key)
-    special = {"run", "directory", "state", *ignore}
-    return [k for k in keys if k not in special and len({str(line.get(k)) for line in table}) > 1]
-
-
-def headline(line: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of the short table that this row has."""
-    return {name: line.get(f"{stage}/{metric}") for name, (stage, metric) in HEADLINE.items()}
+def differing(table: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The config keys whose values are not the same in every row that can be read."""
+    readable = [line for line in table if line["state"] != UNREADABLE]
+    keys = dict.fromkeys(key for line in readable for key in line if "/" not in key)
+    special = {"run", "directory", "state"}
+    return [key for key in keys if key not in special and len({str(line.get(key)) for line in readable}) > 1]
 
 
 def print_table(table: Sequence[Mapping[str, Any]], keys: Sequence[str], console: Console | None = None) -> None:
-    """One line a run: its name or the keys that tell it from the others, the headline metrics, its state."""
+    """One line a run: the keys that tell it from the others, its state, and as many metrics as the width allows."""
     console = console or Console()
-    columns = list(keys) or ["run"]
-    metrics = [headline(line) for line in table]
-    shown = [name for name in HEADLINE if any(line[name] is not None for line in metrics)]
-    drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True)
+    columns = {key: [_text(line.get(key)) for line in table] for key in keys}
+    columns["state"] = [str(line["state"]) for line in table]
+    left = console.width - sum(_width(name, cells) for name, cells in columns.items())
+    hidden = []
+    for name, (key, form) in HEADLINE.items():
+        cells = [format(line[key], form) if isinstance(line.get(key), int | float) else "" for line in table]
+        if any(cells) and _width(name, cells) <= left:
+            columns[name] = cells
+            left -= _width(name, cells)
+        elif any(cells):
+            hidden.append(name)
+    drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in columns:
-        drawn.add_column(name, overflow="fold")
-    for name in shown:
-        drawn.add_column(name, justify="right")
-    drawn.add_column("state")
-    for line, values in zip(table, metrics, strict=True):
-        cells = [_text(line.get(name)) for name in columns] + [_text(values[name]) for name in shown]
-        drawn.add_row(*cells, str(line["state"]))
+        drawn.add_column(
+            name, justify="right" if name in HEADLINE else "left", overflow="fold", no_wrap=name in HEADLINE
+        )
+    for row_cells in zip(*columns.values(), strict=True):
+        drawn.add_row(*row_cells)
     console.print(drawn)
+    if hidden:
+        console.print(f"no room for: {', '.join(hidden)}", style="dim")
+
+
+def _width(name: str, cells: Sequence[str]) -> int:
+    return max(len(name), *map(len, cells)) + 2
 
 
 def write_csv(path: Path, table: Sequence[Mapping[str, Any]]) -> None:

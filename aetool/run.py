@@ -83,8 +83,7 @@ class Run:
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.directory / ".lock")
-            lock.acquire(timeout=0)
+            lock = FileLock(self.directory / ".lock").acquire(timeout=0)
         except Timeout:
             holder = f"process {self.status.get('pid')} on {self.status.get('host')}"
             raise UserError(f"{self.directory}: in use by {holder}; wait for it or stop it") from None

@@ -6,8 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 
 from aetool.cli import main
+
+torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 
 TINY = [  # 64 training images of 8×8 in 4 steps an epoch, 3 epochs
     "dataset=arrays",

@@ -65,7 +65,10 @@ def test_help_lists_commands_groups_and_options(aetool):
         (["train", "trainer.precision=fp16"], ["trainer.precision=fp16", "fp32"]),
         (["train", "dataset=arrays"], ["dataset.path: missing; set dataset.path="]),
         (["train", "penalty.weight=1e-3,1e-2"], ["several values; add -m"]),
-        (["train", "loss=bce", "dataset.standardize=true"], ["dataset.standardize=true", "set dataset.standardize=false"]),
+        (
+            ["train", "loss=bce", "dataset.standardize=true"],
+            ["dataset.standardize=true", "set dataset.standardize=false"],
+        ),
         (["train", "model._target_=aetool.models.dense.Dens"], ["aetool.models.dense.Dens"]),
         (["train", "seed=${nowhere}"], ["seed", "nowhere"]),
         (["train", "output=${oc.env:NOT_SET_ANYWHERE}"], ["NOT_SET_ANYWHERE"]),

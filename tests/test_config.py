@@ -61,7 +61,9 @@ def test_signatures_read_from_source_are_the_real_ones(target):
     real = inspect.signature(signature_target(target)).parameters
     read = signature(target)
     assert set(read.parameters) == {name for name in real if name not in ("args", "kwargs")}
-    assert read.required == {name for name, p in real.items() if p.default is p.empty and name not in ("args", "kwargs")}
+    assert read.required == {
+        name for name, p in real.items() if p.default is p.empty and name not in ("args", "kwargs")
+    }
 
 
 @pytest.mark.parametrize("target", ["Adam", "torch.nowhere.Adam", "torch.optim.Adm", "no_such_package.Thing"])
@@ -83,11 +85,13 @@ def test_a_users_choice_of_penalty_wins_over_the_models():
     assert list(composed("model=dense", "penalty=l1")["penalty"]["terms"]) == ["l1"]
 
 
-@pytest.mark.parametrize("target", ["os.system", "logging.os.system", "aetool.run.shutil.rmtree", "torch.load", None, 3])
+@pytest.mark.parametrize(
+    "target", ["os.system", "logging.os.system", "aetool.run.shutil.rmtree", "torch.load", None, 3]
+)
 def test_a_config_from_elsewhere_names_only_known_targets(target):
     config = composed()
     config["model"]["_target_"] = target
-    with pytest.raises(ConfigError, match="model._target_"):
+    with pytest.raises(ConfigError, match=r"model\._target_"):
         check(config, TrainConfig, known_targets())
 
 

@@ -24,7 +24,8 @@ def run(words: list[str]) -> int:
     table = report.rows(dict.fromkeys(found))
     if options.sort:
         table = _sorted(table, options.sort)
-    report.print_table(table, ["run", *report.differing(table, ignore=("model.name", "dataset.name"))][:4])
+    differing = [key for key in report.differing(table) if not key.endswith(("_target_", ".name"))]
+    report.print_table(table, ["run", *differing[:3]])
     if options.csv:
         report.write_csv(options.csv, table)
         print(options.csv)
@@ -32,8 +33,7 @@ def run(words: list[str]) -> int:
 
 
 def _sorted(table: list[dict], column: str) -> list[dict]:
-    stage, metric = report.HEADLINE.get(column, ("", column))
-    key = f"{stage}/{metric}" if stage else metric
+    key = report.HEADLINE[column].key if column in report.HEADLINE else column
     having = [line for line in table if line.get(key) is not None]
     if not having:
         raise UserError(f"--sort {column}: no run has it; columns: {', '.join(report.HEADLINE)}")

@@ -1,8 +1,6 @@
 """aetool data list|fetch|check"""
 
 import argparse
-import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +60,6 @@ def _fetch(points: dict[str, Point]) -> int:
     from aetool import signals
     from aetool.assembly import load_dataset
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     with signals.deferred():
         for name, point in points.items():
             dataset = load_dataset(point.config)

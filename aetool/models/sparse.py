@@ -12,13 +12,14 @@ from aetool.ranges import PositiveInt
 
 
 class Sparse(nn.Module):
-    """h = relu(E (x - b) + e) / √n and x̂ = √n Σ_i h_i d_i / ‖d_i‖ + b, for n pixel values.
+    """h = relu(E (x - x̄) + e) / √n and x̂ = √n Σ_i h_i d_i / ‖d_i‖ + b, for n pixel values.
 
-    The pre-bias b starts as the mean image; the encoder starts as the transposed decoder, then both are free
-    (Gao et al. 2024, "Scaling and evaluating sparse autoencoders"). Atoms are normalised in forward, so codes cannot
-    shrink below an L1 penalty while atoms grow, and the gradient along an atom is projected out. The factor √n gives
-    atoms a root mean square of 1: with standardised images and a mean squared error per pixel a unit is used when its
-    correlation with the residual exceeds lambda / 2, whatever the size of the images.
+    The pre-bias x̄ is the mean image, and b starts there; the encoder starts as the transposed decoder, then both are
+    free (Gao et al. 2024, "Scaling and evaluating sparse autoencoders"). x̄ stays fixed: a learned one drifts to where
+    the penalty is cheap, at the cost of reconstruction and of what a probe finds in the code. Atoms are normalised in
+    forward, so codes cannot shrink below an L1 penalty while atoms grow, and the gradient along an atom is projected
+    out. The factor √n gives atoms a root mean square of 1: with standardised images and a mean squared error per pixel
+    a unit is used when its correlation with the residual exceeds lambda / 2, whatever the size of the images.
     """
 
     def __init__(self, image_shape: Sequence[int], code_size: PositiveInt, mean_image: Tensor | None = None) -> None:
@@ -30,13 +31,16 @@ class Sparse(nn.Module):
         self.dictionary = nn.Parameter(atoms)
         self.encoder = nn.Parameter(atoms.clone())
         self.encoder_bias = nn.Parameter(torch.zeros(code_size))
-        self.pre_bias = nn.Parameter(torch.zeros(pixels) if mean_image is None else mean_image.flatten().clone())
+        mean = torch.zeros(pixels) if mean_image is None else mean_image.flatten()
+        self.pre_bias: Tensor
+        self.register_buffer("pre_bias", mean.clone())
+        self.decoder_bias = nn.Parameter(mean.clone())
 
     def encode(self, x: Tensor) -> Tensor:
         return F.relu(self._pre_activation(x))
 
     def decode(self, code: Tensor) -> Tensor:
-        flat = torch.addmm(self.pre_bias, code * (self.scale / self.dictionary.norm(dim=1)), self.dictionary)
+        flat = torch.addmm(self.decoder_bias, code * (self.scale / self.dictionary.norm(dim=1)), self.dictionary)
         return flat.unflatten(1, self.image_shape)
 
     def forward(self, x: Tensor) -> AutoencoderOutput:
@@ -49,6 +53,4 @@ class Sparse(nn.Module):
         return F.normalize(self.dictionary, dim=1).unflatten(1, self.image_shape)
 
     def _pre_activation(self, x: Tensor) -> Tensor:
-        # E (x - b) + e as E x + (e - E b): no gradient with respect to a whole batch is needed for b's sake
-        bias = self.encoder_bias - self.encoder @ self.pre_bias
-        return F.linear(x.flatten(1), self.encoder, bias) / self.scale
+        return F.linear(x.flatten(1) - self.pre_bias, self.encoder, self.encoder_bias) / self.scale

@@ -28,6 +28,8 @@ def pretrain(run: Run, dataset: Dataset, device: torch.device, progress: Callabl
         if found is not None:
             _agree(run, found, trainer.checkpoints.info)
             trainer.restore(found)
+        else:
+            trainer.record.rewind(0, -1)  # what an earlier start left before its first checkpoint
         run.update(stage="pretrain", step=trainer.step)
         result = trainer.fit()
     finally:

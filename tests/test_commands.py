@@ -1,0 +1,288 @@
+"""The commands end to end, in-process, on a tiny run."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from conftest import TINY, only_run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import aetool as package
+from aetool.errors import UserError
+from aetool.run import Run
+
+
+def table(path) -> list[dict]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def sweep_table(workplace) -> list[dict]:
+    (path,) = (workplace / "outputs").glob("sweep-*.csv")
+    return table(path)
+
+
+def metrics(run) -> dict:
+    return json.loads((run / "metrics.json").read_text())
+
+
+def test_train_leaves_what_the_readme_promises(workplace, aetool):
+    done = aetool("train", *TINY)
+    assert done.code == 0, done.err
+    run = only_run(workplace)
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["step"]) == ("completed", 12)
+    assert {"pretrain", "evaluate", "probe-linear"} == set(metrics(run))
+    assert {path.name for path in (run / "figures").iterdir()} == {"atoms.png", "loss.png", "reconstructions.png"}
+    assert list(run.glob("probe-linear-*/confusion-code.png"))
+    assert list(run.glob("evaluate-*/errors.png"))
+    for said in ("explained variance", "accuracy, test", "tensorboard --logdir"):
+        assert said in done.out
+    assert not list(workplace.glob("*.log"))
+
+
+def test_tensorboard_has_scalars_pictures_and_hparams_in_the_runs_own_folder(workplace, aetool):
+    aetool("train", *TINY, "penalty=l1")
+    run = only_run(workplace)
+    assert not [path for path in run.rglob("events*") if path.parent != run]
+    events = EventAccumulator(str(run))
+    events.Reload()
+    tags = events.Tags()
+    assert {
+        "train/loss",
+        "val/loss",
+        "train/penalty/l1",
+        "evaluate/test/mse",
+        "probe-linear/code/test_accuracy",
+    } <= set(tags["scalars"])
+    assert {"reconstructions", "test/reconstructions", "atoms"} <= set(tags["images"])
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 13))
+    plugins = events.summary_metadata
+    assert any(name.startswith("_hparams_") for name in plugins)
+
+
+def test_the_same_command_again_does_nothing(workplace, aetool, monkeypatch):
+    first = aetool("train", *TINY)
+    stamp = {path: path.stat().st_mtime_ns for path in only_run(workplace).rglob("*")}
+    monkeypatch.setattr("aetool.stages.pretrain.pretrain", None)
+    monkeypatch.setattr("aetool.assembly.load_dataset", None)
+    again = aetool("train", *TINY)
+    assert again.code == 0, again.err
+    assert "finished before" in again.out
+    assert first.out.splitlines()[-1] == again.out.splitlines()[-1]
+    assert {path: path.stat().st_mtime_ns for path in only_run(workplace).rglob("*")} == stamp
+
+
+def test_overwrite_trains_anew(workplace, aetool):
+    aetool("train", *TINY)
+    run = only_run(workplace)
+    (run / "metrics.json").write_text("{}")
+    (run / "leftover").write_text("")
+    assert aetool("train", *TINY, "overwrite=true").code == 0
+    assert not (run / "leftover").exists()
+    assert "pretrain" in metrics(run)
+
+
+def test_a_new_probe_retrains_nothing(workplace, aetool, monkeypatch):
+    aetool("train", *TINY)
+    run = only_run(workplace)
+    monkeypatch.setattr("aetool.stages.pretrain.pretrain", None)
+    done = aetool("train", *[word for word in TINY if not word.startswith("probe")], "probe.l2=[0.1,1.0]")
+    assert done.code == 0, done.err
+    assert len(list(run.glob("probe-linear-*"))) == 2
+    assert aetool("probe", f"run={run}", "probe.l2=[3.0]", "references=false").code == 0
+    assert len(list(run.glob("probe-linear-*"))) == 3
+
+
+def test_measuring_again_gives_the_same_numbers(workplace, aetool):
+    aetool("train", *TINY)
+    run = only_run(workplace)
+    before = metrics(run)
+    for folder in [*run.glob("probe-*"), *run.glob("evaluate-*")]:
+        (folder / "metrics.json").unlink()
+    assert aetool("evaluate", f"run={run}", "references=false", "threads=1").code == 0
+    assert aetool("probe", f"run={run}", "probe.l2=[0.1]", "references=false", "threads=1").code == 0
+    after = metrics(run)
+    for stage in before:
+        for name, value in before[stage].items():
+            if name != "images_per_second":
+                assert after[stage][name] == value, (stage, name)
+
+
+def test_references_stand_beside_the_run(workplace, aetool):
+    done = aetool("train", *[word for word in TINY if not word.startswith("references")])
+    assert done.code == 0, done.err
+    found = metrics(only_run(workplace))
+    assert {"pca/test_accuracy", "pixels/test_accuracy", "code/test_accuracy"} <= set(found["probe-linear"])
+    assert 0 < found["evaluate"]["pca/test/fvu"] < 1
+    assert "PCA-4" in done.out
+    assert "pixels" in done.out
+
+
+def test_probe_of_a_conv_run_reads_code_and_feature_map(workplace, aetool):
+    done = aetool(
+        "train",
+        *[w for w in TINY if not w.startswith("model")],
+        "model=conv",
+        "model.channels=[2,3]",
+        "model.code_size=4",
+    )
+    assert done.code == 0, done.err
+    assert {"code/test_accuracy", "feature_map/test_accuracy"} <= set(metrics(only_run(workplace))["probe-linear"])
+    done = aetool("probe", f"run={only_run(workplace)}", "probe.taps=[nowhere]")
+    assert done.code == 2
+    assert "this model has code, feature_map" in done.err
+
+
+def test_unlabelled_images_train_without_a_probe(workplace, aetool):
+    np.savez(workplace / "images.npz", images=np.random.RandomState(0).randint(0, 255, (120, 8, 8), dtype=np.uint8))
+    done = aetool("train", *TINY)
+    assert done.code == 0, done.err
+    assert "no probe: the dataset has no labels" in done.out
+    assert "finished before" in aetool("train", *TINY).out
+
+
+def test_bce_shows_pixels(workplace, aetool):
+    assert aetool("train", *TINY, "loss=bce").code == 0
+    run = package.load(only_run(workplace))
+    images = np.load(workplace / "images.npz")["test_images"][:, None]
+    assert 0 <= run.reconstruct(images / 255).min() <= run.reconstruct(images / 255).max() <= 1
+
+
+SWEEP = ["model.code_size=2,3", "seed=0,1"]
+LINE = [word for word in TINY if not word.startswith("model.code_size")]
+
+
+def test_a_sweep_is_ordinary_runs_and_one_table(workplace, aetool, monkeypatch):
+    done = aetool("train", "-m", *LINE, *SWEEP)
+    assert done.code == 0, done.err
+    folders = {path.parent for path in (workplace / "outputs").glob("*/config.json")}
+    assert len(folders) == 4
+    lines = sweep_table(workplace)
+    assert [(line["model.code_size"], line["seed"], line["state"]) for line in lines] == [
+        (size, seed, "completed") for size in "23" for seed in "01"
+    ]
+    alone = aetool("train", *LINE, "model.code_size=3", "seed=1")
+    assert "finished before" in alone.out
+
+    monkeypatch.setattr("aetool.stages.pretrain.pretrain", None)
+    again = aetool("train", "-m", *LINE, "seed=1,0", "model.code_size=3,2")
+    assert again.code == 0
+    assert again.out.count("finished before") == 4
+    assert len(list((workplace / "outputs").glob("sweep-*.csv"))) == 1
+
+
+def test_a_failing_point_does_not_stop_the_others(workplace, aetool):
+    done = aetool("train", "-m", *LINE, "model.code_size=2", "optimizer=sgd", "optimizer.lr=1e9,1e-3")
+    assert done.code == 3
+    assert "not finite at step" in done.out
+    assert [line["state"] for line in sweep_table(workplace)] == ["failed", "completed"]
+
+
+def test_a_bug_in_a_point_shows_its_traceback_and_exits_1(workplace, aetool, monkeypatch):
+    monkeypatch.setattr("aetool.stages.pretrain.make_model", lambda *a, **k: 1 / 0)
+    done = aetool("train", "-m", *LINE, "model.code_size=2,3")
+    assert done.code == 1
+    assert done.out.count("ZeroDivisionError") == 2
+    assert done.out.count("Traceback") == 2
+
+
+def test_an_interrupted_sweep_says_what_was_not_started(workplace, aetool, monkeypatch):
+    from aetool.errors import Interrupted
+    from aetool.trainer import Trainer
+
+    def stop(self: Trainer) -> None:
+        raise Interrupted(15)
+
+    monkeypatch.setattr(Trainer, "after_step", stop)
+    done = aetool("train", "-m", *LINE, "model.code_size=2,3")
+    assert done.code == 143
+    assert [line["state"] for line in sweep_table(workplace)] == ["interrupted", "not started"]
+
+
+def test_compare_lists_runs_by_what_differs(workplace, aetool):
+    aetool("train", "-m", *LINE, *SWEEP)
+    broken = workplace / "outputs" / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text("{")
+    (workplace / "outputs" / "foreign").mkdir()
+    done = aetool("compare", "--csv", "all.csv", "--sort", "test acc")
+    assert done.code == 0, done.err
+    assert "unreadable" in done.out
+    assert "foreign" not in done.out
+    lines = table(workplace / "all.csv")
+    assert len(lines) == 5
+    accuracies = [float(line["probe-linear/code/test_accuracy"]) for line in lines[:4]]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert aetool("compare", "--sort", "nothing").code == 2
+
+
+def test_data_commands(workplace, aetool):
+    assert "digits" in aetool("data", "list").out
+    assert "intact" in aetool("data", "check", "digits").out
+    done = aetool("data", "fetch", "digits")
+    assert done.code == 0, done.err
+    assert "train" in done.out
+    assert aetool("data", "check", "mnist").code == 2
+
+
+def test_bench_prints_a_ratio(workplace, aetool):
+    words = [w for w in TINY if not w.startswith(("probe", "trainer.epochs"))]
+    done = aetool("bench", *words, "steps=4", "rounds=2")
+    assert done.code == 0, done.err
+    assert "ratio" in done.out
+
+
+class TestFromPython:
+    @pytest.fixture
+    def run(self, workplace, aetool):
+        aetool("train", *TINY)
+        return package.load(only_run(workplace))
+
+    def test_encode_and_reconstruct(self, run, workplace):
+        import torch
+
+        images = np.load(workplace / "images.npz")["test_images"][:, None]
+        codes, reconstructions = run.encode(images), run.reconstruct(images)
+        assert codes.shape == (20, 4)
+        assert codes.dtype == np.float32
+        assert reconstructions.shape == images.shape
+        assert reconstructions.dtype == np.uint8
+        tensors = torch.from_numpy(images)
+        assert isinstance(run.encode(tensors), torch.Tensor)
+        np.testing.assert_allclose(run.encode(tensors).numpy(), codes)
+        np.testing.assert_allclose(run.encode(images / 255), codes, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(run.reconstruct(images / 255), reconstructions / 255, atol=0.5 / 255 + 1e-6)
+        np.testing.assert_allclose(run.encode(images[0]), codes[0], rtol=1e-4, atol=1e-6)
+        error = ((run.reconstruct(images / 255) - images / 255) ** 2).mean()
+        assert error == pytest.approx(run.metrics["evaluate"]["test/mse"], rel=1e-4)
+
+    def test_wrong_images_are_named(self, run):
+        with pytest.raises(ValueError, match=r"this run takes \(N, 1, 8, 8\)"):
+            run.encode(np.zeros((2, 1, 9, 9), np.uint8))
+        with pytest.raises(TypeError, match="uint8"):
+            run.encode(np.zeros((2, 1, 8, 8), np.int64))
+
+    def test_the_table_of_runs(self, run):
+        (row,) = package.runs("outputs")
+        assert row["model.code_size"] == 4
+        assert row["probe-linear/code/test_accuracy"] == run.metrics["probe-linear"]["code/test_accuracy"]
+
+    def test_a_config_from_elsewhere_runs_no_foreign_code(self, run, workplace, aetool):
+        path = run.directory / "config.json"
+        saved = json.loads(path.read_text())
+        saved["config"]["model"]["_target_"] = "logging.os.system"
+        path.write_text(json.dumps(saved))
+        with pytest.raises(UserError, match=r"model\._target_=logging.os.system: refused"):
+            package.load(run.directory)
+        done = aetool("probe", f"run={run.directory}")
+        assert done.code == 2
+        assert "refused" in done.err
+
+    def test_a_damaged_best_checkpoint_is_replaced_visibly(self, run):
+        best = run.metrics["pretrain"]["best_step"]
+        path = run.directory / "checkpoints" / f"step-{int(best):08d}" / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:-1])
+        package.load(run.directory)
+        assert any("skipped" in warning for warning in Run.open(run.directory).status["warnings"])

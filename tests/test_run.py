@@ -1,0 +1,124 @@
+"""A run's identity, its folder and who may write there."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from aetool.compose import compose_points
+from aetool.errors import Interrupted, UserError
+from aetool.run import Run, write_json
+
+
+def config(*words: str) -> dict:
+    return compose_points("train", list(words))[0].config
+
+
+def test_the_id_is_of_what_decides_the_weights():
+    base = Run.of(config()).id
+    for same in (
+        ["output=elsewhere", "name=x"],
+        ["device=cpu", "threads=1", "cache=c", "references=false"],
+        ["trainer.log_every=7", "trainer.checkpoint_every=3"],
+        ["probe.tolerance=1e-3"],
+        ["optimizer.lr=0.001", "penalty.weight=0.05"],
+        ["+trainer.epochs=100"],
+    ):
+        assert Run.of(config(*[word.lstrip("+") for word in same])).id == base, same
+    for other in (
+        "seed=1",
+        "penalty.weight=0.031",
+        "model.code_size=2",
+        "trainer.epochs=3",
+        "loss=bce",
+        "optimizer=sgd",
+    ):
+        assert Run.of(config(other)).id != base, other
+
+
+def test_the_id_is_pinned():
+    """Old folders must be found again; a change here makes every run of every user a new one."""
+    plain = {"b": 1, "a": [1.5, None, "ü"]}
+    from aetool.run import digest
+
+    assert digest(plain) == digest(json.loads(json.dumps(plain)))
+    assert digest({"a": [1.5, None, "ü"], "b": 1}) == digest(plain)
+    assert digest({"b": 2}) != digest({"b": 1})
+
+
+def test_folder_names(tmp_path):
+    run = Run.of(config("output=there"))
+    assert str(run.directory) == f"there/sparse-digits-{run.id}"
+    assert str(Run.of(config("name=mine")).directory) == "outputs/mine"
+
+
+def test_status_follows_the_work(workplace):
+    run = Run.of(config())
+    with run.claim():
+        assert run.status["state"] == "running"
+    assert run.status["state"] == "completed"
+    with pytest.raises(ZeroDivisionError), run.claim():
+        _ = 1 / 0
+    assert run.status["state"] == "failed"
+    assert "ZeroDivisionError" in run.status["error"]
+    with pytest.raises(Interrupted), run.claim():
+        raise Interrupted(15)
+    assert run.status["state"] == "interrupted"
+
+
+def test_another_config_under_the_same_name_is_refused_with_the_difference(workplace):
+    with Run.of(config("name=mine")).claim():
+        pass
+    with pytest.raises(UserError) as error, Run.of(config("name=mine", "seed=3", "model.code_size=9")).claim():
+        pass
+    assert "seed: 0 → 3" in str(error.value)
+    assert "model.code_size: 1024 → 9" in str(error.value)
+    with Run.of(config("name=mine", "seed=3")).claim(overwrite=True):
+        pass
+    assert Run.open(workplace / "outputs/mine").config["seed"] == 3
+
+
+def test_overwrite_spares_folders_that_are_no_runs(workplace):
+    (workplace / "outputs/mine").mkdir(parents=True)
+    (workplace / "outputs/mine/thesis.tex").write_text("five years of work")
+    with pytest.raises(UserError, match="not a run folder"), Run.of(config("name=mine")).claim(overwrite=True):
+        pass
+    assert (workplace / "outputs/mine/thesis.tex").exists()
+
+
+def test_two_processes_cannot_hold_one_run(workplace):
+    run = Run.of(config())
+    code = (
+        "import sys; from aetool.run import Run; from aetool.compose import compose_points\n"
+        "from aetool.errors import UserError\n"
+        "try:\n"
+        "    with Run.of(compose_points('train', [])[0].config).claim(): pass\n"
+        "except UserError as error: print(error); sys.exit(2)\n"
+    )
+    with run.claim():
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=workplace, check=False)
+    assert done.returncode == 2
+    assert f"in use by process {run.status['pid']}" in done.stdout
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=workplace, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_output_that_is_a_file(workplace):
+    (workplace / "outputs").write_text("")
+    with pytest.raises(UserError, match="output=outputs"), Run.of(config()).claim():
+        pass
+
+
+def test_warnings_are_kept_once(workplace):
+    run = Run.of(config())
+    with run.claim():
+        run.warn(["a", "b"])
+        run.warn(["b", "c"])
+    assert run.status["warnings"] == ["a", "b", "c"]
+
+
+def test_json_is_written_whole(tmp_path):
+    write_json(tmp_path / "x.json", {"ü": 1})
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"ü": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]

@@ -25,12 +25,12 @@ class Column(NamedTuple):
 HEADLINE = {  # in the order in which a narrow terminal drops them, last first
     "test acc": Column("probe-linear/code/test_accuracy", ".4f"),
     "PCA acc": Column("probe-linear/pca/test_accuracy", ".4f"),
-    "MSE": Column("evaluate/test/mse", ".5f"),
     "FVU": Column("evaluate/test/fvu", ".4f"),
     "L0": Column("evaluate/test/l0", ".1f"),
     "dead": Column("evaluate/test/dead_fraction", ".1%"),
     "seconds": Column("pretrain/seconds", ".0f"),
     "val acc": Column("probe-linear/code/val_accuracy", ".4f"),
+    "MSE": Column("evaluate/test/mse", ".5f"),
     "PCA FVU": Column("evaluate/pca/test/fvu", ".4f"),
     "pixels acc": Column("probe-linear/pixels/test_accuracy", ".4f"),
     "SSIM": Column("evaluate/test/ssim", ".3f"),

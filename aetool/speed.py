@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aetool.assembly import choose_device, load_dataset
-from aetool.config import LossConfig, build
+from aetool.config import LossConfig, OptimizerConfig, build
 from aetool.run import Run
 from aetool.stages.pretrain import make_trainer
 
@@ -18,8 +18,7 @@ def rounds(config: dict[str, Any], folder: Path, clock: Callable[[], float]) -> 
     """Images per second of (the trainer, the bare loop), one pair a round, the two in turn.
 
     Both start from the same weights, see the same number of images in batches of the same size, and compute in the same
-    precision. The bare loop has the images as ready float tensors and keeps no record; its optimizer is torch's default
-    form of the configured one.
+    precision with the same optimizer. The bare loop has the images as ready float tensors and keeps no record.
     """
     device = choose_device(config["device"])
     if config["threads"] is not None:
@@ -29,10 +28,10 @@ def rounds(config: dict[str, Any], folder: Path, clock: Callable[[], float]) -> 
     trainer = make_trainer(Run(folder, config), dataset, device)
     x = torch.cat([trainer.preprocessing.to_input(part) for part in dataset.train.images.split(1000)]).to(device)
     model = copy.deepcopy(trainer.model)
-    optimizer_config = {key: value for key, value in config["optimizer"].items() if key != "fused"}
-    optimizer = build(optimizer_config, params=model.parameters())
+    optimizer = build(config["optimizer"], OptimizerConfig, params=model.parameters())
     loss = build(config["loss"], LossConfig)
 
+    trainer.model.train()
     pairs = []
     for number in range(config["rounds"] + 1):
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(number))

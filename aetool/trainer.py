@@ -100,6 +100,7 @@ class Trainer:
         """
         try:
             while not self.finished:
+                self.model.train()
                 order = torch.randperm(len(self.train.images), generator=generator(self.seed, "order", self.epoch))
                 first = self.step - self.epoch * self.steps_per_epoch
                 for start in range(first * self.batch_size, self.steps_per_epoch * self.batch_size, self.batch_size):
@@ -113,14 +114,13 @@ class Trainer:
 
     def batch(self, split: Split, indices: Tensor) -> Tensor:
         """Network input (B, C, H, W) on the device."""
-        return self.preprocessing.to_input(split.images[indices].to(self.device, non_blocking=True))
+        return self.preprocessing.to_input(split.images.index_select(0, indices).to(self.device, non_blocking=True))
 
     def train_step(self, x: Tensor) -> None:
         """Forward, backward, update."""
         factor = self.schedule.factor(self.step, self.total_steps)
         for group, peak in zip(self.optimizer.param_groups, self.peak_lrs, strict=True):
             group["lr"] = peak * factor
-        self.model.train()
         loss, terms = self.objective(self.model, x, self._forward(x), self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -55,8 +55,11 @@ def main(words: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    except MemoryError as error:
-        print(f"aetool: out of memory: {error}; lower trainer.batch_size or model.code_size", file=sys.stderr)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        reason = str(error).split("\n")[0]
+        print(f"aetool: out of memory: {reason}; lower trainer.batch_size or model.code_size", file=sys.stderr)
         return 4
     except BrokenPipeError:  # `aetool … | head` closed its end
         sys.stderr.close()
@@ -99,6 +102,13 @@ def _run(words: list[str]) -> int:
 
     points = compose_points(command, overrides, options.multirun, options.config_dir)
     return importlib.import_module(f"aetool.commands.{command}").run(points, options.config_dir)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Python's, CUDA's (torch.OutOfMemoryError) or torch's on the CPU, which is a plain RuntimeError."""
+    return (
+        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
+    )
 
 
 def _show(command: str, words: list[str]) -> int:

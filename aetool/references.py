@@ -40,7 +40,7 @@ class References:
                     signals.poll()
                     metrics.update(images.float() / 255, self._pca.reconstruct(images, code_size))
                 found |= {f"pca/{name}/{key}": value for key, value in metrics.compute().items()}
-            return found
+            return found | {"pca/components": self._components(code_size)}
 
         return self._kept({"stage": "evaluate", "code_size": code_size}, compute)
 
@@ -55,12 +55,16 @@ class References:
 
         key = {"stage": "probe", "probe": settings}
         pca = self._kept(key | {"code_size": code_size}, lambda: self._probe("pca", probe, encode))
+        pca["pca/components"] = self._components(code_size)
         return pca | self._kept(key, lambda: self._probe("pixels", probe, flatten))
 
     def _probe(self, name: str, probe: Any, encode: Callable[[Tensor], Tensor]) -> dict[str, float]:
         features = Features(*(encode(split.images) for split in self._splits))
         result = probe(features, labels_of(self.dataset), self.dataset.num_classes, poll=signals.poll)
         return {f"{name}/{key}": value for key, value in result.metrics.items()}
+
+    def _components(self, code_size: int) -> int:
+        return min(code_size, self.dataset.train.images[0].numel())
 
     @property
     def _splits(self) -> tuple[Split, Split, Split]:

@@ -127,3 +127,26 @@ def test_completion(line, expected):
 
 def test_completion_script_queries_us(aetool):
     assert "aetool -sc query=bash" in aetool("-sc", "install=bash").out
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(MemoryError("big"), 4), (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 4)],
+)
+def test_out_of_memory_is_exit_4(workplace, aetool, monkeypatch, error, code):
+    def fail(*words: object) -> None:
+        raise error
+
+    monkeypatch.setattr("aetool.commands.train.run", fail)
+    done = aetool("train")
+    assert done.code == code
+    assert "lower trainer.batch_size" in done.err
+
+
+def test_a_bug_keeps_its_traceback(workplace, aetool, monkeypatch):
+    def fail(*words: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("aetool.commands.train.run", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        aetool("train")

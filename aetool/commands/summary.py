@@ -25,8 +25,7 @@ COST_ROWS = {
 
 def print_probe(run: Run, metrics: dict[str, float], console: Console | None = None) -> None:
     """Each tap and each reference across."""
-    code_size = run.metrics.get("evaluate", {}).get("code_size")
-    titles = {"code": run.config["model"]["name"], "pca": f"PCA-{code_size:.0f}" if code_size else "PCA"}
+    titles = {"code": run.config["model"]["name"], "pca": _pca(metrics)}
     taps = list(dict.fromkeys(name.partition("/")[0] for name in metrics))
     lines = {
         label: {titles.get(tap, tap.replace("_", " ")): metrics.get(f"{tap}/{key}") for tap in taps}
@@ -37,7 +36,7 @@ def print_probe(run: Run, metrics: dict[str, float], console: Console | None = N
 
 def print_evaluation(run: Run, metrics: dict[str, float], console: Console | None = None) -> None:
     """The run and PCA across, on the test split."""
-    model, pca = run.config["model"]["name"], f"PCA-{metrics['code_size']:.0f}"
+    model, pca = run.config["model"]["name"], _pca(metrics)
     lines = {}
     for label, key in EVALUATION_ROWS.items():
         lines[label] = {model: metrics.get(f"test/{key}")}
@@ -45,3 +44,8 @@ def print_evaluation(run: Run, metrics: dict[str, float], console: Console | Non
             lines[label][pca] = metrics[f"pca/test/{key}"]
     lines |= {label: {model: metrics.get(key)} for label, key in COST_ROWS.items()}
     print_measures("test images", lines, console)
+
+
+def _pca(metrics: dict[str, float]) -> str:
+    """PCA with the number of its components: the code size, or all there are."""
+    return f"PCA-{metrics['pca/components']:.0f}" if "pca/components" in metrics else "PCA"

@@ -20,6 +20,16 @@ SHOWN_IN_HPARAMS = {  # metrics that TensorBoard's HParams tab can sort by
 }
 
 
+PLUMBING = (  # keys that nobody compares runs by
+    "_target_",
+    "dataset.num_classes",
+    "dataset.num_train",
+    "dataset.val_fraction",
+    "loss.logits",
+    "optimizer.fused",
+)
+
+
 class Outcome(NamedTuple):
     """How one point of a sweep ended."""
 
@@ -118,11 +128,8 @@ def _pretrain(session: Any) -> None:
 
 def _declare_hparams(session: Any) -> None:
     run = session.run
-    hparams = {
-        key: value
-        for key, value in flatten(identity(run.config))
-        if isinstance(value, bool | int | float | str) and not key.endswith("_target_")
-    }
+    scalars = ((k, v) for k, v in flatten(identity(run.config)) if isinstance(v, bool | int | float | str))
+    hparams = {key: value for key, value in scalars if not key.endswith(PLUMBING)}
     metrics: dict[str, float] = {}
     for stage, values in run.metrics.items():
         chosen = SHOWN_IN_HPARAMS.get(stage.partition("-")[0], ())

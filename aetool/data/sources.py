@@ -52,7 +52,9 @@ def first_verified(dataset: str, sources: Sequence[Source], sha256: dict[str, st
         except FAILURES as error:
             reason = _reason(error)
             absent = isinstance(error, FileNotFoundError)  # nothing there is not worth a warning, something wrong is
-            logger.log(logging.DEBUG if absent else logging.WARNING, "%s: not from %s: %s", dataset, source.name, reason)
+            logger.log(
+                logging.DEBUG if absent else logging.WARNING, "%s: not from %s: %s", dataset, source.name, reason
+            )
             failures.append(f"  {source.name}: {reason}")
             continue
         logger.log(logging.WARNING if source.mirror else logging.INFO, "%s: from %s", dataset, source.name)

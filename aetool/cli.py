@@ -81,7 +81,7 @@ def _run(words: list[str]) -> int:
     if command in ("-sc", "--shell-completion"):
         from aetool.completion import complete
 
-        return complete(rest)
+        return complete(rest, COMMANDS, COMPOSED)
     if command not in COMMANDS:
         from aetool.config import suggest
 

@@ -2,8 +2,8 @@
 
 import os
 import shlex
+from collections.abc import Container, Iterable
 
-from aetool.cli import COMMANDS, COMPOSED
 from aetool.compose import config_tree
 from aetool.errors import UserError
 
@@ -17,29 +17,32 @@ SCRIPT = """_aetool() {
 complete -F _aetool aetool"""
 
 
-def complete(words: list[str]) -> int:
+def complete(words: list[str], commands: Iterable[str], composed: Container[str]) -> int:
     """`install=bash` prints the script to evaluate, `query=bash` the completions of $COMP_LINE, one a line."""
     if words == ["install=bash"]:
         print(SCRIPT)
     elif words == ["uninstall=bash"]:
         print("complete -r aetool; unset -f _aetool")
     elif words == ["query=bash"]:
-        print("\n".join(candidates(os.environ.get("COMP_LINE", ""))))
+        print("\n".join(candidates(os.environ.get("COMP_LINE", ""), commands, composed)))
     else:
         raise UserError(f"-sc {' '.join(words)}: expected install=bash, uninstall=bash or query=bash")
     return 0
 
 
-def candidates(line: str) -> list[str]:
-    """What the last word of `line` (which starts with the program's name) can become."""
+def candidates(line: str, commands: Iterable[str], composed: Container[str]) -> list[str]:
+    """What the last word of `line` (which starts with the program's name) can become.
+
+    The first word is one of `commands`; after a `composed` one Hydra completes groups, options and keys.
+    """
     _, _, rest = line.partition(" ")
     command, space, rest = rest.lstrip().partition(" ")
     if not space:
-        return [name for name in COMMANDS if name.startswith(command)]
+        return [name for name in commands if name.startswith(command)]
     last = rest.rpartition(" ")[2]
     if command == "data":
         return [name for name in ("list", "fetch", "check") if name.startswith(last)]
-    if command not in COMPOSED:
+    if command not in composed:
         return []
     from hydra._internal.core_plugins.bash_completion import BashCompletion
 

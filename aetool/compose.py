@@ -150,7 +150,7 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 def _unresolved(node: Any, path: str = "") -> list[str]:
     problems = []
     for key in node if isinstance(node, DictConfig) else range(len(node)):
-        child = f"{path}.{key}" if path else str(key)
+        child = ".".join([*filter(None, [path]), str(key)])
         try:
             value = node[key] if not OmegaConf.is_missing(node, key) else None
         except (OmegaConfBaseException, RecursionError) as error:

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from aetool.cli import COMMANDS, COMPOSED
 from aetool.completion import candidates
 
 WITHOUT_TORCH = """
@@ -122,7 +123,7 @@ def test_a_bad_option_of_a_command_is_exit_2(workplace, aetool):
     ],
 )
 def test_completion(line, expected):
-    assert set(expected) <= set(candidates(line))
+    assert set(expected) <= set(candidates(line, COMMANDS, COMPOSED))
 
 
 def test_completion_script_queries_us(aetool):

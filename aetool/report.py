@@ -78,7 +78,7 @@ def differing(table: Sequence[Mapping[str, Any]]) -> list[str]:
 def print_table(table: Sequence[Mapping[str, Any]], keys: Sequence[str], console: Console | None = None) -> None:
     """One line a run: the keys that tell it from the others, its state, and as many metrics as the width allows."""
     console = console or Console()
-    columns = {key: [_text(line.get(key)) for line in table] for key in keys}
+    columns = {key.replace(".", ".\n"): [_text(line.get(key)) for line in table] for key in keys}
     columns["state"] = [str(line["state"]) for line in table]
     left = console.width - sum(_width(name, cells) for name, cells in columns.items())
     hidden = []
@@ -102,7 +102,7 @@ def print_table(table: Sequence[Mapping[str, Any]], keys: Sequence[str], console
 
 
 def _width(name: str, cells: Sequence[str]) -> int:
-    return max(len(name), *map(len, cells)) + 2
+    return max(map(len, [*name.split("\n"), *cells])) + 2
 
 
 def write_csv(path: Path, table: Sequence[Mapping[str, Any]]) -> None:

@@ -75,6 +75,7 @@ class Trainer:
         self.epochs_without_best = 0
         self.sums: dict[str, Tensor] = {}  # of what is logged, over the `summed` steps since the last row
         self.summed = 0
+        self.logged_loss = math.nan
         self.seconds_before = 0.0
         self.started = time.monotonic()
 
@@ -90,8 +91,8 @@ class Trainer:
 
     @property
     def mean_loss(self) -> float:
-        """Of the steps since the last row of the record."""
-        return self.sums["loss"].item() / self.summed if self.summed else math.nan
+        """Of the steps since the last row of the record, or of that row."""
+        return self.sums["loss"].item() / self.summed if self.summed else self.logged_loss
 
     def fit(self) -> dict[str, float]:
         """Trains to the end and returns the numbers of the best epoch.
@@ -209,7 +210,7 @@ class Trainer:
         row = {f"train/{name}": value.item() / self.summed for name, value in self.sums.items()}
         row["train/lr"] = self.optimizer.param_groups[0]["lr"]
         row["train/lambda"] = self.objective.weight_at(self.step - 1)
-        self.sums, self.summed = {}, 0
+        self.sums, self.summed, self.logged_loss = {}, 0, row["train/loss"]
         self.record.row("pretrain", self.step, self.epoch, self.seconds, row)
 
     def _finish_epoch(self) -> None:

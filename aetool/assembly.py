@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from aetool.checkpoint import Checkpoint, Checkpoints
-from aetool.config import DatasetConfig, LossConfig, ModelConfig, ProbeKeys, TermConfig, build
+from aetool.config import DatasetConfig, LossConfig, ModelConfig, TermConfig, build
 from aetool.data.cache import default_cache_dir
 from aetool.data.dataset import Dataset, split
 from aetool.data.preprocessing import Preprocessing
@@ -46,26 +46,16 @@ def choose_device(name: str) -> torch.device:
 def load_dataset(config: dict[str, Any]) -> Dataset:
     """The dataset of a train config, verified, with its validation split."""
     node = config["dataset"]
-    try:
-        arrays = build(node, DatasetConfig, cache_dir=cache_dir(config))
-    except ValueError as error:
-        raise UserError(f"dataset={node['name']}: {error}") from error
-    dataset = split(arrays, node["val_fraction"])
+    dataset = split(build(node, DatasetConfig, cache_dir=cache_dir(config)), node["val_fraction"])
     if node["image_shape"] and tuple(node["image_shape"]) != dataset.image_shape:
         raise UserError(f"dataset.image_shape={node['image_shape']}: the images are {list(dataset.image_shape)}")
-    batch_size, train = config["trainer"]["batch_size"], len(dataset.train.images)
-    if batch_size > train:
-        raise UserError(f"trainer.batch_size={batch_size}: {node['name']} has {train} training images")
     return dataset
 
 
 def make_model(config: dict[str, Any], image_shape: tuple[int, ...], **given: Any) -> nn.Module:
     """A model with its initial weights, which depend on the seed alone."""
-    try:
-        with seeded(config["seed"], "weights"):
-            return build(config["model"], ModelConfig, image_shape=image_shape, **given)
-    except ValueError as error:
-        raise UserError(f"model={config['model']['name']}: {error}") from error
+    with seeded(config["seed"], "weights"):
+        return build(config["model"], ModelConfig, image_shape=image_shape, **given)
 
 
 def make_objective(config: dict[str, Any], total_steps: int) -> Objective:
@@ -73,13 +63,6 @@ def make_objective(config: dict[str, Any], total_steps: int) -> Objective:
     terms = {name: Term(build(node, TermConfig), node["scale"]) for name, node in penalty["terms"].items()}
     loss = build(config["loss"], LossConfig)
     return Objective(loss, terms, penalty["weight"], round(penalty["warmup"] * total_steps))
-
-
-def make_probe(node: dict[str, Any]) -> Any:
-    try:
-        return build(node, ProbeKeys)
-    except ValueError as error:
-        raise UserError(f"probe={node['name']}: {error}") from error
 
 
 def load_trained(run: Run, device: torch.device) -> Trained:

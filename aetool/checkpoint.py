@@ -20,6 +20,7 @@ from torch import Tensor
 from aetool.errors import NoValidCheckpointError, UserError
 
 FORMAT = 1
+FILES = {"model.safetensors", "state.pt"}
 log = logging.getLogger("aetool")
 
 
@@ -60,7 +61,7 @@ class Checkpoints:
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             temporary.mkdir()
-            tensors = {name: value.detach().cpu().contiguous() for name, value in model.items()}
+            tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.items()}
             save_file(tensors, temporary / "model.safetensors")
             torch.save(state, temporary / "state.pt")
             files = {path.name: _describe(path) for path in sorted(temporary.iterdir())}
@@ -105,6 +106,8 @@ class Checkpoints:
             manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
             if manifest["format"] != FORMAT:
                 raise ValueError(f"format {manifest['format']}, this version reads {FORMAT}")
+            if manifest["step"] != int(path.name.removeprefix("step-")) or set(manifest["files"]) != FILES:
+                raise ValueError("manifest.json is of another checkpoint")
             for name, description in manifest["files"].items():
                 if _describe(path / name) != description:
                     raise ValueError(f"{name} is damaged")

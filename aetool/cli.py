@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from aetool.errors import Interrupted, NonFiniteError, NoValidCheckpointError, UserError
+from aetool.errors import Interrupted, NonFiniteError, NoValidCheckpointError, UserError, exit_code
 
 COMMANDS = {
     "train": "train an autoencoder, then evaluate and probe it; -m sweeps",
@@ -20,7 +20,7 @@ COMMANDS = {
     "bench": "training speed against a bare PyTorch loop",
 }
 COMPOSED = ("train", "probe", "evaluate", "bench")  # the others take plain words
-SHOWN_BY_HYDRA = {"-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info", "--resolve", "-p", "--package"}
+SHOWN_BY_HYDRA = {"-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info"}
 HELP = """aetool: an experiment bench for autoencoders
 
 usage: aetool COMMAND [key=value …]
@@ -44,6 +44,9 @@ def main(words: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if words is None else words)
     logger, handler = logging.getLogger("aetool"), logging.StreamHandler(sys.stderr)
     logger.addHandler(handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? for →
     logger.setLevel(logging.INFO)
     try:
         return _run(words)
@@ -52,11 +55,12 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"aetool: {lines[0]}" if len(lines) == 1 else "aetool:\n  " + "\n  ".join(lines), file=sys.stderr)
         return error.exit_code
     except Interrupted as error:
+        print("aetool: interrupted; the same command goes on from here", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        if exit_code(error) != 4:
             raise
         reason = str(error).split("\n")[0]
         print(f"aetool: out of memory: {reason}; lower trainer.batch_size or model.code_size", file=sys.stderr)
@@ -93,7 +97,7 @@ def _run(words: list[str]) -> int:
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("-cd", "--config-dir", type=Path)
     if SHOWN_BY_HYDRA.intersection(rest):
-        return _show(command, rest)
+        return _show(command, rest, parser.parse_known_args(rest)[0].config_dir)
     options, overrides = parser.parse_known_args(rest)
     for word in overrides:
         if word.startswith("-"):
@@ -104,14 +108,7 @@ def _run(words: list[str]) -> int:
     return importlib.import_module(f"aetool.commands.{command}").run(points, options.config_dir)
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """Python's, CUDA's (torch.OutOfMemoryError) or torch's on the CPU, which is a plain RuntimeError."""
-    return (
-        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
-    )
-
-
-def _show(command: str, words: list[str]) -> int:
+def _show(command: str, words: list[str], config_dir: Path | None) -> int:
     """--help, --cfg and --info are Hydra's own."""
     import hydra
 
@@ -126,7 +123,8 @@ def _show(command: str, words: list[str]) -> int:
         if stop.code:
             from aetool.compose import compose_points
 
-            compose_points(command, [word for word in words if "=" in word and not word.startswith("-")])
+            overrides = [word for word in words if "=" in word and not word.startswith("-")]
+            compose_points(command, overrides, config_dir=config_dir)
             raise UserError(said.getvalue().strip()) from None
     finally:
         sys.argv = argv

@@ -16,10 +16,12 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from aetool.config import SCHEMAS, ConfigError, check, flatten, suggest
 
 CONFIG_MODULE = "aetool.conf"
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)  # Hydra lets the last two through
 PATH_KEYS = ("run", "output", "name", "cache", "dataset.path", "dataset.data_dir")
 
 
@@ -55,7 +57,7 @@ def compose_points(
         overrides = _parse(words, loader)
         try:
             base = _compose(command, [item.input_line for item in overrides if not item.is_sweep_override()])
-        except (HydraException, OmegaConfBaseException) as error:
+        except COMPOSITION_ERRORS as error:
             raise _diagnose(command, overrides, loader, multirun, error) from None
         multirun = multirun or str(OmegaConf.select(base, "hydra.mode")) == "RunMode.MULTIRUN"
         if multirun:
@@ -74,7 +76,7 @@ def compose_points(
                 points.append(Point(own, check(plain, SCHEMAS[command])))
             except ConfigError as error:
                 problems += error.problems
-            except (HydraException, OmegaConfBaseException) as error:
+            except COMPOSITION_ERRORS as error:
                 problems += _diagnose(command, _parse(line, loader), loader, multirun, error).problems
         if problems:
             raise ConfigError(list(dict.fromkeys(problems)))
@@ -122,15 +124,34 @@ def _parse(words: Sequence[str], loader: ConfigLoader) -> list[Override]:
                 problems.append(f"{word}: expected key=value")
             else:
                 problems.append(f"{word}: not valid in Hydra's override grammar; quote the value: '{key}=\"…\"'")
+    for item in overrides:
+        item.config_loader = loader
+        problems += _misused_group(item, loader)
     if problems:
         raise ConfigError(problems)
     return overrides
 
 
+def _misused_group(override: Override, loader: ConfigLoader) -> list[str]:
+    """Hydra takes a list or null for every group; here only penalty takes several, and only experiment none."""
+    key = str(override.key_or_group)
+    if override.is_sweep_override() or "." in key or key == "experiment" or key not in _groups(loader):
+        return []
+    value, options = override.value(), ", ".join(loader.get_group_options(key))
+    if value is None:
+        return [f"{key}=null: choose one of {options}"]
+    if isinstance(value, list) and (key != "penalty" or "none" in value or not value):
+        return [f"{key}={override.input_line.partition('=')[2]}: choose one of {options}"]  # type: ignore[union-attr]
+    return []
+
+
 def _values(override: Override) -> list[str]:
     if not override.is_sweep_override():
         return [override.input_line or ""]
-    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    values = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
+    if not values:
+        raise ConfigError([f"{override.input_line}: no values to sweep over; list them: key=a,b,c"])
+    return [f"{override.get_key_element()}={value}" for value in values]
 
 
 def _compose(command: str, overrides: Sequence[str | None]) -> DictConfig:
@@ -171,7 +192,7 @@ def _diagnose(
     for item in overrides:
         key, line = str(item.key_or_group), item.input_line or ""
         if item.is_sweep_override() and not multirun:
-            problems.append(f"{line!s}: several values; add -m to sweep over them, or write [a,b] for a list")
+            problems.append(f"{line}: several values; add -m to sweep over them, or write [a,b] for a list")
         elif key in groups and not isinstance(item.value(), dict):
             options = loader.get_group_options(key)
             chosen = [re.split(r"[\[\],\s]+", value.partition("=")[2]) for value in _values(item)]
@@ -182,11 +203,10 @@ def _diagnose(
             values.append(item)
     try:
         base = _compose(command, good)
-    except (HydraException, OmegaConfBaseException) as deeper:
+    except COMPOSITION_ERRORS as deeper:
         return ConfigError(problems or [_first_line(deeper)])
-    hydra_keys = {"hydra"}
     known = {key for key, _ in flatten(OmegaConf.to_container(base))}  # type: ignore[arg-type]
-    visible = {key for key in known if key.split(".")[0] not in hydra_keys} | groups
+    visible = {key for key in known if key.split(".")[0] != "hydra"} | groups
     for item in values:
         key, line = str(item.key_or_group), _values(item)[0]
         if key not in known and not (item.is_add() or item.is_force_add()):
@@ -203,7 +223,7 @@ def _diagnose(
         check(_plain(_compose(command, good)), SCHEMAS[command])
     except ConfigError as rest:
         problems += rest.problems
-    except (HydraException, OmegaConfBaseException) as deeper:
+    except COMPOSITION_ERRORS as deeper:
         problems.append(_first_line(deeper))
     return ConfigError(problems or [_first_line(error) if error else "the overrides do not compose"])
 

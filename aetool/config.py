@@ -8,10 +8,12 @@ import difflib
 import importlib
 import inspect
 import math
+import traceback
 import types
 import typing
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 from aetool.errors import UserError
@@ -162,13 +164,20 @@ def check(config: dict[str, Any], schema: type, targets: Collection[str] | None 
 
 
 def build(node: dict[str, Any], fixed: type = NoFixedKeys, **given: Any) -> Any:
-    """Calls the node's `_target_` with its own keys and those of the `given` arguments that it takes."""
+    """Calls the node's `_target_` with its own keys and those of the `given` arguments that it takes.
+
+    Raises UserError for a ValueError of the call: a value that only the target itself can judge.
+    """
     module, _, name = node["_target_"].rpartition(".")
     target = getattr(importlib.import_module(module), name)
     takes = inspect.signature(target).parameters
     own = {field.name for field in fields(fixed)} - set(takes)
     arguments = {key: value for key, value in node.items() if key != "_target_" and key not in own}
-    return target(**arguments, **{key: value for key, value in given.items() if key in takes})
+    try:
+        return target(**arguments, **{key: value for key, value in given.items() if key in takes})
+    except ValueError as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(f"{node['_target_']}: {error} ({Path(where.filename).name}:{where.lineno})") from error
 
 
 def suggest(word: str, choices: Collection[str]) -> str:
@@ -189,6 +198,11 @@ def _check_together(config: dict[str, Any]) -> list[str]:
     """Problems of keys that are fine alone."""
     problems = []
     if "trainer" in config:
+        name, penalty = config["name"], config["penalty"]
+        if name is not None and (not name or name.startswith(".") or "/" in name or "\\" in name):
+            problems.append(f"name={name}: expected one folder name inside output, not starting with a dot")
+        if penalty["weight"] > 0 and not penalty["terms"]:
+            problems.append(f"penalty.weight={penalty['weight']}: there is no penalty to weigh; add penalty=l1")
         dataset, batch_size = config["dataset"], config["trainer"]["batch_size"]
         train = dataset["num_train"] and int(dataset["num_train"] * (1 - dataset["val_fraction"]))
         if train and batch_size > train:
@@ -228,6 +242,8 @@ def _check_value(
         return [_check_value(f"{path}[{i}]", item, arguments[0], problems) for i, item in enumerate(value)]
     if origin is dict and isinstance(value, dict):
         return {k: _check_value(f"{path}.{k}", item, arguments[1], problems, targets) for k, item in value.items()}
+    if annotation is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
     if annotation is Any or _fits(value, origin or annotation, interval):
         return float(value) if annotation is float else value
     problems.append(f"{path}={_show(value)}: expected {_describe(origin or annotation, interval)}")

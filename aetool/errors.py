@@ -29,3 +29,14 @@ class Interrupted(Exception):  # noqa: N818 - a request to stop, not an error
     def __init__(self, signum: int) -> None:
         super().__init__(f"interrupted by signal {signum}")
         self.exit_code = 128 + signum
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code that an error ends a command with; 1 for a bug.
+
+    Out of memory is Python's MemoryError, CUDA's torch.OutOfMemoryError, or on the CPU a plain RuntimeError of torch.
+    """
+    memory = type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and memory):
+        return 4
+    return getattr(error, "exit_code", 1)

@@ -72,7 +72,7 @@ def save_curves(path: Path, rows: Sequence[dict[str, Any]], title: str) -> None:
 
 def save_error_histogram(path: Path, errors: Tensor, title: str) -> None:
     figure, axes = _figure(6, 3.5)
-    axes.hist(errors.numpy(), bins=60)
+    axes.hist(errors.cpu().numpy(), bins=60)
     axes.set_xlabel("mean squared error of an image")
     axes.set_ylabel("images")
     _save(figure, path, axes, title)
@@ -84,8 +84,8 @@ def save_confusion(path: Path, confusion: Tensor, class_names: Sequence[str], ti
     side = max(4.0, 0.45 * len(class_names) + 1.5)
     figure, axes = _figure(side, side)
     axes.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=100)
-    axes.set_xticks(range(len(class_names)), class_names, rotation=90)
-    axes.set_yticks(range(len(class_names)), class_names)
+    axes.set_xticks(range(len(class_names)), class_names, rotation=90, parse_math=False)
+    axes.set_yticks(range(len(class_names)), class_names, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if len(class_names) <= 20:
@@ -113,6 +113,6 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 
 
 def _save(figure: Any, path: Path, axes: Any, title: str) -> None:
-    axes.set_title(title, fontsize=9)
+    axes.set_title(title, fontsize=9, parse_math=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)

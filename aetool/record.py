@@ -24,6 +24,7 @@ class Record:
         self.warnings: list[str] = []
         self._file = (directory / "metrics.jsonl").open("ab")
         self._writer: Any = None
+        self._broken = False
         self._purge_step: int | None = None
 
     @property
@@ -33,7 +34,10 @@ class Record:
 
     def rewind(self, position: int, step: int) -> None:
         """Forgets the rows after a checkpoint at `step`."""
-        self._file.truncate(position)
+        size = self._file.seek(0, os.SEEK_END)
+        if size < position:
+            self.warnings.append("metrics.jsonl is shorter than it was: rows before this step are lost")
+        self._file.truncate(min(position, size))
         self._file.seek(0, os.SEEK_END)
         self._purge_step = step + 1
 
@@ -70,7 +74,7 @@ class Record:
             self._writer.close()
 
     def _show(self, method: str, *arguments: Any, **options: Any) -> None:
-        if self.warnings:
+        if self._broken:
             return
         try:
             if self._writer is None:
@@ -82,8 +86,9 @@ class Record:
             else:
                 getattr(self._writer, method)(*arguments, **options)
         except OSError as error:
+            self._broken = True
             self.warnings.append(f"TensorBoard cannot write to {self.directory}: {error}; metrics.jsonl goes on")
-            log.warning(self.warnings[0])
+            log.warning(self.warnings[-1])
 
 
 def _finite(value: Any) -> bool:

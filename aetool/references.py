@@ -3,6 +3,7 @@
 They depend on the data and the probe alone, so their numbers are kept beside the prepared datasets and computed once.
 """
 
+import logging
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +15,13 @@ from aetool import signals
 from aetool.data.dataset import Dataset, Split
 from aetool.metrics import ReconstructionMetrics
 from aetool.pca import PCA
-from aetool.probes.linear import Features
+from aetool.probes.base import Features
 from aetool.run import digest, read_json, write_json
 from aetool.stages.probe import labels_of
 
-BATCH = 1000
+BATCH = 500
+log = logging.getLogger("aetool")
+LARGEST = 6144  # pixel values of an image; the eigenvectors behind PCA and the pixel probe cost their cube
 VERSION = 1  # of the protocol; a change makes kept numbers void
 
 
@@ -29,8 +32,14 @@ class References:
         self.dataset = dataset
         self.folder = cache_dir / "references"
 
+    @property
+    def too_large(self) -> bool:
+        return self.dataset.train.images[0].numel() > LARGEST
+
     def reconstruction(self, code_size: int) -> dict[str, float]:
-        """PCA's `pca/val/mse`, `pca/test/fvu`, … at this code size."""
+        """PCA's `pca/val/mse`, `pca/test/fvu`, … at this code size; nothing for images over LARGEST."""
+        if self.too_large:
+            return {}
 
         def compute() -> dict[str, float]:
             found: dict[str, float] = {}
@@ -45,13 +54,18 @@ class References:
         return self._kept({"stage": "evaluate", "code_size": code_size}, compute)
 
     def probe(self, probe: Any, settings: dict[str, Any], code_size: int) -> dict[str, float]:
-        """The probe's numbers on PCA codes (`pca/test_accuracy`, …) and on raw pixels (`pixels/test_accuracy`, …)."""
+        """The probe's numbers on PCA codes (`pca/test_accuracy`, …) and on raw pixels (`pixels/test_accuracy`, …).
+
+        Nothing for images over LARGEST.
+        """
+        if self.too_large:
+            return {}
 
         def encode(images: Tensor) -> Tensor:
             return self._pca.transform(images, code_size)
 
         def flatten(images: Tensor) -> Tensor:
-            return images.flatten(1).float() / 255
+            return images.flatten(1).float().div_(255)
 
         key = {"stage": "probe", "probe": settings}
         pca = self._kept(key | {"code_size": code_size}, lambda: self._probe("pca", probe, encode))
@@ -81,6 +95,9 @@ class References:
         found = read_json(path)
         if found is None:
             found = compute()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, found)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(path, found)
+            except OSError as error:
+                log.warning("reference numbers cannot be kept in %s: %s", self.folder, error)
         return found

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aetool.config import flatten
+from aetool.errors import UserError
 from aetool.run import Run, identity, read_json
 
 UNREADABLE = "unreadable"
@@ -77,7 +78,7 @@ def differing(table: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def print_table(table: Sequence[Mapping[str, Any]], keys: Sequence[str], console: Console | None = None) -> None:
     """One line a run: the keys that tell it from the others, its state, and as many metrics as the width allows."""
-    console = console or Console()
+    console = console or Console(markup=False, highlight=False)
     columns = {key.replace(".", ".\n"): [_text(line.get(key)) for line in table] for key in keys}
     columns["state"] = [str(line["state"]) for line in table]
     left = console.width - sum(_width(name, cells) for name, cells in columns.items())
@@ -106,13 +107,16 @@ def _width(name: str, cells: Sequence[str]) -> int:
 
 
 def write_csv(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
-    """Every column of every row."""
+    """Every column of every row. Raises UserError when the file cannot be written."""
     keys = list(dict.fromkeys(key for line in table for key in line))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, keys)
-        writer.writeheader()
-        writer.writerows(table)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, keys)
+            writer.writeheader()
+            writer.writerows(table)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error}") from error
 
 
 def print_measures(title: str, lines: Mapping[str, Mapping[str, float | None]], console: Console | None = None) -> None:
@@ -124,7 +128,7 @@ def print_measures(title: str, lines: Mapping[str, Mapping[str, float | None]], 
         drawn.add_column(name, justify="right")
     for name, values in lines.items():
         drawn.add_row(name, *(_text(values.get(column)) for column in columns))
-    (console or Console()).print(drawn)
+    (console or Console(markup=False, highlight=False)).print(drawn)
 
 
 def _text(value: Any) -> str:

@@ -24,6 +24,18 @@ WITHOUT_EFFECT = {  # keys of those groups that do not change the trained networ
     "trainer": ("log_every", "checkpoint_every"),
 }
 
+CONFIG, LOCK = "config.json", ".lock"
+WRITTEN = (  # what stands in the folder of a run
+    CONFIG,
+    "status.json",
+    "metrics.json*",
+    "checkpoints",
+    "figures",
+    "evaluate-*",
+    "probe-*",
+    "events.out.tfevents.*",
+)
+
 
 def digest(values: Any) -> str:
     """Eight hexadecimal digits of the SHA-256 of plain values, whatever the order of their keys."""
@@ -76,23 +88,32 @@ class Run:
         return read_json(self.directory / "metrics.json") or {}
 
     @contextlib.contextmanager
-    def claim(self, overwrite: bool = False) -> Iterator[None]:
-        """Holds the folder for this process and keeps status.json true, whatever ends the work.
+    def hold(self) -> Iterator[None]:
+        """Keeps other processes out of the folder, which is made where it does not exist.
 
-        Raises UserError when another process holds it, when it belongs to another config, or cannot be written.
+        Raises UserError when another process holds it or it cannot be written.
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.directory / ".lock").acquire(timeout=0)
+            lock = FileLock(self.directory / LOCK).acquire(timeout=0)
         except Timeout:
             holder = f"process {self.status.get('pid')} on {self.status.get('host')}"
             raise UserError(f"{self.directory}: in use by {holder}; wait for it or stop it") from None
         except OSError as error:
-            raise UserError(f"output={self.directory.parent}: cannot write there: {error}") from error
+            raise UserError(f"{self.directory}: cannot write there: {error}") from error
         with lock:
-            if overwrite:
-                self._clear()
-            self._settle_config()
+            yield
+
+    @contextlib.contextmanager
+    def claim(self, overwrite: bool = False) -> Iterator[None]:
+        """Holds the folder for training, and keeps status.json true whatever ends the work.
+
+        Raises UserError as `hold` and `agree` do. A user error leaves no folder behind that was not there before.
+        """
+        with self.hold():
+            fresh = (overwrite and self._clear()) or not self.agree()
+            if fresh:
+                write_json(self.directory / CONFIG, {"aetool": version("aetool"), "id": self.id, "config": self.config})
             self.update(state="running", pid=os.getpid(), host=socket.gethostname(), started=_now())
             try:
                 yield
@@ -100,9 +121,39 @@ class Run:
                 self.update(state="interrupted")
                 raise
             except BaseException as error:
-                self.update(state="failed", error=f"{type(error).__name__}: {error}")
+                if fresh and isinstance(error, UserError) and not (self.directory / "checkpoints").exists():
+                    self._clear()
+                    with contextlib.suppress(OSError):  # something else stands there
+                        (self.directory / LOCK).unlink()
+                        self.directory.rmdir()
+                else:
+                    self.update(state="failed", error=f"{type(error).__name__}: {error}")
                 raise
             self.update(state="completed")
+
+    def agree(self) -> bool:
+        """Whether the folder holds this run already; False where it is empty or absent.
+
+        Raises UserError when it holds another run, with the differences, or something else.
+        """
+        path = self.directory / CONFIG
+        if not path.exists():
+            if self.directory.is_dir() and any(entry.name != LOCK for entry in self.directory.iterdir()):
+                raise UserError(f"{self.directory}: not empty and not a run folder; choose another name=")
+            return False
+        found = read_json(path)
+        try:
+            saved = dict(flatten(identity((found or {})["config"])))
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(f"{path}: cannot be read; restore it, or overwrite=true starts anew") from None
+        now = dict(flatten(identity(self.config)))
+        differing = [key for key in sorted(saved.keys() | now.keys()) if saved.get(key) != now.get(key)]
+        leaves = [key for key in differing if not isinstance(now.get(key, saved.get(key)), dict)]
+        if leaves:
+            lines = [f"{key}: {saved.get(key)} → {now.get(key)}" for key in leaves]
+            first = f"{self.directory} holds another run (saved → now); overwrite=true replaces it"
+            raise UserError("\n".join([first, *lines]))
+        return True
 
     def update(self, **values: Any) -> None:
         """Changes status.json."""
@@ -125,26 +176,14 @@ class Run:
         """The folder of one measurement, keyed by what it was measured with."""
         return self.directory / f"{kind}-{digest(settings)}"
 
-    def _settle_config(self) -> None:
-        path = self.directory / "config.json"
-        found = read_json(path)
-        if found is None:
-            write_json(path, {"aetool": version("aetool"), "id": self.id, "config": self.config})
-            return
-        saved, now = dict(flatten(identity(found["config"]))), dict(flatten(identity(self.config)))
-        differing = [key for key in sorted(saved.keys() | now.keys()) if saved.get(key) != now.get(key)]
-        leaves = [key for key in differing if not isinstance(now.get(key, saved.get(key)), dict)]
-        if leaves:
-            lines = [f"{key}: {saved.get(key)} → {now.get(key)}" for key in leaves]
-            first = f"{self.directory} holds another run (saved → now); overwrite=true replaces it"
-            raise UserError("\n".join([first, *lines]))
-
-    def _clear(self) -> None:
-        contents = [path for path in self.directory.iterdir() if path.name != ".lock"]
-        if contents and not (self.directory / "config.json").exists():
-            raise UserError(f"overwrite=true: {self.directory} is not a run folder; remove it yourself")
-        for path in contents:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    def _clear(self) -> bool:
+        """Removes what runs write, and nothing else; whether there was a run."""
+        if not (self.directory / CONFIG).exists():
+            return False
+        for pattern in WRITTEN:
+            for path in self.directory.glob(pattern):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        return True
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -159,7 +198,10 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes beside the target and renames, so that a reader never sees half a file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
-    temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 

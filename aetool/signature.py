@@ -30,10 +30,6 @@ class Signature:
     parameters: dict[str, Parameter]
     takes_any: bool  # it has **kwargs
 
-    @property
-    def required(self) -> set[str]:
-        return {name for name, parameter in self.parameters.items() if parameter.required}
-
 
 @cache
 def signature(target: str) -> Signature:
@@ -113,7 +109,10 @@ def _parse(module: str) -> ast.Module | None:
         raise TargetError(f"there is no module {module!r}")
     if spec.origin is None or not spec.origin.endswith(".py"):
         return None
-    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    try:
+        return ast.parse(Path(spec.origin).read_text(encoding="utf-8"), spec.origin)
+    except SyntaxError as error:
+        raise TargetError(f"{spec.origin}:{error.lineno}: {error.msg}") from error
 
 
 def _from_source(node: ast.FunctionDef) -> Signature:

@@ -37,7 +37,7 @@ def rounds(config: dict[str, Any], folder: Path, clock: Callable[[], float]) -> 
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(number))
         started = clock()
         for start in range(0, steps * batch_size, batch_size):
-            at = start % (len(x) - batch_size)
+            at = start % (len(x) - batch_size + 1)
             trainer.train_step(trainer.batch(dataset.train, order[at : at + batch_size]))
             trainer.after_step()
         _synchronize(device)
@@ -62,7 +62,7 @@ def bare_loop(
     """What one writes by hand."""
     model.train()
     for start in range(0, steps * batch_size, batch_size):
-        at = start % (len(x) - batch_size)
+        at = start % (len(x) - batch_size + 1)
         batch = x[order[at : at + batch_size]]
         optimizer.zero_grad()
         with autocast:

@@ -21,7 +21,7 @@ from aetool.randomness import generator
 from aetool.record import Record
 from aetool.schedules import Schedule
 
-EVALUATION_BATCH = 1000
+EVALUATION_BATCH = 250  # bounds the memory of feature maps
 
 
 class Trainer:

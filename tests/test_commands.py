@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import TINY, only_run
+from conftest import TINY, only_run, write_images
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import aetool as package
@@ -80,7 +80,7 @@ def test_overwrite_trains_anew(workplace, aetool):
     (run / "metrics.json").write_text("{}")
     (run / "leftover").write_text("")
     assert aetool("train", *TINY, "overwrite=true").code == 0
-    assert not (run / "leftover").exists()
+    assert (run / "leftover").exists()
     assert "pretrain" in metrics(run)
 
 
@@ -91,23 +91,66 @@ def test_a_new_probe_retrains_nothing(workplace, aetool, monkeypatch):
     done = aetool("train", *[word for word in TINY if not word.startswith("probe")], "probe.l2=[0.1,1.0]")
     assert done.code == 0, done.err
     assert len(list(run.glob("probe-linear-*"))) == 2
+    headline = metrics(run)["probe-linear"]
     assert aetool("probe", f"run={run}", "probe.l2=[3.0]", "references=false").code == 0
     assert len(list(run.glob("probe-linear-*"))) == 3
+    assert metrics(run)["probe-linear"] == headline
+
+
+def test_a_name_does_not_hide_another_config(workplace, aetool):
+    aetool("train", *TINY, "name=mine")
+    done = aetool("train", *TINY, "name=mine", "seed=7")
+    assert done.code == 2
+    assert "seed: 0 → 7" in done.err
+
+
+def test_a_mistake_in_measuring_leaves_the_run_as_it_was(workplace, aetool):
+    aetool("train", *TINY)
+    run = only_run(workplace)
+    assert aetool("probe", f"run={run}", "probe.taps=[typo]").code == 2
+    assert Run.open(run).status["state"] == "completed"
+
+
+def test_only_finished_runs_are_measured_and_only_on_their_own_data(workplace, aetool, monkeypatch):
+    aetool("train", *TINY)
+    run = only_run(workplace)
+    write_images(workplace / "images.npz", seed=1)
+    done = aetool("probe", f"run={run}", "probe.l2=[3.0]")
+    assert done.code == 2
+    assert "the dataset has changed since it was trained" in done.err
+    (run / "metrics.json").unlink()
+    done = aetool("evaluate", f"run={run}")
+    assert done.code == 2
+    assert "its training is completed" in done.err or "finish it" in done.err
+
+
+def test_out_of_memory_in_a_sweep_is_exit_4(workplace, aetool, monkeypatch):
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("aetool.stages.pretrain.make_model", fail)
+    assert aetool("train", "-m", *LINE, "model.code_size=2,3").code == 4
+
+
+def test_odd_names_are_drawn_and_listed_as_they_are(workplace, aetool):
+    done = aetool("train", *TINY, "name=a$x_$b [bold] ü")
+    assert done.code == 0, done.err
+    assert "a$x_$b [bold] ü" in aetool("compare").out
 
 
 def test_measuring_again_gives_the_same_numbers(workplace, aetool):
     aetool("train", *TINY)
     run = only_run(workplace)
-    before = metrics(run)
-    for folder in [*run.glob("probe-*"), *run.glob("evaluate-*")]:
+    folders = [*run.glob("probe-*"), *run.glob("evaluate-*")]
+    before = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+    for folder in folders:
         (folder / "metrics.json").unlink()
     assert aetool("evaluate", f"run={run}", "references=false", "threads=1").code == 0
     assert aetool("probe", f"run={run}", "probe.l2=[0.1]", "references=false", "threads=1").code == 0
-    after = metrics(run)
-    for stage in before:
-        for name, value in before[stage].items():
-            if name != "images_per_second":
-                assert after[stage][name] == value, (stage, name)
+    for folder, old in zip(folders, before, strict=True):
+        new = json.loads((folder / "metrics.json").read_text())
+        for name in old.keys() - {"images_per_second"}:
+            assert new[name] == old[name], name
 
 
 def test_references_stand_beside_the_run(workplace, aetool):

@@ -82,9 +82,44 @@ def test_another_config_under_the_same_name_is_refused_with_the_difference(workp
 def test_overwrite_spares_folders_that_are_no_runs(workplace):
     (workplace / "outputs/mine").mkdir(parents=True)
     (workplace / "outputs/mine/thesis.tex").write_text("five years of work")
-    with pytest.raises(UserError, match="not a run folder"), Run.of(config("name=mine")).claim(overwrite=True):
+    with pytest.raises(UserError, match="not empty and not a run folder"), Run.of(config("name=mine")).claim(True):
         pass
     assert (workplace / "outputs/mine/thesis.tex").exists()
+
+
+def test_overwrite_removes_only_what_runs_write(workplace):
+    run = Run.of(config("name=mine"))
+    with run.claim():
+        (run.directory / "notes.txt").write_text("mine")
+        (run.directory / "checkpoints").mkdir()
+    with run.claim(overwrite=True):
+        assert not (run.directory / "checkpoints").exists()
+    assert (run.directory / "notes.txt").read_text() == "mine"
+
+
+def test_an_unreadable_config_is_not_taken_for_none(workplace):
+    run = Run.of(config())
+    with run.claim():
+        pass
+    for damaged in ("{", '{"a": 1}', "[]"):
+        (run.directory / "config.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"config\.json: cannot be read"), run.claim():
+            pass
+    with run.claim(overwrite=True):
+        pass
+
+
+def test_a_user_error_leaves_no_folder_behind(workplace):
+    run = Run.of(config())
+    with pytest.raises(UserError, match="no data"), run.claim():
+        raise UserError("no data")
+    assert not run.directory.exists()
+
+
+@pytest.mark.parametrize("name", [".", "..", "a/b", "../a", ".hidden", ""])
+def test_a_name_is_one_folder(name):
+    with pytest.raises(UserError, match="one folder name"):
+        config(f"name='{name}'")
 
 
 def test_two_processes_cannot_hold_one_run(workplace):
@@ -106,7 +141,7 @@ def test_two_processes_cannot_hold_one_run(workplace):
 
 def test_an_output_that_is_a_file(workplace):
     (workplace / "outputs").write_text("")
-    with pytest.raises(UserError, match="output=outputs"), Run.of(config()).claim():
+    with pytest.raises(UserError, match="cannot write there"), Run.of(config()).claim():
         pass
 
 

@@ -30,5 +30,7 @@ def run(points: list[Point], config_dir: Path | None) -> int:
     title = f"{config['model']['name']} on {config['dataset']['name']}, batch {config['trainer']['batch_size']}"
     print_measures(title, lines)
     low, high = min(ratios), max(ratios)
-    Console().print(f"ratio {statistics.median(ratios):.3f} (median of {len(ratios)} rounds, {low:.3f} to {high:.3f})")
+    Console(markup=False, highlight=False).print(
+        f"ratio {statistics.median(ratios):.3f} (median of {len(ratios)} rounds, {low:.3f} to {high:.3f})"
+    )
     return 0

@@ -6,6 +6,8 @@ from pathlib import Path
 from aetool import report
 from aetool.errors import UserError
 
+SHOWN_KEYS = 3  # of those that differ, in the terminal
+
 
 def run(words: list[str]) -> int:
     """One table over run folders, with the keys that differ as columns."""
@@ -16,16 +18,20 @@ def run(words: list[str]) -> int:
     options = parser.parse_args(words)
     found = []
     for directory in options.directories or [Path("outputs")]:
-        if not directory.is_dir():
+        if not directory.exists():
             raise UserError(f"{directory}: there is no such folder")
-        found += report.find_runs(directory)
+        found += report.find_runs(directory) if directory.is_dir() else []  # `outputs/*` has a sweep's csv in it
     if not found:
         raise UserError("there are no runs here; train one with: aetool train")
     table = report.rows(dict.fromkeys(found))
     if options.sort:
         table = _sorted(table, options.sort)
     differing = [key for key in report.differing(table) if not key.endswith(("_target_", ".name"))]
-    report.print_table(table, ["run", *differing[:3]])
+    first = [key for key in ("penalty.weight", "model.code_size", "seed") if key in differing]
+    keys = first + [key for key in differing if key not in first]
+    report.print_table(table, ["run", *keys[:SHOWN_KEYS]])
+    if keys[SHOWN_KEYS:]:
+        print(f"also different: {', '.join(keys[SHOWN_KEYS:])}")
     if options.csv:
         report.write_csv(options.csv, table)
         print(options.csv)

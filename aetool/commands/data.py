@@ -9,10 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from aetool.compose import Point, compose_points, option_names
-from aetool.config import suggest
+from aetool.config import ConfigError, suggest
 from aetool.errors import UserError
-
-NEED_A_PATH = ("folder", "arrays")
 
 
 def run(words: list[str]) -> int:
@@ -28,12 +26,16 @@ def run(words: list[str]) -> int:
     for name in names:
         if name not in known:
             raise UserError(f"{name}: no such dataset; {suggest(name, known)}")
-    chosen = names or [name for name in known if name not in NEED_A_PATH]
-    points = {
-        name: compose_points("train", [f"dataset={name}", *overrides], config_dir=options.config_dir)[0]
-        for name in chosen
-    }
-    return {"list": _list, "fetch": _fetch, "check": _check}[options.action](points)
+    points = {}
+    for name in names or known:
+        try:
+            points[name] = compose_points("train", [f"dataset={name}", *overrides], config_dir=options.config_dir)[0]
+        except ConfigError as error:
+            if names or not any(problem.endswith("=…") for problem in error.problems):
+                raise  # without names only those are meant that need nothing said, such as a path
+    if options.action == "check":
+        return _check(points, named=bool(names))
+    return {"list": _list, "fetch": _fetch}[options.action](points)
 
 
 def _list(points: dict[str, Point]) -> int:
@@ -51,7 +53,7 @@ def _list(points: dict[str, Point]) -> int:
         image = "×".join(map(str, shape)) if shape else ""
         here = "damaged" if found["problem"] else "yes" if found["prepared"] else "no"
         drawn.add_row(name, here, train, test, image, size, found["source"] or "")
-    Console().print(drawn)
+    Console(markup=False, highlight=False).print(drawn)
     print(f"cache: {_cache(next(iter(points.values())))}; get one with: aetool data fetch NAME")
     return 0
 
@@ -69,11 +71,13 @@ def _fetch(points: dict[str, Point]) -> int:
     return 0
 
 
-def _check(points: dict[str, Point]) -> int:
+def _check(points: dict[str, Point], named: bool) -> int:
     from aetool.data import catalog
 
     damaged = 0
     for name, point in points.items():
+        if not named and not catalog.status(name, _cache(point))["prepared"]:
+            continue
         problems = catalog.check(name, _cache(point))
         damaged += bool(problems)
         print("\n".join(problems) if problems else f"{name}: intact")

@@ -1,10 +1,12 @@
 """aetool evaluate run=DIR"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aetool import signals
-from aetool.compose import Point
+from aetool.commands.opening import opened
+from aetool.commands.summary import print_evaluation
+from aetool.compose import Point, known_targets
 from aetool.run import Run, read_json, write_json
 
 if TYPE_CHECKING:
@@ -15,41 +17,41 @@ STAGE = "evaluate"
 
 def run(points: list[Point], config_dir: Path | None) -> int:
     """Measures every run again, or prints what was measured before."""
-    from aetool.commands.opening import each_run
-    from aetool.commands.summary import print_evaluation
-
-    for opened, config in each_run(points, config_dir):
-        print_evaluation(opened, measure(opened, config))
+    targets = known_targets(config_dir)
+    for point in points:
+        with opened(point.config["run"], targets) as run:
+            print_evaluation(run, measure(run, point.config))
     return 0
 
 
-def folder(run: Run, config: dict) -> Path:
-    """Where the evaluation with these settings stands or will stand."""
-    best = run.metrics.get("pretrain", {}).get("best_step")
-    return run.measured(STAGE, {"references": config["references"], "step": best})
+def folder(run: Run, config: dict[str, Any], step: int | None = None) -> Path:
+    """Where the evaluation of a checkpoint, the best one by default, stands or will stand."""
+    step = int(run.metrics["pretrain"]["best_step"]) if step is None else step
+    return run.measured(STAGE, {"references": config["references"], "step": step})
 
 
-def measure(run: Run, config: dict, session: "Session | None" = None) -> dict[str, float]:
+def measure(run: Run, config: dict[str, Any], session: "Session | None" = None) -> dict[str, float]:
     """The evaluation's numbers; from its folder when it was done before."""
-    target = folder(run, config) / "metrics.json"
-    found = read_json(target)
+    found = read_json(folder(run, config) / "metrics.json")
     if found is None:
         from aetool.commands.session import Session
 
-        found = _evaluate(session or Session(run, config), target)
-    run.add_metrics(STAGE, found)
+        found = _evaluate(session or Session(run, config))
     return found
 
 
-def _evaluate(session: "Session", target: Path) -> dict[str, float]:
+def _evaluate(session: "Session") -> dict[str, float]:
     from aetool import figures
+    from aetool.references import LARGEST
     from aetool.stages.evaluate import evaluate
 
-    session.run.update(stage=STAGE)
+    target = folder(session.run, session.config, session.step) / "metrics.json"
     result = evaluate(session.trained, session.dataset, session.device, signals.poll)
     metrics = dict(result.metrics)
     if session.config["references"]:
         metrics |= session.references.reconstruction(result.code_size)
+        if session.references.too_large:
+            session.run.warn([f"no PCA and no pixel reference: an image has over {LARGEST} values"])
     metrics["code_size"] = result.code_size
     name = session.run.directory.name
     images, reconstructions = (pixels.cpu() for pixels in result.samples)

@@ -4,7 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aetool import signals
-from aetool.compose import Point
+from aetool.commands.opening import opened
+from aetool.commands.summary import print_probe
+from aetool.compose import Point, known_targets
+from aetool.config import ProbeKeys, build
 from aetool.run import Run, read_json, write_json
 
 if TYPE_CHECKING:
@@ -13,11 +16,10 @@ if TYPE_CHECKING:
 
 def run(points: list[Point], config_dir: Path | None) -> int:
     """Probes every run, or prints what was measured before."""
-    from aetool.commands.opening import each_run
-    from aetool.commands.summary import print_probe
-
-    for opened, config in each_run(points, config_dir):
-        print_probe(opened, measure(opened, config))
+    targets = known_targets(config_dir)
+    for point in points:
+        with opened(point.config["run"], targets) as run:
+            print_probe(run, measure(run, point.config))
     return 0
 
 
@@ -25,33 +27,30 @@ def stage(config: dict[str, Any]) -> str:
     return f"probe-{config['probe']['name']}"
 
 
-def folder(run: Run, config: dict[str, Any]) -> Path:
-    """Where the probe with these settings stands or will stand."""
-    best = run.metrics.get("pretrain", {}).get("best_step")
-    settings = {"probe": config["probe"], "references": config["references"], "step": best}
+def folder(run: Run, config: dict[str, Any], step: int | None = None) -> Path:
+    """Where the probe of a checkpoint, the best one by default, stands or will stand."""
+    step = int(run.metrics["pretrain"]["best_step"]) if step is None else step
+    settings = {"probe": config["probe"], "references": config["references"], "step": step}
     return run.measured(stage(config), settings)
 
 
 def measure(run: Run, config: dict[str, Any], session: "Session | None" = None) -> dict[str, float]:
     """The probe's numbers; from its folder when it was done before."""
-    target = folder(run, config) / "metrics.json"
-    found = read_json(target)
+    found = read_json(folder(run, config) / "metrics.json")
     if found is None:
         from aetool.commands.session import Session
 
-        found = _probe(session or Session(run, config), target)
-    run.add_metrics(stage(config), found)
+        found = _probe(session or Session(run, config))
     return found
 
 
-def _probe(session: "Session", target: Path) -> dict[str, float]:
+def _probe(session: "Session") -> dict[str, float]:
     from aetool import figures
-    from aetool.assembly import make_probe
     from aetool.stages.probe import probe_taps
 
     node = session.config["probe"]
-    session.run.update(stage=stage(session.config))
-    probe = make_probe(node)
+    target = folder(session.run, session.config, session.step) / "metrics.json"
+    probe = build(node, ProbeKeys)
     probed = probe_taps(session.trained, session.dataset, probe, node["taps"], session.device, signals.poll)
     metrics = dict(probed.metrics)
     if session.config["references"]:

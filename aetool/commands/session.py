@@ -8,6 +8,7 @@ import torch
 
 from aetool.assembly import Trained, cache_dir, choose_device, load_dataset, load_trained
 from aetool.data.dataset import Dataset
+from aetool.errors import UserError
 from aetool.record import Record
 from aetool.references import References
 from aetool.run import Run
@@ -37,7 +38,11 @@ class Session:
 
     @cached_property
     def trained(self) -> Trained:
-        return load_trained(self.run, self.device)
+        """Raises UserError where the dataset is not the one that it was trained on."""
+        trained = load_trained(self.run, self.device)
+        if trained.checkpoint.manifest["fingerprint"] != self.dataset.fingerprint:
+            raise UserError(f"{self.run.directory}: the dataset has changed since it was trained; restore it")
+        return trained
 
     @property
     def step(self) -> int:

@@ -10,7 +10,7 @@ from aetool.commands import evaluate, probe
 from aetool.commands.summary import print_evaluation, print_probe
 from aetool.compose import Point
 from aetool.config import flatten
-from aetool.errors import Interrupted
+from aetool.errors import Interrupted, UserError, exit_code
 from aetool.run import Run, digest, identity
 
 SHOWN_IN_HPARAMS = {  # metrics that TensorBoard's HParams tab can sort by
@@ -43,66 +43,82 @@ def run(points: list[Point], config_dir: Path | None) -> int:
     """Trains and measures; several points are a sweep."""
     if len(points) > 1 or points[0].overrides:
         return sweep(points)
-    trained = Run.of(points[0].config)
-    train(trained)
-    print_result(trained)
+    one = Run.of(points[0].config)
+    print_result(one, train(one))
     return 0
 
 
-def train(run: Run) -> None:
-    """Brings a run to its end: what is done already is not done again."""
+def train(run: Run) -> dict[str, dict[str, float]]:
+    """Brings a run to its end and returns the numbers of each stage; what is done already is not done again."""
     config = run.config
-    if _finished(run) and not config["overwrite"]:
+    if not config["overwrite"] and run.agree() and _finished(run):
         print(f"{run.directory}: finished before; overwrite=true trains it anew")
-        return
-    with signals.deferred(), run.claim(config["overwrite"]):
-        print(f"{config['model']['name']} on {config['dataset']['name']} → {run.directory}", flush=True)
-        from aetool.commands.session import Session
+        return _measure(run, None)
+    with signals.deferred():
+        with run.claim(config["overwrite"]):
+            print(f"{config['model']['name']} on {config['dataset']['name']} → {run.directory}", flush=True)
+            from aetool.commands.session import Session
 
-        session = Session(run, config)
-        if "pretrain" not in run.metrics:
-            _pretrain(session)
-        evaluate.measure(run, config, session)
-        if run.metrics["pretrain"]["num_classes"]:
-            probe.measure(run, config, session)
-        else:
-            run.warn(["no probe: the dataset has no labels"])
-        _declare_hparams(session)
+            session = Session(run, config)
+            if "pretrain" not in run.metrics:
+                _pretrain(session)
+            metrics = _measure(run, session)
+            _declare_hparams(session, metrics)
+        signals.poll()  # a signal since the last poll still ends a sweep
+    return metrics
 
 
 def sweep(points: list[Point]) -> int:
     """Every point is an ordinary run; one that fails is reported at once, and the others go on."""
+    runs = [Run.of(point.config) for point in points]
+    if len({one.id for one in runs}) > len({one.directory for one in runs}):
+        name = points[0].config["name"]
+        raise UserError(f"name={name}: the points of a sweep need folders of their own; leave it out")
     outcomes: list[Outcome] = []
     interrupted: Interrupted | None = None
-    for number, point in enumerate(points, start=1):
+    for number, (point, one) in enumerate(zip(points, runs, strict=True), start=1):
         print(f"\n[{number}/{len(points)}] {' '.join(point.overrides)}")
-        one = Run.of(point.config)
-        state, exit_code = "completed", 0
+        state, code = "completed", 0
         try:
             train(one)
         except Interrupted as error:
             interrupted, state = error, "interrupted"
         except Exception as error:
-            state, exit_code = "failed", getattr(error, "exit_code", 1)
-            print(f"failed: {error}" if exit_code != 1 else traceback.format_exc())
-        outcomes.append(Outcome(point, one, state, exit_code))
+            state, code = "failed", exit_code(error)
+            print(f"failed: {error}" if code != 1 else traceback.format_exc(), flush=True)
+        outcomes.append(Outcome(point, one, state, code))
         if interrupted:
             break
     _print_sweep(points, outcomes)
     if interrupted:
         raise interrupted
-    return max((outcome.exit_code for outcome in outcomes), default=0)
+    return max(outcome.exit_code for outcome in outcomes)
 
 
-def print_result(run: Run) -> None:
+def print_result(run: Run, metrics: dict[str, dict[str, float]]) -> None:
     """The summary at the end of a run."""
-    metrics, stage = run.metrics, probe.stage(run.config)
     print_evaluation(run, metrics["evaluate"])
-    if stage in metrics:
-        print_probe(run, metrics[stage])
+    if probe.stage(run.config) in metrics:
+        print_probe(run, metrics[probe.stage(run.config)])
     for warning in run.status.get("warnings", []):
         print(f"warning: {warning}")
     print(f"{run.directory}: figures/, metrics.json; tensorboard --logdir {run.directory.parent}")
+
+
+def _measure(run: Run, session: Any) -> dict[str, dict[str, float]]:
+    """Evaluation and probe with the run's own settings, which metrics.json keeps."""
+    stages = {evaluate.STAGE: evaluate.measure}
+    if run.metrics["pretrain"]["num_classes"]:
+        stages[probe.stage(run.config)] = probe.measure
+    elif session is not None:
+        run.warn(["no probe: the dataset has no labels"])
+    for stage, measure in stages.items():
+        if session is not None:
+            run.update(stage=stage)
+        found = measure(run, run.config, session)
+        if run.metrics.get(stage) != found:
+            run.add_metrics(stage, found)
+    return run.metrics
 
 
 def _finished(run: Run) -> bool:
@@ -126,12 +142,12 @@ def _pretrain(session: Any) -> None:
     figures.save_curves(session.figure("loss.png"), [json.loads(line) for line in lines], run.directory.name)
 
 
-def _declare_hparams(session: Any) -> None:
+def _declare_hparams(session: Any, measured: dict[str, dict[str, float]]) -> None:
     run = session.run
     scalars = ((k, v) for k, v in flatten(identity(run.config)) if isinstance(v, bool | int | float | str))
     hparams = {key: value for key, value in scalars if not key.endswith(PLUMBING)}
     metrics: dict[str, float] = {}
-    for stage, values in run.metrics.items():
+    for stage, values in measured.items():
         chosen = SHOWN_IN_HPARAMS.get(stage.partition("-")[0], ())
         metrics |= {f"{stage}/{name}": float(values[name]) for name in chosen if name in values}
     record = session.record()

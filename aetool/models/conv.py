@@ -23,6 +23,8 @@ class Conv(nn.Module):
         self, image_shape: Sequence[int], channels: Sequence[PositiveInt], code_size: PositiveInt | None
     ) -> None:
         super().__init__()
+        if not channels:
+            raise ValueError("channels is empty: give at least one stage")
         image_channels, *size = image_shape
         sizes = [tuple(size)]
         stages: list[nn.Module] = []

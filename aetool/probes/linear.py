@@ -6,39 +6,13 @@ where they differ in what they hold: a penalty that shrinks a code cannot confou
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aetool.errors import NonFiniteError
+from aetool.probes.base import Features, Labels, ProbeResult, check
 from aetool.ranges import PositiveFloat, PositiveInt
-
-
-class Features(NamedTuple):
-    """Features of the three splits, each (N, D) float32, all on one device."""
-
-    train: Tensor
-    val: Tensor
-    test: Tensor
-
-
-class Labels(NamedTuple):
-    """Classes of the three splits, each (N,) int64 in [0, num_classes)."""
-
-    train: Tensor
-    val: Tensor
-    test: Tensor
-
-
-class ProbeResult(NamedTuple):
-    """What a probe found. Accuracies are fractions in [0, 1]."""
-
-    metrics: dict[str, float]
-    confusion: Tensor  # (K, K) int64 on the CPU: test images by true class (row) and predicted class (column)
-    per_class_accuracy: Tensor  # (K,) float64 on the CPU, on test; NaN for a class without test images
-    val_accuracy: dict[float, float]  # every candidate of the choice (here: l2) and its validation accuracy
 
 
 class Linear:
@@ -64,7 +38,9 @@ class Linear:
     def __call__(
         self, features: Features, labels: Labels, num_classes: int, poll: Callable[[], None] | None = None
     ) -> ProbeResult:
-        """Fit and judge. `poll` is called once per iteration and may raise to stop the fit.
+        """Fit and judge; the features are standardised in place, as a copy of CIFAR-10's pixels is half a gigabyte.
+
+        `poll` is called once per iteration and may raise to stop the fit.
 
         Raises ValueError for splits that are empty or do not fit together, NonFiniteError for features that are NaN or
         infinite.
@@ -72,7 +48,7 @@ class Linear:
         check(features, labels, num_classes)
         labels = Labels(*(split.to(features.train.device) for split in labels))
         mean, scale = standardisation(features.train)
-        train, val, test = ((split - mean) * scale for split in features)
+        train, val, test = (split.sub_(mean).mul_(scale) for split in features)
 
         regression = LogisticRegression(train, labels.train, num_classes)
         iterations, unconverged = 0, 0
@@ -99,18 +75,6 @@ class Linear:
             "unconverged": float(unconverged),
         }
         return ProbeResult(metrics, confusion, confusion.diag() / confusion.sum(dim=1).double(), val_accuracy)
-
-
-def check(features: Features, labels: Labels, num_classes: int) -> None:
-    """Raise ValueError unless the splits are non-empty, fit together and hold classes below `num_classes`;
-    NonFiniteError if a feature is NaN or infinite."""
-    for name, x, y in zip(Features._fields, features, labels, strict=True):
-        if x.ndim != 2 or len(x) == 0 or len(x) != len(y) or x.shape[1] != features.train.shape[1]:
-            raise ValueError(f"{name}: features {tuple(x.shape)} and labels {tuple(y.shape)} do not fit together")
-        if y.min() < 0 or y.max() >= num_classes:
-            raise ValueError(f"{name}: labels {y.min()} to {y.max()} are not all in 0 to {num_classes - 1}")
-        if not x.isfinite().all():
-            raise NonFiniteError(f"{name}: {(~x.isfinite()).sum()} feature values are NaN or infinite")
 
 
 def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:

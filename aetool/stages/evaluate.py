@@ -10,7 +10,7 @@ from aetool.assembly import Trained
 from aetool.data.dataset import Dataset, Split
 from aetool.metrics import CodeStatistics, ReconstructionMetrics, cost, images_per_second
 
-BATCH = 1000
+BATCH = 250  # bounds the memory of feature maps
 
 
 class Evaluation(NamedTuple):

@@ -47,8 +47,13 @@ def make_trainer(
     preprocessing = Preprocessing.fit(dataset.train.images, config["dataset"]["standardize"], config["loss"]["logits"])
     mean_image = preprocessing.to_input(_mean_image(dataset.train.images))[0]
     model = make_model(config, dataset.image_shape, mean_image=mean_image).to(device)
-    settings = config["trainer"]
-    total_steps = settings["epochs"] * (len(dataset.train.images) // settings["batch_size"])
+    settings, images = config["trainer"], len(dataset.train.images)
+    if settings["batch_size"] > images:
+        raise UserError(f"trainer.batch_size={settings['batch_size']}: there are {images} training images")
+    parameters = list(model.parameters())
+    if not parameters:
+        raise UserError(f"model={config['model']['name']}: it has no parameters to train")
+    total_steps = settings["epochs"] * (images // settings["batch_size"])
     info = {
         "image_shape": list(dataset.image_shape),
         "preprocessing": preprocessing._asdict(),
@@ -60,7 +65,7 @@ def make_trainer(
     return Trainer(
         model,
         make_objective(config, total_steps),
-        build(config["optimizer"], OptimizerConfig, params=model.parameters()),
+        build(config["optimizer"], OptimizerConfig, params=parameters),
         build(config["scheduler"]),
         dataset.train,
         dataset.val,

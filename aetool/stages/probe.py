@@ -10,9 +10,9 @@ from aetool.assembly import Trained
 from aetool.data.dataset import Dataset, Split
 from aetool.errors import UserError
 from aetool.models.base import AutoencoderOutput
-from aetool.probes.linear import Features, Labels, ProbeResult
+from aetool.probes.base import Features, Labels, ProbeResult
 
-BATCH = 1000
+BATCH = 250  # bounds the memory of feature maps
 
 
 class Probed(NamedTuple):
@@ -64,12 +64,15 @@ def _choose(output: AutoencoderOutput, taps: Sequence[str] | None) -> list[str]:
 
 def _features(trained: Trained, split: Split, tap: str, device: torch.device, poll: Callable[[], None]) -> Tensor:
     """(N, D) float32."""
-    parts = []
+    features = torch.empty(0)
     for start in range(0, len(split.images), BATCH):
         poll()
         output = _output(trained, split.images[start : start + BATCH].to(device))
-        parts.append((output.code if tap == "code" else output.extras[tap]).float().flatten(1))
-    return torch.cat(parts)
+        part = (output.code if tap == "code" else output.extras[tap]).float().flatten(1)
+        if start == 0:
+            features = part.new_empty(len(split.images), part.shape[1])
+        features[start : start + len(part)] = part
+    return features
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """aetool train"""
 
+import contextlib
+import ctypes
 import json
 import traceback
 from pathlib import Path
@@ -138,6 +140,8 @@ def _pretrain(session: Any) -> None:
     run = session.run
     with TrainingProgress() as progress:
         run.add_metrics("pretrain", pretrain(run, session.dataset, session.device, progress))
+    with contextlib.suppress(OSError, AttributeError):  # glibc keeps what training freed; the pixel probe needs it
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
     lines = (run.directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     figures.save_curves(session.figure("loss.png"), [json.loads(line) for line in lines], run.directory.name)
 

@@ -1,9 +1,13 @@
 """Principal component analysis of images: the best linear autoencoder of every code size, from one fit."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Self
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 CHUNK = 1024  # images turned into floating point at a time
@@ -44,6 +48,26 @@ class PCA:
         self.spectrum = eigenvalues.flip(0).clamp(min=0) / 255**2
         self.components = eigenvectors.T.flip(0).float()
         return self
+
+    def save(self, path: Path) -> None:
+        """Writes beside the target and renames."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        tensors = {
+            "mean": self.mean,
+            "components": self.components.contiguous(),
+            "spectrum": self.spectrum.contiguous(),
+        }
+        save_file(tensors, temporary, {"image_shape": ",".join(map(str, self.image_shape))})
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """What `save` wrote."""
+        pca = cls()
+        with safe_open(path, framework="pt") as file:
+            pca.mean, pca.components, pca.spectrum = map(file.get_tensor, ("mean", "components", "spectrum"))
+            pca.image_shape = torch.Size(map(int, file.metadata()["image_shape"].split(",")))
+        return pca
 
     def transform(self, images: Tensor, k: int) -> Tensor:
         """(N, k) float32 codes."""

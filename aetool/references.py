@@ -3,12 +3,14 @@
 They depend on the data and the probe alone, so their numbers are kept beside the prepared datasets and computed once.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor
 
 from aetool import signals
@@ -81,23 +83,35 @@ class References:
         return min(code_size, self.dataset.train.images[0].numel())
 
     @property
+    def _data(self) -> dict[str, Any]:
+        """What the references depend on beside their settings."""
+        sizes = [len(split.images) for split in self._splits]
+        return {"version": VERSION, "data": self.dataset.fingerprint, "sizes": sizes}
+
+    @property
     def _splits(self) -> tuple[Split, Split, Split]:
         return self.dataset.train, self.dataset.val, self.dataset.test
 
     @cached_property
     def _pca(self) -> PCA:
-        return PCA().fit(self.dataset.train.images, poll=signals.poll)
+        path = self.folder / f"pca-{digest(self._data)}.safetensors"
+        with contextlib.suppress(OSError, SafetensorError):  # not there, or not whole: fit it
+            return PCA.load(path)
+        pca = PCA().fit(self.dataset.train.images, poll=signals.poll)
+        self._keep(path, pca.save)
+        return pca
 
     def _kept(self, key: dict[str, Any], compute: Callable[[], dict[str, float]]) -> dict[str, float]:
-        sizes = [len(split.images) for split in self._splits]
-        whole = {"version": VERSION, "data": self.dataset.fingerprint, "sizes": sizes, **key}
-        path = self.folder / f"{digest(whole)}.json"
+        path = self.folder / f"{digest(self._data | key)}.json"
         found = read_json(path)
         if found is None:
             found = compute()
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_json(path, found)
-            except OSError as error:
-                log.warning("reference numbers cannot be kept in %s: %s", self.folder, error)
+            self._keep(path, lambda path: write_json(path, found))
         return found
+
+    def _keep(self, path: Path, write: Callable[[Path], None]) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path)
+        except (OSError, SafetensorError) as error:
+            log.warning("references cannot be kept in %s: %s", self.folder, error)

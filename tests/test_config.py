@@ -56,6 +56,16 @@ def test_every_yaml_says_what_it_is(path):
     assert lines[0].startswith("# ")
 
 
+@pytest.mark.parametrize("path", sorted(tree().rglob("*.yaml")), ids=lambda path: str(path.relative_to(tree())))
+def test_every_key_carries_a_comment(path):
+    if "hydra" in path.parts:
+        pytest.skip("the text of the help")
+    for line in path.read_text(encoding="utf-8").splitlines():
+        key, _, value = line.strip().partition(":")
+        leaf = value.strip() and not line.strip().startswith(("#", "-")) and key != "_target_"
+        assert not leaf or "#" in value, f"{path.name}: {line}"
+
+
 @pytest.mark.parametrize("target", sorted(known_targets()))
 def test_signatures_read_from_source_are_the_real_ones(target):
     real = inspect.signature(signature_target(target)).parameters

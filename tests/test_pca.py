@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -87,3 +89,14 @@ def test_mnist_with_30_components() -> None:
     metrics = ReconstructionMetrics()
     metrics.update(test.float() / 255, PCA().fit(train).reconstruct(test, 30))
     assert metrics.compute()["mse"] * 784 == pytest.approx(13.87, abs=0.01)
+
+
+def test_a_saved_fit_is_the_same(tmp_path: Path) -> None:
+    images = torch.randint(0, 256, (40, 2, 3, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    fitted = PCA().fit(images)
+    fitted.save(tmp_path / "pca.safetensors")
+    loaded = PCA.load(tmp_path / "pca.safetensors")
+    assert torch.equal(loaded.transform(images, 5), fitted.transform(images, 5))
+    assert torch.equal(loaded.reconstruct(images, 5), fitted.reconstruct(images, 5))
+    assert torch.equal(loaded.spectrum, fitted.spectrum)
+    assert [path.name for path in tmp_path.iterdir()] == ["pca.safetensors"]

@@ -63,19 +63,23 @@ class References:
         if self.too_large:
             return {}
 
+        images = tuple(split.images for split in self._splits)
+
         def encode(images: Tensor) -> Tensor:
             return self._pca.transform(images, code_size)
 
-        def flatten(images: Tensor) -> Tensor:
-            return images.flatten(1).float().div_(255)
+        def flat() -> Features:
+            train, val, test = (part.flatten(1) for part in images)
+            return Features(train.float(), val, test)  # the probe standardises, so 0 to 255 is as good as 0 to 1
 
         key = {"stage": "probe", "probe": settings}
-        pca = self._kept(key | {"code_size": code_size}, lambda: self._probe("pca", probe, encode))
+        pca = self._kept(
+            key | {"code_size": code_size}, lambda: self._probe("pca", probe, Features(*map(encode, images)))
+        )
         pca["pca/components"] = self._components(code_size)
-        return pca | self._kept(key, lambda: self._probe("pixels", probe, flatten))
+        return pca | self._kept(key, lambda: self._probe("pixels", probe, flat()))
 
-    def _probe(self, name: str, probe: Any, encode: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        features = Features(*(encode(split.images) for split in self._splits))
+    def _probe(self, name: str, probe: Any, features: Features) -> dict[str, float]:
         result = probe(features, labels_of(self.dataset), self.dataset.num_classes, poll=signals.poll)
         return {f"{name}/{key}": value for key, value in result.metrics.items()}
 

@@ -21,7 +21,7 @@ from aetool.randomness import generator
 from aetool.record import Record
 from aetool.schedules import Schedule
 
-EVALUATION_BATCH = 250  # bounds the memory of feature maps
+EVALUATION_BATCH = 100  # bounds the memory of feature maps
 
 
 class Trainer:

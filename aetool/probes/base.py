@@ -8,7 +8,7 @@ from aetool.errors import NonFiniteError
 
 
 class Features(NamedTuple):
-    """Features of the three splits, each (N, D) float32, all on one device."""
+    """Features of the three splits, each (N, D), all on one device; train is float32, val and test of any real type."""
 
     train: Tensor
     val: Tensor

@@ -38,7 +38,7 @@ class Linear:
     def __call__(
         self, features: Features, labels: Labels, num_classes: int, poll: Callable[[], None] | None = None
     ) -> ProbeResult:
-        """Fit and judge; the features are standardised in place, as a copy of CIFAR-10's pixels is half a gigabyte.
+        """Fit and judge; `features.train` is standardised in place: a copy of CIFAR-10's pixels is half a gigabyte.
 
         `poll` is called once per iteration and may raise to stop the fit.
 
@@ -48,7 +48,12 @@ class Linear:
         check(features, labels, num_classes)
         labels = Labels(*(split.to(features.train.device) for split in labels))
         mean, scale = standardisation(features.train)
-        train, val, test = (split.sub_(mean).mul_(scale) for split in features)
+        train = features.train.sub_(mean).mul_(scale)
+
+        def raw(weights: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            """The weights for features that are not standardised, as val and test are left."""
+            weight = weights[0] * scale
+            return weight, weights[1] - weight @ mean
 
         regression = LogisticRegression(train, labels.train, num_classes)
         iterations, unconverged = 0, 0
@@ -58,17 +63,17 @@ class Linear:
             used, converged = regression.fit(l2, self.tolerance, self.max_iterations, poll)
             iterations += used
             unconverged += not converged
-            val_accuracy[l2] = accuracy(predict(regression.weights(), val), labels.val)
+            val_accuracy[l2] = accuracy(predict(raw(regression.weights()), features.val), labels.val)
             if l2 == self.l2[0] or val_accuracy[l2] > val_accuracy[chosen]:
                 chosen, weights = l2, regression.weights()
 
-        predicted = predict(weights, test).argmax(dim=1)
+        predicted = predict(raw(weights), features.test).argmax(dim=1)
         pairs = torch.bincount(labels.test * num_classes + predicted, minlength=num_classes**2)
         confusion = pairs.reshape(num_classes, num_classes).cpu()
         metrics = {
             "train_accuracy": accuracy(predict(weights, train), labels.train),
             "val_accuracy": val_accuracy[chosen],
-            "test_accuracy": confusion.trace().item() / len(test),
+            "test_accuracy": confusion.trace().item() / len(features.test),
             "l2": float(chosen),
             "l2_at_edge": float(len(self.l2) > 1 and chosen in (self.l2[0], self.l2[-1])),
             "iterations": float(iterations),
@@ -97,8 +102,8 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def predict(weights: tuple[Tensor, Tensor], features: Tensor) -> Tensor:
-    """(N, K) logits of (N, D) features under weights (K, D) and biases (K,)."""
-    return F.linear(features, *weights)
+    """(N, K) logits of (N, D) features, of any real type, under weights (K, D) and biases (K,)."""
+    return torch.cat([F.linear(part.to(weights[0].dtype), *weights) for part in features.split(8192)])
 
 
 class LogisticRegression:

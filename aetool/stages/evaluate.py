@@ -10,7 +10,7 @@ from aetool.assembly import Trained
 from aetool.data.dataset import Dataset, Split
 from aetool.metrics import CodeStatistics, ReconstructionMetrics, cost, images_per_second
 
-BATCH = 250  # bounds the memory of feature maps
+BATCH = 100  # bounds the memory of feature maps
 
 
 class Evaluation(NamedTuple):
@@ -35,7 +35,7 @@ def evaluate(trained: Trained, dataset: Dataset, device: torch.device, poll: Cal
     metrics |= {key: float(value) for key, value in cost(trained.model, trained.image_shape).items()}
     metrics["model_bytes"] = (trained.checkpoint.path / "model.safetensors").stat().st_size
     metrics["images_per_second"] = images_per_second(
-        trained.model, trained.preprocessing.to_input(dataset.test.images[:BATCH].to(device))
+        trained.model, trained.preprocessing.to_input(dataset.test.images[:1000].to(device))
     )
     pixels, output_pixels, codes = _forward(trained, ten_images(dataset.test).to(device))
     return Evaluation(metrics, codes[0].numel(), (pixels, output_pixels), reconstruction.per_image_mse)

@@ -12,7 +12,7 @@ from aetool.errors import UserError
 from aetool.models.base import AutoencoderOutput
 from aetool.probes.base import Features, Labels, ProbeResult
 
-BATCH = 250  # bounds the memory of feature maps
+BATCH = 100  # bounds the memory of feature maps
 
 
 class Probed(NamedTuple):

@@ -5,6 +5,7 @@ import ctypes
 import json
 import traceback
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from aetool import report, signals
@@ -20,8 +21,6 @@ SHOWN_IN_HPARAMS = {  # metrics that TensorBoard's HParams tab can sort by
     "evaluate": ("val/mse", "test/mse", "test/fvu", "test/psnr", "test/l0", "test/dead_fraction"),
     "probe": ("code/val_accuracy", "code/test_accuracy"),
 }
-
-
 PLUMBING = (  # keys that nobody compares runs by
     "_target_",
     "dataset.num_classes",
@@ -107,29 +106,32 @@ def print_result(run: Run, metrics: dict[str, dict[str, float]]) -> None:
     print(f"{run.directory}: figures/, metrics.json; tensorboard --logdir {run.directory.parent}")
 
 
+def _stages(run: Run) -> dict[str, ModuleType]:
+    """How a trained run is measured, by stage; images without labels are not probed."""
+    stages = {evaluate.STAGE: evaluate}
+    if run.metrics["pretrain"]["num_classes"]:
+        stages[probe.stage(run.config)] = probe
+    return stages
+
+
 def _measure(run: Run, session: Any) -> dict[str, dict[str, float]]:
     """Evaluation and probe with the run's own settings, which metrics.json keeps."""
-    stages = {evaluate.STAGE: evaluate.measure}
-    if run.metrics["pretrain"]["num_classes"]:
-        stages[probe.stage(run.config)] = probe.measure
-    elif session is not None:
-        run.warn(["no probe: the dataset has no labels"])
-    for stage, measure in stages.items():
+    stages = _stages(run)
+    for stage, command in stages.items():
         if session is not None:
             run.update(stage=stage)
-        found = measure(run, run.config, session)
+        found = command.measure(run, run.config, session)
         if run.metrics.get(stage) != found:
             run.add_metrics(stage, found)
+    if session is not None and len(stages) == 1:
+        run.warn(["no probe: the dataset has no labels"])
     return run.metrics
 
 
 def _finished(run: Run) -> bool:
     if run.status.get("state") != "completed" or "pretrain" not in run.metrics:
         return False
-    measured = [evaluate.folder(run, run.config)]
-    if run.metrics["pretrain"]["num_classes"]:
-        measured.append(probe.folder(run, run.config))
-    return all((folder / "metrics.json").exists() for folder in measured)
+    return all((command.folder(run, run.config) / "metrics.json").exists() for command in _stages(run).values())
 
 
 def _pretrain(session: Any) -> None:

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from aetool.checkpoint import Checkpoint, Checkpoints
-from aetool.config import DatasetConfig, LossConfig, ModelConfig, TermConfig, build
+from aetool.config import CorruptionConfig, DatasetConfig, LossConfig, ModelConfig, TermConfig, build
+from aetool.corruptions import Corruption
 from aetool.data.cache import default_cache_dir
 from aetool.data.dataset import Dataset, split
 from aetool.data.preprocessing import Preprocessing
@@ -58,11 +59,20 @@ def make_model(config: dict[str, Any], image_shape: tuple[int, ...], **given: An
         return build(config["model"], ModelConfig, image_shape=image_shape, **given)
 
 
-def make_objective(config: dict[str, Any], total_steps: int) -> Objective:
+def make_objective(config: dict[str, Any], total_steps: int, **given: Any) -> Objective:
+    """The objective of a train config; the initial weights of its own parameters depend on the seed alone."""
     penalty = config["penalty"]
-    terms = {name: Term(build(node, TermConfig), node["scale"]) for name, node in penalty["terms"].items()}
-    loss = build(config["loss"], LossConfig)
-    return Objective(loss, terms, penalty["weight"], round(penalty["warmup"] * total_steps))
+    with seeded(config["seed"], "objective"):
+        built = {name: build(node, TermConfig, **given) for name, node in penalty["terms"].items()}
+        loss = build(config["loss"], LossConfig)
+    terms = {name: Term(built[name], node["scale"]) for name, node in penalty["terms"].items()}
+    return Objective(loss, terms, penalty["weight"], round(penalty["warmup"] * total_steps), penalty["target_l0"])
+
+
+def make_corruption(config: dict[str, Any], **given: Any) -> Corruption | None:
+    """None where the level is 0."""
+    node = config["corruption"]
+    return build(node, CorruptionConfig, **given) if node["level"] else None
 
 
 def load_trained(run: Run, device: torch.device) -> Trained:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
+from aetool.compatibility import disagreements
 from aetool.errors import UserError
 from aetool.ranges import Fraction, Interval, NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveFloat, PositiveInt
 from aetool.signature import TargetError, signature
@@ -36,6 +37,7 @@ class ModelConfig:
 @dataclass
 class LossConfig:
     logits: bool  # reconstructions are logits of pixels in [0, 1]
+    pixels: bool  # it compares pixels in [0, 1]
 
 
 @dataclass
@@ -47,7 +49,13 @@ class TermConfig:
 class PenaltyConfig:
     weight: NonNegativeFloat  # lambda
     warmup: Fraction  # share of all steps over which lambda rises from 0
-    terms: dict[str, Annotated[TermConfig, Component()]]
+    target_l0: PositiveFloat | None
+    terms: dict[str, Annotated[TermConfig, Component(("code_size", "num_classes", "train_labels"))]]
+
+
+@dataclass
+class CorruptionConfig:
+    level: NonNegativeFloat  # strength; 0: none
 
 
 @dataclass
@@ -105,10 +113,11 @@ class TrainConfig(MeasureConfig):
     output: str
     name: str | None
     overwrite: bool
-    model: Annotated[ModelConfig, Component(("image_shape", "mean_image"))]
+    model: Annotated[ModelConfig, Component(("image_shape", "mean_image", "pca"))]
     dataset: Annotated[DatasetConfig, Component(("cache_dir",))]
     loss: Annotated[LossConfig, Component()]
     penalty: PenaltyConfig
+    corruption: Annotated[CorruptionConfig, Component(("pca",))]
     optimizer: Annotated[OptimizerConfig, Component(("params",))]
     scheduler: Annotated[NoFixedKeys, Component()]
     trainer: TrainerConfig
@@ -157,7 +166,7 @@ def check(config: dict[str, Any], schema: type, targets: Collection[str] | None 
     problems: list[str] = []
     checked = _check_value("", config, schema, problems, targets)
     if not problems:
-        problems += _check_together(checked)
+        problems += disagreements(checked)
     if problems:
         raise ConfigError(problems)
     return checked
@@ -192,26 +201,6 @@ def flatten(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
         yield f"{prefix}{key}", value
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{key}.")
-
-
-def _check_together(config: dict[str, Any]) -> list[str]:
-    """Problems of keys that are fine alone."""
-    problems = []
-    if "trainer" in config:
-        name, penalty = config["name"], config["penalty"]
-        if name is not None and (not name or name.startswith(".") or "/" in name or "\\" in name):
-            problems.append(f"name={name}: expected one folder name inside output, not starting with a dot")
-        if penalty["weight"] > 0 and not penalty["terms"]:
-            problems.append(f"penalty.weight={penalty['weight']}: there is no penalty to weigh; add penalty=l1")
-        dataset, batch_size = config["dataset"], config["trainer"]["batch_size"]
-        train = dataset["num_train"] and int(dataset["num_train"] * (1 - dataset["val_fraction"]))
-        if train and batch_size > train:
-            problems.append(f"trainer.batch_size={batch_size}: {dataset['name']} has {train} training images")
-        if config["loss"]["logits"] and dataset["standardize"]:
-            problems.append(
-                "dataset.standardize=true: this loss compares with pixels in [0, 1]; set dataset.standardize=false"
-            )
-    return problems
 
 
 def _check_value(
@@ -288,7 +277,8 @@ def _check_node(
             return node
         arguments = {key: value for key, value in described.parameters.items() if key not in component.given}
         required |= {key for key, parameter in arguments.items() if parameter.required} | {"_target_"}
-        known = {"_target_": str} | {key: parameter.annotation for key, parameter in arguments.items()} | known
+        own = {key: parameter.annotation for key, parameter in arguments.items()}
+        known = {"_target_": str} | own | known | {key: kind for key, kind in own.items() if kind is not Any}
         takes_any = described.takes_any
     checked = {}
     for key, value in node.items():

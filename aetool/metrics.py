@@ -114,6 +114,11 @@ def _squared_error(images: Tensor, reconstructions: Tensor) -> Tensor:
     return (images.double() - reconstructions.double()).square().flatten(1).mean(dim=1)
 
 
+def active_units(code: Tensor) -> Tensor:
+    """(B,) int64: the units of each code whose value is not exactly 0."""
+    return (code != 0).flatten(1).sum(dim=1)
+
+
 class CodeStatistics:
     """What a code (B, code_size), or (B, channels, h, w) with every place a unit, does over any number of batches.
 

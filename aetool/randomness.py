@@ -13,8 +13,8 @@ def derive(seed: int, purpose: str, *counters: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
-    return torch.Generator().manual_seed(derive(seed, purpose, *counters))
+def generator(seed: int, purpose: str, *counters: int, device: torch.device | str = "cpu") -> torch.Generator:
+    return torch.Generator(device).manual_seed(derive(seed, purpose, *counters))
 
 
 @contextmanager

@@ -49,7 +49,7 @@ class References:
                 metrics = ReconstructionMetrics()
                 for images in split.images.split(BATCH):
                     signals.poll()
-                    metrics.update(images.float() / 255, self._pca.reconstruct(images, code_size))
+                    metrics.update(images.float() / 255, self.pca.reconstruct(images, code_size))
                 found |= {f"pca/{name}/{key}": value for key, value in metrics.compute().items()}
             return found | {"pca/components": self._components(code_size)}
 
@@ -66,7 +66,7 @@ class References:
         images = tuple(split.images for split in self._splits)
 
         def encode(images: Tensor) -> Tensor:
-            return self._pca.transform(images, code_size)
+            return self.pca.transform(images, code_size)
 
         def flat() -> Features:
             train, val, test = (part.flatten(1) for part in images)
@@ -97,7 +97,8 @@ class References:
         return self.dataset.train, self.dataset.val, self.dataset.test
 
     @cached_property
-    def _pca(self) -> PCA:
+    def pca(self) -> PCA:
+        """Of the training images, kept beside the numbers."""
         path = self.folder / f"pca-{digest(self._data)}.safetensors"
         with contextlib.suppress(OSError, SafetensorError):  # not there, or not whole: fit it
             return PCA.load(path)

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from aetool.config import flatten
 from aetool.errors import Interrupted, UserError
 
-IDENTITY = ("model", "dataset", "loss", "penalty", "optimizer", "scheduler", "trainer", "seed")
+IDENTITY = ("model", "dataset", "loss", "penalty", "corruption", "optimizer", "scheduler", "trainer", "seed")
 WITHOUT_EFFECT = {  # keys of those groups that do not change the trained network
     "dataset": ("data_dir", "epochs", "batch_size"),  # the trainer's own say what was used
     "trainer": ("log_every", "checkpoint_every"),

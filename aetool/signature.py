@@ -1,6 +1,7 @@
 """Signatures of `_target_`s read from their source, so that a config is checked without importing torch."""
 
 import ast
+import contextlib
 import importlib
 import importlib.machinery
 import importlib.util
@@ -49,6 +50,32 @@ def signature(target: str) -> Signature:
     if isinstance(found, ast.FunctionDef):
         return _from_source(found)
     return _from_object(target)
+
+
+@cache
+def constants(target: str) -> dict[str, Any]:
+    """The plain values that the class `package.module.Name` and its bases assign to class attributes.
+
+    Empty for what is not a class with source.
+    """
+    module, _, name = target.rpartition(".")
+    found = _find(module, name)
+    return _class_values(found, module) if isinstance(found, ast.ClassDef) else {}
+
+
+def _class_values(node: ast.ClassDef, module: str) -> dict[str, Any]:
+    module = getattr(node, "module", module)
+    values: dict[str, Any] = {}
+    for base in reversed(node.bases):
+        parent = _find(module, base.id) if isinstance(base, ast.Name) else None
+        if isinstance(parent, ast.ClassDef):
+            values |= _class_values(parent, module)
+    for item in node.body:
+        match item:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                with contextlib.suppress(ValueError):
+                    values[name] = ast.literal_eval(value)
+    return values
 
 
 def _find(module: str, name: str, depth: int = 0) -> ast.stmt | None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from aetool.assembly import choose_device, load_dataset
 from aetool.config import LossConfig, OptimizerConfig, build
+from aetool.objective import Loss
 from aetool.run import Run
 from aetool.stages.pretrain import make_trainer
 
@@ -52,7 +53,7 @@ def rounds(config: dict[str, Any], folder: Path, clock: Callable[[], float]) -> 
 def bare_loop(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Loss,
     x: Tensor,
     order: Tensor,
     steps: int,
@@ -66,7 +67,7 @@ def bare_loop(
         batch = x[order[at : at + batch_size]]
         optimizer.zero_grad()
         with autocast:
-            value = loss(model(batch).reconstruction.float(), batch)
+            value = loss(model(batch).reconstruction.float(), batch).mean()
         value.backward()
         optimizer.step()
 

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from aetool.checkpoint import Checkpoint, Checkpoints
+from aetool.corruptions import Corruption
 from aetool.data.dataset import Split
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import Interrupted, NonFiniteError
 from aetool.figures import grid, reconstruction_rows
 from aetool.metrics import CodeStatistics
-from aetool.models.base import AutoencoderOutput
+from aetool.models.base import AutoencoderOutput, Batch
 from aetool.objective import Objective
 from aetool.randomness import generator
 from aetool.record import Record
@@ -27,8 +28,9 @@ EVALUATION_BATCH = 100  # bounds the memory of feature maps
 class Trainer:
     """Trains a model on the train split and watches the validation split.
 
-    Everything random is a pure function of (seed, epoch), so a run that goes on from a checkpoint ends in the same bits
-    as one that was never interrupted. `step` counts finished optimizer steps; an epoch drops its short last batch.
+    Everything random is a pure function of (seed, epoch, step), so a run that goes on from a checkpoint ends in the
+    same bits as one that was never interrupted. `step` counts finished optimizer steps; an epoch drops its short last
+    batch.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Trainer:
         train: Split,
         val: Split,
         preprocessing: Preprocessing,
+        corruption: Corruption | None,
         record: Record,
         checkpoints: Checkpoints,
         *,
@@ -55,15 +58,17 @@ class Trainer:
         progress: Callable[["Trainer"], None],
     ) -> None:
         self.model, self.objective, self.optimizer, self.schedule = model, objective, optimizer, schedule
-        self.train, self.val, self.preprocessing = train, val, preprocessing
+        self.train, self.val = train, val
+        self.preprocessing, self.corruption = preprocessing, corruption
         self.record, self.checkpoints = record, checkpoints
         self.seed, self.epochs, self.batch_size = seed, epochs, batch_size
         self.clip_norm, self.patience = clip_norm, patience
         self.log_every, self.checkpoint_every = log_every, checkpoint_every
         self.poll, self.progress = poll, progress
 
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.device = self.parameters[0].device
+        everything = [*model.parameters(), *objective.parameters()]
+        self.parameters = [parameter for parameter in everything if parameter.requires_grad]
+        self.device = everything[0].device
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
         self.peak_lrs = [group["lr"] for group in optimizer.param_groups]
         self.steps_per_epoch = len(train.images) // batch_size
@@ -113,16 +118,25 @@ class Trainer:
             raise
         return {"val/loss": self.best_loss, "best_step": self.best_step, "epochs": self.epoch, "seconds": self.seconds}
 
-    def batch(self, split: Split, indices: Tensor) -> Tensor:
-        """Network input (B, C, H, W) on the device."""
-        return self.preprocessing.to_input(split.images.index_select(0, indices).to(self.device, non_blocking=True))
+    def batch(self, split: Split, indices: Tensor) -> Batch:
+        """Those images of a split on the device; the noise is of this step, for validation of the images alone."""
+        training = split is self.train
+        counters = ("step", self.step) if training else ("validation", int(indices[0]))
+        noise = generator(self.seed, *counters, device=self.device)
+        images = split.images.index_select(0, indices).to(self.device, non_blocking=True)
+        target = x = self.preprocessing.to_input(images)
+        if self.corruption is not None:
+            x = self.preprocessing.to_input(self.corruption(images.float() / 255, noise) * 255)
+        labels = None if split.labels is None else split.labels[indices].to(self.device, non_blocking=True)
+        return Batch(x, target, labels, indices.to(self.device) if training else None, noise)
 
-    def train_step(self, x: Tensor) -> None:
+    def train_step(self, batch: Batch) -> None:
         """Forward, backward, update."""
         factor = self.schedule.factor(self.step, self.total_steps)
         for group, peak in zip(self.optimizer.param_groups, self.peak_lrs, strict=True):
             group["lr"] = peak * factor
-        loss, terms = self.objective(self.model, x, self._forward(x), self.step)
+        output = self._forward(batch)
+        loss, terms = self.objective(self.model, batch, output, self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
@@ -132,6 +146,7 @@ class Trainer:
         if self.clip_norm is not None:
             clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
         self.optimizer.step()
+        self.objective.observe(self.model, output)
         self.step += 1
         self.summed += 1
         for name, value in {"loss": loss.detach(), **terms, "gradient_norm": norm}.items():
@@ -154,11 +169,11 @@ class Trainer:
         statistics = CodeStatistics()
         for start in range(0, len(split.images), EVALUATION_BATCH):
             self.poll()
-            x = self.batch(split, torch.arange(start, min(start + EVALUATION_BATCH, len(split.images))))
-            output = self._forward(x)
-            loss, terms = self.objective(self.model, x, output)
+            batch = self.batch(split, torch.arange(start, min(start + EVALUATION_BATCH, len(split.images))))
+            output = self._forward(batch)
+            loss, terms = self.objective(self.model, batch, output)
             for name, value in {"loss": loss, **terms}.items():
-                sums[name] = sums.get(name, 0.0) + value.item() * len(x)
+                sums[name] = sums.get(name, 0.0) + value.item() * len(batch.x)
             statistics.update(output.code)
         code = statistics.compute()
         means = {name: value / len(split.images) for name, value in sums.items()}
@@ -178,6 +193,7 @@ class Trainer:
         return {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "objective": self.objective.state_dict(),
             "step": self.step,
             "epoch": self.epoch,
             "images_seen": self.step * self.batch_size,
@@ -193,6 +209,7 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        self.objective.load_state_dict(state["objective"])
         self.step, self.epoch = state["step"], state["epoch"]
         self.best_step, self.best_loss = state["best_step"], state["best_loss"]
         self.epochs_without_best = state["epochs_without_best"]
@@ -201,10 +218,11 @@ class Trainer:
         self.seconds_before, self.started = state["seconds"], time.monotonic()
         self.record.rewind(state["record_position"], self.step)
 
-    def _forward(self, x: Tensor) -> AutoencoderOutput:
+    def _forward(self, batch: Batch) -> AutoencoderOutput:
         with self.autocast:
-            output = self.model(x)
-        return AutoencoderOutput(output.reconstruction.float(), output.code.float(), output.extras)
+            output = self.model(batch.x, batch.generator)
+        extras = {name: value.float() for name, value in output.extras.items()}
+        return AutoencoderOutput(output.reconstruction.float(), output.code.float(), extras)
 
     def _log(self) -> None:
         row = {f"train/{name}": value.item() / self.summed for name, value in self.sums.items()}
@@ -216,7 +234,7 @@ class Trainer:
     def _finish_epoch(self) -> None:
         values = self.evaluate(self.val)
         self.schedule.observe(values["loss"])
-        if values["loss"] < self.best_loss:
+        if values["loss"] < self.best_loss or self.objective.moves:
             self.best_loss, self.best_step, self.epochs_without_best = values["loss"], self.step, 0
         else:
             self.epochs_without_best += 1

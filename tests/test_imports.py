@@ -16,12 +16,14 @@ LAYERS = [  # a module may import from its own layer and from those below it
     {"trainer"},
     {"objective", "checkpoint", "record", "figures", "report", "compose"},
     {"run"},
-    {"config", "signature"},
-    {"models", "losses", "penalties", "schedules", "data", "probes", "metrics", "pca"},
+    {"config", "compatibility", "signature"},
+    {"models", "losses", "penalties", "corruptions", "schedules", "data", "probes", "metrics", "pca"},
     {"randomness", "signals", "errors", "ranges"},
 ]
-LEAVES = {"models", "losses", "penalties", "schedules", "data", "probes", "metrics", "pca", "objective", "trainer"}
-TORCH_FREE = {"cli", "completion", "compose", "config", "signature", "run", "report", "errors", "ranges", "signals"}
+LEAVES = {"models", "losses", "penalties", "corruptions", "schedules", "data", "probes", "metrics", "pca"}
+LEAVES |= {"objective", "trainer"}
+TORCH_FREE = {"cli", "completion", "compose", "config", "compatibility", "signature", "run", "report"}
+TORCH_FREE |= {"errors", "ranges", "signals"}
 
 
 def modules() -> list[Path]:

@@ -7,14 +7,15 @@ import pytest
 import torch
 
 from aetool.losses import BCE, MSE
-from aetool.models.base import AutoencoderOutput
+from aetool.models.base import AutoencoderOutput, Batch
 from aetool.objective import Objective, Term
-from aetool.penalties import L1
+from aetool.penalties.sparsity import L1
 from aetool.schedules import Constant, Cosine, Plateau
 
 X = torch.rand(5, 2, 3, 4, generator=torch.Generator().manual_seed(0))
 R = torch.randn(5, 2, 3, 4, generator=torch.Generator().manual_seed(1))
 MODEL = torch.nn.Identity()
+BATCH = Batch(X, X)
 
 
 def output(code: torch.Tensor, reconstruction: torch.Tensor = R) -> AutoencoderOutput:
@@ -23,26 +24,26 @@ def output(code: torch.Tensor, reconstruction: torch.Tensor = R) -> AutoencoderO
 
 def test_mse():
     expected = np.mean((R.numpy().astype(float) - X.numpy()) ** 2)
-    assert MSE()(R, X).item() == pytest.approx(expected, rel=1e-6)
+    assert MSE()(R, X).mean().item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_bce():
     p, x = 1 / (1 + np.exp(-R.numpy().astype(float))), X.numpy()
     expected = np.mean(-x * np.log(p) - (1 - x) * np.log(1 - p))
-    assert BCE()(R, X).item() == pytest.approx(expected, rel=1e-6)
+    assert BCE()(R, X).mean().item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_l1_is_on_the_code_and_equals_the_articles_relu_sum():
     code = torch.tensor([[0.0, 2.0, 3.0], [1.0, 0.0, 0.5]])
-    assert L1()(MODEL, X, output(code)).item() * len(X) == pytest.approx(6.5)
+    assert L1()(MODEL, BATCH, output(code)).item() * len(code) == pytest.approx(6.5)
     assert torch.relu(code).sum().item() == pytest.approx(6.5)
     feature_map = torch.full((5, 2, 2, 2), -0.5)
-    assert L1()(MODEL, X, output(feature_map)).item() == pytest.approx(4.0)
+    assert L1()(MODEL, BATCH, output(feature_map)).item() == pytest.approx(4.0)
 
 
 def test_l1_reaches_the_code_only():
     code, reconstruction = torch.ones(5, 3, requires_grad=True), R.clone().requires_grad_()
-    L1()(MODEL, X, output(code, reconstruction)).backward()
+    L1()(MODEL, BATCH, output(code, reconstruction)).backward()
     torch.testing.assert_close(code.grad, torch.full((5, 3), 0.2))
     assert reconstruction.grad is None
 
@@ -50,10 +51,10 @@ def test_l1_reaches_the_code_only():
 def test_objective_adds_weighted_terms():
     code = torch.ones(5, 3)
     objective = Objective(MSE(), {"l1": Term(L1(), 2.0), "other": Term(L1(), 1.0)}, weight=0.1, warmup_steps=0)
-    loss, terms = objective(MODEL, X, output(code))
+    loss, terms = objective(MODEL, BATCH, output(code))
     assert set(terms) == {"loss/reconstruction", "penalty/l1", "penalty/other"}
     assert terms["penalty/l1"].item() == pytest.approx(3.0)
-    assert loss.item() == pytest.approx(MSE()(R, X).item() + 0.1 * (2 * 3.0 + 3.0), rel=1e-6)
+    assert loss.item() == pytest.approx(MSE()(R, X).mean().item() + 0.1 * (2 * 3.0 + 3.0), rel=1e-6)
 
 
 def test_lambda_warms_up_linearly_and_validation_uses_all_of_it():

@@ -60,11 +60,11 @@ def test_a_step_is_the_written_out_update(trainer):
     made = trainer(
         "optimizer=sgd", "optimizer.lr=0.5", "optimizer.momentum=0", "optimizer.nesterov=false", "scheduler=none"
     )
-    x = made.batch(made.train, torch.arange(16))
+    batch = made.batch(made.train, torch.arange(16))
     before = {name: value.clone() for name, value in made.model.named_parameters()}
-    loss = torch.nn.functional.mse_loss(made.model(x).reconstruction, x)
+    loss = torch.nn.functional.mse_loss(made.model(batch.x).reconstruction, batch.x)
     gradients = torch.autograd.grad(loss, list(made.model.parameters()))
-    made.train_step(x)
+    made.train_step(batch)
     for (name, after), gradient in zip(made.model.named_parameters(), gradients, strict=True):
         torch.testing.assert_close(after, before[name] - 0.5 * gradient)
 

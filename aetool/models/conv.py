@@ -19,6 +19,8 @@ class Conv(nn.Module):
     (B, channels[-1], h, w), is the code. The map is the tap `feature_map` either way.
     """
 
+    extras = ("feature_map",)
+
     def __init__(
         self, image_shape: Sequence[int], channels: Sequence[PositiveInt], code_size: PositiveInt | None
     ) -> None:
@@ -55,7 +57,7 @@ class Conv(nn.Module):
     def decode(self, code: Tensor) -> Tensor:
         return self.decoder(code if self.expand is None else self.expand(code))
 
-    def forward(self, x: Tensor) -> AutoencoderOutput:
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> AutoencoderOutput:
         feature_map = self._feature_map(x)
         code = self._code(feature_map)
         return AutoencoderOutput(self.decode(code), code, {"feature_map": feature_map})

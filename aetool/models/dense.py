@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from aetool.models.base import ACTIVATIONS, Activation, AutoencoderOutput
@@ -36,7 +37,7 @@ class Dense(nn.Module):
     def decode(self, code: Tensor) -> Tensor:
         return self.decoder(code).unflatten(1, self.image_shape)
 
-    def forward(self, x: Tensor) -> AutoencoderOutput:
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> AutoencoderOutput:
         code = self.encode(x)
         return AutoencoderOutput(self.decode(code), code, {})
 

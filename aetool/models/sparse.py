@@ -22,6 +22,8 @@ class Sparse(nn.Module):
     a unit is used when its correlation with the residual exceeds lambda / 2, whatever the size of the images.
     """
 
+    extras = ("pre_activation",)
+
     def __init__(self, image_shape: Sequence[int], code_size: PositiveInt, mean_image: Tensor | None = None) -> None:
         super().__init__()
         self.image_shape = tuple(image_shape)
@@ -43,7 +45,7 @@ class Sparse(nn.Module):
         flat = torch.addmm(self.decoder_bias, code * (self.scale / self.dictionary.norm(dim=1)), self.dictionary)
         return flat.unflatten(1, self.image_shape)
 
-    def forward(self, x: Tensor) -> AutoencoderOutput:
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> AutoencoderOutput:
         pre_activation = self._pre_activation(x)
         code = F.relu(pre_activation)
         return AutoencoderOutput(self.decode(code), code, {"pre_activation": pre_activation})

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 
 from aetool import signals
-from aetool.assembly import make_model, make_objective
+from aetool.assembly import cache_dir, make_corruption, make_model, make_objective
 from aetool.checkpoint import Checkpoint, Checkpoints
 from aetool.config import OptimizerConfig, build
 from aetool.data.dataset import Dataset
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError
 from aetool.record import Record
+from aetool.references import References
 from aetool.run import Run
 from aetool.trainer import Trainer
 
@@ -46,14 +47,25 @@ def make_trainer(
     config = run.config
     preprocessing = Preprocessing.fit(dataset.train.images, config["dataset"]["standardize"], config["loss"]["logits"])
     mean_image = preprocessing.to_input(_mean_image(dataset.train.images))[0]
-    model = make_model(config, dataset.image_shape, mean_image=mean_image).to(device)
+    references = References(dataset, cache_dir(config))
+    given = {"pca": lambda: references.pca}
+    model = make_model(config, dataset.image_shape, mean_image=mean_image, **given).to(device)
     settings, images = config["trainer"], len(dataset.train.images)
     if settings["batch_size"] > images:
         raise UserError(f"trainer.batch_size={settings['batch_size']}: there are {images} training images")
-    parameters = list(model.parameters())
+    total_steps = settings["epochs"] * (images // settings["batch_size"])
+    with torch.no_grad():
+        code_size = model(mean_image[None].to(device)).code.numel()
+    objective = make_objective(
+        config,
+        total_steps,
+        code_size=code_size,
+        num_classes=dataset.num_classes,
+        train_labels=dataset.train.labels,
+    ).to(device)
+    parameters = [*model.parameters(), *objective.parameters()]
     if not parameters:
         raise UserError(f"model={config['model']['name']}: it has no parameters to train")
-    total_steps = settings["epochs"] * (images // settings["batch_size"])
     info = {
         "image_shape": list(dataset.image_shape),
         "preprocessing": preprocessing._asdict(),
@@ -64,12 +76,13 @@ def make_trainer(
     }
     return Trainer(
         model,
-        make_objective(config, total_steps),
+        objective,
         build(config["optimizer"], OptimizerConfig, params=parameters),
         build(config["scheduler"]),
         dataset.train,
         dataset.val,
         preprocessing,
+        make_corruption(config, **given),
         Record(run.directory),
         Checkpoints(run.directory / "checkpoints", info),
         seed=config["seed"],

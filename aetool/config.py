@@ -90,6 +90,7 @@ class TrainerConfig:
 class ProbeKeys:
     name: str
     taps: list[str] | None  # where features are read; None: the code, and the feature map where there is one
+    max_features: PositiveInt  # larger maps are average-pooled
 
 
 @dataclass

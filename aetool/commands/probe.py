@@ -51,10 +51,11 @@ def _probe(session: "Session") -> dict[str, float]:
     node = session.config["probe"]
     target = folder(session.run, session.config, session.step) / "metrics.json"
     probe = build(node, ProbeKeys)
-    probed = probe_taps(session.trained, session.dataset, probe, node["taps"], session.device, signals.poll)
+    measured = (session.trained, session.dataset, probe, node["taps"], node["max_features"])
+    probed = probe_taps(*measured, session.device, signals.poll)
     metrics = dict(probed.metrics)
     if session.config["references"]:
-        settings = {key: value for key, value in node.items() if key != "taps"}
+        settings = {key: value for key, value in node.items() if key not in ("taps", "max_features")}
         metrics |= session.references.probe(probe, settings, probed.code_size)
     target.parent.mkdir(parents=True, exist_ok=True)
     names = session.dataset.class_names

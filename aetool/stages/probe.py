@@ -1,9 +1,11 @@
 """Classification on the frozen features of a trained network."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from aetool.assembly import Trained
@@ -26,18 +28,21 @@ def probe_taps(
     dataset: Dataset,
     probe: Any,
     taps: Sequence[str] | None,
+    max_features: int,
     device: torch.device,
     poll: Callable[[], None],
 ) -> Probed:
     """Runs a probe on every tap; None: the code, and the feature map of a model that has one.
 
-    Raises UserError for a tap that the model does not have.
+    Maps of more than `max_features` values are average-pooled to the largest square grid within them. Raises UserError
+    for a tap that the model does not have.
     """
     labels = labels_of(dataset)
     results = {}
     output = _output(trained, dataset.val.images[:2].to(device))
     for tap in _choose(output, taps):
-        parts = (_features(trained, split, tap, device, poll) for split in (dataset.train, dataset.val, dataset.test))
+        splits = (dataset.train, dataset.val, dataset.test)
+        parts = (features(trained, split, tap, device, poll, max_features) for split in splits)
         results[tap] = probe(Features(*parts), labels, dataset.num_classes, poll=poll)
     metrics = {f"{tap}/{key}": value for tap, result in results.items() for key, value in result.metrics.items()}
     return Probed(metrics, results, output.code[0].numel())
@@ -62,17 +67,33 @@ def _choose(output: AutoencoderOutput, taps: Sequence[str] | None) -> list[str]:
     return list(taps)
 
 
-def _features(trained: Trained, split: Split, tap: str, device: torch.device, poll: Callable[[], None]) -> Tensor:
-    """(N, D) float32."""
-    features = torch.empty(0)
+def features(
+    trained: Trained,
+    split: Split,
+    tap: str,
+    device: torch.device,
+    poll: Callable[[], None],
+    max_features: int | None = None,
+) -> Tensor:
+    """(N, D) float32: a tap of every image, flattened."""
+    found = torch.empty(0)
     for start in range(0, len(split.images), BATCH):
         poll()
         output = _output(trained, split.images[start : start + BATCH].to(device))
-        part = (output.code if tap == "code" else output.extras[tap]).float().flatten(1)
+        part = (output.code if tap == "code" else output.extras[tap]).float()
+        part = pooled(part, max_features).flatten(1)
         if start == 0:
-            features = part.new_empty(len(split.images), part.shape[1])
-        features[start : start + len(part)] = part
-    return features
+            found = part.new_empty(len(split.images), part.shape[1])
+        found[start : start + len(part)] = part
+    return found
+
+
+def pooled(maps: Tensor, max_features: int | None) -> Tensor:
+    """Maps (B, C, h, w) of more values than that, average-pooled to the largest square grid within them, at least 1."""
+    if max_features is None or maps.ndim != 4 or maps[0].numel() <= max_features:
+        return maps
+    side = max(1, min(math.isqrt(max_features // maps.shape[1]), *maps.shape[2:]))
+    return F.adaptive_avg_pool2d(maps, side)
 
 
 @torch.no_grad()

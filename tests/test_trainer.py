@@ -180,3 +180,15 @@ def test_a_constant_channel_standardises_to_zero():
 
 
 PINNED = [0.9082680, 0.8435674, 0.8353145]
+
+
+def test_dropout_is_a_function_of_the_step(trainer):
+    losses = []
+    for disturb in (0, 1):
+        made = trainer()
+        made.model.encoder.insert(0, torch.nn.Dropout(0.5))
+        for _ in range(3):
+            torch.rand(disturb)
+            made.train_step(made.batch(made.train, torch.arange(16)))
+        losses.append(made.sums["loss"].item())
+    assert losses[0] == losses[1]

@@ -1,9 +1,10 @@
-"""Tables of runs: in the terminal and as csv."""
+"""Tables of runs: in the terminal, as csv and as markdown."""
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -36,6 +37,9 @@ HEADLINE = {  # in the order in which a narrow terminal drops them, last first
     "pixels acc": Column("probe-linear/pixels/test_accuracy", ".4f"),
     "SSIM": Column("evaluate/test/ssim", ".3f"),
     "parameters": Column("evaluate/parameters", ",.0f"),
+    "FLOPs": Column("evaluate/flops", ",.0f"),
+    "bytes": Column("evaluate/model_bytes", ",.0f"),
+    "images/s": Column("evaluate/images_per_second", ",.0f"),
 }
 
 
@@ -79,16 +83,14 @@ def differing(table: Sequence[Mapping[str, Any]]) -> list[str]:
 def print_table(table: Sequence[Mapping[str, Any]], keys: Sequence[str], console: Console | None = None) -> None:
     """One line a run: the keys that tell it from the others, its state, and as many metrics as the width allows."""
     console = console or Console(markup=False, highlight=False)
-    columns = {key.replace(".", ".\n"): [_text(line.get(key)) for line in table] for key in keys}
-    columns["state"] = [str(line["state"]) for line in table]
+    columns = {key.replace(".", ".\n"): cells for key, cells in _keys(table, keys).items()}
     left = console.width - sum(_width(name, cells) for name, cells in columns.items())
     hidden = []
-    for name, (key, form) in HEADLINE.items():
-        cells = [format(line[key], form) if isinstance(line.get(key), int | float) else "" for line in table]
-        if any(cells) and _width(name, cells) <= left:
+    for name, cells in _headline(table).items():
+        if _width(name, cells) <= left:
             columns[name] = cells
             left -= _width(name, cells)
-        elif any(cells):
+        else:
             hidden.append(name)
     drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in columns:
@@ -102,21 +104,55 @@ def print_table(table: Sequence[Mapping[str, Any]], keys: Sequence[str], console
         console.print(f"no room for: {', '.join(hidden)}", style="dim")
 
 
+def write_markdown(path: Path, table: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
+    """The table of `print_table` with every metric. Raises UserError when the file cannot be written."""
+    columns = _keys(table, keys) | _headline(table)
+    sides = ["--:" if name in HEADLINE else ":--" for name in columns]
+    lines = [list(columns), sides, *zip(*columns.values(), strict=True)]
+    text = "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+    with _written(path) as file:
+        file.write(text)
+
+
+def _keys(table: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict[str, list[str]]:
+    """The cells of the given keys, and the state where a run is not completed."""
+    columns = {key: [_text(line.get(key)) for line in table] for key in keys}
+    states = [str(line["state"]) for line in table]
+    return columns if set(states) == {"completed"} else columns | {"state": states}
+
+
+def _headline(table: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The cells of the metrics that a run of the table has."""
+    columns = {}
+    for name, (key, form) in HEADLINE.items():
+        cells = [format(line[key], form) if isinstance(line.get(key), int | float) else "" for line in table]
+        if any(cells):
+            columns[name] = cells
+    return columns
+
+
 def _width(name: str, cells: Sequence[str]) -> int:
     return max(map(len, [*name.split("\n"), *cells])) + 2
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[IO[str]]:
+    """A new text file; raises UserError when it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error}") from error
 
 
 def write_csv(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
     """Every column of every row. Raises UserError when the file cannot be written."""
     keys = list(dict.fromkeys(key for line in table for key in line))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, keys)
-            writer.writeheader()
-            writer.writerows(table)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error}") from error
+    with _written(path) as file:
+        writer = csv.DictWriter(file, keys)
+        writer.writeheader()
+        writer.writerows(table)
 
 
 def print_measures(title: str, lines: Mapping[str, Mapping[str, float | None]], console: Console | None = None) -> None:

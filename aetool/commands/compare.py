@@ -14,6 +14,7 @@ def run(words: list[str]) -> int:
     parser = argparse.ArgumentParser("aetool compare", description="One table over run folders.")
     parser.add_argument("directories", nargs="*", type=Path, metavar="DIR", help="runs, or folders of runs [outputs]")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every config key and every metric as csv")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table with every metric as markdown")
     parser.add_argument("--sort", metavar="COLUMN", help="a column of the table or of the csv, largest first")
     options = parser.parse_args(words)
     found = []
@@ -35,6 +36,9 @@ def run(words: list[str]) -> int:
     if options.csv:
         report.write_csv(options.csv, table)
         print(options.csv)
+    if options.markdown:
+        report.write_markdown(options.markdown, table, keys)
+        print(options.markdown)
     return 0
 
 

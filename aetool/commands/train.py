@@ -174,4 +174,5 @@ def _print_sweep(points: list[Point], outcomes: list[Outcome]) -> None:
     runs = sorted(Run.of(point.config).id for point in points)
     path = Path(points[0].config["output"]) / f"sweep-{digest(runs)}.csv"
     report.write_csv(path, table)
-    print(f"{path}")
+    report.write_markdown(path.with_suffix(".md"), table, keys)
+    print(f"{path}, {path.with_suffix('.md').name}")

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aetool.assembly import Trained, choose_device, load_trained
 from aetool.commands.opening import open_run
 from aetool.compose import known_targets
+from aetool.config import LossConfig, build
+from aetool.losses import anomaly_scores
 from aetool.models.base import AutoencoderOutput
 from aetool.run import Run
 
@@ -36,17 +38,27 @@ class TrainedRun:
 
     def encode(self, images: Images) -> Images:
         """Codes, float32: (N, code_size), or (N, code_channels, h, w) where the code is a feature map."""
-        return self._apply(images, lambda output: output.code)
+        return self._apply(images, lambda x, output: output.code)
 
     def reconstruct(self, images: Images) -> Images:
         """Reconstructions in the range of the input: uint8, or floats nominally in [0, 1], not clamped."""
         whole = images.dtype in (np.uint8, torch.uint8)
 
-        def pixels(output: AutoencoderOutput) -> Tensor:
+        def pixels(x: Tensor, output: AutoencoderOutput) -> Tensor:
             found = self.preprocessing.to_pixels(output.reconstruction.float())
             return (found.clamp(0, 1) * 255).round().byte() if whole else found
 
         return self._apply(images, pixels)
+
+    def anomaly_scores(self, images: Images) -> Images:
+        """How badly each image is reconstructed, (N,) float32: the mean over its pixels of the loss of the run.
+
+        A loss with learned parameters is taken as it was before training, since the checkpoint of a model lacks them;
+        the learned sigma of loss=gaussian would not change which image scores higher.
+        """
+        loss = build(self.config["loss"], LossConfig)
+        loss = loss.to(self.device) if isinstance(loss, nn.Module) else loss
+        return self._apply(images, lambda x, output: anomaly_scores(loss(output.reconstruction.float(), x)))
 
     @torch.no_grad()
     def _apply(self, images: Images, take: Any) -> Images:
@@ -58,14 +70,16 @@ class TrainedRun:
             raise ValueError(f"images of shape {tuple(tensor.shape)}: this run takes (N, {wanted})")
         if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
             raise TypeError(f"images of {tensor.dtype}: give uint8 in [0, 255] or floats in [0, 1]")
-        found = torch.cat([take(output) for output in self._outputs(tensor)])
+        found = torch.cat([take(x, output) for x, output in self._outputs(tensor)])
         found = found[0] if single else found
         return found.cpu().numpy() if isinstance(images, np.ndarray) else found.to(images.device)
 
-    def _outputs(self, images: Tensor) -> Iterator[AutoencoderOutput]:
+    def _outputs(self, images: Tensor) -> Iterator[tuple[Tensor, AutoencoderOutput]]:
+        """Network input and output."""
         for chunk in images.split(BATCH):
             pixels = chunk.to(self.device)
-            yield self.model(self.preprocessing.to_input(pixels if pixels.dtype == torch.uint8 else pixels * 255))
+            x = self.preprocessing.to_input(pixels if pixels.dtype == torch.uint8 else pixels * 255)
+            yield x, self.model(x)
 
 
 def load(directory: str | Path, device: str = "auto", config_dir: str | Path | None = None) -> TrainedRun:

@@ -77,13 +77,17 @@ class ReconstructionMetrics:
 
 
 def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """Structural similarity of each pair of images, (B, C, H, W) in [0, 1] to (B,).
+    """Structural similarity of each pair of images, (B, C, H, W) in [0, 1] to (B,): the mean of `ssim_map`."""
+    return ssim_map(images, reconstructions).flatten(1).mean(dim=1)
+
+
+def ssim_map(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """Structural similarity of the windows around each pixel, (B, C, H, W) like the images, in [-1, 1].
 
     Wang et al. 2004 with their constants (0.01 and 0.03) and their window, a Gaussian of σ 1.5 cut to 11 × 11,
-    reflected at the border; the mean over all pixels and channels. The values are those of torchmetrics'
-    `structural_similarity_index_measure`; one matrix product per axis instead of a convolution is many times faster on
-    a CPU. Along a side below 11 pixels the window is the largest odd number of pixels that fits, with σ in proportion:
-    7 pixels and σ 0.86 for a side of 8.
+    reflected at the border. The mean over pixels and channels is torchmetrics' `structural_similarity_index_measure`;
+    one matrix product per axis instead of a convolution is many times faster on a CPU. Along a side below 11 pixels the
+    window is the largest odd number of pixels that fits, with σ in proportion: 7 pixels and σ 0.86 for a side of 8.
     """
     rows, columns = (_window(side, images) for side in images.shape[-2:])
 
@@ -96,7 +100,7 @@ def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
     covariance = local_mean(images * reconstructions) - mean_x * mean_y
     luminance = (2 * mean_x * mean_y + 0.01**2) / (mean_x.square() + mean_y.square() + 0.01**2)
     contrast_structure = (2 * covariance + 0.03**2) / (variance_x + variance_y + 0.03**2)
-    return (luminance * contrast_structure).flatten(1).mean(dim=1)
+    return luminance * contrast_structure
 
 
 def _window(side: int, like: Tensor) -> Tensor:

@@ -94,6 +94,13 @@ class ProbeKeys:
 
 
 @dataclass
+class EvaluationConfig:
+    denoising_levels: list[PositiveFloat]  # multiples of corruption.level
+    importance_samples: PositiveInt
+    jacobian_images: PositiveInt
+
+
+@dataclass
 class NoFixedKeys:
     """A component whose keys are all its target's."""
 
@@ -114,7 +121,7 @@ class TrainConfig(MeasureConfig):
     output: str
     name: str | None
     overwrite: bool
-    model: Annotated[ModelConfig, Component(("image_shape", "mean_image", "pca"))]
+    model: Annotated[ModelConfig, Component(("image_shape", "mean_image", "input_std", "pca"))]
     dataset: Annotated[DatasetConfig, Component(("cache_dir",))]
     loss: Annotated[LossConfig, Component()]
     penalty: PenaltyConfig
@@ -123,6 +130,7 @@ class TrainConfig(MeasureConfig):
     scheduler: Annotated[NoFixedKeys, Component()]
     trainer: TrainerConfig
     probe: Annotated[ProbeKeys, Component()]
+    evaluation: EvaluationConfig
 
 
 @dataclass
@@ -134,6 +142,7 @@ class ProbeConfig(MeasureConfig):
 @dataclass
 class EvaluateConfig(MeasureConfig):
     run: str
+    evaluation: EvaluationConfig
 
 
 @dataclass

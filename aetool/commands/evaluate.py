@@ -27,7 +27,7 @@ def run(points: list[Point], config_dir: Path | None) -> int:
 def folder(run: Run, config: dict[str, Any], step: int | None = None) -> Path:
     """Where the evaluation of a checkpoint, the best one by default, stands or will stand."""
     step = int(run.metrics["pretrain"]["best_step"]) if step is None else step
-    return run.measured(STAGE, {"references": config["references"], "step": step})
+    return run.measured(STAGE, {"references": config["references"], "step": step} | config["evaluation"])
 
 
 def measure(run: Run, config: dict[str, Any], session: "Session | None" = None) -> dict[str, float]:

@@ -1,0 +1,115 @@
+"""Losses against numpy, scipy, torch and torchmetrics, and their per-image means."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, only_run
+from scipy.special import huber
+from scipy.stats import norm
+from torch.nn import functional as F
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+import aetool as package
+from aetool.losses import BCE, L1, MSE, SSIM, Gaussian, Huber, anomaly_scores
+from aetool.metrics import ssim
+
+X = torch.rand(5, 2, 12, 13, generator=torch.Generator().manual_seed(0))
+R = torch.randn(5, 2, 12, 13, generator=torch.Generator().manual_seed(1))
+LOSSES = [MSE(), L1(), Huber(0.5), SSIM(), BCE(), Gaussian(0.7), Gaussian(None)]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
+def test_one_error_a_pixel_with_a_gradient_to_every_one(loss):
+    reconstruction = R.clone().requires_grad_()
+    error = loss(reconstruction, X)
+    assert error.shape == X.shape
+    error.mean().backward()
+    assert reconstruction.grad.isfinite().all()
+    assert (reconstruction.grad != 0).all()
+
+
+def test_l1():
+    np.testing.assert_allclose(L1()(R, X).numpy(), np.abs(R.numpy() - X.numpy()), rtol=1e-6)
+
+
+@pytest.mark.parametrize("delta", [0.1, 1.0])
+def test_huber(delta):
+    expected = huber(delta, R.numpy().astype(float) - X.numpy())
+    np.testing.assert_allclose(Huber(delta)(R, X).numpy(), expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0])
+def test_gaussian_is_the_density(sigma):
+    expected = -norm.logpdf(X.numpy().astype(float), loc=R.numpy(), scale=sigma)
+    np.testing.assert_allclose(Gaussian(sigma)(R, X).numpy(), expected, rtol=1e-4, atol=1e-5)
+    expected = F.gaussian_nll_loss(R, X, torch.full_like(X, sigma**2), full=True, reduction="none")
+    torch.testing.assert_close(Gaussian(sigma)(R, X), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_learned_sigma_ends_at_the_root_mean_square_error():
+    loss = Gaussian(None)
+    assert [name for name, parameter in loss.named_parameters() if parameter.requires_grad] == ["log_sigma"]
+    optimizer = torch.optim.Adam(loss.parameters(), lr=0.02)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss(R, X).mean().backward()
+        assert loss.log_sigma.grad.isfinite()
+        optimizer.step()
+    assert loss.log_sigma.exp().item() == pytest.approx((R - X).square().mean().sqrt().item(), rel=1e-3)
+
+
+def test_the_gradient_of_log_sigma_by_hand():
+    loss = Gaussian(None)
+    loss(R, X).mean().backward()
+    assert loss.log_sigma.grad.item() == pytest.approx(1 - (R - X).square().mean().item(), rel=1e-5)
+
+
+def test_a_given_sigma_is_not_trained():
+    assert not any(parameter.requires_grad for parameter in Gaussian(0.3).parameters())
+
+
+def test_ssim_loss_is_the_metric_and_torchmetrics():
+    noisy = (X + 0.2 * R).clamp(0, 1)
+    loss = anomaly_scores(SSIM()(noisy, X))
+    torch.testing.assert_close(loss, 1 - ssim(X, noisy))
+    expected = structural_similarity_index_measure(noisy, X, data_range=1.0, reduction="none")
+    torch.testing.assert_close(1 - loss, expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shift", [-3.0, 3.0])
+def test_ssim_leads_back_into_the_range(shift):
+    """From outside [0, 1] gradient steps bring the error down, which stays in [0, 2]."""
+    reconstruction = (X + shift).requires_grad_()
+    errors = []
+    for _ in range(5):
+        error = SSIM()(reconstruction, X)
+        assert error.min() >= -1e-4
+        assert error.max() <= 2 + 1e-4
+        errors.append(error.mean().item())
+        (gradient,) = torch.autograd.grad(error.mean(), reconstruction)
+        reconstruction = (reconstruction - 100 * gradient).detach().requires_grad_()
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < errors[0]
+
+
+def test_the_score_of_an_image_is_its_mean_error():
+    expected = np.mean((R.numpy().astype(float) - X.numpy()) ** 2, axis=(1, 2, 3))
+    np.testing.assert_allclose(anomaly_scores(MSE()(R, X)).numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["mse", "bce", "gaussian"])
+def test_anomaly_scores_of_a_run(workplace, aetool, loss):
+    assert aetool("train", *TINY, f"loss={loss}", "trainer.epochs=1").code == 0
+    run = package.load(only_run(workplace))
+    images = np.load(workplace / "images.npz")["test_images"][:, None]
+    scores = run.anomaly_scores(images)
+    assert scores.shape == (20,)
+    assert run.anomaly_scores(images[3]) == pytest.approx(scores[3], rel=1e-5)
+    pixels = run.reconstruct(images / np.float32(255)).astype(float)
+    if loss == "bce":
+        x = images / 255
+        expected = -x * np.log(pixels) - (1 - x) * np.log(1 - pixels)
+    else:
+        squared = ((pixels - images / 255) / run.preprocessing.std[0]) ** 2
+        expected = squared if loss == "mse" else squared / 2 + np.log(2 * np.pi) / 2
+    np.testing.assert_allclose(scores, expected.mean(axis=(1, 2, 3)), rtol=1e-4)

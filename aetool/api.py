@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from aetool.assembly import Trained, choose_device, load_trained
 from aetool.commands.opening import open_run
 from aetool.compose import known_targets
-from aetool.config import LossConfig, build
+from aetool.config import build
 from aetool.losses import anomaly_scores
 from aetool.models.base import AutoencoderOutput
 from aetool.run import Run
+from aetool.schema import LossConfig
 
 Images = np.ndarray | Tensor
 BATCH = 1000

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from aetool.checkpoint import Checkpoint, Checkpoints
-from aetool.config import CorruptionConfig, DatasetConfig, LossConfig, ModelConfig, TermConfig, build
+from aetool.config import build
 from aetool.corruptions import Corruption
 from aetool.data.cache import default_cache_dir
 from aetool.data.dataset import Dataset, split
@@ -16,6 +16,7 @@ from aetool.errors import UserError
 from aetool.objective import Objective, Term
 from aetool.randomness import seeded
 from aetool.run import Run
+from aetool.schema import CorruptionConfig, DatasetConfig, LossConfig, ModelConfig, TermConfig
 
 
 class Trained(NamedTuple):

@@ -18,11 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from aetool.config import SCHEMAS, ConfigError, check, flatten, suggest
+from aetool.config import ConfigError, check, flatten, suggest
+from aetool.schema import SCHEMAS
 
 CONFIG_MODULE = "aetool.conf"
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)  # Hydra lets the last two through
-PATH_KEYS = ("run", "output", "name", "cache", "dataset.path", "dataset.data_dir")
+PATH_KEYS = ("run", "output", "name", "cache", "file", "dataset.path", "dataset.data_dir")
 
 
 class Point(NamedTuple):
@@ -107,6 +108,24 @@ def option_names(group: str, config_dir: Path | None = None) -> list[str]:
     """The options of a config group."""
     with config_tree(config_dir) as loader:
         return loader.get_group_options(group)
+
+
+def compose_each(
+    group: str, words: Sequence[str], config_dir: Path | None = None
+) -> dict[str, dict[str, Any] | ConfigError]:
+    """The train config of every option of a group, or why it does not compose; raises ConfigError for wrong words."""
+    compose_points("train", words, config_dir=config_dir)
+    found: dict[str, dict[str, Any] | ConfigError] = {}
+    with config_tree(config_dir) as loader:
+        lines = [item.input_line for item in _parse(words, loader)]
+        for option in loader.get_group_options(group):
+            try:
+                found[option] = check(_plain(_compose("train", [*lines, f"{group}={option}"])), SCHEMAS["train"])
+            except ConfigError as error:
+                found[option] = error
+            except COMPOSITION_ERRORS as error:
+                found[option] = ConfigError([_first_line(error)])
+    return found
 
 
 def _parse(words: Sequence[str], loader: ConfigLoader) -> list[Override]:

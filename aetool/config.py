@@ -1,7 +1,7 @@
-"""The schema of a config, its check before any work, and the building of the parts that it names.
+"""The check of a config before any work, and the building of the parts that it names.
 
-A config is plain values (dict, list, str, int, float, bool, None). The fixed part is described by the dataclasses
-below, every other key by the signature of the `_target_` beside it.
+A config is plain values (dict, list, str, int, float, bool, None). The fixed part is described by the dataclasses of
+schema.py, every other key by the signature of the `_target_` beside it.
 """
 
 import difflib
@@ -12,151 +12,15 @@ import traceback
 import types
 import typing
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 from aetool.compatibility import disagreements
 from aetool.errors import UserError
-from aetool.ranges import Fraction, Interval, NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveFloat, PositiveInt
+from aetool.ranges import Interval
+from aetool.schema import Component, NoFixedKeys
 from aetool.signature import TargetError, signature
-
-
-@dataclass(frozen=True)
-class Component:
-    """Marks a node with a `_target_`: `given` are the arguments that the program passes when it builds the target."""
-
-    given: tuple[str, ...] = ()
-
-
-@dataclass
-class ModelConfig:
-    name: str
-
-
-@dataclass
-class LossConfig:
-    logits: bool  # reconstructions are logits of pixels in [0, 1]
-    pixels: bool  # it compares pixels in [0, 1]
-
-
-@dataclass
-class TermConfig:
-    scale: NonNegativeFloat  # of this term within lambda * sum(scale * R)
-
-
-@dataclass
-class PenaltyConfig:
-    weight: NonNegativeFloat  # lambda
-    warmup: Fraction  # share of all steps over which lambda rises from 0
-    target_l0: PositiveFloat | None
-    terms: dict[str, Annotated[TermConfig, Component(("code_size", "num_classes", "train_labels"))]]
-
-
-@dataclass
-class CorruptionConfig:
-    level: NonNegativeFloat  # strength; 0: none
-
-
-@dataclass
-class OptimizerConfig:
-    lr: PositiveFloat
-
-
-@dataclass
-class DatasetConfig:
-    name: str
-    image_shape: list[PositiveInt] | None  # C, H, W
-    num_train: PositiveInt | None  # before the validation split is carved out
-    num_classes: PositiveInt | None
-    val_fraction: OpenFraction
-    standardize: bool
-    epochs: PositiveInt
-    batch_size: PositiveInt
-
-
-@dataclass
-class TrainerConfig:
-    epochs: PositiveInt
-    batch_size: PositiveInt
-    precision: Literal["fp32", "bf16"]
-    clip_norm: PositiveFloat | None
-    patience: PositiveInt | None
-    log_every: PositiveInt
-    checkpoint_every: PositiveInt | None
-
-
-@dataclass
-class ProbeKeys:
-    name: str
-    taps: list[str] | None  # where features are read; None: the code, and the feature map where there is one
-    max_features: PositiveInt  # larger maps are average-pooled
-
-
-@dataclass
-class EvaluationConfig:
-    denoising_levels: list[PositiveFloat]  # multiples of corruption.level
-    importance_samples: PositiveInt
-    jacobian_images: PositiveInt
-
-
-@dataclass
-class NoFixedKeys:
-    """A component whose keys are all its target's."""
-
-
-@dataclass
-class MeasureConfig:
-    """What measuring a run needs, whichever command asks for it."""
-
-    device: str
-    threads: PositiveInt | None
-    cache: str | None
-    references: bool
-
-
-@dataclass
-class TrainConfig(MeasureConfig):
-    seed: NonNegativeInt
-    output: str
-    name: str | None
-    overwrite: bool
-    model: Annotated[ModelConfig, Component(("image_shape", "mean_image", "input_std", "pca"))]
-    dataset: Annotated[DatasetConfig, Component(("cache_dir",))]
-    loss: Annotated[LossConfig, Component()]
-    penalty: PenaltyConfig
-    corruption: Annotated[CorruptionConfig, Component(("pca",))]
-    optimizer: Annotated[OptimizerConfig, Component(("params",))]
-    scheduler: Annotated[NoFixedKeys, Component()]
-    trainer: TrainerConfig
-    probe: Annotated[ProbeKeys, Component()]
-    evaluation: EvaluationConfig
-
-
-@dataclass
-class ProbeConfig(MeasureConfig):
-    run: str
-    probe: Annotated[ProbeKeys, Component()]
-
-
-@dataclass
-class EvaluateConfig(MeasureConfig):
-    run: str
-    evaluation: EvaluationConfig
-
-
-@dataclass
-class BenchConfig(TrainConfig):
-    steps: PositiveInt
-    rounds: PositiveInt
-
-
-SCHEMAS: dict[str, type] = {
-    "train": TrainConfig,
-    "probe": ProbeConfig,
-    "evaluate": EvaluateConfig,
-    "bench": BenchConfig,
-}
 
 
 class ConfigError(UserError):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from aetool.assembly import choose_device, load_dataset
-from aetool.config import LossConfig, OptimizerConfig, build
+from aetool.config import build
+from aetool.schema import LossConfig, OptimizerConfig
 from aetool.objective import Loss
 from aetool.run import Run
 from aetool.stages.pretrain import make_trainer

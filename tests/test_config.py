@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from aetool.compose import compose_points, known_targets
-from aetool.config import ConfigError, TrainConfig, build, check
+from aetool.config import ConfigError, build, check
+from aetool.schema import TrainConfig
 from aetool.signature import TargetError, signature
 
 GROUPS = ("model", "dataset", "loss", "penalty", "optimizer", "scheduler", "trainer", "probe")

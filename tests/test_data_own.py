@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from aetool import signals
-from aetool.config import DatasetConfig
+from aetool.schema import DatasetConfig
 from aetool.data import catalog
 from aetool.data.arrays import arrays, channels_first
 from aetool.data.dataset import Arrays, split

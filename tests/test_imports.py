@@ -16,13 +16,14 @@ LAYERS = [  # a module may import from its own layer and from those below it
     {"trainer"},
     {"objective", "checkpoint", "record", "figures", "report", "compose"},
     {"run"},
-    {"config", "compatibility", "signature"},
-    {"models", "losses", "penalties", "corruptions", "schedules", "data", "probes", "metrics", "pca"},
+    {"config", "compatibility", "schema", "signature"},
+    {"models", "losses", "penalties", "corruptions", "schedules", "data", "probes", "metrics", "jacobian", "pca"}
+    | {"generation", "quantization"},
     {"randomness", "signals", "errors", "ranges"},
 ]
-LEAVES = {"models", "losses", "penalties", "corruptions", "schedules", "data", "probes", "metrics", "pca"}
-LEAVES |= {"objective", "trainer"}
-TORCH_FREE = {"cli", "completion", "compose", "config", "compatibility", "signature", "run", "report"}
+LEAVES = {"models", "losses", "penalties", "corruptions", "schedules", "data", "probes", "metrics", "jacobian", "pca"}
+LEAVES |= {"objective", "trainer", "generation", "quantization"}
+TORCH_FREE = {"cli", "completion", "compose", "config", "compatibility", "schema", "signature", "run", "report"}
 TORCH_FREE |= {"errors", "ranges", "signals"}
 
 

@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from aetool import signals
-from aetool.config import TrainConfig, check
+from aetool.config import check
 from aetool.errors import UserError
 from aetool.run import Run
+from aetool.schema import TrainConfig
 
 
 @contextmanager

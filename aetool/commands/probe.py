@@ -7,8 +7,9 @@ from aetool import signals
 from aetool.commands.opening import opened
 from aetool.commands.summary import print_probe
 from aetool.compose import Point, known_targets
-from aetool.config import ProbeKeys, build
+from aetool.config import build
 from aetool.run import Run, read_json, write_json
+from aetool.schema import ProbeKeys
 
 if TYPE_CHECKING:
     from aetool.commands.session import Session

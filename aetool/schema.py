@@ -1,0 +1,171 @@
+"""The fixed part of every config: its keys, their types and ranges; knows no torch.
+
+Every other key of a component is described by the signature of the `_target_` beside it.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from aetool.ranges import Fraction, NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveFloat, PositiveInt
+
+
+@dataclass(frozen=True)
+class Component:
+    """Marks a node with a `_target_`: `given` are the arguments that the program passes when it builds the target."""
+
+    given: tuple[str, ...] = ()
+
+
+@dataclass
+class ModelConfig:
+    name: str
+
+
+@dataclass
+class LossConfig:
+    logits: bool  # reconstructions are logits of pixels in [0, 1]
+    pixels: bool  # it compares pixels in [0, 1]
+
+
+@dataclass
+class TermConfig:
+    scale: NonNegativeFloat  # of this term within lambda * sum(scale * R)
+
+
+@dataclass
+class PenaltyConfig:
+    weight: NonNegativeFloat  # lambda
+    warmup: Fraction  # share of all steps over which lambda rises from 0
+    target_l0: PositiveFloat | None
+    terms: dict[str, Annotated[TermConfig, Component(("code_size", "num_classes", "train_labels"))]]
+
+
+@dataclass
+class CorruptionConfig:
+    level: NonNegativeFloat  # strength; 0: none
+
+
+@dataclass
+class OptimizerConfig:
+    lr: PositiveFloat
+
+
+@dataclass
+class DatasetConfig:
+    name: str
+    image_shape: list[PositiveInt] | None  # C, H, W
+    num_train: PositiveInt | None  # before the validation split is carved out
+    num_classes: PositiveInt | None
+    val_fraction: OpenFraction
+    standardize: bool
+    epochs: PositiveInt
+    batch_size: PositiveInt
+
+
+@dataclass
+class TrainerConfig:
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    precision: Literal["fp32", "bf16"]
+    clip_norm: PositiveFloat | None
+    patience: PositiveInt | None
+    log_every: PositiveInt
+    checkpoint_every: PositiveInt | None
+
+
+@dataclass
+class ProbeKeys:
+    name: str
+    taps: list[str] | None  # where features are read; None: the code, and the feature map where there is one
+    max_features: PositiveInt  # larger maps are average-pooled
+
+
+@dataclass
+class EvaluationConfig:
+    denoising_levels: list[PositiveFloat]  # multiples of corruption.level
+    importance_samples: PositiveInt
+    jacobian_images: PositiveInt
+
+
+@dataclass
+class NoFixedKeys:
+    """A component whose keys are all its target's."""
+
+
+@dataclass
+class ComputeConfig:
+    """Where a command computes, and where it finds prepared datasets."""
+
+    device: str
+    threads: PositiveInt | None
+    cache: str | None
+
+
+@dataclass
+class MeasureConfig(ComputeConfig):
+    """What measuring a run needs, whichever command asks for it."""
+
+    references: bool
+
+
+@dataclass
+class TrainConfig(MeasureConfig):
+    seed: NonNegativeInt
+    output: str
+    name: str | None
+    overwrite: bool
+    model: Annotated[ModelConfig, Component(("image_shape", "mean_image", "input_std", "pca"))]
+    dataset: Annotated[DatasetConfig, Component(("cache_dir",))]
+    loss: Annotated[LossConfig, Component()]
+    penalty: PenaltyConfig
+    corruption: Annotated[CorruptionConfig, Component(("pca",))]
+    optimizer: Annotated[OptimizerConfig, Component(("params",))]
+    scheduler: Annotated[NoFixedKeys, Component()]
+    trainer: TrainerConfig
+    probe: Annotated[ProbeKeys, Component()]
+    evaluation: EvaluationConfig
+
+
+@dataclass
+class ProbeConfig(MeasureConfig):
+    run: str
+    probe: Annotated[ProbeKeys, Component()]
+
+
+@dataclass
+class EvaluateConfig(MeasureConfig):
+    run: str
+    evaluation: EvaluationConfig
+
+
+@dataclass
+class SampleConfig(ComputeConfig):
+    run: str
+    latent: Annotated[NoFixedKeys, Component(("has_prior",))]
+    count: PositiveInt
+    images: PositiveInt
+    seed: NonNegativeInt
+
+
+@dataclass
+class EncodeConfig(ComputeConfig):
+    run: str
+    splits: list[Literal["train", "val", "test"]]
+    tap: str
+    file: str | None
+
+
+@dataclass
+class BenchConfig(TrainConfig):
+    steps: PositiveInt
+    rounds: PositiveInt
+
+
+SCHEMAS: dict[str, type] = {
+    "train": TrainConfig,
+    "probe": ProbeConfig,
+    "evaluate": EvaluateConfig,
+    "sample": SampleConfig,
+    "encode": EncodeConfig,
+    "bench": BenchConfig,
+}

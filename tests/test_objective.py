@@ -35,22 +35,22 @@ def test_bce():
 
 def test_l1_is_on_the_code_and_equals_the_articles_relu_sum():
     code = torch.tensor([[0.0, 2.0, 3.0], [1.0, 0.0, 0.5]])
-    assert L1()(MODEL, BATCH, output(code)).item() * len(code) == pytest.approx(6.5)
+    assert L1(atom_norm=False)(MODEL, BATCH, output(code)).item() * len(code) == pytest.approx(6.5)
     assert torch.relu(code).sum().item() == pytest.approx(6.5)
     feature_map = torch.full((5, 2, 2, 2), -0.5)
-    assert L1()(MODEL, BATCH, output(feature_map)).item() == pytest.approx(4.0)
+    assert L1(atom_norm=False)(MODEL, BATCH, output(feature_map)).item() == pytest.approx(4.0)
 
 
 def test_l1_reaches_the_code_only():
     code, reconstruction = torch.ones(5, 3, requires_grad=True), R.clone().requires_grad_()
-    L1()(MODEL, BATCH, output(code, reconstruction)).backward()
+    L1(atom_norm=False)(MODEL, BATCH, output(code, reconstruction)).backward()
     torch.testing.assert_close(code.grad, torch.full((5, 3), 0.2))
     assert reconstruction.grad is None
 
 
 def test_objective_adds_weighted_terms():
     code = torch.ones(5, 3)
-    objective = Objective(MSE(), {"l1": Term(L1(), 2.0), "other": Term(L1(), 1.0)}, weight=0.1, warmup_steps=0)
+    objective = Objective(MSE(), {"l1": Term(L1(atom_norm=False), 2.0), "other": Term(L1(atom_norm=False), 1.0)}, weight=0.1, warmup_steps=0)
     loss, terms = objective(MODEL, BATCH, output(code))
     assert set(terms) == {"loss/reconstruction", "penalty/l1", "penalty/other"}
     assert terms["penalty/l1"].item() == pytest.approx(3.0)
@@ -58,7 +58,7 @@ def test_objective_adds_weighted_terms():
 
 
 def test_lambda_warms_up_linearly_and_validation_uses_all_of_it():
-    objective = Objective(MSE(), {"l1": Term(L1(), 1.0)}, weight=2.0, warmup_steps=4)
+    objective = Objective(MSE(), {"l1": Term(L1(atom_norm=False), 1.0)}, weight=2.0, warmup_steps=4)
     assert [objective.weight_at(step) for step in (0, 1, 3, 4, 100)] == [0.5, 1.0, 2.0, 2.0, 2.0]
     assert objective.weight_at(None) == 2.0
 

@@ -11,6 +11,12 @@ from aetool.models.base import AutoencoderOutput
 from aetool.ranges import PositiveInt
 
 
+def keep_largest(x: Tensor, k: int, dim: int) -> Tensor:
+    """x with all but its k largest values along `dim` set to 0; the gradient reaches those that are kept."""
+    largest = x.topk(k, dim)
+    return torch.zeros_like(x).scatter(dim, largest.indices, largest.values)
+
+
 class Sparse(nn.Module):
     """h = relu(E (x - x̄) + e) / √n and x̂ = √n Σ_i h_i d_i / ‖d_i‖ + b, for n pixel values.
 
@@ -38,8 +44,12 @@ class Sparse(nn.Module):
         self.register_buffer("pre_bias", mean.clone())
         self.decoder_bias = nn.Parameter(mean.clone())
 
+    def activate(self, pre_activation: Tensor) -> Tensor:
+        """The code of pre-activations, both (B, code_size); what other sparse autoencoders replace."""
+        return F.relu(pre_activation)
+
     def encode(self, x: Tensor) -> Tensor:
-        return F.relu(self._pre_activation(x))
+        return self.activate(self._pre_activation(x))
 
     def decode(self, code: Tensor) -> Tensor:
         flat = torch.addmm(self.decoder_bias, code * (self.scale / self.dictionary.norm(dim=1)), self.dictionary)
@@ -47,7 +57,7 @@ class Sparse(nn.Module):
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> AutoencoderOutput:
         pre_activation = self._pre_activation(x)
-        code = F.relu(pre_activation)
+        code = self.activate(pre_activation)
         return AutoencoderOutput(self.decode(code), code, {"pre_activation": pre_activation})
 
     def atoms(self) -> Tensor:

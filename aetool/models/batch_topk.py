@@ -1,0 +1,50 @@
+"""Sparse autoencoder with k active units on average: the largest of a whole batch."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from aetool.models.base import AutoencoderOutput
+from aetool.models.sparse import Sparse, keep_largest
+from aetool.ranges import Fraction, PositiveInt
+
+
+class BatchTopK(Sparse):
+    """`Sparse` with a code that keeps the k B largest activations of a batch of B images (Bussmann et al. 2024).
+
+    An image gets as many units as it needs, k on average. In eval mode, where no image may depend on its neighbours, an
+    activation is kept that exceeds `threshold`: the running mean of the smallest one kept in training. `momentum` is
+    the weight of a batch in it; the first batches weigh alike.
+    """
+
+    at_most = {"k": "code_size"}  # noqa: RUF012
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        code_size: PositiveInt,
+        k: PositiveInt,
+        momentum: Fraction,
+        mean_image: Tensor | None = None,
+    ) -> None:
+        super().__init__(image_shape, code_size, mean_image)
+        self.k = k
+        self.momentum = momentum
+        self.threshold: Tensor
+        self.batches: Tensor
+        self.register_buffer("threshold", torch.zeros(()))
+        self.register_buffer("batches", torch.zeros(()))
+
+    def activate(self, pre_activation: Tensor) -> Tensor:
+        activation = F.relu(pre_activation)
+        if self.training:
+            return keep_largest(activation.flatten(), self.k * len(activation), dim=0).view_as(activation)
+        return torch.where(activation > self.threshold, activation, 0)
+
+    def observe(self, output: AutoencoderOutput) -> None:
+        smallest = output.code.where(output.code > 0, torch.inf).amin()
+        self.batches += 1
+        rate = (1 / self.batches).clamp_min(self.momentum)
+        self.threshold.lerp_(smallest.where(smallest.isfinite(), self.threshold), rate)

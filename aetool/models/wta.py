@@ -1,0 +1,79 @@
+"""Winner-take-all autoencoder: every unit is active on the same small share of the images."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aetool.models.base import AutoencoderOutput
+from aetool.models.sparse import Sparse, keep_largest
+from aetool.ranges import Fraction, PositiveInt
+
+
+class LifetimeSparsity(nn.Module):
+    """Keeps the largest activations of every unit over a batch, a share `rate` of them (Makhzani & Frey 2015).
+
+    In eval mode, where no image may depend on its neighbours, an activation is kept that reaches its unit's
+    `threshold`: the running mean of the smallest one kept in training. `momentum` is the weight of a batch in it; the
+    first batches weigh alike.
+    """
+
+    def __init__(self, units: int, rate: Fraction, momentum: Fraction) -> None:
+        super().__init__()
+        self.rate = rate
+        self.momentum = momentum
+        self.threshold: Tensor
+        self.batches: Tensor
+        self.register_buffer("threshold", torch.zeros(units))
+        self.register_buffer("batches", torch.zeros(units))
+
+    def forward(self, activation: Tensor) -> Tensor:
+        """(B, units), not negative -> the same with zeros; in training max(1, round(rate B)) winners a unit stay."""
+        if self.training:
+            return keep_largest(activation, max(1, round(self.rate * len(activation))), dim=0)
+        return torch.where(activation >= self.threshold, activation, 0)
+
+    def observe(self, kept: Tensor) -> None:
+        """Updates the thresholds of the units that have a winner in `kept` (B, units)."""
+        smallest = kept.where(kept > 0, torch.inf).amin(0)
+        won = smallest.isfinite()
+        self.batches += won
+        rate = (1 / self.batches.clamp_min(1)).clamp_min(self.momentum)
+        self.threshold.lerp_(smallest.where(won, self.threshold), rate)
+
+
+class WTA(Sparse):
+    """`Sparse` with tied weights, whose code keeps each unit's winners over the batch.
+
+    FC-WTA of Makhzani & Frey 2015, "Winner-take-all autoencoders": h = W(relu(D (x - x̄) + e)) / √n for the dictionary D
+    that decodes, each atom then divided by its norm. Their features are the extra `relu_code`, the code before the
+    winners are taken.
+    """
+
+    extras = ("pre_activation", "relu_code")  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        code_size: PositiveInt,
+        rate: Fraction,
+        momentum: Fraction,
+        mean_image: Tensor | None = None,
+    ) -> None:
+        super().__init__(image_shape, code_size, mean_image)
+        del self.encoder
+        self.winners = LifetimeSparsity(code_size, rate, momentum)
+
+    def activate(self, pre_activation: Tensor) -> Tensor:
+        return self.winners(F.relu(pre_activation))
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> AutoencoderOutput:
+        output = super().forward(x, generator)
+        return output._replace(extras=output.extras | {"relu_code": F.relu(output.extras["pre_activation"])})
+
+    def observe(self, output: AutoencoderOutput) -> None:
+        self.winners.observe(output.code)
+
+    def _pre_activation(self, x: Tensor) -> Tensor:
+        return F.linear(x.flatten(1) - self.pre_bias, self.dictionary, self.encoder_bias) / self.scale

@@ -1,10 +1,12 @@
 """Pictures of a run: arrays for TensorBoard, PNG files for people."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -54,6 +56,37 @@ def save_atoms(path: Path, atoms: Tensor, title: str) -> None:
     _save(figure, path, axes, title)
 
 
+def save_samples(path: Path, images: Tensor, title: str) -> None:
+    """Images (N, C, H, W) in a grid as square as it gets; the last row is filled up in white."""
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = list(images.split(columns))
+    rows[-1] = torch.cat([rows[-1], images.new_ones(columns - len(rows[-1]), *images.shape[1:])])
+    figure, axes = _figure(8, 0.4 + 8 * len(rows) / columns)
+    axes.imshow(grid(rows))
+    axes.set_axis_off()
+    _save(figure, path, axes, title)
+
+
+def save_interpolations(path: Path, rows: Sequence[Tensor], title: str) -> None:
+    """Each row: an image, what lies between, another image."""
+    figure, axes, picture = _rows_figure(rows)
+    cell = picture.shape[1] / len(rows[0])
+    for edge in (cell, picture.shape[1] - cell):
+        axes.axvline(edge - 0.5, color="tab:red", linewidth=2)
+    axes.set_xticks([cell / 2, picture.shape[1] / 2, picture.shape[1] - cell / 2], ["image", "decoded", "image"])
+    axes.set_yticks([])
+    _save(figure, path, axes, title)
+
+
+def save_traversals(path: Path, rows: Sequence[Tensor], labels: Sequence[str], title: str) -> None:
+    """Each row: one unit changes from left to right."""
+    figure, axes, picture = _rows_figure(rows)
+    cell = picture.shape[0] / len(rows)
+    axes.set_yticks([cell * (row + 0.5) for row in range(len(rows))], labels)
+    axes.set_xticks([])
+    _save(figure, path, axes, title)
+
+
 def save_curves(path: Path, rows: Sequence[dict[str, Any]], title: str) -> None:
     """Training and validation loss over the steps, from the rows of metrics.jsonl."""
     figure, axes = _figure(6, 3.5)
@@ -75,6 +108,23 @@ def save_error_histogram(path: Path, errors: Tensor, title: str) -> None:
     axes.hist(errors.cpu().numpy(), bins=60)
     axes.set_xlabel("mean squared error of an image")
     axes.set_ylabel("images")
+    _save(figure, path, axes, title)
+
+
+def save_singular_values(path: Path, values: Tensor, title: str) -> None:
+    """Singular values of the encoder's Jacobian (images, rank), falling: their mean over images by rank, and the band
+    that holds 80 % of the images (Rifai et al. 2011)."""
+    found = values.double().cpu()
+    low, high = found.quantile(found.new_tensor([0.1, 0.9]), dim=0)
+    ranks = range(1, found.shape[1] + 1)
+    figure, axes = _figure(6, 3.5)
+    axes.plot(ranks, found.mean(0))
+    axes.fill_between(ranks, low, high, alpha=0.2)
+    axes.set_xlabel("rank")
+    axes.set_ylabel("singular value of ∂h/∂x")
+    if found.max() > 0:
+        axes.set_yscale("log")
+    axes.grid(alpha=0.3)
     _save(figure, path, axes, title)
 
 
@@ -110,6 +160,15 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     return figure, figure.add_subplot()
+
+
+def _rows_figure(rows: Sequence[Tensor]) -> tuple[Any, Any, np.ndarray]:
+    """A figure of rows of images alike in number; ticks have no marks."""
+    picture = grid(rows)
+    figure, axes = _figure(8, 0.7 + 7.4 * picture.shape[0] / picture.shape[1])
+    axes.imshow(picture)
+    axes.tick_params(length=0, labelsize=8)
+    return figure, axes, picture
 
 
 def _save(figure: Any, path: Path, axes: Any, title: str) -> None:

@@ -18,11 +18,11 @@ LAYERS = [  # a module may import from its own layer and from those below it
     {"run"},
     {"config", "compatibility", "schema", "signature"},
     {"models", "losses", "penalties", "corruptions", "schedules", "data", "probes", "metrics", "jacobian", "pca"}
-    | {"generation", "quantization"},
+    | {"generation", "likelihood", "quantization"},
     {"randomness", "signals", "errors", "ranges"},
 ]
 LEAVES = {"models", "losses", "penalties", "corruptions", "schedules", "data", "probes", "metrics", "jacobian", "pca"}
-LEAVES |= {"objective", "trainer", "generation", "quantization"}
+LEAVES |= {"objective", "trainer", "generation", "likelihood", "quantization"}
 TORCH_FREE = {"cli", "completion", "compose", "config", "compatibility", "schema", "signature", "run", "report"}
 TORCH_FREE |= {"errors", "ranges", "signals"}
 

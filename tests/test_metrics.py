@@ -132,7 +132,9 @@ def test_code_statistics_by_hand(batch: int, shape: tuple[int, ...]) -> None:
     for code in CODE.split(batch):
         statistics.update(code.unflatten(1, shape))
     variances = [0, 2 / 9, 6, 0]
-    assert statistics.compute() == pytest.approx(
+    found = statistics.compute()
+    assert found.pop("effective_rank") == pytest.approx(effective_rank(CODE), rel=1e-9)
+    assert found == pytest.approx(
         {
             "l0": 4 / 3,
             "active_fraction": 1 / 3,
@@ -151,6 +153,52 @@ def test_a_dense_code_has_an_l0_of_its_size_and_a_constant_code_no_spread() -> N
     assert found["l0"] == 7
     assert found["dead_units"] == 0
     assert found["code_std"] == pytest.approx(0, abs=1e-8)
+
+
+def effective_rank(vectors: Tensor) -> float:
+    """Roy & Vetterli 2007 by numpy's singular values."""
+    values = np.linalg.svd(vectors.double().numpy() - vectors.double().numpy().mean(0), compute_uv=False)
+    shares = values[values > 1e-9] / values.sum()
+    return math.exp(-sum(share * math.log(share) for share in shares))
+
+
+def ranked(code: Tensor, batch: int = 1000) -> float:
+    statistics = CodeStatistics()
+    for part in code.split(batch):
+        statistics.update(part)
+    return statistics.compute()["effective_rank"]
+
+
+@pytest.mark.parametrize("k", [1, 2, 7])
+def test_k_uncorrelated_directions_of_equal_variance_have_an_effective_rank_of_k(k: int) -> None:
+    corners = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=k)))
+    directions = torch.linalg.qr(torch.randn(20, k, generator=torch.Generator().manual_seed(0))).Q
+    assert ranked(100 + corners @ directions.T) == pytest.approx(k, rel=1e-3)
+
+
+def test_a_constant_code_has_an_effective_rank_of_0() -> None:
+    assert ranked(torch.full((5, 7), -0.3)) == 0
+    assert ranked(torch.zeros(5, 7)) == 0
+    assert ranked(torch.rand(1, 7)) == 0
+
+
+@pytest.mark.parametrize("batch", [1, 7, 49])
+def test_effective_rank_is_that_of_the_singular_values_whatever_the_batch(batch: int) -> None:
+    code = torch.randn(50, 12, generator=torch.Generator().manual_seed(0)) * torch.logspace(0, -3, 12) + 3
+    assert ranked(code, batch) == pytest.approx(effective_rank(code), rel=1e-9)
+    assert ranked(code[:, :, None, None].expand(-1, -1, 2, 2), batch) == pytest.approx(effective_rank(code), rel=1e-9)
+
+
+def test_effective_rank_of_large_maps_is_that_of_their_channel_means() -> None:
+    code = torch.randn(20, 5, 1, 1, generator=torch.Generator().manual_seed(0)) + random_images(5, 29, 29)
+    assert ranked(code) == pytest.approx(effective_rank(code.mean((2, 3))), rel=1e-5)
+    assert math.isnan(ranked(torch.rand(3, 4097)))
+
+
+def test_effective_rank_can_be_left_out() -> None:
+    statistics = CodeStatistics(effective_rank=False)
+    statistics.update(CODE)
+    assert "effective_rank" not in statistics.compute()
 
 
 class Small(nn.Module):

@@ -13,10 +13,11 @@ SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 9, 14), (2, 1, 5)]
 
 def models(shape: tuple[int, int, int]) -> list[torch.nn.Module]:
     return [
-        Dense(shape, [7], 5, "relu", "sigmoid"),
-        Dense(shape, [], 5, "gelu", "identity"),
-        Conv(shape, [4, 6, 8], 5),
-        Conv(shape, [4, 6], None),
+        Dense(shape, [7], 5, "relu", "sigmoid", False),
+        Dense(shape, [], 5, "gelu", "identity", False),
+        Dense(shape, [7, 6], 5, "tanh", "sigmoid", True),
+        Conv(shape, [4, 6, 8], 5, "relu"),
+        Conv(shape, [4, 6], None, "identity"),
         Sparse(shape, 5),
     ]
 
@@ -46,17 +47,17 @@ def test_every_parameter_is_reached(shape):
 def test_the_articles_dense_networks():
     sizes = [
         module.weight.shape
-        for module in Dense((1, 28, 28), [128], 64, "relu", "relu").modules()
+        for module in Dense((1, 28, 28), [128], 64, "relu", "relu", False).modules()
         if hasattr(module, "weight")
     ]
     assert sizes == [(128, 784), (64, 128), (128, 64), (784, 128)]
 
 
 def test_conv_code_and_map():
-    output = Conv((3, 32, 32), [64, 64, 64], None)(torch.rand(2, 3, 32, 32))
+    output = Conv((3, 32, 32), [64, 64, 64], None, "identity")(torch.rand(2, 3, 32, 32))
     assert output.code.shape == (2, 64, 4, 4)
     assert output.extras["feature_map"].shape == (2, 64, 4, 4)
-    output = Conv((3, 32, 32), [64, 64, 64], 10)(torch.rand(2, 3, 32, 32))
+    output = Conv((3, 32, 32), [64, 64, 64], 10, "identity")(torch.rand(2, 3, 32, 32))
     assert output.code.shape == (2, 10)
 
 

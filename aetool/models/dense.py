@@ -1,20 +1,29 @@
 """Fully connected autoencoder."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from aetool.models.base import ACTIVATIONS, Activation, AutoencoderOutput
 from aetool.ranges import PositiveInt
+
+SLOPES: dict[str, Callable[[Tensor], Tensor]] = {  # of an activation, as a function of its value; gelu has none
+    "relu": lambda h: (h > 0).to(h),
+    "tanh": lambda h: 1 - h.square(),
+    "sigmoid": lambda h: h * (1 - h),
+    "identity": torch.ones_like,
+}
 
 
 class Dense(nn.Module):
     """pixels → widths → code → reversed widths → pixels; the output is linear, so any loss goes with it.
 
-    784-128-64 is `widths=[128], code_size=64` on 28×28 images.
+    784-128-64 is `widths=[128], code_size=64` on 28×28 images. With `tied` the weights of the decoder are those of the
+    encoder, transposed, with biases of its own, at first 0 (Rifai et al. 2011).
     """
 
     def __init__(
@@ -24,18 +33,22 @@ class Dense(nn.Module):
         code_size: PositiveInt,
         activation: Activation,
         code_activation: Activation,
+        tied: bool,
     ) -> None:
         super().__init__()
         self.image_shape = tuple(image_shape)
+        self.code_activation = code_activation
         sizes = [math.prod(image_shape), *widths, code_size]
         self.encoder = nn.Sequential(*_layers(sizes, activation), ACTIVATIONS[code_activation]())
-        self.decoder = nn.Sequential(*_layers(sizes[::-1], activation))
+        self.decoder = None if tied else nn.Sequential(*_layers(sizes[::-1], activation))
+        self.decoder_biases = nn.ParameterList(torch.zeros(size) for size in sizes[-2::-1]) if tied else None
 
     def encode(self, x: Tensor) -> Tensor:
         return self.encoder(x.flatten(1))
 
     def decode(self, code: Tensor) -> Tensor:
-        return self.decoder(code).unflatten(1, self.image_shape)
+        flat = self._transposed(code) if self.decoder is None else self.decoder(code)
+        return flat.unflatten(1, self.image_shape)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> AutoencoderOutput:
         code = self.encode(x)
@@ -44,6 +57,21 @@ class Dense(nn.Module):
     def atoms(self) -> Tensor:
         """First-layer filters, (width, C, H, W)."""
         return self.encoder[0].weight.unflatten(1, self.image_shape)  # type: ignore[operator, union-attr]
+
+    def encoder_layer(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The encoder as one layer, for `aetool.jacobian`: weight (code_size, pixels) and slope (B, code_size).
+
+        None with `widths`, or where the slope is not a function of the code (gelu).
+        """
+        if len(self.encoder) > 2 or self.code_activation not in SLOPES:
+            return None
+        return self.encoder[0].weight, SLOPES[self.code_activation](self.encode(x))  # type: ignore[return-value]
+
+    def _transposed(self, hidden: Tensor) -> Tensor:
+        biases = iter(self.decoder_biases)  # type: ignore[arg-type]
+        for layer in reversed(self.encoder[:-1]):
+            hidden = F.linear(hidden, layer.weight.T, next(biases)) if isinstance(layer, nn.Linear) else layer(hidden)
+        return hidden
 
 
 def _layers(sizes: Sequence[int], activation: str) -> list[nn.Module]:

@@ -1,0 +1,24 @@
+"""The contractive penalty."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from aetool.jacobian import squared_norm
+from aetool.models.base import AutoencoderOutput, Batch
+from aetool.ranges import PositiveInt
+
+
+class Contractive:
+    """R = ‖∂h/∂x‖²_F, the mean over the batch (Rifai et al. 2011, "Contractive auto-encoders").
+
+    x is what the network sees, and h its code without noise. See `aetool.jacobian.squared_norm` for the methods;
+    raises ValueError for one that the model cannot do.
+    """
+
+    def __init__(self, method: Literal["auto", "closed_form", "jacobian", "hutchinson"], probes: PositiveInt) -> None:
+        self.method: Literal["auto", "closed_form", "jacobian", "hutchinson"] = method
+        self.probes = probes
+
+    def __call__(self, model: nn.Module, batch: Batch, output: AutoencoderOutput) -> Tensor:
+        return squared_norm(model, batch.x, self.method, self.probes, batch.generator).mean()

@@ -1,0 +1,255 @@
+"""The contractive penalty and the Jacobian of encoders, against autograd and finite differences."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from aetool.figures import save_singular_values
+from aetool.jacobian import SMALL_CODE, jacobian_norm, singular_values, squared_norm
+from aetool.models.base import AutoencoderOutput, Batch
+from aetool.models.dense import Dense
+from aetool.penalties.contractive import Contractive
+
+SHAPE = (1, 4, 4)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(count: int = 3, shape: tuple[int, ...] = SHAPE) -> Tensor:
+    return torch.randn(count, *shape, generator=generator())
+
+
+def one_layer(activation: str, code_size: int = 6) -> Dense:
+    torch.manual_seed(0)
+    return Dense(SHAPE, [], code_size, "identity", activation, True)
+
+
+class Encoder(nn.Sequential):
+    """A model without a decoder."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self(x)
+
+
+class Attention(nn.Module):
+    """A code by scaled dot-product attention over the rows of an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(4, 12)
+
+    def encode(self, x: Tensor) -> Tensor:
+        query, key, value = self.project(x).chunk(3, dim=-1)
+        return nn.functional.scaled_dot_product_attention(query, key, value).mean(2).flatten(1)
+
+    def written_out(self, x: Tensor) -> Tensor:
+        query, key, value = self.project(x).chunk(3, dim=-1)
+        return ((query @ key.mT / 2).softmax(-1) @ value).mean(2).flatten(1)  # 2: the root of 4 features
+
+
+def encoders() -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    return {
+        "deep": Dense(SHAPE, [7], 5, "tanh", "sigmoid", False),
+        "conv": Encoder(nn.Conv2d(1, 3, 3), nn.GELU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(3, 5), nn.Tanh()),
+        "map": Encoder(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)).to(memory_format=torch.channels_last),
+        "attention": Attention(),
+    }
+
+
+def autograd_jacobian(model: nn.Module, x: Tensor) -> Tensor:
+    """(B, units, pixels), image by image."""
+    encode = getattr(model, "written_out", model.encode)
+    rows = [
+        torch.autograd.functional.jacobian(lambda image: encode(image).flatten(), image, create_graph=True)
+        for image in x.split(1)
+    ]
+    return torch.stack([row.flatten(1) for row in rows])
+
+
+def gradients(model: nn.Module, loss: Tensor) -> list[Tensor]:
+    parameters = [*model.parameters()]
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return [
+        torch.zeros_like(parameter) if gradient is None else gradient
+        for parameter, gradient in zip(parameters, found, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu", "identity"])
+def test_closed_form_is_the_jacobian_of_autograd_and_so_is_its_gradient(activation: str) -> None:
+    model, x = one_layer(activation), images()
+    expected = autograd_jacobian(model, x).square().sum((1, 2))
+    found = squared_norm(model, x, "closed_form", 1, None)
+    torch.testing.assert_close(found, expected)
+    wanted = gradients(model, expected.sum())
+    torch.testing.assert_close(gradients(model, found.sum()), wanted)
+    assert wanted[0].abs().sum() > 0
+    assert (wanted[1].abs().sum() > 0) == (activation in ("sigmoid", "tanh"))  # the others' slopes do not move
+
+
+def test_closed_form_by_hand() -> None:
+    """One unit with weights (3, 4) and sigmoid'(0) = 1/4: ‖J‖² = 25 / 16."""
+    model = Dense((1, 1, 2), [], 1, "identity", "sigmoid", False)
+    nn.init.zeros_(model.encoder[0].bias)
+    model.encoder[0].weight.data = torch.tensor([[3.0, 4.0]])
+    x = torch.tensor([4.0, -3.0]).reshape(1, 1, 1, 2)
+    assert squared_norm(model, x, "closed_form", 1, None).tolist() == [25 / 16]
+    assert jacobian_norm(model, x, generator(), 1).tolist() == [5 / 4]
+    torch.testing.assert_close(singular_values(model, x), torch.tensor([[5 / 4]]))
+
+
+@pytest.mark.parametrize("name", ["deep", "conv", "map", "attention"])
+def test_torch_func_is_the_jacobian_of_autograd_and_so_is_its_gradient(name: str) -> None:
+    model, x = encoders()[name], images()
+    expected = autograd_jacobian(model, x).square().sum((1, 2))
+    found = squared_norm(model, x, "jacobian", 1, None)
+    torch.testing.assert_close(found, expected)
+    wanted = gradients(model, expected.sum())
+    torch.testing.assert_close(gradients(model, found.sum()), wanted)
+    assert any(gradient.abs().sum() > 0 for gradient in wanted)
+
+
+def test_the_gradient_of_the_jacobian_is_that_of_finite_differences() -> None:
+    model, x = encoders()["deep"].double(), images().double()
+    weight = model.encoder[0].weight
+    step = torch.randn(weight.shape, generator=generator(1)).double()
+    (gradient,) = torch.autograd.grad(squared_norm(model, x, "jacobian", 1, None).sum(), weight)
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight.add_(step, alpha=sign * 1e-5)
+            values.append(squared_norm(model, x, "jacobian", 1, None).sum())
+            weight.sub_(step, alpha=sign * 1e-5)
+    assert (gradient * step).sum().item() == pytest.approx((values[0] - values[1]).item() / 2e-5, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["deep", "conv", "map", "attention"])
+def test_hutchinson_is_unbiased(name: str) -> None:
+    """The mean of 2000 single draws lies within 4 standard errors, for each image."""
+    model, x = encoders()[name], images()
+    exact = squared_norm(model, x, "jacobian", 1, None)
+    draws = 2000
+    with torch.no_grad():
+        repeated = squared_norm(model, x.repeat(draws, 1, 1, 1), "hutchinson", 1, generator()).unflatten(0, (draws, 3))
+    error = repeated.std(0) / draws**0.5
+    assert (error > 0).all()
+    assert ((repeated.mean(0) - exact).abs() < 4 * error).all()
+
+
+def test_hutchinson_is_the_mean_over_its_probes_and_its_noise_falls() -> None:
+    model, x = encoders()["deep"], images(200)
+    source = generator(5)
+    singles = torch.stack([squared_norm(model, x, "hutchinson", 1, source) for _ in range(16)])
+    together = squared_norm(model, x, "hutchinson", 16, generator(5))
+    torch.testing.assert_close(together, singles.mean(0))
+    exact = squared_norm(model, x, "jacobian", 1, None)
+    assert (together - exact).square().mean() < (singles[0] - exact).square().mean() / 8  # 16 on average
+
+
+@pytest.mark.parametrize("name", ["deep", "conv", "map", "attention"])
+def test_hutchinson_reaches_the_encoder_alone(name: str) -> None:
+    """Its gradient is that of ‖vᵀJ‖² with the same v, by the Jacobian of autograd."""
+    model, x = encoders()[name], images()
+    found = gradients(model, squared_norm(model, x, "hutchinson", 1, generator(3)).sum())
+    jacobian = autograd_jacobian(model, x)
+    signs = torch.randint(0, 2, jacobian.shape[:2], generator=generator(3)) * 2.0 - 1
+    wanted = gradients(model, torch.einsum("bu,bup->bp", signs, jacobian).square().sum())
+    torch.testing.assert_close(found, wanted)
+    assert any(gradient.abs().sum() > 0 for gradient in found)
+    decoder = [gradient for (key, _), gradient in zip(model.named_parameters(), found, strict=True) if "dec" in key]
+    assert not any(gradient.any() for gradient in decoder)
+
+
+def test_auto_takes_the_cheapest_exact_way_and_else_an_estimate() -> None:
+    x = images(2)
+    layer = one_layer("sigmoid", 2 * SMALL_CODE)
+    assert torch.equal(squared_norm(layer, x, "auto", 1, None), squared_norm(layer, x, "closed_form", 1, None))
+    small, large = (Dense(SHAPE, [9], size, "tanh", "tanh", False) for size in (SMALL_CODE, SMALL_CODE + 1))
+    assert torch.equal(squared_norm(small, x, "auto", 1, None), squared_norm(small, x, "jacobian", 1, None))
+    estimate = squared_norm(large, x, "hutchinson", 2, generator())
+    assert torch.equal(squared_norm(large, x, "auto", 2, generator()), estimate)
+
+
+def test_what_a_model_cannot_do_is_refused() -> None:
+    x = images()
+    deep = Dense(SHAPE, [9], SMALL_CODE + 1, "tanh", "tanh", False)
+    for model in (deep, one_layer("gelu"), encoders()["conv"]):
+        with pytest.raises(ValueError, match="closed_form"):
+            squared_norm(model, x, "closed_form", 1, None)
+    for method in ("auto", "hutchinson"):
+        with pytest.raises(ValueError, match="generator"):
+            squared_norm(deep, x, method, 1, None)
+
+
+@pytest.mark.parametrize("method", ["auto", "jacobian", "hutchinson"])
+def test_the_penalty_is_the_mean_over_the_batch_in_training_and_in_validation(method: str) -> None:
+    model, x = encoders()["map"], images(5)
+    penalty = Contractive(method, 3)
+    output = AutoencoderOutput(x, model.encode(x), {})
+    value = penalty(model, Batch(x, x, generator=generator()), output)
+    assert value.item() == pytest.approx(squared_norm(model, x, method, 3, generator()).mean().item())
+    assert value.requires_grad
+    model.eval()
+    with torch.no_grad():
+        validated = penalty(model, Batch(x, x, generator=generator()), output)
+    assert not validated.requires_grad
+    torch.testing.assert_close(validated, value.detach())
+
+
+def test_the_penalty_alone_makes_the_encoder_contract() -> None:
+    model, x = one_layer("sigmoid"), images(20)
+    output = AutoencoderOutput(x, model.encode(x), {})
+    penalty, optimizer = Contractive("auto", 1), torch.optim.SGD(model.parameters(), 1.0)
+    before = penalty(model, Batch(x, x), output).item()
+    for _ in range(20):
+        optimizer.zero_grad()
+        penalty(model, Batch(x, x), output).backward()
+        optimizer.step()
+    assert penalty(model, Batch(x, x), output).item() < 0.5 * before
+
+
+@pytest.mark.parametrize("name", ["deep", "conv", "map", "attention", "wide layer", "narrow layer"])
+def test_singular_values_are_those_of_the_jacobian_of_autograd(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = images(5)
+    layers = {"wide layer": one_layer("sigmoid", 20), "narrow layer": one_layer("tanh", 5)}
+    model = (encoders() | layers)[name]
+    jacobian = autograd_jacobian(model, x).detach()
+    expected = torch.linalg.svd(jacobian.double()).S
+    for numbers in (2**22, 2 * jacobian[0].numel(), 1):  # all images at a time, two, or a row of one
+        monkeypatch.setattr("aetool.jacobian.NUMBERS", numbers)
+        found = singular_values(model, x)
+        assert found.shape == (5, min(jacobian.shape[1:]))
+        torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(found.square().sum(1), squared_norm(model, x, "jacobian", 1, None).detach())
+
+
+def test_jacobian_norm_is_the_root_of_the_squared_norm() -> None:
+    model, x = encoders()["deep"], images()
+    expected = torch.linalg.matrix_norm(autograd_jacobian(model, x))
+    torch.testing.assert_close(jacobian_norm(model, x, generator(), 1), expected.detach())
+
+
+def test_tied_decoder_written_out() -> None:
+    torch.manual_seed(0)
+    model = Dense(SHAPE, [7], 5, "tanh", "sigmoid", True)
+    with torch.no_grad():
+        for bias in model.decoder_biases:
+            bias.normal_()
+    assert len([*model.parameters()]) == 6
+    first, second = model.encoder[0].weight, model.encoder[2].weight
+    code = torch.rand(3, 5)
+    hidden = torch.tanh(code @ second + model.decoder_biases[0])
+    expected = hidden @ first + model.decoder_biases[1]
+    torch.testing.assert_close(model.decode(code).flatten(1), expected)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.0])  # 0: a dead code, which a logarithmic axis cannot show
+def test_the_figure_of_singular_values_is_written(scale: float, tmp_path: Path) -> None:
+    path = tmp_path / "figures" / "singular_values.png"
+    save_singular_values(path, scale * singular_values(encoders()["deep"], images()), "J")
+    assert path.read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,93 @@
+"""Self-attention, and an autoencoder of convolutions, self-attention and global average pooling."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aetool.models.conv import Mirrored, Size, downsampling, map_sizes, upsampling
+from aetool.ranges import PositiveInt
+
+
+class SelfAttention(nn.Module):
+    """Multi-head scaled dot-product attention of tokens (B, T, width) to each other (Vaswani et al. 2017).
+
+    Raises ValueError where `heads` does not divide `width`.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"heads={heads}: {width} channels cannot be shared out among them; choose a divisor")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.projection = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        query, key, value = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value)  # (B, heads, T, width / heads)
+        return self.projection(mixed.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x)) with a hidden layer 4 times as wide."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attention = nn.Sequential(nn.LayerNorm(width), SelfAttention(width, heads))
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.attention(tokens)
+        return tokens + self.mlp(tokens)
+
+
+def positions(count: int, width: int) -> nn.Parameter:
+    """(count, width): a learned vector for every position, added to its token."""
+    return nn.Parameter(0.02 * torch.randn(count, width))
+
+
+class MapAttention(nn.Module):
+    """Attention of the positions of a map (B, width, h, w) to each other: learned positions, then blocks."""
+
+    def __init__(self, map_size: Size, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.positions = positions(math.prod(map_size), width)
+        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)), nn.LayerNorm(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2) + self.positions  # (B, h · w, width)
+        return self.blocks(tokens).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class Attention(Mirrored):
+    """Convolution and pooling, self-attention over the positions of the last map, and their average as the code.
+
+    The stages are those of `Conv`. From the map after attention, the tap `feature_map`, a 1×1 convolution with GELU
+    makes code_size channels, and global average pooling the code: without GELU it would be a linear function of the
+    average of the map, with no more than channels[-1] dimensions. The decoder is the mirror image, where a linear layer
+    undoes the pooling. Raises ValueError where `channels` is empty or `heads` does not divide channels[-1].
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        channels: Sequence[PositiveInt],
+        code_size: PositiveInt,
+        depth: PositiveInt,
+        heads: PositiveInt,
+    ) -> None:
+        sizes = map_sizes(image_shape, channels)
+        widths, width = [image_shape[0], *channels], channels[-1]
+        pooling = [nn.Conv2d(width, code_size, 1), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        unpooling = [nn.Linear(code_size, width * math.prod(sizes[-1])), nn.Unflatten(1, (width, *sizes[-1]))]
+        super().__init__(
+            nn.Sequential(*downsampling(widths), MapAttention(sizes[-1], width, depth, heads)),
+            nn.Sequential(*pooling),
+            nn.Sequential(*unpooling),
+            nn.Sequential(MapAttention(sizes[-1], width, depth, heads), *upsampling(widths, sizes)),
+        )

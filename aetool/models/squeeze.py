@@ -1,0 +1,93 @@
+"""Autoencoder of Fire modules."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aetool.models.base import ACTIVATIONS, Activation
+from aetool.models.conv import Mirrored, Size, map_sizes
+from aetool.ranges import PositiveInt
+
+
+class Fire(nn.Module):
+    """1×1 convolution to `squeeze` channels, then a 1×1 and a 3×3 one side by side (Iandola et al. 2016).
+
+    (B, channels, H, W) to (B, expand_1 + expand_3, H, W). GELU instead of their ReLU, as in `Conv`.
+    """
+
+    def __init__(self, channels: int, squeeze: int, expand_1: int, expand_3: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(channels, squeeze, 1)
+        self.expand_1 = nn.Conv2d(squeeze, expand_1, 1)
+        self.expand_3: nn.Module = nn.Conv2d(squeeze, expand_3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        squeezed = F.gelu(self.squeeze(x))
+        return F.gelu(torch.cat([self.expand_1(squeezed), self.expand_3(squeezed)], 1))
+
+
+class TransposedFire(Fire):
+    """Fire's mirror image, to maps of `size`: a transposed 3×3 convolution of stride 2 beside a 1×1 one, whose pixels
+    are repeated."""
+
+    def __init__(self, channels: int, squeeze: int, expand_1: int, expand_3: int, size: Size) -> None:
+        super().__init__(channels, squeeze, expand_1, expand_3)
+        self.size = size
+        padding = (1 - size[0] % 2, 1 - size[1] % 2)
+        self.expand_3 = nn.ConvTranspose2d(squeeze, expand_3, 3, stride=2, padding=1, output_padding=padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        squeezed = F.gelu(self.squeeze(x))
+        repeated = F.interpolate(self.expand_1(squeezed), scale_factor=2.0)[:, :, : self.size[0], : self.size[1]]
+        return F.gelu(torch.cat([repeated, self.expand_3(squeezed)], 1))
+
+
+class Squeeze(Mirrored):
+    """`Conv` with Fire modules for convolutions, on the same stages, pooling and code.
+
+    As in SqueezeNet, the first layer and the last are plain 3×3 convolutions. A Fire module squeezes to
+    `squeeze_ratio` of its output channels, half of which come from 1×1 and half from 3×3 convolutions. Between the last
+    map and the linear layer of the code, a 1×1 convolution squeezes to `map_channels`: the linear layers hold most
+    parameters of such a network. Without `code_size` the squeezed map, (B, map_channels, h, w), is the code. The tap
+    `feature_map` is the map before it is squeezed. Raises ValueError where `channels` is empty.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        channels: Sequence[PositiveInt],
+        squeeze_ratio: float,
+        map_channels: PositiveInt,
+        code_size: PositiveInt | None,
+        code_activation: Activation,
+    ) -> None:
+        sizes = map_sizes(image_shape, channels)
+
+        def widths(after: int) -> tuple[int, int, int]:
+            return max(1, round(squeeze_ratio * after)), after - after // 2, after // 2
+
+        encoder: list[nn.Module] = [nn.Conv2d(image_shape[0], channels[0], 3, padding=1), nn.GELU(), _pooling()]
+        for before, after in pairwise(channels):
+            encoder += [Fire(before, *widths(after)), _pooling()]
+
+        bottleneck: list[nn.Module] = [nn.Conv2d(channels[-1], map_channels, 1)]
+        expand: list[nn.Module] = [nn.Conv2d(map_channels, channels[-1], 1), nn.GELU()]
+        if code_size is not None:
+            map_shape = (map_channels, *sizes[-1])
+            flat = math.prod(map_shape)
+            bottleneck += [nn.Flatten(), nn.Linear(flat, code_size), ACTIVATIONS[code_activation]()]
+            expand = [nn.Linear(code_size, flat), nn.Unflatten(1, map_shape), *expand]
+
+        decoder: list[nn.Module] = []
+        for (before, after), size in zip(pairwise([*channels[::-1], channels[0]]), sizes[-2::-1], strict=True):
+            decoder.append(TransposedFire(before, *widths(after), size))
+        decoder.append(nn.Conv2d(channels[0], image_shape[0], 3, padding=1))
+        super().__init__(*(nn.Sequential(*layers) for layers in (encoder, bottleneck, expand, decoder)))
+
+
+def _pooling() -> nn.Module:
+    return nn.AvgPool2d(2, ceil_mode=True)

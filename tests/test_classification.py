@@ -82,7 +82,7 @@ def test_all_labels_by_default_and_none_kept_in_the_checkpoint():
 
 
 def test_the_gradient_reaches_the_head_and_the_encoder_but_no_decoder():
-    model = Conv((1, 8, 8), [3, 4], 6)
+    model = Conv((1, 8, 8), [3, 4], 6, "relu")
     term = penalty()
     term(model, batch(), model(X)).backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in term.head.parameters())

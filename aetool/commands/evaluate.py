@@ -41,23 +41,42 @@ def measure(run: Run, config: dict[str, Any], session: "Session | None" = None) 
 
 
 def _evaluate(session: "Session") -> dict[str, float]:
-    from aetool import figures
+    from aetool.likelihood import collapsed
     from aetool.references import LARGEST
-    from aetool.stages.evaluate import evaluate
+    from aetool.stages.evaluate import evaluate, sensitivity
+    from aetool.stages.family import family_metrics
 
-    target = folder(session.run, session.config, session.step) / "metrics.json"
-    result = evaluate(session.trained, session.dataset, session.device, signals.poll)
-    metrics = dict(result.metrics)
+    run, settings = session.run, session.config["evaluation"]
+    target = folder(run, session.config, session.step) / "metrics.json"
+    measured = (session.trained, session.dataset, session.device)
+    result = evaluate(*measured, signals.poll)
+    found = sensitivity(session.trained, session.dataset, settings["jacobian_images"], session.device)
+    metrics = result.metrics | {"code_size": result.code_size, "val/jacobian_norm": found.norm}
+    metrics |= family_metrics(*measured, run.config, settings, lambda: session.references.pca, signals.poll)
+    warnings = degenerate(metrics)
+    if "likelihood/active_units" in metrics:
+        warnings += collapsed(metrics["likelihood/active_units"], result.code_size)
     if session.config["references"]:
         metrics |= session.references.reconstruction(result.code_size)
         if session.references.too_large:
-            session.run.warn([f"no PCA and no pixel reference: an image has over {LARGEST} values"])
-    metrics["code_size"] = result.code_size
+            warnings.append(f"no PCA and no pixel reference: an image has over {LARGEST} values")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    run.warn(warnings + _draw(session, result, found, target.parent))
+    write_json(target, metrics)
+    return metrics
+
+
+def _draw(session: "Session", result: Any, found: Any, target: Path) -> list[str]:
+    """The figures, also for TensorBoard; returns warnings."""
+    from aetool import figures
+
     name = session.run.directory.name
     images, reconstructions = (pixels.cpu() for pixels in result.samples)
-    target.parent.mkdir(parents=True, exist_ok=True)
     figures.save_reconstructions(session.figure("reconstructions.png"), images, reconstructions, f"{name}, test images")
-    figures.save_error_histogram(target.parent / "errors.png", result.errors, f"{name}, test images")
+    figures.save_error_histogram(target / "errors.png", result.errors, f"{name}, test images")
+    if found.singular_values is not None:
+        title = f"{name}, validation images"
+        figures.save_singular_values(session.figure("singular_values.png"), found.singular_values, title)
     record = session.record()
     picture = figures.grid(figures.reconstruction_rows(images, reconstructions))
     record.image("test/reconstructions", picture, session.step)
@@ -67,9 +86,7 @@ def _evaluate(session: "Session") -> dict[str, float]:
         figures.save_atoms(session.figure("atoms.png"), atoms, f"{name}, atoms")
         record.image("atoms", figures.grid(figures.atom_rows(atoms)), session.step)
     record.close()
-    session.run.warn(record.warnings + degenerate(metrics))
-    write_json(target, metrics)
-    return metrics
+    return record.warnings
 
 
 def degenerate(metrics: dict[str, float]) -> list[str]:
@@ -77,6 +94,8 @@ def degenerate(metrics: dict[str, float]) -> list[str]:
     warnings = []
     if metrics["val/dead_fraction"] == 1:
         warnings.append("all code units are dead: lower penalty.weight or optimizer.lr")
+    elif metrics["val/code_std"] == 0:
+        warnings.append("the code is the same for every image: lower penalty.weight or optimizer.lr")
     elif metrics["val/explained_variance"] < 0.01:
         warnings.append("reconstructions are no better than the mean image: lower penalty.weight, or train longer")
     return warnings

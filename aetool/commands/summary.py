@@ -13,7 +13,17 @@ EVALUATION_ROWS = {
     "explained variance": "explained_variance",
     "active units (L0)": "l0",
     "dead units": "dead_units",
-    "mean activation": "mean_activation",
+    "effective rank of the code": "effective_rank",
+}
+FAMILY_ROWS = {
+    "Jacobian norm, validation": "val/jacobian_norm",
+    "bytes per image, 8-bit code": "compression/bytes_per_image",
+    "compression ratio": "compression/compression_ratio",
+    "PSNR of the 8-bit code, dB": "compression/quantized_psnr",
+    "ELBO, nats per image": "likelihood/elbo",
+    "-log p(x) bound, nats": "likelihood/nll",
+    "bits per dimension": "likelihood/bits_per_dim",
+    "active units of the posterior": "likelihood/active_units",
 }
 COST_ROWS = {
     "parameters": "parameters",
@@ -42,7 +52,10 @@ def print_evaluation(run: Run, metrics: dict[str, float], console: Console | Non
         lines[label] = {model: metrics.get(f"test/{key}")}
         if f"pca/test/{key}" in metrics:
             lines[label][pca] = metrics[f"pca/test/{key}"]
-    lines |= {label: {model: metrics.get(key)} for label, key in COST_ROWS.items()}
+    levels = [key.split("/")[1] for key in metrics if key.startswith("denoising/") and key.endswith("/psnr_gain")]
+    denoising = {f"PSNR gain, dB, noise {level}": f"denoising/{level}/psnr_gain" for level in levels}
+    found = {label: key for label, key in (FAMILY_ROWS | denoising).items() if key in metrics}
+    lines |= {label: {model: metrics.get(key)} for label, key in (found | COST_ROWS).items()}
     print_measures("test images", lines, console)
 
 

@@ -8,9 +8,14 @@ from torch import Tensor
 
 from aetool.assembly import Trained
 from aetool.data.dataset import Dataset, Split
+from aetool.jacobian import jacobian_norm, singular_values
 from aetool.metrics import CodeStatistics, ReconstructionMetrics, cost, images_per_second
+from aetool.randomness import generator
 
 BATCH = 100  # bounds the memory of feature maps
+PROBES = 16  # draws an image in the estimate of ‖J‖_F
+PROFILED = 10  # images whose singular values are computed
+LARGEST_CODE = 1024  # numbers in a code whose Jacobian is computed in full
 
 
 class Evaluation(NamedTuple):
@@ -39,6 +44,23 @@ def evaluate(trained: Trained, dataset: Dataset, device: torch.device, poll: Cal
     )
     pixels, output_pixels, codes = _forward(trained, ten_images(dataset.test).to(device))
     return Evaluation(metrics, codes[0].numel(), (pixels, output_pixels), reconstruction.per_image_mse)
+
+
+class Sensitivity(NamedTuple):
+    """How strongly codes respond to pixels: J = ∂h/∂x on validation images."""
+
+    norm: float  # mean ‖J‖_F
+    singular_values: Tensor | None  # (images, rank), falling; None for a code of over LARGEST_CODE numbers
+
+
+def sensitivity(trained: Trained, dataset: Dataset, images: int, device: torch.device) -> Sensitivity:
+    """Of the first validation images; ‖J‖_F is exact for an encoder of one layer and for very small codes, else an
+    estimate with PROBES draws an image, the same for every run. The singular values are exact, of PROFILED images."""
+    x = trained.preprocessing.to_input(dataset.val.images[:images].to(device))
+    noise = generator(0, "jacobian", device=device)
+    norm = torch.cat([jacobian_norm(trained.model, part, noise, PROBES) for part in x.split(10)]).mean().item()
+    code_size = trained.model.encode(x[:1]).numel()  # type: ignore[operator]
+    return Sensitivity(norm, singular_values(trained.model, x[:PROFILED]) if code_size <= LARGEST_CODE else None)
 
 
 def ten_images(split: Split) -> Tensor:

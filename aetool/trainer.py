@@ -30,7 +30,7 @@ class Trainer:
 
     Everything random is a pure function of (seed, epoch, step), so a run that goes on from a checkpoint ends in the
     same bits as one that was never interrupted. `step` counts finished optimizer steps; an epoch drops its short last
-    batch.
+    batch. A model without a trainable parameter, fitted in closed form, has one epoch of no steps.
     """
 
     def __init__(
@@ -61,7 +61,8 @@ class Trainer:
         self.train, self.val = train, val
         self.preprocessing, self.corruption = preprocessing, corruption
         self.record, self.checkpoints = record, checkpoints
-        self.seed, self.epochs, self.batch_size = seed, epochs, batch_size
+        fitted = not any(parameter.requires_grad for parameter in model.parameters())
+        self.seed, self.epochs, self.batch_size = seed, 1 if fitted else epochs, batch_size
         self.clip_norm, self.patience = clip_norm, patience
         self.log_every, self.checkpoint_every = log_every, checkpoint_every
         self.poll, self.progress = poll, progress
@@ -71,8 +72,8 @@ class Trainer:
         self.device = everything[0].device
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
         self.peak_lrs = [group["lr"] for group in optimizer.param_groups]
-        self.steps_per_epoch = len(train.images) // batch_size
-        self.total_steps = epochs * self.steps_per_epoch
+        self.steps_per_epoch = 0 if fitted else len(train.images) // batch_size
+        self.total_steps = self.epochs * self.steps_per_epoch
 
         self.step = 0
         self.epoch = 0  # finished epochs, validation included

@@ -9,13 +9,14 @@ import torch
 from aetool import signals
 from aetool.assembly import cache_dir, make_corruption, make_model, make_objective
 from aetool.checkpoint import Checkpoint, Checkpoints
-from aetool.config import OptimizerConfig, build
+from aetool.config import build
 from aetool.data.dataset import Dataset
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError
 from aetool.record import Record
 from aetool.references import References
 from aetool.run import Run
+from aetool.schema import OptimizerConfig
 from aetool.trainer import Trainer
 
 log = logging.getLogger("aetool")
@@ -49,7 +50,8 @@ def make_trainer(
     mean_image = preprocessing.to_input(_mean_image(dataset.train.images))[0]
     references = References(dataset, cache_dir(config))
     given = {"pca": lambda: references.pca}
-    model = make_model(config, dataset.image_shape, mean_image=mean_image, **given).to(device)
+    input_std = torch.tensor(preprocessing.std)
+    model = make_model(config, dataset.image_shape, mean_image=mean_image, input_std=input_std, **given).to(device)
     settings, images = config["trainer"], len(dataset.train.images)
     if settings["batch_size"] > images:
         raise UserError(f"trainer.batch_size={settings['batch_size']}: there are {images} training images")

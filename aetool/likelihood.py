@@ -1,0 +1,141 @@
+"""How likely a variational autoencoder finds images: the evidence lower bound and the importance-weighted bound.
+
+A model here is one with the extras `mean` and `log_variance`, the prior N(0, I), and a decoder whose output is either
+the logits of Bernoulli pixels or the mean of Gaussian ones.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Normal
+
+from aetool.data.preprocessing import Preprocessing
+from aetool.penalties.variational import divergence
+
+BATCH = 100  # bounds the memory of feature maps
+IMAGES = 1000  # test images that are measured
+ACTIVE = 0.01  # variance over images of a unit's posterior mean, above which it is active (Burda et al. 2016)
+
+
+@torch.no_grad()
+def likelihood(
+    model: nn.Module,
+    preprocessing: Preprocessing,
+    val_images: Tensor,
+    test_images: Tensor,
+    samples: int,
+    generator: torch.Generator,
+    poll: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Bounds on the log-likelihood of the first test images, uint8 (N, C, H, W), nats per image.
+
+    - `elbo`: the evidence lower bound; `nll`: minus the tighter, importance-weighted bound of Burda et al. 2016 with
+      `samples` draws, the same draws; `kl`: KL(q(h|x) ‖ N(0, I)), the share of the bound that the code costs.
+    - `active_units`: units whose posterior mean varies over images by more than 0.01 (Burda et al. 2016).
+    - `nll_images`: how many images were measured, the first of the test split.
+    - With Bernoulli pixels (`preprocessing.logits`) images are binarised by one random draw with their grey levels as
+      probabilities.
+    - With Gaussian pixels the density is that of the network's input, images dequantised by uniform noise of one grey
+      level (Theis et al. 2016); the noise of a pixel has one standard deviation, `sigma`, for all of them, which is
+      that of maximum likelihood on the validation images, whatever the loss used in training; `bits_per_dim` is
+      -log2 P of an 8-bit pixel value, from the same bound.
+
+    q(h|x) is always that of the image itself, neither binarised nor dequantised: any q gives a bound.
+    """
+    device, images = generator.device, test_images[:IMAGES]
+    sigma = None if preprocessing.logits else _best_sigma(model, preprocessing, val_images, generator, poll)
+    elbo, bound, means, kl = [], [], [], []
+    for part in images.split(BATCH):
+        part = part.to(device)
+        mean, log_variance = _posterior(model, preprocessing.to_input(part))
+        if preprocessing.logits:
+            target = torch.bernoulli(part / 255, generator=generator)
+        else:
+            target = _dequantised(preprocessing, part, generator)
+        weights = log_weights(model, mean, log_variance, target, sigma, samples, generator, poll)
+        elbo.append(weights.mean(dim=0))
+        bound.append(weights.logsumexp(dim=0) - math.log(samples))
+        means.append(mean.double())
+        kl.append(divergence(mean, log_variance).sum(dim=1))
+    nll = -torch.cat(bound).mean().item()
+    found = {
+        "elbo": torch.cat(elbo).mean().item(),
+        "nll": nll,
+        "kl": torch.cat(kl).mean().item(),
+        "active_units": float((torch.cat(means).var(dim=0, correction=0) > ACTIVE).sum()),
+        "nll_images": float(len(images)),
+    }
+    if sigma is not None:
+        grey_levels = sum(math.log(255 * std) for std in preprocessing.std) / len(preprocessing.std)  # a unit of input
+        found["sigma"] = sigma
+        found["bits_per_dim"] = (nll / images[0].numel() + grey_levels) / math.log(2)
+    return found
+
+
+@torch.no_grad()
+def log_weights(
+    model: nn.Module,
+    mean: Tensor,
+    log_variance: Tensor,
+    target: Tensor,
+    sigma: float | None,
+    samples: int,
+    generator: torch.Generator,
+    poll: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """log p(target|h) + log p(h) - log q(h) for draws h of q = N(mean, exp(log_variance)): (samples, B) float64.
+
+    Their mean over samples estimates the ELBO; the log of the mean of their exponentials never is below it and rises to
+    log p(target) with the number of samples. `sigma` of Gaussian pixels; None: pixels are Bernoulli, 0 or 1.
+    """
+    prior = Normal(torch.zeros_like(mean), 1.0)
+    posterior = Normal(mean, (log_variance / 2).exp())
+    weights = []
+    for _ in range(samples):
+        poll()
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        code = mean + posterior.scale * noise
+        output = model.decode(code)  # type: ignore[operator]
+        pixels = Bernoulli(logits=output) if sigma is None else Normal(output, sigma)
+        of_code = (prior.log_prob(code) - posterior.log_prob(code)).double().sum(dim=1)
+        weights.append(pixels.log_prob(target).flatten(1).double().sum(dim=1) + of_code)
+    return torch.stack(weights)
+
+
+def collapsed(active_units: float, code_size: int) -> list[str]:
+    """A warning where under 5 % of the code tells images apart: the posterior has collapsed onto the prior."""
+    if active_units > 0 and active_units >= 0.05 * code_size:
+        return []
+    return [
+        f"posterior collapse: {active_units:.0f} of {code_size} code units are active: lower penalty.weight, "
+        "or raise penalty.warmup or penalty.terms.kl.free_bits"
+    ]
+
+
+def _posterior(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    extras = model(x).extras
+    return extras["mean"].float(), extras["log_variance"].float()
+
+
+def _dequantised(preprocessing: Preprocessing, images: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.rand(images.shape, generator=generator, device=images.device)
+    return preprocessing.to_input(images + noise - 0.5)
+
+
+def _best_sigma(
+    model: nn.Module,
+    preprocessing: Preprocessing,
+    images: Tensor,
+    generator: torch.Generator,
+    poll: Callable[[], None],
+) -> float:
+    """The standard deviation of Gaussian pixels that maximises the ELBO of the images."""
+    squares = 0.0
+    for part in images.split(BATCH):
+        poll()
+        part = part.to(generator.device)
+        output = model(preprocessing.to_input(part), generator).reconstruction.float()
+        squares += (_dequantised(preprocessing, part, generator) - output).double().square().sum().item()
+    return math.sqrt(squares / images.numel())

@@ -1,0 +1,56 @@
+"""Principal component analysis as an autoencoder."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from aetool.models.base import AutoencoderOutput
+from aetool.pca import PCA
+from aetool.ranges import PositiveInt
+
+
+class PCAModel(nn.Module):
+    """h = V S (x - x̄) and x̂ = S⁻¹ Vᵀ h + x̄, with V the first components of the training pixels.
+
+    The best linear autoencoder of pixels, whatever the network sees: S, the channels' standard deviations, undoes the
+    standardisation, under which the components of colour images are others. Nothing is trained. A `code_size` above
+    the number of pixel values means all of them. Without `pca`, as before a checkpoint is loaded, all values are 0.
+    """
+
+    closed_form = True
+    logits = False
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        code_size: PositiveInt,
+        mean_image: Tensor | None = None,
+        input_std: Tensor | None = None,
+        pca: Callable[[], PCA] | None = None,
+    ) -> None:
+        super().__init__()
+        pixels = math.prod(image_shape)
+        size = min(code_size, pixels)
+        components = torch.zeros(size, pixels) if pca is None else pca().components[:size]
+        mean = torch.zeros(*image_shape) if mean_image is None else mean_image
+        std = torch.ones(image_shape[0]) if input_std is None else input_std
+        self.components = nn.Parameter(components.clone(), requires_grad=False)
+        self.mean = nn.Parameter(mean.clone(), requires_grad=False)
+        self.std: Tensor
+        self.register_buffer("std", std[:, None, None].clone())
+
+    def encode(self, x: Tensor) -> Tensor:
+        return ((x - self.mean) * self.std).flatten(1) @ self.components.T
+
+    def decode(self, code: Tensor) -> Tensor:
+        return (code @ self.components).unflatten(1, self.mean.shape) / self.std + self.mean
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> AutoencoderOutput:
+        code = self.encode(x)
+        return AutoencoderOutput(self.decode(code), code, {})
+
+    def atoms(self) -> Tensor:
+        """The components, (code_size, C, H, W), each of unit norm."""
+        return self.components.unflatten(1, self.mean.shape)

@@ -1,0 +1,121 @@
+"""Variational autoencoders."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from aetool.models.base import ACTIVATIONS, Activation, AutoencoderOutput
+from aetool.ranges import PositiveInt
+
+LARGEST_LOG_VARIANCE = 15.0  # a standard deviation between 1/1800 and 1800; the bound is smooth, so gradients pass
+
+
+class VAE(nn.Module):
+    """q(h|x) = N(mean, diag exp(log_variance)) and p(x|h) around the decoder's output (Kingma & Welling 2014).
+
+    With a generator the code is a draw mean + exp(log_variance / 2) · ε; without one it is the mean. The prior N(0, I)
+    is the business of penalty=kl, the likelihood that of the loss: the output is linear, so any loss goes with it.
+    """
+
+    extras = ("mean", "log_variance")
+
+    def __init__(self, encoder: nn.Module, hidden: int, code_size: int, decoder: nn.Module) -> None:
+        """`encoder`: (B, C, H, W) -> (B, hidden); `decoder`: (B, code_size) -> (B, C, H, W)."""
+        super().__init__()
+        self.encoder = encoder
+        self.posterior = nn.Linear(hidden, 2 * code_size)
+        self.decoder = decoder
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self._posterior(x)[0]
+
+    def decode(self, code: Tensor) -> Tensor:
+        return self.decoder(code)
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> AutoencoderOutput:
+        code, extras = self._code(x, generator)
+        return AutoencoderOutput(self.decode(code), code, extras)
+
+    def _code(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, dict[str, Tensor]]:
+        mean, log_variance = self._posterior(x)
+        code = mean
+        if generator is not None:
+            noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+            code = mean + (log_variance / 2).exp() * noise
+        return code, {"mean": mean, "log_variance": log_variance}
+
+    def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, unbounded = self.posterior(self.encoder(x)).chunk(2, dim=1)
+        return mean, LARGEST_LOG_VARIANCE * (unbounded / LARGEST_LOG_VARIANCE).tanh()
+
+
+class DenseVAE(VAE):
+    """pixels → widths → q(h|x), and h → reversed widths → pixels."""
+
+    def __init__(
+        self, image_shape: Sequence[int], widths: Sequence[PositiveInt], code_size: PositiveInt, activation: Activation
+    ) -> None:
+        sizes = [math.prod(image_shape), *widths]
+        decoder = _layers([code_size, *sizes[::-1]], activation)[:-1]
+        super().__init__(
+            nn.Sequential(nn.Flatten(), *_layers(sizes, activation)),
+            sizes[-1],
+            code_size,
+            nn.Sequential(*decoder, nn.Unflatten(1, tuple(image_shape))),
+        )
+        self.image_shape = tuple(image_shape)
+
+    def atoms(self) -> Tensor:
+        """Last-layer filters, (widths[0], C, H, W)."""
+        return self.decoder[-2].weight.T.unflatten(1, self.image_shape)  # type: ignore[index, operator, union-attr]
+
+
+class ConvVAE(VAE):
+    """Stages of 3×3 convolutions of stride 2, mirrored by transposed convolutions; any image size.
+
+    Each stage halves height and width, rounding up.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        channels: Sequence[PositiveInt],
+        code_size: PositiveInt,
+        activation: Activation,
+    ) -> None:
+        if not channels:
+            raise ValueError("channels is empty: give at least one stage")
+        stages = [image_shape[0], *channels]
+        sizes = [tuple(image_shape[1:])]
+        encoder: list[nn.Module] = []
+        decoder: list[nn.Module] = []
+        for before, after in pairwise(stages):
+            height, width = sizes[-1]
+            sizes.append((-(-height // 2), -(-width // 2)))
+            padding = (1 - height % 2, 1 - width % 2)
+            encoder += [nn.Conv2d(before, after, 3, stride=2, padding=1), ACTIVATIONS[activation]()]
+            mirror = nn.ConvTranspose2d(after, before, 3, stride=2, padding=1, output_padding=padding)
+            decoder = [ACTIVATIONS[activation](), mirror, *decoder]
+        map_shape = (channels[-1], *sizes[-1])
+        flat = math.prod(map_shape)
+        super().__init__(
+            nn.Sequential(*encoder, nn.Flatten()),
+            flat,
+            code_size,
+            nn.Sequential(nn.Linear(code_size, flat), nn.Unflatten(1, map_shape), *decoder),
+        )
+        self.to(memory_format=torch.channels_last)  # faster than channels-first on CPUs
+
+    def atoms(self) -> Tensor:
+        """First-layer filters, (channels[0], C, 3, 3)."""
+        return self.encoder[0].weight  # type: ignore[index, union-attr, return-value]
+
+
+def _layers(sizes: Sequence[int], activation: str) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for size_in, size_out in pairwise(sizes):
+        layers += [nn.Linear(size_in, size_out), ACTIVATIONS[activation]()]
+    return layers

@@ -114,8 +114,8 @@ def save_error_histogram(path: Path, errors: Tensor, title: str) -> None:
 def save_singular_values(path: Path, values: Tensor, title: str) -> None:
     """Singular values of the encoder's Jacobian (images, rank), falling: their mean over images by rank, and the band
     that holds 80 % of the images (Rifai et al. 2011)."""
-    found = values.double().cpu()
-    low, high = found.quantile(found.new_tensor([0.1, 0.9]), dim=0)
+    found = values.float().cpu().numpy()
+    low, high = np.quantile(found, [0.1, 0.9], axis=0)
     ranks = range(1, found.shape[1] + 1)
     figure, axes = _figure(6, 3.5)
     axes.plot(ranks, found.mean(0))
@@ -165,7 +165,7 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 def _rows_figure(rows: Sequence[Tensor]) -> tuple[Any, Any, np.ndarray]:
     """A figure of rows of images alike in number; ticks have no marks."""
     picture = grid(rows)
-    figure, axes = _figure(8, 0.7 + 7.4 * picture.shape[0] / picture.shape[1])
+    figure, axes = _figure(8, 0.9 + 7.4 * picture.shape[0] / picture.shape[1])
     axes.imshow(picture)
     axes.tick_params(length=0, labelsize=8)
     return figure, axes, picture

@@ -14,6 +14,10 @@ class Contractive:
 
     x is what the network sees, and h its code without noise. See `aetool.jacobian.squared_norm` for the methods;
     raises ValueError for one that the model cannot do.
+
+    R is the plain sum, not divided by the number of pixels. Beside an error per pixel of standardised images lambda
+    then means about the same at every image size: what a direction costs in R does not depend on the pixels that it
+    spreads over, and what it explains is a share of the variance.
     """
 
     def __init__(self, method: Literal["auto", "closed_form", "jacobian", "hutchinson"], probes: PositiveInt) -> None:

@@ -15,11 +15,14 @@ COMMANDS = {
     "train": "train an autoencoder, then evaluate and probe it; -m sweeps",
     "probe": "classification on the frozen features of a trained run (run=DIR)",
     "evaluate": "reconstruction, code and cost metrics of a trained run (run=DIR)",
+    "sample": "images decoded from new codes, interpolations, traversals (run=DIR)",
+    "encode": "codes of a dataset's images as .npz, with labels and indices (run=DIR)",
     "compare": "one table over run folders",
+    "list": "every option of every group; the models with their cost",
     "data": "list, fetch or check the datasets",
     "bench": "training speed against a bare PyTorch loop",
 }
-COMPOSED = ("train", "probe", "evaluate", "bench")  # the others take plain words
+COMPOSED = ("train", "probe", "evaluate", "sample", "encode", "bench")  # the others take plain words
 SHOWN_BY_HYDRA = {"-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info"}
 HELP = """aetool: an experiment bench for autoencoders
 

@@ -42,6 +42,11 @@ def candidates(line: str, commands: Iterable[str], composed: Container[str]) -> 
     last = rest.rpartition(" ")[2]
     if command == "data":
         return [name for name in ("list", "fetch", "check") if name.startswith(last)]
+    if command == "list":
+        from aetool.commands.list import groups
+
+        with config_tree() as loader:
+            return [name for name in groups(loader) if name.startswith(last)]
     if command not in composed:
         return []
     from hydra._internal.core_plugins.bash_completion import BashCompletion

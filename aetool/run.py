@@ -33,6 +33,8 @@ WRITTEN = (  # what stands in the folder of a run
     "figures",
     "evaluate-*",
     "probe-*",
+    "sample-*",
+    "codes-*",
     "events.out.tfevents.*",
 )
 

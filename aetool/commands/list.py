@@ -1,0 +1,117 @@
+"""aetool list [GROUP] [dataset=NAME]"""
+
+import argparse
+import textwrap
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+
+from aetool.compose import compose_each, config_tree
+from aetool.config import ConfigError, suggest
+from aetool.errors import UserError
+
+WIDTH = 80
+NAMES = 16  # columns of the longest name that shares its line
+DATASET = "dataset=mnist"  # that models are measured on when nothing is said
+
+
+def run(words: list[str]) -> int:
+    """Every option of one group, or of all, with the line that its YAML starts with; models also with their cost."""
+    parser = argparse.ArgumentParser("aetool list", description="Every option of a group, or of all groups.")
+    parser.add_argument("words", nargs="*", metavar="GROUP", help="models, datasets, …; dataset=NAME: of the models")
+    parser.add_argument("-cd", "--config-dir", type=Path, help="a conf tree of yours")
+    options = parser.parse_intermixed_args(words)
+    if options.config_dir is not None and not options.config_dir.is_dir():
+        raise UserError(f"--config-dir {options.config_dir}: there is no such folder")
+    overrides = [word for word in options.words if "=" in word]
+    chosen = [word for word in options.words if "=" not in word]
+    with config_tree(options.config_dir) as loader:
+        known = groups(loader)
+        for word in chosen:
+            if word not in known and word not in known.values():
+                raise UserError(f"{word}: no such group; {suggest(word, known)}")
+        listed = [known.get(word, word) for word in chosen] or list(known.values())
+        described = {group: dict(_descriptions(loader, group)) for group in listed}
+    measured = "model" in listed and bool(chosen)
+    if overrides and not measured:
+        raise UserError(f"{overrides[0]}: only models are measured on a dataset; aetool list models {overrides[0]}")
+    costs = _costs(overrides, options.config_dir) if measured else {}
+    for group, lines in described.items():
+        print(group)
+        for name, text in lines.items():
+            _print(name, text)
+            if group == "model" and measured:
+                print(textwrap.fill(costs[name], WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6))
+    return 0
+
+
+def groups(loader: ConfigLoader) -> dict[str, str]:
+    """The groups of the conf tree by their plurals, which is what they are asked for by."""
+    return {_plural(group): group for group in sorted(loader.list_groups("")) if group != "hydra"}
+
+
+def _plural(word: str) -> str:
+    return f"{word[:-1]}ies" if word.endswith("y") else f"{word}es" if word.endswith("s") else f"{word}s"
+
+
+def _descriptions(loader: ConfigLoader, group: str) -> Iterator[tuple[str, str]]:
+    for option in loader.get_group_options(group):
+        lines = _text(loader, f"{group}/{option}").splitlines()
+        comments = (line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line)
+        yield option, next(comments, "")
+
+
+def _text(loader: ConfigLoader, name: str) -> str:
+    """The YAML that Hydra takes for a config: the first on its search path."""
+    for source in loader.get_sources():
+        if source.scheme() in ("pkg", "file") and source.is_config(name):
+            root = resources.files(source.path) if source.scheme() == "pkg" else Path(source.path)
+            return root.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    return ""
+
+
+def _print(name: str, text: str) -> None:
+    margin = " " * (NAMES + 3)
+    start = f"  {name:<{NAMES}} "
+    if len(name) > NAMES:
+        print(f"  {name}")
+        start = margin
+    print(textwrap.fill(text, WIDTH, initial_indent=start, subsequent_indent=margin) if text else start.rstrip())
+
+
+def _costs(overrides: list[str], config_dir: Path | None) -> dict[str, str]:
+    """One line a model: what it costs on a dataset's images, or why it cannot be built."""
+    if not any(word.startswith("dataset=") for word in overrides):
+        overrides = [DATASET, *overrides]
+    configs = compose_each("model", overrides, config_dir)
+    return {name: _cost(config) for name, config in configs.items()}
+
+
+def _cost(config: dict[str, Any] | ConfigError) -> str:
+    if isinstance(config, ConfigError):
+        return "; ".join(config.problems)
+    shape = config["dataset"]["image_shape"]
+    if shape is None:
+        name = config["dataset"]["name"]
+        raise UserError(
+            f"dataset={name}: its images are not known before they are read; set dataset.image_shape=[C,H,W]"
+        )
+    import torch
+
+    from aetool.assembly import make_model
+    from aetool.metrics import cost
+
+    try:
+        model = make_model(config, tuple(shape)).eval()
+        with torch.no_grad():
+            code = model(torch.zeros(1, *shape)).code.shape[1:]
+        found = cost(model, shape)
+    except Exception as error:  # a model of the user's may fail in any way
+        return f"cannot be built: {type(error).__name__}: {error}"
+    return (
+        f"{found['parameters']:>11,} parameters {found['flops'] / 1e6:>8,.2f} MFLOPs "
+        f"{found['model_bytes'] / 1e6:>7,.2f} MB  code {'×'.join(map(str, code))}"
+    )

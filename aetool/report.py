@@ -32,6 +32,7 @@ HEADLINE = {  # in the order in which a narrow terminal drops them, last first
     "dead": Column("evaluate/test/dead_fraction", ".1%"),
     "seconds": Column("pretrain/seconds", ".0f"),
     "val acc": Column("probe-linear/code/val_accuracy", ".4f"),
+    "‖J‖": Column("evaluate/val/jacobian_norm", ".3g"),
     "MSE": Column("evaluate/test/mse", ".5f"),
     "PCA FVU": Column("evaluate/pca/test/fvu", ".4f"),
     "pixels acc": Column("probe-linear/pixels/test_accuracy", ".4f"),

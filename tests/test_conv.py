@@ -1,12 +1,16 @@
 """Convolutional networks and their Fire-module relative."""
 
 import itertools
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional as F
 
+from aetool.metrics import cost
 from aetool.models.attention import Attention
 from aetool.models.base import Autoencoder
 from aetool.models.conv import Conv
@@ -134,3 +138,19 @@ def test_squeezenet_1_0_counts_1248424_parameters():
     assert sum(parameter.numel() for parameter in net.parameters()) == 1_248_424
     for fire, (i, s, e) in zip(modules, fires, strict=True):
         assert sum(parameter.numel() for parameter in fire.parameters()) == i * s + s * e + 9 * s * e + s + 2 * e
+
+
+def preset(name):
+    node = OmegaConf.load(f"{Path(__file__).parents[1]}/conf/model/{name}.yaml")
+    target, _ = node.pop("_target_"), node.pop("name")
+    return getattr(import_module(target.rpartition(".")[0]), target.rpartition(".")[2])(image_shape=CIFAR10, **node)
+
+
+def test_squeeze_has_a_quarter_of_convs_parameters_at_the_same_code_size():
+    conv, squeeze = preset("conv"), preset("squeeze")
+    x = torch.rand(2, *CIFAR10)
+    assert conv(x).code.shape == squeeze(x).code.shape
+    assert conv(x).extras["feature_map"].shape == squeeze(x).extras["feature_map"].shape
+    costs = cost(conv, CIFAR10), cost(squeeze, CIFAR10)
+    assert 4 * costs[1]["parameters"] <= costs[0]["parameters"]
+    assert 2 * costs[1]["flops"] <= costs[0]["flops"]

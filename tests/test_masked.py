@@ -173,6 +173,10 @@ def test_self_attention_is_its_formula():
         scores = query[..., part] @ key[..., part].transpose(1, 2) / math.sqrt(3)
         heads.append(scores.softmax(-1) @ value[..., part])
     torch.testing.assert_close(layer(tokens), layer.projection(torch.cat(heads, -1)))
+    with torch.autocast("cpu", torch.bfloat16):
+        reduced = layer(tokens)
+    assert reduced.dtype == torch.bfloat16
+    torch.testing.assert_close(reduced.float(), layer(tokens), rtol=0.05, atol=0.02)
 
 
 def test_self_attention_is_torchs():

@@ -27,8 +27,16 @@ class SelfAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         query, key, value = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value)  # (B, heads, T, width / heads)
-        return self.projection(mixed.transpose(1, 2).flatten(2))
+        return self.projection(_attend(query, key, value).transpose(1, 2).flatten(2))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(query keyᵀ / √width) value, for (B, heads, T, width) each."""
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        # The backward pass of torch's fused kernel takes several times as long here, and most of a training step.
+        weights = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
+        return weights.softmax(-1) @ value
+    return F.scaled_dot_product_attention(query, key, value)
 
 
 class Block(nn.Module):

@@ -50,7 +50,8 @@ class Squeeze(Mirrored):
     """`Conv` with Fire modules for convolutions, on the same stages, pooling and code.
 
     As in SqueezeNet, the first layer and the last are plain 3×3 convolutions. A Fire module squeezes to
-    `squeeze_ratio` of its output channels, half of which come from 1×1 and half from 3×3 convolutions. Between the last
+    `squeeze_ratio` of the channels on its coarse side, and half of its output comes from 1×1 and half from 3×3
+    convolutions. Between the last
     map and the linear layer of the code, a 1×1 convolution squeezes to `map_channels`: the linear layers hold most
     parameters of such a network. Without `code_size` the squeezed map, (B, map_channels, h, w), is the code. The tap
     `feature_map` is the map before it is squeezed. Raises ValueError where `channels` is empty.
@@ -67,12 +68,12 @@ class Squeeze(Mirrored):
     ) -> None:
         sizes = map_sizes(image_shape, channels)
 
-        def widths(after: int) -> tuple[int, int, int]:
-            return max(1, round(squeeze_ratio * after)), after - after // 2, after // 2
+        def squeezed(widest: int) -> int:
+            return max(1, round(squeeze_ratio * widest))
 
         encoder: list[nn.Module] = [nn.Conv2d(image_shape[0], channels[0], 3, padding=1), nn.GELU(), _pooling()]
         for before, after in pairwise(channels):
-            encoder += [Fire(before, *widths(after)), _pooling()]
+            encoder += [Fire(before, squeezed(after), after - after // 2, after // 2), _pooling()]
 
         bottleneck: list[nn.Module] = [nn.Conv2d(channels[-1], map_channels, 1)]
         expand: list[nn.Module] = [nn.Conv2d(map_channels, channels[-1], 1), nn.GELU()]
@@ -84,7 +85,7 @@ class Squeeze(Mirrored):
 
         decoder: list[nn.Module] = []
         for (before, after), size in zip(pairwise([*channels[::-1], channels[0]]), sizes[-2::-1], strict=True):
-            decoder.append(TransposedFire(before, *widths(after), size))
+            decoder.append(TransposedFire(before, squeezed(before), after - after // 2, after // 2, size))
         decoder.append(nn.Conv2d(channels[0], image_shape[0], 3, padding=1))
         super().__init__(*(nn.Sequential(*layers) for layers in (encoder, bottleneck, expand, decoder)))
 

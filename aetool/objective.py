@@ -11,7 +11,9 @@ from aetool.metrics import active_units
 from aetool.models.base import AutoencoderOutput, Batch
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (reconstruction, target) -> error of every pixel (B, C, H, W)
-CONTROL_RATE = 0.02  # change of log lambda a step, for an L0 that is e times its target
+CONTROL_GAIN = 2.0  # change of log lambda for a change of log L0: lambda yields as soon as L0 falls
+CONTROL_RATE = 0.01  # change of log lambda a step for an L0 that stays e times its target; L0 follows over 100 steps
+LAMBDAS = (1e-8, 1e4)  # where lambda may be steered: out of reach it must stay finite
 
 
 class Penalty(Protocol):
@@ -33,7 +35,9 @@ class Objective(nn.Module):
     """Reconstruction loss plus `weight` (lambda) times the scaled penalties.
 
     With `target_l0` lambda starts at `weight` and is steered, so that the mean number of active units approaches the
-    target: log lambda += rate · log(L0 / target) after every step.
+    target. After every step, log lambda += gain · (change of e) + rate · e for the smoothed error e = log(L0 / target):
+    a proportional-integral law. L0 answers late and a network that was too sparse recovers badly, so the rate counts
+    only after the warm-up, and for |e| of at most 1.5.
     """
 
     def __init__(
@@ -51,6 +55,8 @@ class Objective(nn.Module):
         self.target_l0 = target_l0
         self.trained = nn.ModuleDict({name: t.penalty for name, t in terms.items() if isinstance(t.penalty, nn.Module)})
         self.weight = weight
+        self.steered = 0  # steps
+        self.error: float | None = None  # log(L0 / target), smoothed over about 10 steps
 
     @property
     def moves(self) -> bool:
@@ -86,11 +92,21 @@ class Objective(nn.Module):
             if observe is not None:
                 observe(output)
         if self.target_l0 is not None:
-            l0 = active_units(output.code).double().mean().clamp_min(0.01 * self.target_l0)
-            self.weight *= math.exp(CONTROL_RATE * math.log(l0.item() / self.target_l0))
+            self._steer(active_units(output.code).double().mean().item(), self.target_l0)
 
-    def get_extra_state(self) -> dict[str, float]:
-        return {"weight": self.weight}
+    def _steer(self, l0: float, target: float) -> None:
+        error = math.log(max(l0 / target, 0.01))
+        before = error if self.error is None else self.error
+        self.error = 0.9 * before + 0.1 * error
+        change = CONTROL_GAIN * (self.error - before)
+        if self.steered >= self.warmup_steps:
+            change += CONTROL_RATE * max(-1.5, min(1.5, self.error))
+        self.steered += 1
+        low, high = LAMBDAS
+        self.weight = max(low, min(high, self.weight * math.exp(change)))
 
-    def set_extra_state(self, state: dict[str, float]) -> None:
-        self.weight = state["weight"]
+    def get_extra_state(self) -> dict[str, float | None]:
+        return {"weight": self.weight, "steered": self.steered, "error": self.error}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.weight, self.steered, self.error = state["weight"], state["steered"], state["error"]

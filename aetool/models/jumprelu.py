@@ -11,6 +11,8 @@ from aetool.models.base import AutoencoderOutput
 from aetool.models.sparse import Sparse
 from aetool.ranges import PositiveFloat, PositiveInt
 
+STRIDE = 10.0  # log θ = STRIDE · parameter: by Adam's equal steps θ keeps pace with the encoder
+
 
 class JumpReLU(Sparse):
     """`Sparse` with the code z H(z - θ) for pre-activations z and a learned threshold θ > 0 of every unit.
@@ -18,7 +20,7 @@ class JumpReLU(Sparse):
     Rajamanoharan et al. 2024, "Jumping ahead: improving reconstruction fidelity with JumpReLU sparse autoencoders". The
     step H has no gradient in θ, so it gets that of a kernel density estimate, from the pre-activations within
     `bandwidth` / 2 of θ: -θ / bandwidth for the code, -1 / bandwidth for `active`, H itself, whose sum is the L0 that
-    penalty=l0 weighs. log θ is the parameter, and starts at log `threshold`; both settings are in units of the code.
+    penalty=l0 weighs. θ starts at `threshold`; both settings are in units of the code.
     """
 
     extras = ("pre_activation", "active")  # type: ignore[assignment]
@@ -33,20 +35,25 @@ class JumpReLU(Sparse):
     ) -> None:
         super().__init__(image_shape, code_size, mean_image)
         self.bandwidth = bandwidth
-        self.log_threshold = nn.Parameter(torch.full((code_size,), math.log(threshold)))
+        self.scaled_log_threshold = nn.Parameter(torch.full((code_size,), math.log(threshold) / STRIDE))
+
+    @property
+    def threshold(self) -> Tensor:
+        """θ, (code_size,)."""
+        return (STRIDE * self.scaled_log_threshold).exp()
 
     def activate(self, pre_activation: Tensor) -> Tensor:
-        return _Jump.apply(pre_activation, self.log_threshold.exp(), self.bandwidth)
+        return _Jump.apply(pre_activation, self.threshold, self.bandwidth)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> AutoencoderOutput:
         output = super().forward(x, generator)
-        active = _Step.apply(output.extras["pre_activation"], self.log_threshold.exp(), self.bandwidth)
+        active = _Step.apply(output.extras["pre_activation"], self.threshold, self.bandwidth)
         return output._replace(extras=output.extras | {"active": active})
 
 
 def _near(z: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
     """The kernel, a rectangle of width and height 1, at (z - θ) / bandwidth."""
-    return ((z - threshold).abs() < bandwidth / 2).to(z.dtype)
+    return ((z - threshold).abs() < bandwidth / 2).to(threshold.dtype)
 
 
 class _Step(torch.autograd.Function):

@@ -113,8 +113,7 @@ def option_names(group: str, config_dir: Path | None = None) -> list[str]:
 def compose_each(
     group: str, words: Sequence[str], config_dir: Path | None = None
 ) -> dict[str, dict[str, Any] | ConfigError]:
-    """The train config of every option of a group, or why it does not compose; raises ConfigError for wrong words."""
-    compose_points("train", words, config_dir=config_dir)
+    """The train config of every option of a group, or why it does not compose."""
     found: dict[str, dict[str, Any] | ConfigError] = {}
     with config_tree(config_dir) as loader:
         lines = [item.input_line for item in _parse(words, loader)]

@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 import aetool as package
 from aetool import generation
 from aetool.assembly import Trained, load_dataset, load_trained
+from aetool.cli import main
 from aetool.data.dataset import Arrays, Dataset, Split, split
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError
@@ -26,6 +29,24 @@ from aetool.stages.sample import generate
 
 CPU = torch.device("cpu")
 SIGMAS = 5  # standard errors that an estimate may be off
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one tiny run, which the tests copy."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_images(folder / "images.npz")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["train", *TINY]) == 0
+    return folder / "outputs"
+
+
+@pytest.fixture
+def run(workplace: Path, outputs: Path) -> Path:
+    """The folder of a tiny run in a working folder of this test's own."""
+    shutil.copytree(outputs, workplace / "outputs")
+    return only_run(workplace)
 
 
 def correlated(count: int = 500) -> Tensor:
@@ -200,9 +221,7 @@ class TestFigures:
 
 
 class TestSampleCommand:
-    def test_leaves_pictures_codes_and_numbers(self, workplace, aetool):
-        assert aetool("train", *TINY).code == 0
-        run = only_run(workplace)
+    def test_leaves_pictures_codes_and_numbers(self, run, aetool):
         done = aetool("sample", f"run={run}", "count=10", "seed=3")
         assert done.code == 0, done.err
         assert "10 new codes: gaussian fitted to 65 training codes, seed 3" in done.out
@@ -225,9 +244,7 @@ class TestSampleCommand:
             decoded = trained.preprocessing.to_pixels(trained.model.decode(torch.from_numpy(arrays["codes"])))
         np.testing.assert_array_equal(arrays["images"], (decoded.clamp(0, 1) * 255).round().byte().numpy())
 
-    def test_the_same_command_again_does_nothing(self, workplace, aetool, monkeypatch):
-        aetool("train", *TINY)
-        run = only_run(workplace)
+    def test_the_same_command_again_does_nothing(self, run, workplace, aetool, monkeypatch):
         words = ("sample", f"run={run}", "latent=noise", "latent.level=0.1", "count=3")
         first = aetool(*words)
         assert first.code == 0, first.err
@@ -237,9 +254,7 @@ class TestSampleCommand:
         assert (again.code, again.out) == (0, first.out)
         assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == stamp
 
-    def test_other_settings_get_another_folder_and_overwrite_clears_all(self, workplace, aetool):
-        aetool("train", *TINY)
-        run = only_run(workplace)
+    def test_other_settings_get_another_folder_and_overwrite_clears_all(self, run, workplace, aetool):
         done = aetool("sample", "-m", f"run={run}", "seed=0,1", "count=3")
         assert done.code == 0, done.err
         first, second = (np.load(path)["codes"] for path in run.glob("sample-*/samples.npz"))
@@ -247,20 +262,6 @@ class TestSampleCommand:
         assert aetool("encode", f"run={run}").code == 0
         assert aetool("train", *TINY, "overwrite=true").code == 0
         assert not [*run.glob("sample-*"), *run.glob("codes-*")]
-
-    def test_code_maps(self, workplace, aetool):
-        words = [word for word in TINY if not word.startswith("model")]
-        aetool("train", *words, "model=conv", "model.channels=[2,3]", "model.code_size=null")
-        run = only_run(workplace)
-        for latent in ("gaussian", "mixture", "noise"):
-            done = aetool("sample", f"run={run}", f"latent={latent}", "count=3")
-            assert done.code == 0, done.err
-        codes = [np.load(path)["codes"] for path in run.glob("sample-*/samples.npz")]
-        assert [part.shape for part in codes] == [(3, 3, 2, 2)] * 3
-        done = aetool("encode", f"run={run}", "splits=[test]", "tap=feature_map")
-        assert done.code == 0, done.err
-        arrays = np.load(next(run.glob("codes-*.npz")))
-        assert arrays["test_codes"].shape == (20, 3, 2, 2)
 
     @pytest.mark.parametrize(
         ("words", "said"),
@@ -285,9 +286,7 @@ class TestSampleCommand:
         assert said in done.err
         assert len(done.err.splitlines()) <= 2
 
-    def test_a_prior_is_refused_where_there_is_none(self, workplace, aetool):
-        aetool("train", *TINY)
-        run = only_run(workplace)
+    def test_a_prior_is_refused_where_there_is_none(self, run, workplace, aetool):
         done = aetool("sample", f"run={run}", "latent=prior")
         assert done.code == 2
         assert "latent=prior: only a variational model has one" in done.err
@@ -295,9 +294,7 @@ class TestSampleCommand:
 
 
 class TestEncodeCommand:
-    def test_codes_labels_and_indices_belong_together(self, workplace, aetool):
-        aetool("train", *TINY)
-        run = only_run(workplace)
+    def test_codes_labels_and_indices_belong_together(self, run, workplace, aetool):
         done = aetool("encode", f"run={run}")
         assert done.code == 0, done.err
         (path,) = run.glob("codes-*.npz")
@@ -325,9 +322,7 @@ class TestEncodeCommand:
             np.testing.assert_array_equal(dataset.val.images.numpy(), images[0][indices["val"]])
             np.testing.assert_array_equal(dataset.test.images.numpy(), images[1][indices["test"]])
 
-    def test_the_same_command_again_writes_nothing(self, workplace, aetool, monkeypatch):
-        aetool("train", *TINY)
-        run = only_run(workplace)
+    def test_the_same_command_again_writes_nothing(self, run, workplace, aetool, monkeypatch):
         aetool("encode", f"run={run}")
         stamp = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
         monkeypatch.setattr("aetool.assembly.load_dataset", None)
@@ -335,38 +330,35 @@ class TestEncodeCommand:
         assert again.code == 0, again.err
         assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == stamp
 
-    def test_a_file_of_ones_own_and_taps(self, workplace, aetool):
-        aetool("train", *[word for word in TINY if not word.startswith("model")], "model=sparse", "model.code_size=6")
+    def test_code_maps_without_labels(self, workplace, aetool):
+        np.savez(workplace / "images.npz", images=np.random.RandomState(0).randint(0, 255, (120, 8, 8), dtype=np.uint8))
+        words = [word for word in TINY if not word.startswith("model")]
+        aetool("train", *words, "model=conv", "model.channels=[2,3]", "model.code_size=null")
         run = only_run(workplace)
-        done = aetool("encode", f"run={run}", "splits=[val]", "tap=pre_activation", "file=my codes/a b.npz")
+        done = aetool("sample", f"run={run}", "latent=mixture", "count=3")
+        assert done.code == 0, done.err
+        assert np.load(next(run.glob("sample-*/samples.npz")))["codes"].shape == (3, 3, 2, 2)
+        done = aetool("encode", f"run={run}", "splits=[test,val]", "file=my codes/a b.npz", "tap=feature_map")
         assert done.code == 0, done.err
         arrays = np.load(workplace / "my codes" / "a b.npz")
-        assert set(arrays) == {"val_codes", "val_labels", "val_indices"}
-        assert arrays["val_codes"].min() < 0
+        assert set(arrays) == {"val_codes", "val_indices", "test_codes", "test_indices"}
+        assert arrays["test_codes"].shape == (24, 3, 2, 2)
         assert not list(run.glob("codes-*"))
         done = aetool("encode", f"run={run}", "tap=pre")
         assert done.code == 2
-        assert "tap=pre: this model has code, pre_activation" in done.err
+        assert "tap=pre: this model has code, feature_map" in done.err
+
+    def test_a_file_that_cannot_be_written(self, run, workplace, aetool):
         (workplace / "folder.npz").mkdir()
         done = aetool("encode", f"run={run}", "file=folder.npz")
         assert done.code == 2
         assert "file=folder.npz: cannot be written" in done.err
         assert not list(workplace.glob(".folder*"))
 
-    def test_without_labels_there_are_none(self, workplace, aetool):
-        np.savez(workplace / "images.npz", images=np.random.RandomState(0).randint(0, 255, (120, 8, 8), dtype=np.uint8))
-        aetool("train", *TINY)
-        run = only_run(workplace)
-        assert aetool("encode", f"run={run}").code == 0
-        arrays = np.load(next(run.glob("codes-*.npz")))
-        assert {name.partition("_")[2] for name in arrays} == {"codes", "indices"}
-        assert aetool("sample", f"run={run}", "count=2").code == 0
-
-    def test_other_data_is_refused(self, workplace, aetool):
-        aetool("train", *TINY)
+    def test_other_data_is_refused(self, run, workplace, aetool):
         write_images(workplace / "images.npz", seed=1)
         for command in ("encode", "sample"):
-            done = aetool(command, f"run={only_run(workplace)}")
+            done = aetool(command, f"run={run}")
             assert done.code == 2
             assert "the dataset has changed since it was trained" in done.err
 
@@ -431,12 +423,11 @@ class TestQuantization:
     def test_bytes_of_a_code(self, nonzero, units, expected):
         assert bytes_per_code(torch.tensor(nonzero), units) == expected
 
-    def test_the_row_of_a_run(self, workplace, aetool):
-        aetool("train", *TINY)
-        run = Run.open(only_run(workplace))
-        trained, dataset = load_trained(run, CPU), load_dataset(run.config)
+    def test_the_row_of_a_run(self, run):
+        opened = Run.open(run)
+        trained, dataset = load_trained(opened, CPU), load_dataset(opened.config)
         found = compression(trained, dataset, CPU, lambda: None)
-        network = package.load(run.directory)
+        network = package.load(run)
         val, test = (network.encode(part.images.numpy()).astype(np.float64) for part in (dataset.val, dataset.test))
         low, high = val.min(0), val.max(0)
         step = np.where(high > low, (high - low) / 255, 1)

@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 
-from aetool.compose import compose_each, config_tree
+from aetool.compose import compose_each, compose_points, config_tree
 from aetool.config import ConfigError, suggest
 from aetool.errors import UserError
 
@@ -75,17 +75,21 @@ def _text(loader: ConfigLoader, name: str) -> str:
 
 def _print(name: str, text: str) -> None:
     margin = " " * (NAMES + 3)
-    start = f"  {name:<{NAMES}} "
-    if len(name) > NAMES:
+    if len(name) <= NAMES:
+        print(textwrap.fill(text, WIDTH, initial_indent=f"  {name:<{NAMES}} ", subsequent_indent=margin) or f"  {name}")
+    else:
         print(f"  {name}")
-        start = margin
-    print(textwrap.fill(text, WIDTH, initial_indent=start, subsequent_indent=margin) if text else start.rstrip())
+        print(textwrap.fill(text, WIDTH, initial_indent=margin, subsequent_indent=margin), end="\n" if text else "")
 
 
 def _costs(overrides: list[str], config_dir: Path | None) -> dict[str, str]:
     """One line a model: what it costs on a dataset's images, or why it cannot be built."""
     if not any(word.startswith("dataset=") for word in overrides):
         overrides = [DATASET, *overrides]
+    dataset = compose_points("train", overrides, config_dir=config_dir)[0].config["dataset"]  # its mistakes, once
+    if dataset["image_shape"] is None:
+        unknown = "the shape of its images is not known before they are read"
+        raise UserError(f"dataset={dataset['name']}: {unknown}; set dataset.image_shape=[C,H,W]")
     configs = compose_each("model", overrides, config_dir)
     return {name: _cost(config) for name, config in configs.items()}
 
@@ -93,17 +97,12 @@ def _costs(overrides: list[str], config_dir: Path | None) -> dict[str, str]:
 def _cost(config: dict[str, Any] | ConfigError) -> str:
     if isinstance(config, ConfigError):
         return "; ".join(config.problems)
-    shape = config["dataset"]["image_shape"]
-    if shape is None:
-        name = config["dataset"]["name"]
-        raise UserError(
-            f"dataset={name}: its images are not known before they are read; set dataset.image_shape=[C,H,W]"
-        )
     import torch
 
     from aetool.assembly import make_model
     from aetool.metrics import cost
 
+    shape = config["dataset"]["image_shape"]
     try:
         model = make_model(config, tuple(shape)).eval()
         with torch.no_grad():

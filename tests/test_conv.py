@@ -24,8 +24,8 @@ def models(shape):
     return [
         Conv(shape, [4, 6, 8], 5, "identity"),
         Conv(shape, [4, 6], None, "identity"),
-        Squeeze(shape, [4, 6, 7], 0.5, 3, 5, "identity"),
-        Squeeze(shape, [4, 6], 0.5, 3, None, "identity"),
+        Squeeze(shape, [4, 6, 7], 0.5, "relu", 3, 5, "identity"),
+        Squeeze(shape, [4, 6], 0.5, "relu", 3, None, "identity"),
     ]
 
 
@@ -58,7 +58,7 @@ def test_the_map_is_the_code_without_a_code_size():
     output = Conv(CIFAR10, [64, 64, 64], None, "identity")(x)
     assert output.code.shape == (2, 64, 4, 4)
     torch.testing.assert_close(output.code, output.extras["feature_map"])
-    output = Squeeze(CIFAR10, [8, 8, 16], 0.5, 4, None, "identity")(x)
+    output = Squeeze(CIFAR10, [8, 8, 16], 0.5, "relu", 4, None, "identity")(x)
     assert output.code.shape == (2, 4, 4, 4)
     assert output.extras["feature_map"].shape == (2, 16, 4, 4)
 
@@ -67,7 +67,7 @@ def test_the_map_is_the_code_without_a_code_size():
 def test_code_activation(activation, low, high):
     torch.manual_seed(0)
     x = 9 * torch.randn(20, 1, 8, 8)
-    for model in (Conv((1, 8, 8), [4, 6], 5, activation), Squeeze((1, 8, 8), [4, 6], 0.5, 3, 5, activation)):
+    for model in (Conv((1, 8, 8), [4, 6], 5, activation), Squeeze((1, 8, 8), [4, 6], 0.5, "relu", 3, 5, activation)):
         code = model(x).code
         assert (code.min() >= low) if low is not None else (code.min() < 0)
         assert (code.max() <= high) if high is not None else (code.max() > 1)
@@ -78,7 +78,7 @@ def test_activations_keep_their_size_at_the_start():
     torch.manual_seed(0)
     for model in (
         Conv(CIFAR10, [32, 64, 64], 256, "identity"),
-        Squeeze(CIFAR10, [32, 64, 64], 0.25, 16, 256, "identity"),
+        Squeeze(CIFAR10, [32, 64, 64], 0.25, "identity", 16, 256, "identity"),
     ):
         x = F.interpolate(torch.randn(64, 3, 4, 4), size=(32, 32), mode="bilinear") * 1.5
         output = model(x)
@@ -89,7 +89,7 @@ def test_activations_keep_their_size_at_the_start():
 def test_no_stage_is_refused():
     for make in (
         lambda: Conv((1, 8, 8), [], 5, "identity"),
-        lambda: Squeeze((1, 8, 8), [], 0.5, 3, 5, "identity"),
+        lambda: Squeeze((1, 8, 8), [], 0.5, "relu", 3, 5, "identity"),
         lambda: Attention((1, 8, 8), [], 5, 1, 1),
     ):
         with pytest.raises(ValueError, match="channels is empty"):
@@ -98,9 +98,9 @@ def test_no_stage_is_refused():
 
 def test_fire_is_its_formula():
     torch.manual_seed(0)
-    fire, x = Fire(5, 2, 3, 4), torch.randn(2, 5, 6, 7)
+    fire, x = Fire(5, 2, 3, 4, "gelu"), torch.randn(2, 5, 6, 7)
     squeezed = F.gelu(
-        torch.einsum("oi,bihw->bohw", fire.squeeze.weight.flatten(1), x) + fire.squeeze.bias[:, None, None]
+        torch.einsum("oi,bihw->bohw", fire.squeeze[0].weight.flatten(1), x) + fire.squeeze[0].bias[:, None, None]
     )
     one = torch.einsum("oi,bihw->bohw", fire.expand_1.weight.flatten(1), squeezed) + fire.expand_1.bias[:, None, None]
     patches = F.unfold(squeezed, 3, padding=1)
@@ -111,9 +111,9 @@ def test_fire_is_its_formula():
 @pytest.mark.parametrize("size", [(6, 8), (5, 7), (5, 8)])
 def test_transposed_fire_is_its_formula(size):
     torch.manual_seed(0)
-    fire, x = TransposedFire(5, 2, 3, 4, size), torch.randn(2, 5, 3, 4)
+    fire, x = TransposedFire(5, 2, 3, 4, "gelu", size), torch.randn(2, 5, 3, 4)
     squeezed = F.gelu(
-        torch.einsum("oi,bihw->bohw", fire.squeeze.weight.flatten(1), x) + fire.squeeze.bias[:, None, None]
+        torch.einsum("oi,bihw->bohw", fire.squeeze[0].weight.flatten(1), x) + fire.squeeze[0].bias[:, None, None]
     )
     expected = torch.empty(2, 7, *size)
     for row in range(size[0]):
@@ -133,7 +133,7 @@ def test_squeezenet_1_0_counts_1248424_parameters():
     """Its table 1: conv1 7×7×96, fire2-fire9, conv10 to 1000 classes."""
     fires = [(96, 16, 64), (128, 16, 64), (128, 32, 128), (256, 32, 128)]
     fires += [(256, 48, 192), (384, 48, 192), (384, 64, 256), (512, 64, 256)]
-    modules = [Fire(before, squeeze, expand, expand) for before, squeeze, expand in fires]
+    modules = [Fire(before, squeeze, expand, expand, "relu") for before, squeeze, expand in fires]
     net = nn.Sequential(nn.Conv2d(3, 96, 7, stride=2), *modules, nn.Conv2d(512, 1000, 1))
     assert sum(parameter.numel() for parameter in net.parameters()) == 1_248_424
     for fire, (i, s, e) in zip(modules, fires, strict=True):

@@ -103,20 +103,20 @@ def upsampling(widths: Sequence[int], sizes: Sequence[Size]) -> nn.Sequential:
 
 @torch.no_grad()
 def initialise(model: nn.Module) -> None:
-    """Keeps the size of activations from layer to layer, and the linear maps to and from the code orthogonal.
+    """Keeps the size of activations from layer to layer.
 
-    Convolutions have weights N(0, 1.5² / fan-in), more than He et al. 2015 have for ReLU, as GELU shrinks small values;
-    the last layer has a fifth of that, to start near the mean image. torch's default shrinks activations about twofold
-    a layer, and training spends its first epochs on undoing it.
+    Linear layers, and 1×1 convolutions to fewer channels, are orthogonal. The other convolutions have weights
+    N(0, 1.5² / fan-in), more than He et al. 2015 have for ReLU, as GELU shrinks small values; the last layer has a
+    fifth of that, to start near the mean image. torch's default shrinks activations about twofold a layer, and training
+    spends its first epochs on undoing it.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
     for layer in layers:
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Linear) or (layer.kernel_size == (1, 1) and layer.out_channels < layer.in_channels):
             nn.init.orthogonal_(layer.weight)
         else:
-            fan_in = (
-                layer.in_channels * math.prod(layer.kernel_size) / math.prod(layer.stride)
-            )  # 1 but where transposed
+            # Only the transposed ones have a stride: each of their output pixels sees that share of the kernel.
+            fan_in = layer.in_channels * math.prod(layer.kernel_size) / math.prod(layer.stride)
             nn.init.normal_(layer.weight, std=1.5 / math.sqrt(fan_in))
         nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     layers[-1].weight.mul_(0.2)

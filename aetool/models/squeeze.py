@@ -10,23 +10,24 @@ from torch.nn import functional as F
 
 from aetool.models.base import ACTIVATIONS, Activation
 from aetool.models.conv import Mirrored, Size, map_sizes
-from aetool.ranges import PositiveInt
+from aetool.ranges import OpenFraction, PositiveInt
 
 
 class Fire(nn.Module):
     """1×1 convolution to `squeeze` channels, then a 1×1 and a 3×3 one side by side (Iandola et al. 2016).
 
-    (B, channels, H, W) to (B, expand_1 + expand_3, H, W). GELU instead of their ReLU, as in `Conv`.
+    (B, channels, H, W) to (B, expand_1 + expand_3, H, W). GELU instead of their ReLU follows the expansion, as in
+    `Conv`; `activation` follows the squeeze.
     """
 
-    def __init__(self, channels: int, squeeze: int, expand_1: int, expand_3: int) -> None:
+    def __init__(self, channels: int, squeeze: int, expand_1: int, expand_3: int, activation: Activation) -> None:
         super().__init__()
-        self.squeeze = nn.Conv2d(channels, squeeze, 1)
+        self.squeeze = nn.Sequential(nn.Conv2d(channels, squeeze, 1), ACTIVATIONS[activation]())
         self.expand_1 = nn.Conv2d(squeeze, expand_1, 1)
         self.expand_3: nn.Module = nn.Conv2d(squeeze, expand_3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        squeezed = F.gelu(self.squeeze(x))
+        squeezed = self.squeeze(x)
         return F.gelu(torch.cat([self.expand_1(squeezed), self.expand_3(squeezed)], 1))
 
 
@@ -34,14 +35,16 @@ class TransposedFire(Fire):
     """Fire's mirror image, to maps of `size`: a transposed 3×3 convolution of stride 2 beside a 1×1 one, whose pixels
     are repeated."""
 
-    def __init__(self, channels: int, squeeze: int, expand_1: int, expand_3: int, size: Size) -> None:
-        super().__init__(channels, squeeze, expand_1, expand_3)
+    def __init__(
+        self, channels: int, squeeze: int, expand_1: int, expand_3: int, activation: Activation, size: Size
+    ) -> None:
+        super().__init__(channels, squeeze, expand_1, expand_3, activation)
         self.size = size
         padding = (1 - size[0] % 2, 1 - size[1] % 2)
         self.expand_3 = nn.ConvTranspose2d(squeeze, expand_3, 3, stride=2, padding=1, output_padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        squeezed = F.gelu(self.squeeze(x))
+        squeezed = self.squeeze(x)
         repeated = F.interpolate(self.expand_1(squeezed), scale_factor=2.0)[:, :, : self.size[0], : self.size[1]]
         return F.gelu(torch.cat([repeated, self.expand_3(squeezed)], 1))
 
@@ -51,7 +54,8 @@ class Squeeze(Mirrored):
 
     As in SqueezeNet, the first layer and the last are plain 3×3 convolutions. A Fire module squeezes to
     `squeeze_ratio` of the channels on its coarse side, and half of its output comes from 1×1 and half from 3×3
-    convolutions. Between the last
+    convolutions. SqueezeNet has a ReLU after the squeeze; what it cuts off is lost to the code, so that
+    `squeeze_activation: identity`, a linear bottleneck (Sandler et al. 2018), reconstructs better. Between the last
     map and the linear layer of the code, a 1×1 convolution squeezes to `map_channels`: the linear layers hold most
     parameters of such a network. Without `code_size` the squeezed map, (B, map_channels, h, w), is the code. The tap
     `feature_map` is the map before it is squeezed. Raises ValueError where `channels` is empty.
@@ -61,22 +65,23 @@ class Squeeze(Mirrored):
         self,
         image_shape: Sequence[int],
         channels: Sequence[PositiveInt],
-        squeeze_ratio: float,
+        squeeze_ratio: OpenFraction,
+        squeeze_activation: Activation,
         map_channels: PositiveInt,
         code_size: PositiveInt | None,
         code_activation: Activation,
     ) -> None:
         sizes = map_sizes(image_shape, channels)
 
-        def squeezed(widest: int) -> int:
-            return max(1, round(squeeze_ratio * widest))
+        def widths(coarse: int, after: int) -> tuple[int, int, int]:
+            return max(1, round(squeeze_ratio * coarse)), after - after // 2, after // 2
 
         encoder: list[nn.Module] = [nn.Conv2d(image_shape[0], channels[0], 3, padding=1), nn.GELU(), _pooling()]
         for before, after in pairwise(channels):
-            encoder += [Fire(before, squeezed(after), after - after // 2, after // 2), _pooling()]
+            encoder += [Fire(before, *widths(after, after), squeeze_activation), _pooling()]
 
         bottleneck: list[nn.Module] = [nn.Conv2d(channels[-1], map_channels, 1)]
-        expand: list[nn.Module] = [nn.Conv2d(map_channels, channels[-1], 1), nn.GELU()]
+        expand: list[nn.Module] = [nn.Conv2d(map_channels, channels[-1], 1)]
         if code_size is not None:
             map_shape = (map_channels, *sizes[-1])
             flat = math.prod(map_shape)
@@ -85,7 +90,7 @@ class Squeeze(Mirrored):
 
         decoder: list[nn.Module] = []
         for (before, after), size in zip(pairwise([*channels[::-1], channels[0]]), sizes[-2::-1], strict=True):
-            decoder.append(TransposedFire(before, squeezed(before), after - after // 2, after // 2, size))
+            decoder.append(TransposedFire(before, *widths(before, after), squeeze_activation, size))
         decoder.append(nn.Conv2d(channels[0], image_shape[0], 3, padding=1))
         super().__init__(*(nn.Sequential(*layers) for layers in (encoder, bottleneck, expand, decoder)))
 

@@ -72,7 +72,10 @@ def _class_values(node: ast.ClassDef, module: str) -> dict[str, Any]:
             values |= _class_values(parent, module)
     for item in node.body:
         match item:
-            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=value)
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
+            ):
                 with contextlib.suppress(ValueError):
                     values[name] = ast.literal_eval(value)
     return values

@@ -16,7 +16,7 @@ Size = tuple[int, int]  # H, W of a map
 class Mirrored(nn.Module):
     """image → encoder → map → bottleneck → code → expand → map → decoder → image; the map is the tap `feature_map`."""
 
-    extras = ("feature_map",)
+    extras: tuple[str, ...] = ("feature_map",)
 
     def __init__(self, encoder: nn.Module, bottleneck: nn.Module, expand: nn.Module, decoder: nn.Module) -> None:
         super().__init__()

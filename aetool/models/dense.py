@@ -26,6 +26,8 @@ class Dense(nn.Module):
     encoder, transposed, with biases of its own, at first 0 (Rifai et al. 2011).
     """
 
+    extras = ()
+
     def __init__(
         self,
         image_shape: Sequence[int],

@@ -23,7 +23,7 @@ class JumpReLU(Sparse):
     penalty=l0 weighs. θ starts at `threshold`; both settings are in units of the code.
     """
 
-    extras = ("pre_activation", "active")  # type: ignore[assignment]
+    extras = ("pre_activation", "active")
 
     def __init__(
         self,

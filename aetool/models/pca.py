@@ -19,6 +19,7 @@ class PCAModel(nn.Module):
     the number of pixel values means all of them. Without `pca`, as before a checkpoint is loaded, all values are 0.
     """
 
+    extras = ()
     closed_form = True
     logits = False
 

@@ -11,6 +11,7 @@ from aetool.models.base import AutoencoderOutput
 class Pixels(nn.Module):
     """h = x, flattened: what a probe finds in the image itself. Nothing is trained."""
 
+    extras = ()
     closed_form = True
     logits = False
 

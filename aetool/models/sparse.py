@@ -28,7 +28,7 @@ class Sparse(nn.Module):
     a unit is used when its correlation with the residual exceeds lambda / 2, whatever the size of the images.
     """
 
-    extras = ("pre_activation",)
+    extras: tuple[str, ...] = ("pre_activation",)
 
     def __init__(self, image_shape: Sequence[int], code_size: PositiveInt, mean_image: Tensor | None = None) -> None:
         super().__init__()

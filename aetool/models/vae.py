@@ -20,7 +20,7 @@ class VAE(nn.Module):
     is the business of penalty=kl, the likelihood that of the loss: the output is linear, so any loss goes with it.
     """
 
-    extras = ("mean", "log_variance")
+    extras: tuple[str, ...] = ("mean", "log_variance")
 
     def __init__(self, encoder: nn.Module, hidden: int, code_size: int, decoder: nn.Module) -> None:
         """`encoder`: (B, C, H, W) -> (B, hidden); `decoder`: (B, code_size) -> (B, C, H, W)."""

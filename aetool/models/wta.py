@@ -51,7 +51,7 @@ class WTA(Sparse):
     winners are taken.
     """
 
-    extras = ("pre_activation", "relu_code")  # type: ignore[assignment]
+    extras = ("pre_activation", "relu_code")
 
     def __init__(
         self,

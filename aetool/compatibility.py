@@ -72,7 +72,9 @@ def _penalties(config: dict[str, Any]) -> list[str]:
         declared = constants(term["_target_"])
         missing = [extra for extra in declared.get("needs", ()) if offered is not None and extra not in offered]
         if missing:
-            problems.append(f"penalty={name}: model={model['name']} has no {', '.join(missing)} for it to act on")
+            problems.append(
+                f"penalty={name}: it acts on {', '.join(missing)}, which model={model['name']} does not return"
+            )
         for key, allowed in declared.get("requires", {}).items():
             if model.get(key) not in allowed:
                 choices = " or ".join(map(str, allowed))

@@ -9,10 +9,22 @@ import torch
 
 from aetool.compose import compose_points, known_targets
 from aetool.config import ConfigError, build, check
-from aetool.schema import TrainConfig
+from aetool.schema import ModelConfig, TrainConfig
 from aetool.signature import TargetError, signature
 
-GROUPS = ("model", "dataset", "loss", "penalty", "optimizer", "scheduler", "trainer", "probe")
+GROUPS = (
+    "model",
+    "dataset",
+    "loss",
+    "penalty",
+    "corruption",
+    "optimizer",
+    "scheduler",
+    "trainer",
+    "probe",
+    "evaluation",
+)
+ACTS_ON = {"kl": ["model=vae"], "kl_sparsity": ["model=contractive"], "l0": ["model=jumprelu"]}
 NEED_A_PATH = {"folder", "arrays"}
 
 
@@ -30,19 +42,19 @@ def composed(*words: str) -> dict:
 
 @pytest.mark.parametrize(("group", "option"), options())
 def test_every_yaml_composes_checks_and_builds(group, option):
-    words = [f"{group}={option}"]
+    words = [f"{group}={option}", *ACTS_ON.get(option, [])]
     if option in NEED_A_PATH:
         words.append("dataset.path=somewhere")
     config = composed(*words)
     if group == "model":
-        model = build(config["model"], import_module("aetool.config").ModelConfig, image_shape=(3, 9, 10))
+        model = build(config["model"], ModelConfig, image_shape=(3, 9, 10))
         assert model(torch.rand(2, 3, 9, 10)).reconstruction.shape == (2, 3, 9, 10)
     elif group == "optimizer":
         optimizer = build(config["optimizer"], params=[torch.nn.Parameter(torch.ones(2))])
         assert optimizer.param_groups[0]["lr"] == config["optimizer"]["lr"]
     elif group == "penalty":
         assert all(callable(signature_target(node["_target_"])) for node in config["penalty"]["terms"].values())
-    elif group != "trainer":
+    elif group not in ("trainer", "evaluation"):
         assert callable(signature_target(config[group]["_target_"]))
 
 

@@ -168,7 +168,7 @@ class Trainer:
         """Mean loss and terms over a split, lambda at its final value, and the code's sparsity."""
         self.model.eval()
         sums: dict[str, float] = {}
-        statistics = CodeStatistics()
+        statistics = CodeStatistics(effective_rank=False)
         for start in range(0, len(split.images), EVALUATION_BATCH):
             self.poll()
             batch = self.batch(split, torch.arange(start, min(start + EVALUATION_BATCH, len(split.images))))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY
 
 from aetool.compose import compose_points, known_targets
 from aetool.config import ConfigError, build, check
@@ -157,3 +158,10 @@ def test_users_own_model_is_one_file_and_one_yaml(tmp_path, monkeypatch):
     assert "my_models.Mine" in known_targets(tmp_path)
     with pytest.raises(ConfigError, match=r"model\.extra=no"):
         compose_points("train", ["model=mine", "+model.extra=no"], config_dir=tmp_path)
+
+
+def test_a_penalty_that_cannot_act_on_the_model_is_a_user_error(workplace, aetool):
+    said = aetool("train", *TINY, "penalty=contractive", "penalty.terms.contractive.method=closed_form")
+    assert said.code == 2
+    assert "penalty=contractive: method=closed_form" in said.err
+    assert not list((workplace / "outputs").glob("*"))

@@ -13,6 +13,9 @@ from aetool.config import build
 from aetool.data.dataset import Dataset
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError
+from aetool.models.base import Batch
+from aetool.objective import Objective
+from aetool.randomness import generator
 from aetool.record import Record
 from aetool.references import References
 from aetool.run import Run
@@ -56,15 +59,7 @@ def make_trainer(
     if settings["batch_size"] > images:
         raise UserError(f"trainer.batch_size={settings['batch_size']}: there are {images} training images")
     total_steps = settings["epochs"] * (images // settings["batch_size"])
-    with torch.no_grad():
-        code_size = model(mean_image[None].to(device)).code.numel()
-    objective = make_objective(
-        config,
-        total_steps,
-        code_size=code_size,
-        num_classes=dataset.num_classes,
-        train_labels=dataset.train.labels,
-    ).to(device)
+    objective = _fitting_objective(config, dataset, model, mean_image[None].to(device), total_steps)
     parameters = [*model.parameters(), *objective.parameters()]
     if not parameters:
         raise UserError(f"model={config['model']['name']}: it has no parameters to train")
@@ -92,6 +87,22 @@ def make_trainer(
         progress=progress,
         **settings,
     )
+
+
+@torch.no_grad()
+def _fitting_objective(
+    config: dict[str, Any], dataset: Dataset, model: torch.nn.Module, x: torch.Tensor, total_steps: int
+) -> Objective:
+    """The objective for this model, tried on one image; raises UserError where a penalty cannot act on the model."""
+    output = model(x)
+    given = {"code_size": output.code.numel(), "num_classes": dataset.num_classes, "train_labels": dataset.train.labels}
+    objective = make_objective(config, total_steps, **given).to(x.device)
+    labels = None if dataset.train.labels is None else dataset.train.labels[:1].to(x.device)
+    try:
+        objective(model, Batch(x, x, labels, generator=generator(0, "trial", device=x.device)), output)
+    except ValueError as error:
+        raise UserError(f"penalty={', '.join(config['penalty']['terms'])}: {error}") from error
+    return objective
 
 
 def _agree(run: Run, checkpoint: Checkpoint, info: dict[str, Any]) -> None:

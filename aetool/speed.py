@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from aetool.assembly import choose_device, load_dataset
 from aetool.config import build
-from aetool.schema import LossConfig, OptimizerConfig
 from aetool.objective import Loss
 from aetool.run import Run
+from aetool.schema import LossConfig, OptimizerConfig
 from aetool.stages.pretrain import make_trainer
 
 

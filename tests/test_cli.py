@@ -52,7 +52,7 @@ def test_help_lists_commands_groups_and_options(aetool):
     [
         (["train", "modle=sparse"], ["modle: unknown key", "did you mean model?"]),
         (["train", "model=sparce"], ["model=sparce: no such option", "did you mean sparse?"]),
-        (["train", "model=zzzz"], ["choices: conv, conv_64, dense"]),
+        (["train", "model=zzzz"], ["choices: attention, batch_topk"]),
         (["train", "optimizer.lrr=1"], ["optimizer.lrr: unknown key", "did you mean optimizer.lr?"]),
         (["train", "+trainer.epoch=3"], ["trainer.epoch: unknown key", "did you mean trainer.epochs?"]),
         (["train", "++model.code=3"], ["model.code: unknown key", "did you mean model.code_size?"]),

@@ -50,7 +50,8 @@ def test_l1_reaches_the_code_only():
 
 def test_objective_adds_weighted_terms():
     code = torch.ones(5, 3)
-    objective = Objective(MSE(), {"l1": Term(L1(atom_norm=False), 2.0), "other": Term(L1(atom_norm=False), 1.0)}, weight=0.1, warmup_steps=0)
+    terms = {"l1": Term(L1(atom_norm=False), 2.0), "other": Term(L1(atom_norm=False), 1.0)}
+    objective = Objective(MSE(), terms, weight=0.1, warmup_steps=0)
     loss, terms = objective(MODEL, BATCH, output(code))
     assert set(terms) == {"loss/reconstruction", "penalty/l1", "penalty/other"}
     assert terms["penalty/l1"].item() == pytest.approx(3.0)

@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from aetool.figures import save_singular_values
 from aetool.jacobian import SMALL_CODE, jacobian_norm, singular_values, squared_norm
 from aetool.models.base import AutoencoderOutput, Batch
+from aetool.models.batch_topk import BatchTopK
 from aetool.models.dense import Dense
+from aetool.models.jumprelu import JumpReLU
+from aetool.models.sparse import Sparse
+from aetool.models.topk import TopK
+from aetool.models.wta import WTA
 from aetool.penalties.contractive import Contractive
 
 SHAPE = (1, 4, 4)
@@ -253,3 +258,21 @@ def test_the_figure_of_singular_values_is_written(scale: float, tmp_path: Path) 
     path = tmp_path / "figures" / "singular_values.png"
     save_singular_values(path, scale * singular_values(encoders()["deep"], images()), "J")
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Sparse(SHAPE, 6),
+        lambda: TopK(SHAPE, 6, k=2, alpha=1.5),
+        lambda: BatchTopK(SHAPE, 6, k=2, momentum=0.1),
+        lambda: JumpReLU(SHAPE, 6, threshold=0.02, bandwidth=0.05),
+        lambda: WTA(SHAPE, 6, rate=0.5, momentum=0.1),
+    ],
+)
+def test_the_closed_form_of_sparse_encoders(make):
+    torch.manual_seed(0)
+    model, x = make().eval(), images()
+    exact = autograd_jacobian(model, x).square().sum((1, 2))
+    assert exact.min() > 0
+    torch.testing.assert_close(squared_norm(model, x, "closed_form", 1, None), exact)

@@ -64,5 +64,15 @@ class Sparse(nn.Module):
         """The dictionary, (code_size, C, H, W), each atom of unit norm."""
         return F.normalize(self.dictionary, dim=1).unflatten(1, self.image_shape)
 
+    def encoder_layer(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The encoder as one layer, for aetool.jacobian: its weight (code_size, C·H·W), and the slope of each unit on
+        each image (B, code_size), 1 where it is active."""
+        return self.encoder_weight / self.scale, (self.encode(x) != 0).to(x.dtype)
+
+    @property
+    def encoder_weight(self) -> Tensor:
+        """E, (code_size, C·H·W)."""
+        return self.encoder
+
     def _pre_activation(self, x: Tensor) -> Tensor:
-        return F.linear(x.flatten(1) - self.pre_bias, self.encoder, self.encoder_bias) / self.scale
+        return F.linear(x.flatten(1) - self.pre_bias, self.encoder_weight, self.encoder_bias) / self.scale

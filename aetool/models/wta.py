@@ -75,5 +75,6 @@ class WTA(Sparse):
     def observe(self, output: AutoencoderOutput) -> None:
         self.winners.observe(output.code)
 
-    def _pre_activation(self, x: Tensor) -> Tensor:
-        return F.linear(x.flatten(1) - self.pre_bias, self.dictionary, self.encoder_bias) / self.scale
+    @property
+    def encoder_weight(self) -> Tensor:
+        return self.dictionary

@@ -11,8 +11,8 @@ from aetool.metrics import active_units
 from aetool.models.base import AutoencoderOutput, Batch
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (reconstruction, target) -> error of every pixel (B, C, H, W)
-CONTROL_GAIN = 2.5  # change of log lambda for a change of log L0: lambda yields as soon as L0 falls
-CONTROL_RATE = 0.015  # change of log lambda a step for an L0 that stays e times its target; L0 follows over 100 steps
+CONTROL_GAIN = 2.0  # change of log lambda for a change of log L0: lambda yields as soon as L0 falls
+CONTROL_RATE = 0.012  # change of log lambda a step for an L0 that stays e times its target; L0 follows over 100 steps
 LAMBDAS = (1e-8, 1e4)  # where lambda may be steered: out of reach it must stay finite
 
 

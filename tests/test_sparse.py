@@ -475,7 +475,7 @@ class TestSteering:
             error = math.log(max(active / 4, 0.01))
             before = error if smooth is None else smooth
             smooth = 0.9 * before + 0.1 * error
-            log_weight += 2.5 * (smooth - before) + (0.015 * min(smooth, 1.5) if step >= 2 else 0)
+            log_weight += 2 * (smooth - before) + (0.012 * min(smooth, 1.5) if step >= 2 else 0)
             objective.observe(MODEL, AutoencoderOutput(X, (torch.arange(99) < active).float()[None], {}))
             assert objective.weight == pytest.approx(math.exp(log_weight))
 
@@ -545,8 +545,8 @@ def test_training_goes_on_from_its_state_to_the_same_bits(workplace, words):
         (["model=topk", "model.k=2000"], "model.k=2000: at most model.code_size=1024"),
         (["model=batch_topk", "model.k=2000"], "model.k=2000: at most model.code_size=1024"),
         (["model=sparse", "penalty=kl_sparsity"], "model.code_activation=sigmoid"),
-        (["model=sparse", "penalty=l0"], "model=sparse has no active"),
-        (["model=conv_wta", "penalty=auxk"], "model=conv_wta has no pre_activation"),
+        (["model=sparse", "penalty=l0"], "acts on active, which model=sparse does not return"),
+        (["model=conv_wta", "penalty=auxk"], "acts on pre_activation, which model=conv_wta does not return"),
     ],
 )
 def test_what_makes_no_sense_is_refused(workplace, aetool, words, problem):

@@ -154,3 +154,13 @@ def test_squeeze_has_a_quarter_of_convs_parameters_at_the_same_code_size():
     costs = cost(conv, CIFAR10), cost(squeeze, CIFAR10)
     assert 4 * costs[1]["parameters"] <= costs[0]["parameters"]
     assert 2 * costs[1]["flops"] <= costs[0]["flops"]
+
+
+def test_the_linear_layers_of_squeeze_share_their_weights():
+    torch.manual_seed(0)
+    model, code = Squeeze((1, 8, 8), [4, 6], 0.5, "identity", 3, 5, "identity"), torch.randn(2, 5)
+    to_code = model.bottleneck[2]
+    nn.init.normal_(model.map_bias)
+    squeezed = (code @ to_code.weight + model.map_bias).reshape(2, 3, 2, 2)
+    torch.testing.assert_close(model.decode(code), model.decoder(model.expand(squeezed)))
+    assert [tuple(parameter.shape) for parameter in model.parameters() if parameter.dim() == 2] == [(5, 12)]

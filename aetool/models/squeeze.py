@@ -52,13 +52,13 @@ class TransposedFire(Fire):
 class Squeeze(Mirrored):
     """`Conv` with Fire modules for convolutions, on the same stages, pooling and code.
 
-    As in SqueezeNet, the first layer and the last are plain 3×3 convolutions. A Fire module squeezes to
-    `squeeze_ratio` of the channels on its coarse side, and half of its output comes from 1×1 and half from 3×3
-    convolutions. SqueezeNet has a ReLU after the squeeze; what it cuts off is lost to the code, so that
-    `squeeze_activation: identity`, a linear bottleneck (Sandler et al. 2018), reconstructs better. Between the last
-    map and the linear layer of the code, a 1×1 convolution squeezes to `map_channels`: the linear layers hold most
-    parameters of such a network. Without `code_size` the squeezed map, (B, map_channels, h, w), is the code. The tap
-    `feature_map` is the map before it is squeezed. Raises ValueError where `channels` is empty.
+    As in SqueezeNet, the first layer and the last are plain 3×3 convolutions. A Fire module squeezes to `squeeze_ratio`
+    of the channels on its coarse side, and half of its output comes from 1×1 and half from 3×3 convolutions. SqueezeNet
+    has a ReLU after the squeeze; what it cuts off is lost to the code, so that `squeeze_activation: identity`, a linear
+    bottleneck (Sandler et al. 2018), reconstructs better. The linear layers to and from the code hold most parameters
+    of `Conv`. Here a 1×1 convolution squeezes the last map to `map_channels` before them, and they share their weights:
+    the second is the first one's transpose. Without `code_size` the squeezed map, (B, map_channels, h, w), is the code.
+    The tap `feature_map` is the map before it is squeezed. Raises ValueError where `channels` is empty.
     """
 
     def __init__(
@@ -80,19 +80,25 @@ class Squeeze(Mirrored):
         for before, after in pairwise(channels):
             encoder += [Fire(before, *widths(after, after), squeeze_activation), _pooling()]
 
+        map_shape = (map_channels, *sizes[-1])
         bottleneck: list[nn.Module] = [nn.Conv2d(channels[-1], map_channels, 1)]
-        expand: list[nn.Module] = [nn.Conv2d(map_channels, channels[-1], 1)]
         if code_size is not None:
-            map_shape = (map_channels, *sizes[-1])
-            flat = math.prod(map_shape)
-            bottleneck += [nn.Flatten(), nn.Linear(flat, code_size), ACTIVATIONS[code_activation]()]
-            expand = [nn.Linear(code_size, flat), nn.Unflatten(1, map_shape), *expand]
+            bottleneck += [nn.Flatten(), nn.Linear(math.prod(map_shape), code_size), ACTIVATIONS[code_activation]()]
+        expand = nn.Conv2d(map_channels, channels[-1], 1)
 
         decoder: list[nn.Module] = []
         for (before, after), size in zip(pairwise([*channels[::-1], channels[0]]), sizes[-2::-1], strict=True):
             decoder.append(TransposedFire(before, *widths(before, after), squeeze_activation, size))
         decoder.append(nn.Conv2d(channels[0], image_shape[0], 3, padding=1))
-        super().__init__(*(nn.Sequential(*layers) for layers in (encoder, bottleneck, expand, decoder)))
+        super().__init__(nn.Sequential(*encoder), nn.Sequential(*bottleneck), expand, nn.Sequential(*decoder))
+        self.map_shape = map_shape
+        self.map_bias = None if code_size is None else nn.Parameter(torch.zeros(math.prod(map_shape)))
+
+    def decode(self, code: Tensor) -> Tensor:
+        if self.map_bias is not None:
+            weight = self.bottleneck[2].weight  # type: ignore[index]
+            code = F.linear(code, weight.T, self.map_bias).unflatten(1, self.map_shape)
+        return super().decode(code)
 
 
 def _pooling() -> nn.Module:

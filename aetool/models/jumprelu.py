@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,46 +42,19 @@ class JumpReLU(Sparse):
         return (STRIDE * self.scaled_log_threshold).exp()
 
     def activate(self, pre_activation: Tensor) -> Tensor:
-        return _Jump.apply(pre_activation, self.threshold, self.bandwidth)
+        near, rise = self._near(pre_activation)
+        jump = self.threshold.detach() * near / self.bandwidth * rise
+        return torch.where(pre_activation > self.threshold, pre_activation, 0) - jump
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> AutoencoderOutput:
         output = super().forward(x, generator)
-        active = _Step.apply(output.extras["pre_activation"], self.threshold, self.bandwidth)
+        pre_activation = output.extras["pre_activation"]
+        near, rise = self._near(pre_activation)
+        active = (pre_activation > self.threshold).to(near.dtype) - near / self.bandwidth * rise
         return output._replace(extras=output.extras | {"active": active})
 
-
-def _near(z: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-    """The kernel, a rectangle of width and height 1, at (z - θ) / bandwidth."""
-    return ((z - threshold).abs() < bandwidth / 2).to(threshold.dtype)
-
-
-class _Step(torch.autograd.Function):
-    """H(z - θ), without a gradient in z."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-        ctx.save_for_backward(z, threshold)
-        ctx.bandwidth = bandwidth
-        return (z > threshold).to(z.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:  # type: ignore[override]
-        z, threshold = ctx.saved_tensors
-        near = _near(z, threshold, ctx.bandwidth)
-        return None, -(gradient * near).sum(0) / ctx.bandwidth, None
-
-
-class _Jump(torch.autograd.Function):
-    """z H(z - θ)."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-        ctx.save_for_backward(z, threshold)
-        ctx.bandwidth = bandwidth
-        return z * (z > threshold)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
-        z, threshold = ctx.saved_tensors
-        near = _near(z, threshold, ctx.bandwidth)
-        return gradient * (z > threshold), -(gradient * near).sum(0) * threshold / ctx.bandwidth, None
+    def _near(self, pre_activation: Tensor) -> tuple[Tensor, Tensor]:
+        """The kernel, a rectangle of width and height 1, at (z - θ) / bandwidth; and a zero with the gradient of θ."""
+        threshold = self.threshold
+        near = (pre_activation - threshold).abs() < self.bandwidth / 2
+        return near.to(threshold.dtype), threshold - threshold.detach()

@@ -12,7 +12,7 @@ from aetool.models.base import AutoencoderOutput, Batch
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (reconstruction, target) -> error of every pixel (B, C, H, W)
 CONTROL_GAIN = 2.0  # change of log lambda for a change of log L0: lambda yields as soon as L0 falls
-CONTROL_RATE = 0.012  # change of log lambda a step for an L0 that stays e times its target; L0 follows over 100 steps
+CONTROL_RATE = 0.02  # change of log lambda a step for an L0 that stays e times its target; L0 follows over 100 steps
 LAMBDAS = (1e-8, 1e4)  # where lambda may be steered: out of reach it must stay finite
 
 
@@ -37,7 +37,7 @@ class Objective(nn.Module):
     With `target_l0` lambda starts at `weight` and is steered, so that the mean number of active units approaches the
     target. After every step, log lambda += gain · (change of e) + rate · e for the smoothed error e = log(L0 / target):
     a proportional-integral law. L0 answers late and a network that was too sparse recovers badly, so the rate counts
-    only after the warm-up, and for |e| of at most 1.5.
+    only after the warm-up, and for |e| of at most 1.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Objective(nn.Module):
         self.error = 0.9 * before + 0.1 * error
         change = CONTROL_GAIN * (self.error - before)
         if self.steered >= self.warmup_steps:
-            change += CONTROL_RATE * max(-1.5, min(1.5, self.error))
+            change += CONTROL_RATE * max(-1.0, min(1.0, self.error))
         self.steered += 1
         low, high = LAMBDAS
         self.weight = max(low, min(high, self.weight * math.exp(change)))

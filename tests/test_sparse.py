@@ -475,7 +475,7 @@ class TestSteering:
             error = math.log(max(active / 4, 0.01))
             before = error if smooth is None else smooth
             smooth = 0.9 * before + 0.1 * error
-            log_weight += 2 * (smooth - before) + (0.012 * min(smooth, 1.5) if step >= 2 else 0)
+            log_weight += 2 * (smooth - before) + (0.02 * min(smooth, 1) if step >= 2 else 0)
             objective.observe(MODEL, AutoencoderOutput(X, (torch.arange(99) < active).float()[None], {}))
             assert objective.weight == pytest.approx(math.exp(log_weight))
 

@@ -1,22 +1,26 @@
 """Parts of a config that are fine alone and make no sense together; knows no torch.
 
 What a part needs and offers is declared by class attributes of its target, which are read from the source.
-A model declares `extras`, the extras that it always returns; `logits = False` where its output cannot be logits;
-`closed_form = True` where it is not trained by gradient steps; `at_most = {"k": "code_size"}` for arguments that bound
-each other. A penalty declares `needs`, the extras that it reads, and `requires = {"code_activation": ("sigmoid",)}`,
-the values that it asks of the model's arguments.
+
+- A model: `extras`, the extras that it always returns; `logits = False` where its output cannot be logits;
+  `closed_form = True` where it is not trained by gradient steps; `at_most = {"k": "code_size"}` for arguments that
+  bound each other; `steerable`, whether lambda changes how many of its units are active; `squares = "key"` for an
+  argument under which only a loss with `squared = True` makes sense.
+- A penalty: `needs`, the extras that it reads; `requires = {"code_activation": ("sigmoid",)}`, the values that it asks
+  of the model's arguments; `sparsifies = True` where a larger lambda leaves fewer units active.
+- A schedule: `compares_losses = True` where it watches the validation loss.
 """
 
 from typing import Any
 
-from aetool.signature import constants
+from aetool.signature import constants, signature
 
 
 def disagreements(config: dict[str, Any]) -> list[str]:
     """The problems, each naming the key to change."""
     if "trainer" not in config:
         return []
-    return [*_run(config), *_images(config), *_model(config), *_penalties(config)]
+    return [*_run(config), *_images(config), *_model(config), *_corruption(config), *_penalties(config)]
 
 
 def _run(config: dict[str, Any]) -> list[str]:
@@ -48,6 +52,11 @@ def _model(config: dict[str, Any]) -> list[str]:
             problems.append(f"model.{key}={value}: at most model.{bound}={limit}")
     if config["loss"]["logits"] and not declared.get("logits", True):
         problems.append(f"loss: the output of model={model['name']} cannot be logits; choose loss=mse")
+    if model.get(declared.get("squares", "")) and not constants(config["loss"]["_target_"]).get("squared"):
+        key = declared["squares"]
+        problems.append(
+            f"model.{key}={str(model[key]).lower()}: its weights are those of a squared error; choose loss=mse"
+        )
     if declared.get("closed_form"):
         because = f"model={model['name']} is fitted in closed form"
         if config["penalty"]["terms"]:
@@ -57,16 +66,41 @@ def _model(config: dict[str, Any]) -> list[str]:
     return problems
 
 
+def _corruption(config: dict[str, Any]) -> list[str]:
+    node = config["corruption"]
+    found = signature(node["_target_"])
+    if "level" in found.parameters or found.takes_any:
+        return []
+    return [f"corruption._target_={node['_target_']}: it has to take `level`, its strength"]
+
+
+def _target_l0(config: dict[str, Any], target: float) -> list[str]:
+    problems = []
+    model, penalty, key = config["model"], config["penalty"], f"penalty.target_l0={target:g}"
+    declared = constants(model["_target_"])
+    sparse = declared.get("steerable", model.get("code_activation") == "relu")
+    if "extras" in declared and not sparse:
+        problems.append(f"{key}: lambda does not change how many units of model={model['name']} are active")
+    if not (
+        penalty["weight"] > 0 and any(constants(t["_target_"]).get("sparsifies") for t in penalty["terms"].values())
+    ):
+        problems.append(f"{key}: there is no lambda to steer; add penalty=l1 with penalty.weight > 0")
+    if model.get("code_size") is not None and target >= model["code_size"]:
+        problems.append(f"{key}: it has to be below model.code_size={model['code_size']}")
+    if config["trainer"]["patience"] is not None:
+        problems.append(f"{key}: losses at a changing lambda do not compare; set trainer.patience=null")
+    if constants(config["scheduler"]["_target_"]).get("compares_losses"):
+        problems.append(f"{key}: losses at a changing lambda do not compare; choose scheduler=cosine")
+    return problems
+
+
 def _penalties(config: dict[str, Any]) -> list[str]:
     problems = []
     model, penalty = config["model"], config["penalty"]
     if penalty["weight"] > 0 and not penalty["terms"]:
         problems.append(f"penalty.weight={penalty['weight']}: there is no penalty to weigh; add penalty=l1")
-    if penalty["target_l0"] is not None and not (penalty["terms"] and penalty["weight"] > 0):
-        problems.append(
-            f"penalty.target_l0={penalty['target_l0']:g}: there is no lambda to steer; "
-            "add penalty=l1 with penalty.weight > 0"
-        )
+    if penalty["target_l0"] is not None:
+        problems += _target_l0(config, penalty["target_l0"])
     offered = constants(model["_target_"]).get("extras")
     for name, term in penalty["terms"].items():
         declared = constants(term["_target_"])

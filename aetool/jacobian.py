@@ -96,9 +96,17 @@ def _hutchinson(model: nn.Module, x: Tensor, probes: int, generator: torch.Gener
         code = _encode(model, x)
         for left in reversed(range(probes)):
             signs = torch.randint(0, 2, code.shape, generator=generator, device=code.device).to(code) * 2 - 1
-            (row,) = torch.autograd.grad(code, x, signs, create_graph=differentiable, retain_graph=left > 0 or None)
+            row = _gradient(code, x, signs, create_graph=differentiable, retain_graph=differentiable or left > 0)
             total = total + row.square().flatten(1).sum(1)
     return total / probes
+
+
+def _gradient(code: Tensor, x: Tensor, cotangent: Tensor, **keep: bool) -> Tensor:
+    """cotangentᵀ J; 0 for a code of steps, as one-hot, which no gradient passes."""
+    if not code.requires_grad:
+        return torch.zeros_like(x)
+    (row,) = torch.autograd.grad(code, x, cotangent, allow_unused=True, **keep)
+    return torch.zeros_like(x) if row is None else row
 
 
 def _rows(model: nn.Module, x: Tensor) -> Iterator[Tensor]:

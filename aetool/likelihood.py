@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal
 
 from aetool.data.preprocessing import Preprocessing
+from aetool.models.base import BATCH
 from aetool.penalties.variational import divergence
+from aetool.randomness import subset
 
-BATCH = 100  # bounds the memory of feature maps
 IMAGES = 1000  # test images that are measured
 ACTIVE = 0.01  # variance over images of a unit's posterior mean, above which it is active (Burda et al. 2016)
 
@@ -29,12 +30,12 @@ def likelihood(
     generator: torch.Generator,
     poll: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Bounds on the log-likelihood of the first test images, uint8 (N, C, H, W), nats per image.
+    """Bounds on the log-likelihood of up to 1,000 test images, uint8 (N, C, H, W), nats per image.
 
     - `elbo`: the evidence lower bound; `nll`: minus the tighter, importance-weighted bound of Burda et al. 2016 with
       `samples` draws, the same draws; `kl`: KL(q(h|x) ‖ N(0, I)), the share of the bound that the code costs.
     - `active_units`: units whose posterior mean varies over images by more than 0.01 (Burda et al. 2016).
-    - `nll_images`: how many images were measured, the first of the test split.
+    - `nll_images`: how many images were measured, the same for every run.
     - With Bernoulli pixels (`preprocessing.logits`) images are binarised by one random draw with their grey levels as
       probabilities.
     - With Gaussian pixels the density is that of the network's input, images dequantised by uniform noise of one grey
@@ -44,7 +45,7 @@ def likelihood(
 
     q(h|x) is always that of the image itself, neither binarised nor dequantised: any q gives a bound.
     """
-    device, images = generator.device, test_images[:IMAGES]
+    device, images = generator.device, test_images[subset(len(test_images), IMAGES)]
     sigma = None if preprocessing.logits else _best_sigma(model, preprocessing, val_images, generator, poll)
     elbo, bound, means, kl = [], [], [], []
     for part in images.split(BATCH):

@@ -23,6 +23,8 @@ def anomaly_scores(error: Tensor) -> Tensor:
 class MSE:
     """(r - x)²."""
 
+    squared = True
+
     def __call__(self, reconstruction: Tensor, target: Tensor) -> Tensor:
         return F.mse_loss(reconstruction, target, reduction="none")
 

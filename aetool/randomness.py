@@ -17,6 +17,11 @@ def generator(seed: int, purpose: str, *counters: int, device: torch.device | st
     return torch.Generator(device).manual_seed(derive(seed, purpose, *counters))
 
 
+def subset(size: int, count: int) -> torch.Tensor:
+    """Indices of up to `count` of `size` images, in their order: at random, and the same for every run."""
+    return torch.randperm(size, generator=generator(0, "subset"))[:count].sort().values
+
+
 @contextmanager
 def seeded(seed: int, purpose: str) -> Iterator[None]:
     """torch's global generator, seeded inside and left as it was: for the initial weights of modules."""

@@ -15,6 +15,7 @@ from aetool.errors import UserError
 from aetool.run import Run, identity, read_json
 
 UNREADABLE = "unreadable"
+LONG = 40  # rows above which a table is not continued below itself
 
 
 class Column(NamedTuple):
@@ -82,27 +83,35 @@ def differing(table: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def print_table(table: Sequence[Mapping[str, Any]], keys: Sequence[str], console: Console | None = None) -> None:
-    """One line a run: the keys that tell it from the others, its state, and as many metrics as the width allows."""
+    """One line a run: the keys that tell it from the others, its state, and the metrics.
+
+    Metrics for which the width has no room follow in a second table below, or are named where runs are many.
+    """
     console = console or Console(markup=False, highlight=False)
-    columns = {key.replace(".", ".\n"): cells for key, cells in _keys(table, keys).items()}
-    left = console.width - sum(_width(name, cells) for name, cells in columns.items())
-    hidden = []
-    for name, cells in _headline(table).items():
-        if _width(name, cells) <= left:
-            columns[name] = cells
-            left -= _width(name, cells)
-        else:
-            hidden.append(name)
+    identifying = {key.replace(".", ".\n"): cells for key, cells in _keys(table, keys).items()}
+    room = console.width - sum(_width(name, cells) for name, cells in identifying.items())
+    waiting = _headline(table)
+    while True:
+        columns, left = dict(identifying), room
+        for name in list(waiting):
+            if _width(name, waiting[name]) <= left:
+                left -= _width(name, waiting[name])
+                columns[name] = waiting.pop(name)
+        _draw(console, columns)
+        if not waiting or len(columns) == len(identifying) or len(table) > LONG:
+            break
+    if waiting:
+        console.print(f"no room for: {', '.join(waiting)}", style="dim")
+
+
+def _draw(console: Console, columns: Mapping[str, Sequence[str]]) -> None:
     drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in columns:
-        drawn.add_column(
-            name, justify="right" if name in HEADLINE else "left", overflow="fold", no_wrap=name in HEADLINE
-        )
-    for row_cells in zip(*columns.values(), strict=True):
-        drawn.add_row(*row_cells)
+        metric = name in HEADLINE
+        drawn.add_column(name, justify="right" if metric else "left", overflow="fold", no_wrap=metric)
+    for cells in zip(*columns.values(), strict=True):
+        drawn.add_row(*cells)
     console.print(drawn)
-    if hidden:
-        console.print(f"no room for: {', '.join(hidden)}", style="dim")
 
 
 def write_markdown(path: Path, table: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:

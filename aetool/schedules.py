@@ -52,6 +52,8 @@ class Cosine(Constant):
 class Plateau:
     """Multiplies by `factor` after more than `patience` epochs without a relative improvement of `threshold`."""
 
+    compares_losses = True
+
     def __init__(self, factor: OpenFraction, patience: NonNegativeInt, threshold: NonNegativeFloat) -> None:
         self.decay = factor
         self.patience = patience
@@ -64,7 +66,7 @@ class Plateau:
         return self.current
 
     def observe(self, validation_loss: float) -> None:
-        if validation_loss < self.best * (1 - self.threshold):
+        if validation_loss < self.best - self.threshold * abs(self.best) or self.best == math.inf:
             self.best, self.waited = validation_loss, 0
             return
         self.waited += 1

@@ -16,13 +16,11 @@ from aetool.data.preprocessing import Preprocessing
 from aetool.errors import Interrupted, NonFiniteError
 from aetool.figures import grid, reconstruction_rows
 from aetool.metrics import CodeStatistics
-from aetool.models.base import AutoencoderOutput, Batch
+from aetool.models.base import BATCH, AutoencoderOutput, Batch
 from aetool.objective import Objective
 from aetool.randomness import derive, generator
 from aetool.record import Record
 from aetool.schedules import Schedule
-
-EVALUATION_BATCH = 100  # bounds the memory of feature maps
 
 
 class Trainer:
@@ -169,9 +167,9 @@ class Trainer:
         self.model.eval()
         sums: dict[str, float] = {}
         statistics = CodeStatistics(effective_rank=False)
-        for start in range(0, len(split.images), EVALUATION_BATCH):
+        for start in range(0, len(split.images), BATCH):
             self.poll()
-            batch = self.batch(split, torch.arange(start, min(start + EVALUATION_BATCH, len(split.images))))
+            batch = self.batch(split, torch.arange(start, min(start + BATCH, len(split.images))))
             output = self._forward(batch)
             loss, terms = self.objective(self.model, batch, output)
             for name, value in {"loss": loss, **terms}.items():

@@ -16,12 +16,12 @@ import yaml
 from PIL import Image
 
 from aetool import signals
-from aetool.schema import DatasetConfig
 from aetool.data import catalog
 from aetool.data.arrays import arrays, channels_first
 from aetool.data.dataset import Arrays, split
 from aetool.data.folder import folder
 from aetool.errors import DataError, Interrupted
+from aetool.schema import DatasetConfig
 
 CONF = Path(__file__).parent.parent / "conf" / "dataset"
 

@@ -1,6 +1,7 @@
 """What an evaluation measures beside reconstruction: sensitivity, compression, denoising, likelihood, warnings."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from conftest import TINY, only_run
 
 import aetool as package
 from aetool.assembly import load_dataset
+from aetool.randomness import subset
 
 
 def evaluated(workplace) -> dict[str, float]:
@@ -17,8 +19,12 @@ def evaluated(workplace) -> dict[str, float]:
 def test_the_jacobian_norm_is_that_of_the_validation_images(aetool, workplace):
     assert aetool("train", *TINY, "model=contractive", "model.code_size=6", "evaluation.jacobian_images=5").code == 0
     run = package.load(only_run(workplace))
-    images = run.preprocessing.to_input(load_dataset(run.config).val.images[:5])
-    norms = [torch.func.jacrev(lambda x: run.model.encode(x[None])[0])(image).norm() for image in images]
+    images = load_dataset(run.config).val.images
+
+    def code(pixels):
+        return run.model.encode(run.preprocessing.to_input(pixels[None] * 255))[0]
+
+    norms = [torch.func.jacrev(code)(image / 255).norm() for image in images[subset(len(images), 5)]]
     assert evaluated(workplace)["val/jacobian_norm"] == pytest.approx(torch.stack(norms).mean().item(), rel=1e-3)
     assert (only_run(workplace) / "figures" / "singular_values.png").stat().st_size > 1000
 
@@ -37,6 +43,11 @@ def test_a_denoising_run_is_measured_at_levels_it_was_not_trained_at(aetool, wor
     assert levels == {"0.4", "1"}  # half of it, and one and a half times, which is above the range of a share
 
 
+def test_the_level_of_training_is_not_held_out(aetool, workplace):
+    assert aetool("train", *TINY, "corruption=masking", "corruption.level=1").code == 0
+    assert {key.split("/")[1] for key in evaluated(workplace) if key.startswith("denoising")} == {"0.5"}
+
+
 def test_a_variational_run_has_likelihood_bounds(aetool, workplace):
     said = aetool("train", *TINY, "model=vae", "model.widths=[8]", "model.code_size=4", "penalty.weight=1000")
     found = evaluated(workplace)
@@ -44,3 +55,74 @@ def test_a_variational_run_has_likelihood_bounds(aetool, workplace):
     assert found["likelihood/active_units"] == 0
     assert "posterior collapse" in said.out
     assert "penalty.weight" in said.out
+
+
+def test_a_missed_target_of_active_units_is_warned_about(aetool, workplace):
+    words = ["penalty=l1", "penalty.target_l0=1", "penalty.weight=1e-6"]
+    said = aetool("train", *TINY, *words)
+    assert evaluated(workplace)["val/l0"] > 1.1
+    assert "warning: penalty.target_l0=1: " in said.out
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["model=topk", "penalty=l1", "penalty.target_l0=5"], "lambda does not change how many units of model=topk"),
+        (["model=vae", "penalty=l1", "penalty.target_l0=5"], "lambda does not change how many units of model=vae"),
+        (["model=dense", "penalty=l1", "penalty.target_l0=64"], "has to be below model.code_size=64"),
+        (["model=sparse", "penalty.target_l0=5", "trainer.patience=3"], "set trainer.patience=null"),
+        (["model=sparse", "penalty.target_l0=5", "scheduler=plateau"], "choose scheduler=cosine"),
+        (["model=sparse", "penalty=contractive", "penalty.target_l0=5"], "there is no lambda to steer"),
+        (["model=masked", "model.normalize_target=true", "loss=l1"], "those of a squared error; choose loss=mse"),
+        (["corruption.level=0.3"], "corruption.level=0.3: choices: 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(aetool, workplace, words, problem):
+    said = aetool("train", *words)
+    assert said.code == 2
+    assert problem in said.err
+
+
+def test_a_users_model_that_lacks_an_extra_is_a_user_error(aetool, workplace):
+    write_model(workplace, "plain", "code = self.linear(x.flatten(1))")
+    said = aetool("train", *TINY[:2], "model=plain", "penalty=kl", "threads=1", "--config-dir", "conf")
+    assert said.code == 2
+    assert "penalty=kl: it acts on mean, log_variance, which model=plain does not return" in said.err
+
+
+def test_a_users_model_with_batch_norm_and_a_code_of_steps_is_measured(aetool, workplace):
+    write_model(
+        workplace, "steps", "code = (self.norm(self.linear(x.flatten(1))) > 0).float() + 0 * self.linear.weight.sum()"
+    )
+    words = [*TINY[:2], "model=steps", *TINY[5:], "--config-dir", "conf"]
+    assert aetool("train", *words).code == 0
+    assert evaluated(workplace)["val/jacobian_norm"] == 0
+
+
+def write_model(folder: Path, name: str, code: str) -> None:
+    """A user's model, with README's contract and no more."""
+    (folder / "conf" / "model").mkdir(parents=True)
+    (folder / "conf" / "model" / f"{name}.yaml").write_text(f"# Mine.\n_target_: {name}.Mine\nname: {name}\n")
+    (folder / "conf" / f"{name}.py").write_text(
+        f"""
+import torch
+from torch import nn
+from aetool.models.base import AutoencoderOutput
+
+class Mine(nn.Module):
+    def __init__(self, image_shape):
+        super().__init__()
+        self.linear, self.norm, self.decoder = nn.Linear(64, 4), nn.BatchNorm1d(4), nn.Linear(4, 64)
+
+    def encode(self, x):
+        {code}
+        return code
+
+    def decode(self, code):
+        return self.decoder(code).unflatten(1, (1, 8, 8))
+
+    def forward(self, x, generator=None):
+        code = self.encode(x)
+        return AutoencoderOutput(self.decode(code), code, {{}})
+"""
+    )

@@ -86,3 +86,12 @@ def test_plateau_lowers_once_patience_is_over_and_resumes():
     other.load_state_dict(schedule.state_dict())
     assert other.state_dict() == schedule.state_dict()
     assert math.isfinite(other.best)
+
+
+def test_plateau_knows_that_negative_losses_fall():
+    schedule = Plateau(factor=0.5, patience=1, threshold=0.01)
+    factors = []
+    for loss in (-1.0, -1.1, -1.095, -1.09, -2.0):
+        schedule.observe(loss)
+        factors.append(schedule.factor(0, 1))
+    assert factors == [1.0, 1.0, 1.0, 0.5, 0.5]

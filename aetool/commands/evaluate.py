@@ -53,7 +53,7 @@ def _evaluate(session: "Session") -> dict[str, float]:
     found = sensitivity(session.trained, session.dataset, settings["jacobian_images"], session.device)
     metrics = result.metrics | {"code_size": result.code_size, "val/jacobian_norm": found.norm}
     metrics |= family_metrics(*measured, run.config, settings, lambda: session.references.pca, signals.poll)
-    warnings = degenerate(metrics)
+    warnings = degenerate(metrics, run.config["penalty"]["target_l0"])
     if "likelihood/active_units" in metrics:
         warnings += collapsed(metrics["likelihood/active_units"], result.code_size)
     if session.config["references"]:
@@ -89,9 +89,14 @@ def _draw(session: "Session", result: Any, found: Any, target: Path) -> list[str
     return record.warnings
 
 
-def degenerate(metrics: dict[str, float]) -> list[str]:
-    """Warnings about a network that learned nothing of use, with the key to change."""
+def degenerate(metrics: dict[str, float], target_l0: float | None = None) -> list[str]:
+    """Warnings about a network that learned nothing of use, or not what was asked for, with the key to change."""
     warnings = []
+    if target_l0 is not None and abs(metrics["val/l0"] / target_l0 - 1) > 0.1:
+        warnings.append(
+            f"penalty.target_l0={target_l0:g}: {metrics['val/l0']:.1f} units are active: raise trainer.epochs, or "
+            "start from another penalty.weight"
+        )
     if metrics["val/dead_fraction"] == 1:
         warnings.append("all code units are dead: lower penalty.weight or optimizer.lr")
     elif metrics["val/code_std"] == 0:

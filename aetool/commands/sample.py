@@ -7,10 +7,12 @@ from aetool import signals
 from aetool.commands.opening import opened
 from aetool.compose import Point, known_targets
 from aetool.config import build
+from aetool.errors import UserError
 from aetool.run import Run, read_json, write_json
 
 if TYPE_CHECKING:
     from aetool.commands.session import Session
+    from aetool.stages.sample import Generation
 
 SETTINGS = ("latent", "count", "images", "seed")
 FILES = ("samples.png", "interpolations.png", "traversals.png", "samples.npz")
@@ -47,17 +49,29 @@ def measure(run: Run, config: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
 
 
 def _sample(session: "Session") -> tuple[Path, dict[str, Any]]:
-    import numpy as np
-
-    from aetool import figures
-    from aetool.stages.sample import generate, has_prior
+    from aetool.models.base import is_variational
+    from aetool.stages.sample import generate
 
     config, name = session.config, session.run.directory.name
     target = folder(session.run, config, session.step)
-    latent = build(config["latent"], has_prior=has_prior(session.trained))
+    latent = build(config["latent"], has_prior=is_variational(session.trained.model))
     keys = {key: config[key] for key in SETTINGS if key != "latent"}
     made = generate(session.trained, session.dataset, latent, **keys, device=session.device, poll=signals.poll)
     distribution = type(latent).__name__.lower()
+    settings = {key: config[key] for key in SETTINGS} | {"step": session.step, "distribution": distribution}
+    found = settings | made.samples.metrics
+    try:
+        _write(target, made, name, distribution, found)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written: {error}") from error
+    return target, found
+
+
+def _write(target: Path, made: "Generation", name: str, distribution: str, found: dict[str, Any]) -> None:
+    import numpy as np
+
+    from aetool import figures
+
     target.mkdir(parents=True, exist_ok=True)
     shown = made.samples.pixels[:SHOWN_SAMPLES]
     figures.save_samples(target / FILES[0], shown, f"{name}, new codes ({distribution})")
@@ -66,10 +80,7 @@ def _sample(session: "Session") -> tuple[Path, dict[str, Any]]:
     figures.save_traversals(target / FILES[2], *made.traversals, f"{name}, {change}")
     pixels = (made.samples.pixels * 255).round().byte().numpy()
     np.savez(target / FILES[3], images=pixels, codes=made.samples.codes.numpy())
-    settings = {key: config[key] for key in SETTINGS} | {"step": session.step, "distribution": distribution}
-    found = settings | made.samples.metrics
     write_json(target / "metrics.json", found)
-    return target, found
 
 
 def _summary(found: dict[str, Any]) -> str:
@@ -79,5 +90,8 @@ def _summary(found: dict[str, Any]) -> str:
         f"active units (L0): {found['l0']:.1f}; of real codes {found['real_l0']:.1f}",
     ]
     if "clamped_fraction" in found:
-        lines.append(f"codes here are not negative: what was drawn below 0 ({found['clamped_fraction']:.1%}) is 0")
+        lines.append(
+            f"codes here have a range, from 0 on: what was drawn outside it ({found['clamped_fraction']:.1%}) "
+            "is set to its end"
+        )
     return "\n".join(lines)

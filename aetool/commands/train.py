@@ -27,6 +27,7 @@ PLUMBING = (  # keys that nobody compares runs by
     "dataset.num_train",
     "dataset.val_fraction",
     "loss.logits",
+    "loss.pixels",
     "optimizer.fused",
 )
 

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+BATCH = 100  # images at a time through a network that is measured: bounds the memory of feature maps
 Activation = Literal["relu", "tanh", "sigmoid", "gelu", "identity"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -31,6 +32,11 @@ class AutoencoderOutput(NamedTuple):
     reconstruction: Tensor  # (B, C, H, W), in the data's range, or logits where the loss says so
     code: Tensor  # (B, code_size) or (B, code_channels, h, w)
     extras: dict[str, Tensor]  # other taps by name: pre_activation, feature_map, mean, …
+
+
+def is_variational(model: nn.Module) -> bool:
+    """Whether codes are drawn from a Gaussian around `mean` and trained towards the prior N(0, I)."""
+    return {"mean", "log_variance"} <= set(getattr(model, "extras", ()))
 
 
 @runtime_checkable

@@ -19,6 +19,7 @@ class BatchTopK(Sparse):
     the weight of a batch in it; the first batches weigh alike.
     """
 
+    steerable = False
     at_most = {"k": "code_size"}  # noqa: RUF012
 
     def __init__(

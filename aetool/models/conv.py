@@ -48,7 +48,8 @@ class Conv(Mirrored):
 
     Pooling rounds odd sizes up, and the transposed convolutions restore the exact size, so any image shape works. With
     `code_size` a linear layer and `code_activation` make the code from the flattened last map; without it that map,
-    (B, channels[-1], h, w), is the code. Raises ValueError where `channels` is empty.
+    (B, channels[-1], h, w), is the code. Raises ValueError where `channels` is empty, and for a map as the code with
+    an activation.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class Conv(Mirrored):
         code_size: PositiveInt | None,
         code_activation: Activation,
     ) -> None:
+        if code_size is None and code_activation != "identity":
+            raise ValueError("code_size is null: the map is the code, which code_activation=identity leaves as it is")
         sizes = map_sizes(image_shape, channels)
         widths = [image_shape[0], *channels]
         bottleneck, expand = nn.Sequential(), nn.Sequential()

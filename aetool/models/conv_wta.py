@@ -21,6 +21,7 @@ class ConvWTA(nn.Module):
     the encoder and added after the decoder.
     """
 
+    steerable = False
     extras = ("feature_map",)
 
     def __init__(

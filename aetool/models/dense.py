@@ -41,8 +41,8 @@ class Dense(nn.Module):
         self.image_shape = tuple(image_shape)
         self.code_activation = code_activation
         sizes = [math.prod(image_shape), *widths, code_size]
-        self.encoder = nn.Sequential(*_layers(sizes, activation), ACTIVATIONS[code_activation]())
-        self.decoder = None if tied else nn.Sequential(*_layers(sizes[::-1], activation))
+        self.encoder = nn.Sequential(*layers(sizes, activation), ACTIVATIONS[code_activation]())
+        self.decoder = None if tied else nn.Sequential(*layers(sizes[::-1], activation))
         self.decoder_biases = nn.ParameterList(torch.zeros(size) for size in sizes[-2::-1]) if tied else None
 
     def encode(self, x: Tensor) -> Tensor:
@@ -76,8 +76,9 @@ class Dense(nn.Module):
         return hidden
 
 
-def _layers(sizes: Sequence[int], activation: str) -> list[nn.Module]:
-    layers: list[nn.Module] = []
+def layers(sizes: Sequence[int], activation: str) -> list[nn.Module]:
+    """Linear layers between those sizes with the activation between them."""
+    modules: list[nn.Module] = []
     for size_in, size_out in pairwise(sizes):
-        layers += [nn.Linear(size_in, size_out), ACTIVATIONS[activation]()]
-    return layers[:-1]
+        modules += [nn.Linear(size_in, size_out), ACTIVATIONS[activation]()]
+    return modules[:-1]

@@ -35,6 +35,7 @@ class Masked(nn.Module):
     """
 
     extras = ("pooled", "pixel_weight")
+    squares = "normalize_target"
 
     def __init__(
         self,

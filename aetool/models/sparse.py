@@ -29,6 +29,7 @@ class Sparse(nn.Module):
     """
 
     extras: tuple[str, ...] = ("pre_activation",)
+    steerable = True
 
     def __init__(self, image_shape: Sequence[int], code_size: PositiveInt, mean_image: Tensor | None = None) -> None:
         super().__init__()

@@ -71,6 +71,8 @@ class Squeeze(Mirrored):
         code_size: PositiveInt | None,
         code_activation: Activation,
     ) -> None:
+        if code_size is None and code_activation != "identity":
+            raise ValueError("code_size is null: the map is the code, which code_activation=identity leaves as it is")
         sizes = map_sizes(image_shape, channels)
 
         def widths(coarse: int, after: int) -> tuple[int, int, int]:

@@ -16,6 +16,7 @@ class TopK(Sparse):
     al. 2024, "Scaling and evaluating sparse autoencoders", so that a unit which is kept never counts against its atom.
     """
 
+    steerable = False
     at_most = {"k": "code_size"}  # noqa: RUF012
 
     def __init__(

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from aetool.models.base import ACTIVATIONS, Activation, AutoencoderOutput
+from aetool.models.conv import map_sizes
+from aetool.models.dense import layers
 from aetool.ranges import PositiveInt
 
 LARGEST_LOG_VARIANCE = 15.0  # a standard deviation between 1/1800 and 1800; the bound is smooth, so gradients pass
@@ -59,12 +61,11 @@ class DenseVAE(VAE):
         self, image_shape: Sequence[int], widths: Sequence[PositiveInt], code_size: PositiveInt, activation: Activation
     ) -> None:
         sizes = [math.prod(image_shape), *widths]
-        decoder = _layers([code_size, *sizes[::-1]], activation)[:-1]
         super().__init__(
-            nn.Sequential(nn.Flatten(), *_layers(sizes, activation)),
+            nn.Sequential(nn.Flatten(), *layers(sizes, activation), ACTIVATIONS[activation]()),
             sizes[-1],
             code_size,
-            nn.Sequential(*decoder, nn.Unflatten(1, tuple(image_shape))),
+            nn.Sequential(*layers([code_size, *sizes[::-1]], activation), nn.Unflatten(1, tuple(image_shape))),
         )
         self.image_shape = tuple(image_shape)
 
@@ -76,7 +77,7 @@ class DenseVAE(VAE):
 class ConvVAE(VAE):
     """Stages of 3×3 convolutions of stride 2, mirrored by transposed convolutions; any image size.
 
-    Each stage halves height and width, rounding up.
+    Each stage halves height and width, rounding up. Raises ValueError where `channels` is empty.
     """
 
     def __init__(
@@ -86,15 +87,10 @@ class ConvVAE(VAE):
         code_size: PositiveInt,
         activation: Activation,
     ) -> None:
-        if not channels:
-            raise ValueError("channels is empty: give at least one stage")
-        stages = [image_shape[0], *channels]
-        sizes = [tuple(image_shape[1:])]
+        sizes = map_sizes(image_shape, channels)
         encoder: list[nn.Module] = []
         decoder: list[nn.Module] = []
-        for before, after in pairwise(stages):
-            height, width = sizes[-1]
-            sizes.append((-(-height // 2), -(-width // 2)))
+        for (before, after), (height, width) in zip(pairwise([image_shape[0], *channels]), sizes[:-1], strict=True):
             padding = (1 - height % 2, 1 - width % 2)
             encoder += [nn.Conv2d(before, after, 3, stride=2, padding=1), ACTIVATIONS[activation]()]
             mirror = nn.ConvTranspose2d(after, before, 3, stride=2, padding=1, output_padding=padding)
@@ -112,10 +108,3 @@ class ConvVAE(VAE):
     def atoms(self) -> Tensor:
         """First-layer filters, (channels[0], C, 3, 3)."""
         return self.encoder[0].weight  # type: ignore[index, union-attr, return-value]
-
-
-def _layers(sizes: Sequence[int], activation: str) -> list[nn.Module]:
-    layers: list[nn.Module] = []
-    for size_in, size_out in pairwise(sizes):
-        layers += [nn.Linear(size_in, size_out), ACTIVATIONS[activation]()]
-    return layers

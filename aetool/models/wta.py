@@ -51,6 +51,7 @@ class WTA(Sparse):
     winners are taken.
     """
 
+    steerable = False
     extras = ("pre_activation", "relu_code")
 
     def __init__(

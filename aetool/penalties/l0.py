@@ -9,6 +9,7 @@ class L0:
     """R = Σ_i H(z_i - θ_i), whose gradient reaches the thresholds θ alone (Rajamanoharan et al. 2024)."""
 
     needs = ("active",)
+    sparsifies = True
 
     def __call__(self, model: nn.Module, batch: Batch, output: AutoencoderOutput) -> Tensor:
         active = output.extras["active"]

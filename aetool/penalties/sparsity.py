@@ -19,6 +19,8 @@ class L1:
     of norm √n: there it changes nothing. Raises UserError for a decoder that is not linear.
     """
 
+    sparsifies = True
+
     def __init__(self, atom_norm: bool) -> None:
         self.atom_norm = atom_norm
 
@@ -32,6 +34,8 @@ class L1:
 class ReLUSum:
     """R(h) = Σ_i relu(h_i): in a code with signs only its positive part costs."""
 
+    sparsifies = True
+
     def __call__(self, model: nn.Module, batch: Batch, output: AutoencoderOutput) -> Tensor:
         return output.code.relu().sum() / len(output.code)
 
@@ -42,6 +46,8 @@ class HoyerSquare:
     Between 1, for one active unit, and the code size, for units all alike; the scale of h does not matter.
     """
 
+    sparsifies = True
+
     def __call__(self, model: nn.Module, batch: Batch, output: AutoencoderOutput) -> Tensor:
         code = output.code.flatten(1)
         energy = code.square().sum(1).clamp_min(torch.finfo(code.dtype).tiny)
@@ -50,6 +56,8 @@ class HoyerSquare:
 
 class Log:
     """R(h) = Σ_i log(1 + h_i² / epsilon²) (Olshausen & Field 1996, "Emergence of simple-cell receptive fields")."""
+
+    sparsifies = True
 
     def __init__(self, epsilon: PositiveFloat) -> None:
         self.epsilon = epsilon

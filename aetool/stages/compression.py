@@ -8,9 +8,8 @@ from torch import Tensor
 from aetool.assembly import Trained
 from aetool.data.dataset import Dataset
 from aetool.metrics import ReconstructionMetrics
+from aetool.models.base import BATCH
 from aetool.quantization import Quantizer, bytes_per_code
-
-BATCH = 100  # bounds the memory of feature maps
 
 
 @torch.no_grad()

@@ -8,9 +8,9 @@ from aetool.assembly import Trained
 from aetool.corruptions import Corruption
 from aetool.data.dataset import Dataset
 from aetool.metrics import ReconstructionMetrics
+from aetool.models.base import BATCH
 from aetool.randomness import generator
 
-BATCH = 100  # bounds the memory of feature maps
 NOISE_SEED = 0  # fixed: every run meets the same noise
 
 

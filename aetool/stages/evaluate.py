@@ -4,15 +4,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aetool.assembly import Trained
 from aetool.data.dataset import Dataset, Split
 from aetool.jacobian import jacobian_norm, singular_values
 from aetool.metrics import CodeStatistics, ReconstructionMetrics, cost, images_per_second
-from aetool.randomness import generator
+from aetool.models.base import BATCH
+from aetool.randomness import generator, subset
 
-BATCH = 100  # bounds the memory of feature maps
 PROBES = 16  # draws an image in the estimate of ‖J‖_F
 PROFILED = 10  # images whose singular values are computed
 LARGEST_CODE = 1024  # numbers in a code whose Jacobian is computed in full
@@ -47,20 +47,40 @@ def evaluate(trained: Trained, dataset: Dataset, device: torch.device, poll: Cal
 
 
 class Sensitivity(NamedTuple):
-    """How strongly codes respond to pixels: J = ∂h/∂x on validation images."""
+    """How strongly codes respond to pixels in [0, 1]: J = ∂h/∂pixels on validation images."""
 
     norm: float  # mean ‖J‖_F
     singular_values: Tensor | None  # (images, rank), falling; None for a code of over LARGEST_CODE numbers
 
 
+class _OfPixels(nn.Module):
+    """A trained encoder as a function of pixels in [0, 1], which are in the same unit for every run."""
+
+    def __init__(self, trained: Trained) -> None:
+        super().__init__()
+        self.model, self.preprocessing = trained.model, trained.preprocessing
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return self.model.encode(self.preprocessing.to_input(pixels * 255))  # type: ignore[operator]
+
+    def encoder_layer(self, pixels: Tensor) -> tuple[Tensor, Tensor] | None:
+        of_input = getattr(self.model, "encoder_layer", lambda x: None)
+        found = of_input(self.preprocessing.to_input(pixels * 255))
+        if found is None:
+            return None
+        std = torch.tensor(self.preprocessing.std, device=pixels.device)[:, None, None].expand(pixels.shape[1:])
+        return found[0] / std.flatten(), found[1]
+
+
 def sensitivity(trained: Trained, dataset: Dataset, images: int, device: torch.device) -> Sensitivity:
-    """Of the first validation images; ‖J‖_F is exact for an encoder of one layer and for very small codes, else an
-    estimate with PROBES draws an image, the same for every run. The singular values are exact, of PROFILED images."""
-    x = trained.preprocessing.to_input(dataset.val.images[:images].to(device))
+    """Of so many validation images, the same for every run. ‖J‖_F is exact for an encoder of one layer and for very
+    small codes, else an estimate with PROBES draws an image; the singular values, of PROFILED images, are exact."""
+    chosen = dataset.val.images[subset(len(dataset.val.images), images)]
+    pixels, model = chosen.to(device).float() / 255, _OfPixels(trained)
     noise = generator(0, "jacobian", device=device)
-    norm = torch.cat([jacobian_norm(trained.model, part, noise, PROBES) for part in x.split(10)]).mean().item()
-    code_size = trained.model.encode(x[:1]).numel()  # type: ignore[operator]
-    return Sensitivity(norm, singular_values(trained.model, x[:PROFILED]) if code_size <= LARGEST_CODE else None)
+    norm = torch.cat([jacobian_norm(model, part, noise, PROBES) for part in pixels.split(10)]).mean().item()
+    small = model.encode(pixels[:1]).numel() <= LARGEST_CODE
+    return Sensitivity(norm, singular_values(model, pixels[:PROFILED]) if small else None)
 
 
 def ten_images(split: Split) -> Tensor:

@@ -11,6 +11,7 @@ from aetool.assembly import Trained, make_corruption
 from aetool.corruptions import Corruption
 from aetool.data.dataset import Dataset
 from aetool.likelihood import likelihood
+from aetool.models.base import is_variational
 from aetool.pca import PCA
 from aetool.randomness import generator
 from aetool.ranges import Interval
@@ -39,8 +40,9 @@ def family_metrics(
             return typing.cast(Corruption, found)  # a level over 0 is never None
 
         levels = {min(factor * corruption["level"], _largest(corruption)) for factor in settings["denoising_levels"]}
+        levels -= {corruption["level"]}  # the largest share was trained at
         metrics |= denoising(trained, dataset, corruption_at, sorted(levels), device, poll)
-    if {"mean", "log_variance"} <= set(getattr(trained.model, "extras", ())):
+    if is_variational(trained.model):
         parts = (trained.model, trained.preprocessing, dataset.val.images, dataset.test.images)
         noise = generator(0, "likelihood", device=device)
         found = likelihood(*parts, settings["importance_samples"], noise, poll)

@@ -15,11 +15,13 @@ from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError
 from aetool.models.base import Batch
 from aetool.objective import Objective
+from aetool.pca import PCA
 from aetool.randomness import generator
 from aetool.record import Record
-from aetool.references import References
+from aetool.references import LARGEST, References
 from aetool.run import Run
 from aetool.schema import OptimizerConfig
+from aetool.signature import constants
 from aetool.trainer import Trainer
 
 log = logging.getLogger("aetool")
@@ -52,7 +54,13 @@ def make_trainer(
     preprocessing = Preprocessing.fit(dataset.train.images, config["dataset"]["standardize"], config["loss"]["logits"])
     mean_image = preprocessing.to_input(_mean_image(dataset.train.images))[0]
     references = References(dataset, cache_dir(config))
-    given = {"pca": lambda: references.pca}
+
+    def pca() -> PCA:
+        if references.too_large:
+            raise UserError(f"dataset: PCA of images of over {LARGEST} values is out of reach; choose smaller images")
+        return references.pca
+
+    given = {"pca": pca}
     input_std = torch.tensor(preprocessing.std)
     model = make_model(config, dataset.image_shape, mean_image=mean_image, input_std=input_std, **given).to(device)
     settings, images = config["trainer"], len(dataset.train.images)
@@ -94,7 +102,15 @@ def _fitting_objective(
     config: dict[str, Any], dataset: Dataset, model: torch.nn.Module, x: torch.Tensor, total_steps: int
 ) -> Objective:
     """The objective for this model, tried on one image; raises UserError where a penalty cannot act on the model."""
+    model.eval()  # BatchNorm would refuse, or count, the one image
     output = model(x)
+    for name, term in config["penalty"]["terms"].items():
+        missing = [extra for extra in constants(term["_target_"]).get("needs", ()) if extra not in output.extras]
+        if missing:
+            model_name = config["model"]["name"]
+            raise UserError(
+                f"penalty={name}: it acts on {', '.join(missing)}, which model={model_name} does not return"
+            )
     given = {"code_size": output.code.numel(), "num_classes": dataset.num_classes, "train_labels": dataset.train.labels}
     objective = make_objective(config, total_steps, **given).to(x.device)
     labels = None if dataset.train.labels is None else dataset.train.labels[:1].to(x.device)

@@ -11,10 +11,8 @@ from torch import Tensor
 from aetool.assembly import Trained
 from aetool.data.dataset import Dataset, Split
 from aetool.errors import UserError
-from aetool.models.base import AutoencoderOutput
+from aetool.models.base import BATCH, AutoencoderOutput
 from aetool.probes.base import Features, Labels, ProbeResult
-
-BATCH = 100  # bounds the memory of feature maps
 
 
 class Probed(NamedTuple):

@@ -1,6 +1,7 @@
 """Images decoded from new codes, and what lies between and around real ones."""
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,11 +13,11 @@ from aetool.data.dataset import Dataset, Split
 from aetool.errors import UserError
 from aetool.generation import Latent
 from aetool.metrics import active_units
+from aetool.models.base import BATCH
 from aetool.randomness import generator
 from aetool.stages.evaluate import ten_images
 from aetool.stages.probe import features
 
-BATCH = 100  # bounds the memory of feature maps
 FITTED_VALUES = 2**24  # numbers in the codes that a distribution is fitted to, at most
 STEPS = 9  # decoded codes in a row of a figure
 ROWS = 8
@@ -42,11 +43,6 @@ class Generation(NamedTuple):
     non_negative: bool
 
 
-def has_prior(trained: Trained) -> bool:
-    """Whether the model is variational: its codes are trained towards N(0, I)."""
-    return {"mean", "log_variance"} <= set(getattr(trained.model, "extras", ()))
-
-
 @torch.no_grad()
 def generate(
     trained: Trained,
@@ -61,7 +57,8 @@ def generate(
 ) -> Generation:
     """Decodes `count` new codes; the distribution is fitted to the codes of up to `images` images of its split.
 
-    Codes that are nowhere negative (a ReLU's, TopK's) stay so: what is drawn below 0 becomes 0. Raises UserError for a
+    Codes that are nowhere negative (a ReLU's, TopK's) stay so: what is drawn below 0 becomes 0; those in [0, 1] (a
+    sigmoid's) stay there. Raises UserError for a
     model that cannot decode a code alone.
     """
     _check_decode(trained)
@@ -78,8 +75,9 @@ def generate(
     if latent.split == "train":
         metrics["fitted_images"] = float(len(codes))
     if non_negative:
-        metrics["clamped_fraction"] = (drawn < 0).double().mean().item()
-        drawn = drawn.clamp_min(0)
+        largest = 1.0 if (codes <= 1).all() else math.inf
+        metrics["clamped_fraction"] = ((drawn < 0) | (drawn > largest)).double().mean().item()
+        drawn = drawn.clamp(0, largest)
     metrics["l0"] = active_units(drawn).double().mean().item()
     samples = drawn.unflatten(1, shape)
     return Generation(

@@ -34,7 +34,8 @@ def test_train_leaves_what_the_readme_promises(workplace, aetool):
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["step"]) == ("completed", 12)
     assert {"pretrain", "evaluate", "probe-linear"} == set(metrics(run))
-    assert {path.name for path in (run / "figures").iterdir()} == {"atoms.png", "loss.png", "reconstructions.png"}
+    figures = {"atoms.png", "loss.png", "reconstructions.png", "singular_values.png"}
+    assert {path.name for path in (run / "figures").iterdir()} == figures
     assert list(run.glob("probe-linear-*/confusion-code.png"))
     assert list(run.glob("evaluate-*/errors.png"))
     for said in ("explained variance", "accuracy, test", "tensorboard --logdir"):

@@ -37,7 +37,7 @@ class Objective(nn.Module):
     With `target_l0` lambda starts at `weight` and is steered, so that the mean number of active units approaches the
     target. After every step, log lambda += gain · (change of e) + rate · e for the smoothed error e = log(L0 / target):
     a proportional-integral law. L0 answers late and a network that was too sparse recovers badly, so the rate counts
-    only after the warm-up, and for |e| of at most 1.
+    only after the warm-up, and an |e| above 1 as 1.
     """
 
     def __init__(

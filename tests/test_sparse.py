@@ -80,6 +80,21 @@ def test_any_image_shape_and_every_parameter(shape, training):
             assert parameter.grad.abs().sum() > 0, name
 
 
+def test_bfloat16_reaches_every_parameter_too():
+    for model in models((1, 8, 8)):
+        x = torch.randn(16, 1, 8, 8)
+        with torch.autocast("cpu", torch.bfloat16):
+            output = model(x)
+        output = output._replace(code=output.code.float())
+        if hasattr(model, "observe"):
+            model.observe(output)
+        output.reconstruction.float().square().sum().backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad.abs().sum() > 0, name
+        with torch.autocast("cpu", torch.bfloat16):
+            assert model.eval()(x).reconstruction.isfinite().all()
+
+
 def test_an_untrained_network_gives_the_mean_image_for_an_empty_code():
     mean = torch.rand(*SHAPE)
     for model in models(SHAPE, mean)[:4]:

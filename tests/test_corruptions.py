@@ -134,10 +134,8 @@ def test_removing_all_components_leaves_the_mean_image():
     torch.testing.assert_close(found.flatten(1), FITTED.mean.expand(60, -1), atol=1e-3, rtol=0)
 
 
-def test_none_has_no_strength():
-    assert Identity(0.0)(PIXELS, noise()) is PIXELS
-    with pytest.raises(ValueError, match=r"level=0.5.*gaussian"):
-        Identity(0.5)
+def test_none_is_the_image_itself():
+    assert Identity(0)(PIXELS, noise()) is PIXELS
 
 
 class Fixed(nn.Module):

@@ -57,7 +57,7 @@ def _probe(session: "Session") -> dict[str, float]:
     metrics = dict(probed.metrics)
     if session.config["references"]:
         settings = {key: value for key, value in node.items() if key not in ("taps", "max_features")}
-        metrics |= session.references.probe(probe, settings, probed.code_size)
+        metrics |= session.references.probe(probe, settings, probed.features)
     target.parent.mkdir(parents=True, exist_ok=True)
     names = session.dataset.class_names
     for tap, result in probed.results.items():

@@ -18,7 +18,7 @@ from aetool.probes.base import Features, Labels, ProbeResult
 class Probed(NamedTuple):
     metrics: dict[str, float]  # "code/test_accuracy", "feature_map/val_accuracy", …
     results: dict[str, ProbeResult]  # by tap
-    code_size: int  # numbers in a code
+    features: int  # numbers that a probe of the code sees
 
 
 def probe_taps(
@@ -43,7 +43,7 @@ def probe_taps(
         parts = (features(trained, split, tap, device, poll, max_features) for split in splits)
         results[tap] = probe(Features(*parts), labels, dataset.num_classes, poll=poll)
     metrics = {f"{tap}/{key}": value for tap, result in results.items() for key, value in result.metrics.items()}
-    return Probed(metrics, results, output.code[0].numel())
+    return Probed(metrics, results, pooled(output.code, max_features)[0].numel())
 
 
 def labels_of(dataset: Dataset) -> Labels:

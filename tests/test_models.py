@@ -36,6 +36,7 @@ def test_any_image_shape(shape):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_parameter_is_reached(shape):
+    torch.manual_seed(0)
     for model in models(shape):
         output = model(torch.randn(16, *shape))
         (output.reconstruction.square().sum() + output.code.sum()).backward()

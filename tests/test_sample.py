@@ -201,8 +201,8 @@ class TestFigures:
     def test_codes_that_are_not_negative_stay_so(self):
         result, _, dataset = made(0.0, Noise(5.0))
         assert result.non_negative
-        assert result.samples.codes.min() == 0
-        assert 0.1 < result.samples.metrics["clamped_fraction"] < 0.7
+        assert (result.samples.codes.min(), result.samples.codes.max()) == (0, 1)  # as real codes lie in [0, 1]
+        assert 0.1 < result.samples.metrics["clamped_fraction"] < 0.9
         order = torch.randperm(30, generator=generator(0, "fitted"))[:20]
         peak = (dataset.val.images[order] / 255).flatten(1).amax(0)
         unit = int(result.traversals.labels[0].removeprefix("unit "))
@@ -225,7 +225,7 @@ class TestSampleCommand:
         done = aetool("sample", f"run={run}", "count=10", "seed=3")
         assert done.code == 0, done.err
         assert "10 new codes: gaussian fitted to 65 training codes, seed 3" in done.out
-        assert "what was drawn below 0" in done.out
+        assert "what was drawn outside it" in done.out
         (folder,) = run.glob("sample-*")
         assert {path.name for path in folder.iterdir()} == {
             "samples.png",

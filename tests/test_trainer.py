@@ -128,7 +128,7 @@ def test_divergence_is_exit_3_and_the_run_says_failed(workplace, aetool):
 def test_validation_does_not_depend_on_how_it_is_batched(trainer, monkeypatch):
     made = trainer("penalty=l1")
     whole = made.evaluate(made.train)
-    monkeypatch.setattr("aetool.trainer.EVALUATION_BATCH", 7)
+    monkeypatch.setattr("aetool.trainer.BATCH", 7)
     assert made.evaluate(made.train) == pytest.approx(whole, rel=1e-5)
 
 

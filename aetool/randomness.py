@@ -17,6 +17,13 @@ def generator(seed: int, purpose: str, *counters: int, device: torch.device | st
     return torch.Generator(device).manual_seed(derive(seed, purpose, *counters))
 
 
+def seed_global(device: torch.device, seed: int, purpose: str, *counters: int) -> None:
+    """Seeds torch's global generators of the CPU and the device; torch.manual_seed takes 0.1 ms for all there are."""
+    torch.default_generator.manual_seed(derive(seed, purpose, *counters))
+    if device.type == "cuda":
+        torch.cuda.manual_seed(derive(seed, purpose, *counters))
+
+
 def subset(size: int, count: int) -> torch.Tensor:
     """Indices of up to `count` of `size` images, in their order: at random, and the same for every run."""
     return torch.randperm(size, generator=generator(0, "subset"))[:count].sort().values

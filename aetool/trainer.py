@@ -18,7 +18,7 @@ from aetool.figures import grid, reconstruction_rows
 from aetool.metrics import CodeStatistics
 from aetool.models.base import BATCH, AutoencoderOutput, Batch
 from aetool.objective import Objective
-from aetool.randomness import derive, generator
+from aetool.randomness import generator, seed_global
 from aetool.record import Record
 from aetool.schedules import Schedule
 
@@ -134,7 +134,7 @@ class Trainer:
         factor = self.schedule.factor(self.step, self.total_steps)
         for group, peak in zip(self.optimizer.param_groups, self.peak_lrs, strict=True):
             group["lr"] = peak * factor
-        torch.manual_seed(derive(self.seed, "global", self.step))  # for layers that draw from it, as Dropout
+        seed_global(self.device, self.seed, "global", self.step)  # for layers that draw from it, as Dropout
         output = self._forward(batch)
         loss, terms = self.objective(self.model, batch, output, self.step)
         self.optimizer.zero_grad(set_to_none=True)

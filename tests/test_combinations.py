@@ -66,10 +66,11 @@ def test_model(model, datasets, workplace):
         for kind, path in datasets.items():
             if kind == "unlabelled" and model == "discriminative":
                 continue  # refused once the data is there: it has no labels
-            take_a_step(config | {"dataset": config["dataset"] | {"path": path}}, workplace, f"{loss}, {kind}")
+            own = config | {"dataset": config["dataset"] | {"path": path}}
+            assert_it_takes_a_step(own, workplace, f"{loss}, {kind}")
 
 
-def take_a_step(config: dict[str, Any], folder: Path, label: str) -> None:
+def assert_it_takes_a_step(config: dict[str, Any], folder: Path, label: str) -> None:
     trainer = make_trainer(Run(folder / "run", check(config, TrainConfig)), load_dataset(config), torch.device("cpu"))
     if trainer.parameters:
         before = [parameter.detach().clone() for parameter in trainer.parameters]
@@ -97,7 +98,7 @@ def test_corruption(corruption, datasets, workplace):
     node = composed("model=dense", f"corruption={corruption}")["corruption"]
     for kind, path in datasets.items():
         config = composed("model=denoising") | {"corruption": node}
-        take_a_step(config | {"dataset": config["dataset"] | {"path": path}}, workplace, kind)
+        assert_it_takes_a_step(config | {"dataset": config["dataset"] | {"path": path}}, workplace, kind)
 
 
 @pytest.mark.parametrize("model", options("model"))

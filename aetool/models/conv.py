@@ -59,8 +59,7 @@ class Conv(Mirrored):
         code_size: PositiveInt | None,
         code_activation: Activation,
     ) -> None:
-        if code_size is None and code_activation != "identity":
-            raise ValueError("code_size is null: the map is the code, which code_activation=identity leaves as it is")
+        check_code(code_size, code_activation)
         sizes = map_sizes(image_shape, channels)
         widths = [image_shape[0], *channels]
         bottleneck, expand = nn.Sequential(), nn.Sequential()
@@ -70,6 +69,12 @@ class Conv(Mirrored):
             bottleneck = nn.Sequential(nn.Flatten(), nn.Linear(flat, code_size), ACTIVATIONS[code_activation]())
             expand = nn.Sequential(nn.Linear(code_size, flat), nn.Unflatten(1, map_shape))
         super().__init__(downsampling(widths), bottleneck, expand, upsampling(widths, sizes))
+
+
+def check_code(code_size: int | None, code_activation: Activation) -> None:
+    """Raises ValueError where a map is the code and has an activation, which nothing would apply."""
+    if code_size is None and code_activation != "identity":
+        raise ValueError("code_size is null: the map is the code, which code_activation=identity leaves as it is")
 
 
 def map_sizes(image_shape: Sequence[int], channels: Sequence[int]) -> list[Size]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aetool.models.base import ACTIVATIONS, Activation
-from aetool.models.conv import Mirrored, Size, map_sizes
+from aetool.models.conv import Mirrored, Size, check_code, map_sizes
 from aetool.ranges import OpenFraction, PositiveInt
 
 
@@ -71,8 +71,7 @@ class Squeeze(Mirrored):
         code_size: PositiveInt | None,
         code_activation: Activation,
     ) -> None:
-        if code_size is None and code_activation != "identity":
-            raise ValueError("code_size is null: the map is the code, which code_activation=identity leaves as it is")
+        check_code(code_size, code_activation)
         sizes = map_sizes(image_shape, channels)
 
         def widths(coarse: int, after: int) -> tuple[int, int, int]:

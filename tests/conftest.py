@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from aetool.cli import main
+from aetool.probes.base import Labelled, Probe, ProbeResult, judge
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 
@@ -26,6 +27,30 @@ TINY = [  # 64 training images of 8×8 in 4 steps an epoch, 3 epochs
     "references=false",
     "threads=1",
 ]
+
+
+class Features(NamedTuple):
+    """Features of the three splits, each (N, D)."""
+
+    train: torch.Tensor
+    val: torch.Tensor
+    test: torch.Tensor
+
+
+class Labels(NamedTuple):
+    """Their classes, each (N,) int64."""
+
+    train: torch.Tensor
+    val: torch.Tensor
+    test: torch.Tensor
+
+
+def probed(
+    probe: Probe, features: Features, labels: Labels, num_classes: int, poll: Callable[[], None] = lambda: None
+) -> ProbeResult:
+    """What a probe, which may work in place, finds on these features."""
+    train, val, test = (Labelled(x.clone(), y) for x, y in zip(features, labels, strict=True))
+    return judge(probe(train, val, num_classes, poll), test, num_classes)
 
 
 class Said(NamedTuple):

@@ -1,15 +1,17 @@
+import functools
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import Features, Labels, probed
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression as Reference
 from torch import Tensor
 
 from aetool.errors import Interrupted, NonFiniteError
-from aetool.probes.base import Features, Labels, ProbeResult
+from aetool.probes.base import ProbeResult
 from aetool.probes.linear import Linear, LogisticRegression, predict, standardisation
 
 GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -29,14 +31,8 @@ def standardised(features: Tensor, train: Tensor) -> Tensor:
     return (features - mean) * scale
 
 
-def copies(features: Features) -> Features:
-    """A probe standardises in place."""
-    return Features(*(split.clone() for split in features))
-
-
 def linear(l2: tuple[float, ...] = GRID, tolerance: float = 1e-5) -> Callable[..., ProbeResult]:
-    probe = Linear(l2, tolerance, 500)
-    return lambda features, *rest: probe(copies(features), *rest)
+    return functools.partial(probed, Linear(l2, tolerance, 500))
 
 
 @pytest.mark.parametrize("l2", [1e-1, 1e-2])
@@ -53,7 +49,7 @@ def test_agrees_with_scikit_learn(digits: tuple[Features, Labels], l2: float) ->
         (bias - bias.mean()).numpy(), reference.intercept_ - reference.intercept_.mean(), atol=1e-3
     )
 
-    result = Linear([l2], 1e-8, 500)(copies(features), labels, 10)
+    result = linear([l2], 1e-8)(features, labels, 10)
     assert result.metrics["test_accuracy"] == pytest.approx(reference.score(test, labels.test), abs=0.001)
     assert result.metrics["train_accuracy"] == pytest.approx(reference.score(train, labels.train), abs=0.001)
 
@@ -211,7 +207,7 @@ def test_few_iterations_are_needed(digits: tuple[Features, Labels]) -> None:
 
 
 def test_a_fit_cut_short_is_reported(digits: tuple[Features, Labels]) -> None:
-    metrics = Linear((1e-2, 1e-4), 1e-5, 3)(copies(digits[0]), digits[1], 10).metrics
+    metrics = probed(Linear((1e-2, 1e-4), 1e-5, 3), *digits, 10).metrics
     assert metrics["unconverged"] == 2
     assert metrics["iterations"] == 6
 

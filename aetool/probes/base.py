@@ -1,45 +1,110 @@
-"""What every probe takes and gives."""
+"""What every probe takes and gives.
 
-from typing import NamedTuple
+A probe sees the train and the validation split, and returns a classifier. It never sees the test split: `judge` reads
+that once, after every choice is made.
+"""
 
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
 from torch import Tensor
 
 from aetool.errors import NonFiniteError
 
-
-class Features(NamedTuple):
-    """Features of the three splits, each (N, D), all on one device; train is float32, val and test of any real type."""
-
-    train: Tensor
-    val: Tensor
-    test: Tensor
+BINS = 15  # of confidence, in the calibration error (Guo et al. 2017)
 
 
-class Labels(NamedTuple):
-    """Classes of the three splits, each (N,) int64 in [0, num_classes)."""
+class Labelled(NamedTuple):
+    """The features of a split, (N, D) of any real type, and their classes, (N,) int64 in [0, num_classes)."""
 
-    train: Tensor
-    val: Tensor
-    test: Tensor
+    features: Tensor
+    labels: Tensor
+
+
+class Fitted(NamedTuple):
+    """A classifier and how it came about. Accuracies are fractions in [0, 1]."""
+
+    scores: Callable[
+        [Tensor], Tensor
+    ]  # features (N, D) of any real type -> (N, K) float; the largest is the prediction
+    probabilistic: bool  # softmax(scores) are class probabilities
+    metrics: dict[str, float]  # `train_accuracy`, `val_accuracy` of the choice, and what was chosen, by its name
+    val_accuracy: dict[float, float]  # every candidate of the choice and its validation accuracy
+
+
+class Probe(Protocol):
+    """Fits a classifier on frozen features; choices are made on the validation split.
+
+    It may work on `train.features`, float32, in place: a copy of CIFAR-10's pixels is half a gigabyte. `poll` is called
+    often and may raise to stop the fit. Raises ValueError for splits that are empty or do not fit together,
+    NonFiniteError for features that are NaN or infinite (`check` does both).
+    """
+
+    def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Callable[[], None]) -> Fitted: ...
 
 
 class ProbeResult(NamedTuple):
-    """What a probe found. Accuracies are fractions in [0, 1]."""
+    """What a probe found on the test split."""
 
     metrics: dict[str, float]
     confusion: Tensor  # (K, K) int64 on the CPU: test images by true class (row) and predicted class (column)
-    per_class_accuracy: Tensor  # (K,) float64 on the CPU, on test; NaN for a class without test images
-    val_accuracy: dict[float, float]  # every candidate of the choice (here: l2) and its validation accuracy
+    per_class_accuracy: Tensor  # (K,) float64 on the CPU; NaN for a class without test images
+    val_accuracy: dict[float, float]  # as in Fitted
 
 
-def check(features: Features, labels: Labels, num_classes: int) -> None:
-    """Raise ValueError unless the splits are non-empty, fit together and hold classes below `num_classes`;
+def judge(fitted: Fitted, test: Labelled, num_classes: int) -> ProbeResult:
+    """The one reading of the test split.
+
+    Adds `test_accuracy` to the metrics of the fit; `test_top5_accuracy` for more than five classes;
+    `test_calibration_error` where the classifier gives probabilities.
+    """
+    check("test", test, num_classes)
+    labels = test.labels.to(test.features.device)
+    scores = fitted.scores(test.features)
+    pairs = torch.bincount(labels * num_classes + scores.argmax(dim=1), minlength=num_classes**2)
+    confusion = pairs.reshape(num_classes, num_classes).cpu()
+    metrics = fitted.metrics | {"test_accuracy": confusion.trace().item() / len(labels)}
+    if num_classes > 5:
+        best = scores.topk(5, dim=1).indices
+        metrics["test_top5_accuracy"] = (best == labels[:, None]).any(dim=1).double().mean().item()
+    if fitted.probabilistic:
+        metrics["test_calibration_error"] = calibration_error(scores.softmax(dim=1), labels)
+    return ProbeResult(metrics, confusion, confusion.diag() / confusion.sum(dim=1).double(), fitted.val_accuracy)
+
+
+def accuracy(scores: Tensor, labels: Tensor) -> float:
+    """Fraction of the (N, K) scores whose largest is at the label."""
+    return (scores.argmax(dim=1) == labels).double().mean().item()
+
+
+def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> float:
+    """Expected calibration error in [0, 1] (Guo et al. 2017): |accuracy - confidence| over `bins` equal bins of the
+    confidence, weighted by the images in each. `probabilities` (N, K), `labels` (N,)."""
+    confidence, predicted = probabilities.double().max(dim=1)
+    index = (confidence * bins).ceil().long().clamp(1, bins) - 1  # bins are (low, high]
+    gap = (predicted == labels).double() - confidence
+    return torch.zeros(bins, dtype=torch.float64, device=gap.device).index_add(0, index, gap).abs().sum().item() / len(
+        gap
+    )
+
+
+def check(name: str, split: Labelled, num_classes: int) -> None:
+    """Raise ValueError unless the split is non-empty, fits together and holds classes below `num_classes`;
     NonFiniteError if a feature is NaN or infinite."""
-    for name, x, y in zip(Features._fields, features, labels, strict=True):
-        if x.ndim != 2 or len(x) == 0 or len(x) != len(y) or x.shape[1] != features.train.shape[1]:
-            raise ValueError(f"{name}: features {tuple(x.shape)} and labels {tuple(y.shape)} do not fit together")
-        if y.min() < 0 or y.max() >= num_classes:
-            raise ValueError(f"{name}: labels {y.min()} to {y.max()} are not all in 0 to {num_classes - 1}")
-        broken = sum(int((~part.isfinite()).sum()) for part in x.split(1024))  # in parts: isfinite makes copies
-        if broken:
-            raise NonFiniteError(f"{name}: {broken} feature values are NaN or infinite")
+    x, y = split
+    if x.ndim != 2 or len(x) == 0 or len(x) != len(y):
+        raise ValueError(f"{name}: features {tuple(x.shape)} and labels {tuple(y.shape)} do not fit together")
+    if y.min() < 0 or y.max() >= num_classes:
+        raise ValueError(f"{name}: labels {y.min()} to {y.max()} are not all in 0 to {num_classes - 1}")
+    broken = sum(int((~part.isfinite()).sum()) for part in x.split(1024))  # in parts: isfinite makes copies
+    if broken:
+        raise NonFiniteError(f"{name}: {broken} feature values are NaN or infinite")
+
+
+def check_both(train: Labelled, val: Labelled, num_classes: int) -> None:
+    """What every probe checks before it fits: each split, and that both have features alike."""
+    check("train", train, num_classes)
+    check("val", val, num_classes)
+    if train.features.shape[1] != val.features.shape[1]:
+        raise ValueError(f"train has {train.features.shape[1]} features, val {val.features.shape[1]}")

@@ -4,6 +4,7 @@ The fit is exact to a tolerance, deterministic and free of a learning rate, so t
 where they differ in what they hold: a penalty that shrinks a code cannot confound its accuracy with a step size.
 """
 
+import functools
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -11,19 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aetool.probes.base import Features, Labels, ProbeResult, check
+from aetool.probes.base import Fitted, Labelled, accuracy, check_both
 from aetool.ranges import PositiveFloat, PositiveInt
 
 
 class Linear:
-    """Logistic regression on z-scored features, L2 chosen on the validation split, the test split touched once.
+    """Logistic regression on z-scored features, L2 chosen on the validation split.
 
     `l2` is the grid, in any order. The objective is `mean cross-entropy + l2/2 · ‖W‖²` with the biases left free, so a
     value corresponds to scikit-learn's `C = 1 / (N · l2)`. The highest validation accuracy wins, ties go to the larger
     value. A fit stops at an estimated distance of `tolerance` from its minimum, in nats per image, or after
     `max_iterations`.
 
-    Metrics: `train_accuracy`, `val_accuracy`, `test_accuracy`; `l2`, the chosen value; `l2_at_edge`, 1 where it is the
+    Metrics: `train_accuracy`, `val_accuracy`; `l2`, the chosen value; `l2_at_edge`, 1 where it is the
     smallest or largest of several (a wider grid may do better); `iterations` over the whole grid; `unconverged`, the
     number of fits that `max_iterations` ended.
     """
@@ -35,27 +36,19 @@ class Linear:
         self.tolerance = tolerance
         self.max_iterations = max_iterations
 
-    def __call__(
-        self, features: Features, labels: Labels, num_classes: int, poll: Callable[[], None] | None = None
-    ) -> ProbeResult:
-        """Fit and judge; `features.train` is standardised in place: a copy of CIFAR-10's pixels is half a gigabyte.
-
-        `poll` is called once per iteration and may raise to stop the fit.
-
-        Raises ValueError for splits that are empty or do not fit together, NonFiniteError for features that are NaN or
-        infinite.
-        """
-        check(features, labels, num_classes)
-        labels = Labels(*(split.to(features.train.device) for split in labels))
-        mean, scale = standardisation(features.train)
-        train = features.train.sub_(mean).mul_(scale)
+    def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Callable[[], None]) -> Fitted:
+        """Fit; `train.features` are standardised in place. `poll` is called once per iteration."""
+        check_both(train, val, num_classes)
+        labels, val_labels = train.labels.to(train.features.device), val.labels.to(val.features.device)
+        mean, scale = standardisation(train.features)
+        features = train.features.sub_(mean).mul_(scale)
 
         def raw(weights: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-            """The weights for features that are not standardised, as val and test are left."""
+            """The weights for features that are not standardised, as those of the other splits are left."""
             weight = weights[0] * scale
             return weight, weights[1] - weight @ mean
 
-        regression = LogisticRegression(train, labels.train, num_classes)
+        regression = LogisticRegression(features, labels, num_classes)
         iterations, unconverged = 0, 0
         val_accuracy: dict[float, float] = {}
         chosen, weights = self.l2[0], regression.weights()
@@ -63,23 +56,18 @@ class Linear:
             used, converged = regression.fit(l2, self.tolerance, self.max_iterations, poll)
             iterations += used
             unconverged += not converged
-            val_accuracy[l2] = accuracy(predict(raw(regression.weights()), features.val), labels.val)
+            val_accuracy[l2] = accuracy(predict(raw(regression.weights()), val.features), val_labels)
             if l2 == self.l2[0] or val_accuracy[l2] > val_accuracy[chosen]:
                 chosen, weights = l2, regression.weights()
-
-        predicted = predict(raw(weights), features.test).argmax(dim=1)
-        pairs = torch.bincount(labels.test * num_classes + predicted, minlength=num_classes**2)
-        confusion = pairs.reshape(num_classes, num_classes).cpu()
         metrics = {
-            "train_accuracy": accuracy(predict(weights, train), labels.train),
+            "train_accuracy": accuracy(predict(weights, features), labels),
             "val_accuracy": val_accuracy[chosen],
-            "test_accuracy": confusion.trace().item() / len(features.test),
             "l2": float(chosen),
             "l2_at_edge": float(len(self.l2) > 1 and chosen in (self.l2[0], self.l2[-1])),
             "iterations": float(iterations),
             "unconverged": float(unconverged),
         }
-        return ProbeResult(metrics, confusion, confusion.diag() / confusion.sum(dim=1).double(), val_accuracy)
+        return Fitted(functools.partial(predict, raw(weights)), True, metrics, val_accuracy)
 
 
 def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,11 +82,6 @@ def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
     # A spread below float32's resolution of the mean is rounding, not information; 1e-20 keeps 1/std finite.
     constant = std <= (1e-6 * mean.abs()).clamp(min=1e-20)
     return mean.to(features.dtype), torch.where(constant, 0.0, 1 / std).to(features.dtype)
-
-
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Fraction of the (N, K) logits whose largest is at the label."""
-    return (logits.argmax(dim=1) == labels).double().mean().item()
 
 
 def predict(weights: tuple[Tensor, Tensor], features: Tensor) -> Tensor:

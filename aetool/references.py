@@ -17,7 +17,7 @@ from aetool import signals
 from aetool.data.dataset import Dataset, Split
 from aetool.metrics import ReconstructionMetrics
 from aetool.pca import PCA
-from aetool.probes.base import Features
+from aetool.probes.base import Labelled, judge
 from aetool.run import digest, read_json, write_json
 from aetool.stages.probe import labels_of
 
@@ -68,19 +68,18 @@ class References:
         def encode(images: Tensor) -> Tensor:
             return self.pca.transform(images, code_size)
 
-        def flat() -> Features:
+        def flat() -> list[Tensor]:
             train, val, test = (part.flatten(1) for part in images)
-            return Features(train.float(), val, test)  # the probe standardises, so 0 to 255 is as good as 0 to 1
+            return [train.float(), val, test]  # the probe standardises, so 0 to 255 is as good as 0 to 1
 
         key = {"stage": "probe", "probe": settings}
-        pca = self._kept(
-            key | {"code_size": code_size}, lambda: self._probe("pca", probe, Features(*map(encode, images)))
-        )
+        pca = self._kept(key | {"code_size": code_size}, lambda: self._probe("pca", probe, [*map(encode, images)]))
         pca["pca/components"] = self._components(code_size)
         return pca | self._kept(key, lambda: self._probe("pixels", probe, flat()))
 
-    def _probe(self, name: str, probe: Any, features: Features) -> dict[str, float]:
-        result = probe(features, labels_of(self.dataset), self.dataset.num_classes, poll=signals.poll)
+    def _probe(self, name: str, probe: Any, features: list[Tensor]) -> dict[str, float]:
+        train, val, test = map(Labelled, features, labels_of(self.dataset))
+        result = judge(probe(train, val, self.dataset.num_classes, signals.poll), test, self.dataset.num_classes)
         return {f"{name}/{key}": value for key, value in result.metrics.items()}
 
     def _components(self, code_size: int) -> int:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from aetool.compose import Point
 from aetool.errors import UserError
-from aetool.report import print_measures
+from aetool.report.tables import print_measures
 
 
 def run(points: list[Point], config_dir: Path | None) -> int:

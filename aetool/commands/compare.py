@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from aetool import report
 from aetool.errors import UserError
+from aetool.report import tables as report
 
 SHOWN_KEYS = 3  # of those that differ, in the terminal
 

@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from aetool.report import print_measures
+from aetool.report.tables import print_measures
 from aetool.run import Run
 
 PROBE_ROWS = {"accuracy, test": "test_accuracy", "accuracy, validation": "val_accuracy", "L2 chosen": "l2"}

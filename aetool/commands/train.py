@@ -8,12 +8,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from aetool import report, signals
+from aetool import signals
 from aetool.commands import evaluate, probe
 from aetool.commands.summary import print_evaluation, print_probe
 from aetool.compose import Point
 from aetool.config import flatten
 from aetool.errors import Interrupted, UserError, exit_code
+from aetool.report import tables as report
 from aetool.run import Run, digest, identity
 
 SHOWN_IN_HPARAMS = {  # metrics that TensorBoard's HParams tab can sort by

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from aetool.assembly import Trained
 from aetool.data.dataset import Dataset, Split
 from aetool.errors import UserError
 from aetool.models.base import BATCH, AutoencoderOutput
-from aetool.probes.base import Features, Labels, ProbeResult
+from aetool.probes.base import Labelled, Probe, ProbeResult, judge
 
 
 class Probed(NamedTuple):
@@ -24,7 +24,7 @@ class Probed(NamedTuple):
 def probe_taps(
     trained: Trained,
     dataset: Dataset,
-    probe: Any,
+    probe: Probe,
     taps: Sequence[str] | None,
     max_features: int,
     device: torch.device,
@@ -41,17 +41,18 @@ def probe_taps(
     for tap in _choose(output, taps):
         splits = (dataset.train, dataset.val, dataset.test)
         parts = (features(trained, split, tap, device, poll, max_features) for split in splits)
-        results[tap] = probe(Features(*parts), labels, dataset.num_classes, poll=poll)
+        train, val, test = (Labelled(part, known) for part, known in zip(parts, labels, strict=True))
+        results[tap] = judge(probe(train, val, dataset.num_classes, poll), test, dataset.num_classes)
     metrics = {f"{tap}/{key}": value for tap, result in results.items() for key, value in result.metrics.items()}
     return Probed(metrics, results, pooled(output.code, max_features)[0].numel())
 
 
-def labels_of(dataset: Dataset) -> Labels:
+def labels_of(dataset: Dataset) -> list[Tensor]:
     """The labels of the three splits; raises UserError where there are none."""
     labels = [split.labels for split in (dataset.train, dataset.val, dataset.test)]
     if any(part is None for part in labels):
         raise UserError("the dataset has no labels: a probe needs them")
-    return Labels(*(part for part in labels if part is not None))
+    return [part for part in labels if part is not None]
 
 
 def _choose(output: AutoencoderOutput, taps: Sequence[str] | None) -> list[str]:

@@ -51,23 +51,13 @@ def make_trainer(
 ) -> Trainer:
     """The trainer of a run at step 0."""
     config = run.config
-    preprocessing = Preprocessing.fit(dataset.train.images, config["dataset"]["standardize"], config["loss"]["logits"])
-    mean_image = preprocessing.to_input(_mean_image(dataset.train.images))[0]
-    references = References(dataset, cache_dir(config))
-
-    def pca() -> PCA:
-        if references.too_large:
-            raise UserError(f"dataset: PCA of images of over {LARGEST} values is out of reach; choose smaller images")
-        return references.pca
-
-    given = {"pca": pca}
-    input_std = torch.tensor(preprocessing.std)
-    model = make_model(config, dataset.image_shape, mean_image=mean_image, input_std=input_std, **given).to(device)
+    model, preprocessing = initial_model(config, dataset, device)
     settings, images = config["trainer"], len(dataset.train.images)
     if settings["batch_size"] > images:
         raise UserError(f"trainer.batch_size={settings['batch_size']}: there are {images} training images")
     total_steps = settings["epochs"] * (images // settings["batch_size"])
-    objective = _fitting_objective(config, dataset, model, mean_image[None].to(device), total_steps)
+    mean_image = preprocessing.to_input(_mean_image(dataset.train.images)).to(device)
+    objective = _fitting_objective(config, dataset, model, mean_image, total_steps)
     parameters = [*model.parameters(), *objective.parameters()]
     if not parameters:
         raise UserError(f"model={config['model']['name']}: it has no parameters to train")
@@ -87,7 +77,7 @@ def make_trainer(
         dataset.train,
         dataset.val,
         preprocessing,
-        make_corruption(config, **given),
+        make_corruption(config, pca=lambda: fitted_pca(config, dataset)),
         Record(run.directory),
         Checkpoints(run.directory / "checkpoints", info),
         seed=config["seed"],
@@ -95,6 +85,27 @@ def make_trainer(
         progress=progress,
         **settings,
     )
+
+
+def initial_model(
+    config: dict[str, Any], dataset: Dataset, device: torch.device
+) -> tuple[torch.nn.Module, Preprocessing]:
+    """The untrained network of a train config, and its preprocessing; both depend on the training images."""
+    preprocessing = Preprocessing.fit(dataset.train.images, config["dataset"]["standardize"], config["loss"]["logits"])
+    given = {
+        "mean_image": preprocessing.to_input(_mean_image(dataset.train.images))[0],
+        "input_std": torch.tensor(preprocessing.std),
+        "pca": lambda: fitted_pca(config, dataset),
+    }
+    return make_model(config, dataset.image_shape, **given).to(device), preprocessing
+
+
+def fitted_pca(config: dict[str, Any], dataset: Dataset) -> PCA:
+    """PCA of the training images; raises UserError where they are too large for it."""
+    references = References(dataset, cache_dir(config))
+    if references.too_large:
+        raise UserError(f"dataset: PCA of images of over {LARGEST} values is out of reach; choose smaller images")
+    return references.pca
 
 
 @torch.no_grad()

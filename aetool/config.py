@@ -12,7 +12,7 @@ import traceback
 import types
 import typing
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
@@ -96,7 +96,7 @@ def _check_value(
             return value
         return _check_node(path, value, typing.cast(type, annotation), component, problems, targets)
     if origin in (Union, types.UnionType):
-        return _check_union(path, value, arguments, problems)
+        return _check_union(path, value, arguments, problems, targets)
     if origin is Literal:
         if value not in arguments:
             problems.append(f"{path}={_show(value)}: choices: {', '.join(map(str, arguments))}")
@@ -113,14 +113,16 @@ def _check_value(
     return value
 
 
-def _check_union(path: str, value: Any, options: tuple[Any, ...], problems: list[str]) -> Any:
+def _check_union(
+    path: str, value: Any, options: tuple[Any, ...], problems: list[str], targets: Collection[str] | None
+) -> Any:
     if value is None and type(None) in options:
         return None
     tried: list[str] = []
     for option in options:
         if option is not type(None):
             tried = []
-            checked = _check_value(path, value, option, tried)
+            checked = _check_value(path, value, option, tried, targets)
             if not tried:
                 return checked
     null = " or null" if type(None) in options else ""
@@ -138,7 +140,8 @@ def _check_node(
 ) -> dict[str, Any]:
     dot = f"{path}." if path else ""
     known = typing.get_type_hints(schema, include_extras=True)
-    required, takes_any = set(known), False
+    required = {item.name for item in fields(schema) if item.default is MISSING}
+    takes_any = False
     if component is not None:
         target = node.get("_target_")
         if not isinstance(target, str) or (targets is not None and target not in targets):

@@ -20,7 +20,7 @@ from aetool.errors import Interrupted, UserError
 
 IDENTITY = ("model", "dataset", "loss", "penalty", "corruption", "optimizer", "scheduler", "trainer", "seed")
 WITHOUT_EFFECT = {  # keys of those groups that do not change the trained network
-    "dataset": ("data_dir", "epochs", "batch_size"),  # the trainer's own say what was used
+    "dataset": ("data_dir", "epochs", "batch_size", "augmentation"),  # the stages' own keys say what was used
     "trainer": ("log_every", "checkpoint_every"),
 }
 

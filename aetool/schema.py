@@ -51,6 +51,12 @@ class OptimizerConfig:
 
 
 @dataclass
+class AugmentationConfig:
+    flip: bool  # left to right
+    shift: NonNegativeInt  # pixels
+
+
+@dataclass
 class DatasetConfig:
     name: str
     image_shape: list[PositiveInt] | None  # C, H, W
@@ -60,6 +66,7 @@ class DatasetConfig:
     standardize: bool
     epochs: PositiveInt
     batch_size: PositiveInt
+    augmentation: AugmentationConfig | None = None  # a dataset may say nothing of it
 
 
 @dataclass

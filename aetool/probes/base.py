@@ -4,7 +4,7 @@ A probe sees the train and the validation split, and returns a classifier. It ne
 that once, after every choice is made.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -29,8 +29,9 @@ class Fitted(NamedTuple):
         [Tensor], Tensor
     ]  # features (N, D) of any real type -> (N, K) float; the largest is the prediction
     probabilistic: bool  # softmax(scores) are class probabilities
-    metrics: dict[str, float]  # `train_accuracy`, `val_accuracy` of the choice, and what was chosen, by its name
-    val_accuracy: dict[float, float]  # every candidate of the choice and its validation accuracy
+    # `train_accuracy` (not of knn, which holds its training images), `val_accuracy`, and what was chosen, by its name.
+    metrics: dict[str, float]
+    val_accuracy: dict[float, float] | dict[str, float]  # every candidate of the choice and its validation accuracy
 
 
 class Probe(Protocol):
@@ -50,7 +51,7 @@ class ProbeResult(NamedTuple):
     metrics: dict[str, float]
     confusion: Tensor  # (K, K) int64 on the CPU: test images by true class (row) and predicted class (column)
     per_class_accuracy: Tensor  # (K,) float64 on the CPU; NaN for a class without test images
-    val_accuracy: dict[float, float]  # as in Fitted
+    val_accuracy: dict[float, float] | dict[str, float]  # as in Fitted
 
 
 def judge(fitted: Fitted, test: Labelled, num_classes: int) -> ProbeResult:
@@ -76,6 +77,11 @@ def judge(fitted: Fitted, test: Labelled, num_classes: int) -> ProbeResult:
 def accuracy(scores: Tensor, labels: Tensor) -> float:
     """Fraction of the (N, K) scores whose largest is at the label."""
     return (scores.argmax(dim=1) == labels).double().mean().item()
+
+
+def at_edge(chosen: float, grid: Sequence[float]) -> float:
+    """1.0 if the choice is the smallest or the largest of several: a wider grid may do better."""
+    return float(len(set(grid)) > 1 and chosen in (min(grid), max(grid)))
 
 
 def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> float:

@@ -16,3 +16,9 @@ def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
     # A spread below float32's resolution of the mean is rounding, not information; 1e-20 keeps 1/std finite.
     constant = std <= (1e-6 * mean.abs()).clamp(min=1e-20)
     return mean.to(features.dtype), torch.where(constant, 0.0, 1 / std).to(features.dtype)
+
+
+def unstandardised(weights: tuple[Tensor, Tensor], mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (K, D) and biases (K,) for standardised features as those for the features as they were."""
+    weight = weights[0] * scale
+    return weight, weights[1] - weight @ mean

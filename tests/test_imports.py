@@ -14,15 +14,15 @@ LAYERS = [  # a module may import from its own layer and from those below it
     {"stages", "references", "speed"},
     {"assembly"},
     {"trainer"},
-    {"objective", "checkpoint", "record", "figures", "report", "compose"},
+    {"objective", "checkpoint", "record", "figures", "report", "compose", "feature_cache"},
     {"run"},
     {"config", "compatibility", "schema", "signature"},
     {"models", "losses", "penalties", "corruptions", "schedules", "data", "probes", "metrics", "jacobian", "pca"}
-    | {"generation", "likelihood", "quantization"},
+    | {"generation", "geometry", "likelihood", "quantization"},
     {"randomness", "signals", "errors", "ranges"},
 ]
 LEAVES = {"models", "losses", "penalties", "corruptions", "schedules", "data", "probes", "metrics", "jacobian", "pca"}
-LEAVES |= {"objective", "trainer", "generation", "likelihood", "quantization"}
+LEAVES |= {"objective", "trainer", "generation", "geometry", "likelihood", "quantization"}
 TORCH_FREE = {"cli", "completion", "compose", "config", "compatibility", "schema", "signature", "run", "report"}
 TORCH_FREE |= {"errors", "ranges", "signals"}
 

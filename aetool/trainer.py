@@ -14,10 +14,8 @@ from aetool.corruptions import Corruption
 from aetool.data.dataset import Split
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import Interrupted, NonFiniteError
-from aetool.figures import grid, reconstruction_rows
-from aetool.metrics import CodeStatistics
-from aetool.models.base import BATCH, AutoencoderOutput, Batch
-from aetool.objective import Objective
+from aetool.models.base import BATCH, Batch
+from aetool.objective import Goal
 from aetool.randomness import generator, seed_global
 from aetool.record import Record
 from aetool.schedules import Schedule
@@ -25,6 +23,9 @@ from aetool.schedules import Schedule
 
 class Trainer:
     """Trains a model on the train split and watches the validation split.
+
+    The model is called with a batch's input and generator; its output has `float()`. A parameter group of the optimizer
+    may have `frozen_steps`: for so many steps its learning rate is 0.
 
     Everything random is a pure function of (seed, epoch, step), so a run that goes on from a checkpoint ends in the
     same bits as one that was never interrupted. `step` counts finished optimizer steps; an epoch drops its short last
@@ -34,16 +35,18 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        objective: Objective,
+        objective: Goal,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
         train: Split,
         val: Split,
         preprocessing: Preprocessing,
         corruption: Corruption | None,
+        augment: Callable[[Tensor, torch.Generator], Tensor] | None,
         record: Record,
         checkpoints: Checkpoints,
         *,
+        stage: str,
         seed: int,
         epochs: int,
         batch_size: int,
@@ -54,16 +57,17 @@ class Trainer:
         checkpoint_every: int | None,
         poll: Callable[[], None],
         progress: Callable[["Trainer"], None],
+        picture: Callable[["Trainer"], None] | None,
     ) -> None:
         self.model, self.objective, self.optimizer, self.schedule = model, objective, optimizer, schedule
         self.train, self.val = train, val
-        self.preprocessing, self.corruption = preprocessing, corruption
-        self.record, self.checkpoints = record, checkpoints
+        self.preprocessing, self.corruption, self.augment = preprocessing, corruption, augment
+        self.record, self.checkpoints, self.stage = record, checkpoints, stage
         fitted = not any(parameter.requires_grad for parameter in model.parameters())
         self.seed, self.epochs, self.batch_size = seed, 1 if fitted else epochs, batch_size
         self.clip_norm, self.patience = clip_norm, patience
         self.log_every, self.checkpoint_every = log_every, checkpoint_every
-        self.poll, self.progress = poll, progress
+        self.poll, self.progress, self.picture = poll, progress, picture
 
         everything = [*model.parameters(), *objective.parameters()]
         self.parameters = [parameter for parameter in everything if parameter.requires_grad]
@@ -75,7 +79,8 @@ class Trainer:
 
         self.step = 0
         self.epoch = 0  # finished epochs, validation included
-        self.best_step, self.best_loss = 0, math.inf
+        self.best_step, self.best_rank = 0, math.inf
+        self.best: dict[str, float] = {}  # the headline of that epoch
         self.epochs_without_best = 0
         self.sums: dict[str, Tensor] = {}  # of what is logged, over the `summed` steps since the last row
         self.summed = 0
@@ -115,7 +120,8 @@ class Trainer:
         except Interrupted:
             self.save()
             raise
-        return {"val/loss": self.best_loss, "best_step": self.best_step, "epochs": self.epoch, "seconds": self.seconds}
+        best = {f"val/{name}": value for name, value in self.best.items()}
+        return best | {"best_step": self.best_step, "epochs": self.epoch, "seconds": self.seconds}
 
     def batch(self, split: Split, indices: Tensor) -> Batch:
         """Those images of a split on the device; the noise is of this step, for validation of the images alone."""
@@ -123,6 +129,8 @@ class Trainer:
         counters = ("step", self.step) if training else ("validation", int(indices[0]))
         noise = generator(self.seed, *counters, device=self.device)
         images = split.images.index_select(0, indices).to(self.device, non_blocking=True)
+        if training and self.augment is not None:
+            images = self.augment(images, noise)
         target = x = self.preprocessing.to_input(images)
         if self.corruption is not None:
             x = self.preprocessing.to_input(self.corruption(images.float() / 255, noise) * 255)
@@ -133,16 +141,16 @@ class Trainer:
         """Forward, backward, update."""
         factor = self.schedule.factor(self.step, self.total_steps)
         for group, peak in zip(self.optimizer.param_groups, self.peak_lrs, strict=True):
-            group["lr"] = peak * factor
+            group["lr"] = peak * factor if self.step >= group.get("frozen_steps", 0) else 0.0
         seed_global(self.device, self.seed, "global", self.step)  # for layers that draw from it, as Dropout
-        output = self._forward(batch)
+        output = self.forward(batch)
         loss, terms = self.objective(self.model, batch, output, self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norm = get_total_norm(gradients)
         if not math.isfinite((loss.detach() + norm).item()):
-            raise NonFiniteError(_explain(self.step, loss, terms, norm))
+            raise NonFiniteError(_explain(self.step, loss, terms, norm, self.objective.levers))
         if self.clip_norm is not None:
             clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
         self.optimizer.step()
@@ -163,21 +171,21 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, split: Split) -> dict[str, float]:
-        """Mean loss and terms over a split, lambda at its final value, and the code's sparsity."""
+        """Mean loss and terms over a split, and the objective's statistics of it."""
         self.model.eval()
         sums: dict[str, float] = {}
-        statistics = CodeStatistics(effective_rank=False)
+        statistics = self.objective.statistics()
         for start in range(0, len(split.images), BATCH):
             self.poll()
             batch = self.batch(split, torch.arange(start, min(start + BATCH, len(split.images))))
-            output = self._forward(batch)
+            output = self.forward(batch)
             loss, terms = self.objective(self.model, batch, output)
             for name, value in {"loss": loss, **terms}.items():
                 sums[name] = sums.get(name, 0.0) + value.item() * len(batch.x)
-            statistics.update(output.code)
-        code = statistics.compute()
+            if statistics is not None:
+                statistics.update(output)
         means = {name: value / len(split.images) for name, value in sums.items()}
-        return means | {"l0": code["l0"], "dead_fraction": code["dead_fraction"]}
+        return means if statistics is None else means | statistics.compute()
 
     def save(self) -> None:
         """Writes a checkpoint of this moment."""
@@ -198,7 +206,8 @@ class Trainer:
             "epoch": self.epoch,
             "images_seen": self.step * self.batch_size,
             "best_step": self.best_step,
-            "best_loss": self.best_loss,
+            "best_rank": self.best_rank,
+            "best": self.best,
             "epochs_without_best": self.epochs_without_best,
             "sums": self.sums,
             "summed": self.summed,
@@ -211,50 +220,45 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         self.objective.load_state_dict(state["objective"])
         self.step, self.epoch = state["step"], state["epoch"]
-        self.best_step, self.best_loss = state["best_step"], state["best_loss"]
+        self.best_step, self.best_rank, self.best = state["best_step"], state["best_rank"], state["best"]
         self.epochs_without_best = state["epochs_without_best"]
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
         self.summed = state["summed"]
         self.seconds_before, self.started = state["seconds"], time.monotonic()
         self.record.rewind(state["record_position"], self.step)
 
-    def _forward(self, batch: Batch) -> AutoencoderOutput:
+    def forward(self, batch: Batch) -> Any:
+        """The model's output in float32."""
         with self.autocast:
             output = self.model(batch.x, batch.generator)
-        extras = {name: value.float() for name, value in output.extras.items()}
-        return AutoencoderOutput(output.reconstruction.float(), output.code.float(), extras)
+        return output.float()
 
     def _log(self) -> None:
         row = {f"train/{name}": value.item() / self.summed for name, value in self.sums.items()}
         row["train/lr"] = self.optimizer.param_groups[0]["lr"]
-        row["train/lambda"] = self.objective.weight_at(self.step - 1)
+        row |= {f"train/{name}": value for name, value in self.objective.settings(self.step - 1).items()}
         self.sums, self.summed, self.logged_loss = {}, 0, row["train/loss"]
-        self.record.row("pretrain", self.step, self.epoch, self.seconds, row)
+        self.record.row(self.stage, self.step, self.epoch, self.seconds, row)
 
     def _finish_epoch(self) -> None:
         values = self.evaluate(self.val)
         self.schedule.observe(values["loss"])
-        if values["loss"] < self.best_loss or self.objective.moves:
-            self.best_loss, self.best_step, self.epochs_without_best = values["loss"], self.step, 0
+        rank = self.objective.rank(values)
+        if rank < self.best_rank or self.objective.moves:
+            self.best_rank, self.best_step, self.epochs_without_best = rank, self.step, 0
+            self.best = {name: values[name] for name in self.objective.headline}
         else:
             self.epochs_without_best += 1
         self.epoch += 1
-        self.record.row("pretrain", self.step, self.epoch, self.seconds, {f"val/{k}": v for k, v in values.items()})
-        if self.epoch % max(1, self.epochs // 10) == 0 or self.finished:
-            self._picture()
+        self.record.row(self.stage, self.step, self.epoch, self.seconds, {f"val/{k}": v for k, v in values.items()})
+        if self.picture is not None and (self.epoch % max(1, self.epochs // 10) == 0 or self.finished):
+            self.picture(self)
         self.save()
 
-    @torch.no_grad()
-    def _picture(self) -> None:
-        images = self.val.images[:10]
-        reconstructions = self._forward(self.batch(self.val, torch.arange(len(images)))).reconstruction
-        pixels = self.preprocessing.to_pixels(reconstructions).cpu()
-        self.record.image("reconstructions", grid(reconstruction_rows(images / 255, pixels)), self.step)
 
-
-def _explain(step: int, loss: Tensor, terms: dict[str, Tensor], norm: Tensor) -> str:
+def _explain(step: int, loss: Tensor, terms: dict[str, Tensor], norm: Tensor, levers: str) -> str:
     values = ", ".join(f"{name} {value.item():g}" for name, value in terms.items())
     return (
         f"not finite at step {step}: loss {loss.item():g} ({values}), gradient norm {norm.item():g}; the last "
-        "checkpoint stands; lower optimizer.lr or penalty.weight, or set trainer.clip_norm"
+        f"checkpoint stands; lower {levers}, or set trainer.clip_norm"
     )

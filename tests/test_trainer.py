@@ -82,8 +82,8 @@ def test_bf16_trains_close_to_fp32(trainer):
     fp32, bf16 = trainer(), trainer("trainer.precision=bf16")
     fp32.fit()
     bf16.fit()
-    assert bf16.best_loss == pytest.approx(fp32.best_loss, rel=0.05)
-    assert bf16.best_loss != fp32.best_loss
+    assert bf16.best["loss"] == pytest.approx(fp32.best["loss"], rel=0.05)
+    assert bf16.best["loss"] != fp32.best["loss"]
     assert all(parameter.dtype == torch.float32 for parameter in bf16.model.parameters())
 
 

@@ -33,6 +33,11 @@ class AutoencoderOutput(NamedTuple):
     code: Tensor  # (B, code_size) or (B, code_channels, h, w)
     extras: dict[str, Tensor]  # other taps by name: pre_activation, feature_map, mean, …
 
+    def float(self) -> "AutoencoderOutput":
+        """The same in float32."""
+        extras = {name: value.float() for name, value in self.extras.items()}
+        return AutoencoderOutput(self.reconstruction.float(), self.code.float(), extras)
+
 
 def is_variational(model: nn.Module) -> bool:
     """Whether codes are drawn from a Gaussian around `mean` and trained towards the prior N(0, I)."""

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 
 from aetool import signals
-from aetool.assembly import cache_dir, make_corruption, make_model, make_objective
+from aetool.assembly import Network, cache_dir, make_corruption, make_model, make_objective
 from aetool.checkpoint import Checkpoint, Checkpoints
 from aetool.config import build
 from aetool.data.dataset import Dataset
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError
+from aetool.figures import grid, reconstruction_rows
 from aetool.models.base import Batch
 from aetool.objective import Objective
 from aetool.pca import PCA
@@ -29,7 +30,11 @@ log = logging.getLogger("aetool")
 
 def pretrain(run: Run, dataset: Dataset, device: torch.device, progress: Callable[[Trainer], None]) -> dict[str, float]:
     """Trains the run's autoencoder from its newest checkpoint, or from scratch, and returns the final numbers."""
-    trainer = make_trainer(run, dataset, device, progress)
+    return fit(run, make_trainer(run, dataset, device, progress)) | {"num_classes": dataset.num_classes}
+
+
+def fit(run: Run, trainer: Trainer) -> dict[str, float]:
+    """Trains to the end, from the run's newest checkpoint where there is one; the run's status tells what happens."""
     try:
         found = trainer.checkpoints.newest()
         if found is not None:
@@ -37,13 +42,12 @@ def pretrain(run: Run, dataset: Dataset, device: torch.device, progress: Callabl
             trainer.restore(found)
         else:
             trainer.record.rewind(0, -1)  # what an earlier start left before its first checkpoint
-        run.update(stage="pretrain", step=trainer.step)
-        result = trainer.fit()
+        run.update(stage=trainer.stage, step=trainer.step)
+        return trainer.fit()
     finally:
         run.update(step=trainer.step)
         run.warn(trainer.checkpoints.warnings + trainer.record.warnings)
         trainer.record.close()
-    return result | {"num_classes": dataset.num_classes}
 
 
 def make_trainer(
@@ -52,7 +56,7 @@ def make_trainer(
     """The trainer of a run at step 0."""
     config = run.config
     model, preprocessing = initial_model(config, dataset, device)
-    settings, images = config["trainer"], len(dataset.train.images)
+    settings, images = trainer_settings(config), len(dataset.train.images)
     if settings["batch_size"] > images:
         raise UserError(f"trainer.batch_size={settings['batch_size']}: there are {images} training images")
     total_steps = settings["epochs"] * (images // settings["batch_size"])
@@ -61,14 +65,6 @@ def make_trainer(
     parameters = [*model.parameters(), *objective.parameters()]
     if not parameters:
         raise UserError(f"model={config['model']['name']}: it has no parameters to train")
-    info = {
-        "image_shape": list(dataset.image_shape),
-        "preprocessing": preprocessing._asdict(),
-        "fingerprint": dataset.fingerprint,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "device": device.type,
-    }
     return Trainer(
         model,
         objective,
@@ -78,26 +74,45 @@ def make_trainer(
         dataset.val,
         preprocessing,
         make_corruption(config, pca=lambda: fitted_pca(config, dataset)),
+        None,
         Record(run.directory),
-        Checkpoints(run.directory / "checkpoints", info),
+        make_checkpoints(run, dataset, preprocessing, device),
+        stage="pretrain",
         seed=config["seed"],
         poll=signals.poll,
         progress=progress,
+        picture=_picture,
         **settings,
     )
 
 
-def initial_model(
-    config: dict[str, Any], dataset: Dataset, device: torch.device
-) -> tuple[torch.nn.Module, Preprocessing]:
-    """The untrained network of a train config, and its preprocessing; both depend on the training images."""
+def trainer_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a Trainer that a config sets."""
+    return {key: value for key, value in config["trainer"].items() if key != "keep_checkpoints"}
+
+
+def make_checkpoints(run: Run, dataset: Dataset, preprocessing: Preprocessing, device: torch.device) -> Checkpoints:
+    """The checkpoints of a run, whose manifests say what it was trained on."""
+    info = {
+        "image_shape": list(dataset.image_shape),
+        "preprocessing": preprocessing._asdict(),
+        "fingerprint": dataset.fingerprint,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": device.type,
+    }
+    return Checkpoints(run.directory / "checkpoints", info, run.config["trainer"]["keep_checkpoints"])
+
+
+def initial_model(config: dict[str, Any], dataset: Dataset, device: torch.device) -> Network:
+    """The untrained network of a train config; its preprocessing depends on the training images."""
     preprocessing = Preprocessing.fit(dataset.train.images, config["dataset"]["standardize"], config["loss"]["logits"])
     given = {
         "mean_image": preprocessing.to_input(_mean_image(dataset.train.images))[0],
         "input_std": torch.tensor(preprocessing.std),
         "pca": lambda: fitted_pca(config, dataset),
     }
-    return make_model(config, dataset.image_shape, **given).to(device), preprocessing
+    return Network(make_model(config, dataset.image_shape, **given).to(device), preprocessing)
 
 
 def fitted_pca(config: dict[str, Any], dataset: Dataset) -> PCA:
@@ -130,6 +145,15 @@ def _fitting_objective(
     except ValueError as error:
         raise UserError(f"penalty={', '.join(config['penalty']['terms'])}: {error}") from error
     return objective
+
+
+@torch.no_grad()
+def _picture(trainer: Trainer) -> None:
+    """Ten validation images and their reconstructions, to TensorBoard."""
+    images = trainer.val.images[:10]
+    reconstructions = trainer.forward(trainer.batch(trainer.val, torch.arange(len(images)))).reconstruction
+    pixels = trainer.preprocessing.to_pixels(reconstructions).cpu()
+    trainer.record.image("reconstructions", grid(reconstruction_rows(images / 255, pixels)), trainer.step)
 
 
 def _agree(run: Run, checkpoint: Checkpoint, info: dict[str, Any]) -> None:

@@ -1,0 +1,57 @@
+"""A classifier on top of an autoencoder's encoder."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+HEAD_STD = 0.01  # of the head's initial weights: the first probabilities are near 1/K
+
+
+class ClassifierOutput(NamedTuple):
+    """What a classifier returns for a batch of B images."""
+
+    logits: Tensor  # (B, K)
+
+    def float(self) -> "ClassifierOutput":
+        """The same in float32."""
+        return ClassifierOutput(self.logits.float())
+
+
+class Classifier(nn.Module):
+    """image → encoder → tap → `pool` → flattened → (features - mean) · scale → linear head.
+
+    The tap is `code` or an extra of the autoencoder's output. Mean and scale are fixed buffers, at first 0 and 1: codes
+    differ in scale from model to model and from lambda to lambda, and a standardised feature lets a learning rate mean
+    the same for all. The encoder stays in eval mode: features are those that a probe sees, and none depends on the
+    other images of its batch.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, autoencoder: nn.Module, tap: str, pool: Callable[[Tensor], Tensor], in_features: int, num_classes: int
+    ) -> None:
+        super().__init__()
+        self.autoencoder, self.tap, self.pool = autoencoder.eval(), tap, pool
+        self.register_buffer("mean", torch.zeros(in_features))
+        self.register_buffer("scale", torch.ones(in_features))
+        self.head = nn.Linear(in_features, num_classes)
+        nn.init.normal_(self.head.weight, std=HEAD_STD)
+        nn.init.zeros_(self.head.bias)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        super().train(mode)
+        self.autoencoder.eval()
+        return self
+
+    def features(self, x: Tensor) -> Tensor:
+        """(B, in_features) float32, before they are standardised; the decoder runs for an extra alone."""
+        tapped = self.autoencoder.encode(x) if self.tap == "code" else self.autoencoder(x).extras[self.tap]  # type: ignore[operator]
+        return self.pool(tapped.float()).flatten(1)
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> ClassifierOutput:
+        """The generator, which an autoencoder's noise comes from, is not used."""
+        return ClassifierOutput(self.head((self.features(x) - self.mean) * self.scale))

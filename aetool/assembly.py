@@ -19,6 +19,13 @@ from aetool.run import Run
 from aetool.schema import CorruptionConfig, DatasetConfig, LossConfig, ModelConfig, TermConfig
 
 
+class Network(NamedTuple):
+    """A network in eval mode, and what its input is made by."""
+
+    model: nn.Module
+    preprocessing: Preprocessing
+
+
 class Trained(NamedTuple):
     """A network in eval mode and what stands around it."""
 
@@ -26,6 +33,10 @@ class Trained(NamedTuple):
     preprocessing: Preprocessing
     image_shape: tuple[int, int, int]
     checkpoint: Checkpoint
+
+    @property
+    def network(self) -> Network:
+        return Network(self.model, self.preprocessing)
 
 
 def cache_dir(config: dict[str, Any]) -> Path:
@@ -76,11 +87,17 @@ def make_corruption(config: dict[str, Any], **given: Any) -> Corruption | None:
     return build(node, CorruptionConfig, **given) if node["level"] else None
 
 
-def load_trained(run: Run, device: torch.device) -> Trained:
-    """The run's best network by validation loss; with a warning the newest whole one, when that one is damaged."""
+def load_trained(run: Run, device: torch.device, step: int | None = None) -> Trained:
+    """The run's network at a step, by default the best by validation loss.
+
+    Where the best one is damaged, the newest whole one with a warning.
+    """
     checkpoints = Checkpoints(run.directory / "checkpoints")
     best = run.metrics.get("pretrain", {}).get("best_step")
-    checkpoint = (checkpoints.at(int(best)) if best is not None else None) or checkpoints.newest()
+    if step is not None:
+        checkpoint = checkpoints.at(step)
+    else:
+        checkpoint = (checkpoints.at(int(best)) if best is not None else None) or checkpoints.newest()
     run.warn(checkpoints.warnings)
     if checkpoint is None:
         raise UserError(f"run={run.directory}: it has no checkpoint yet; train it first")

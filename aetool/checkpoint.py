@@ -42,9 +42,9 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of a run: the newest `keep` and the best one."""
+    """The checkpoints of a run: the newest `keep`, or all where it is None, and the best one."""
 
-    def __init__(self, directory: Path, info: dict[str, Any] | None = None, keep: int = 2) -> None:
+    def __init__(self, directory: Path, info: dict[str, Any] | None = None, keep: int | None = None) -> None:
         self.directory = directory
         self.info = info or {}  # what every manifest says of the run
         self.keep = keep
@@ -101,6 +101,10 @@ class Checkpoints:
         path = self.directory / f"step-{step:08d}"
         return self._valid(path) if path.is_dir() else None
 
+    def steps(self) -> list[int]:
+        """Of the checkpoints that are valid, ascending."""
+        return [found.step for found in map(self._valid, self._paths()) if found is not None]
+
     def _valid(self, path: Path) -> Checkpoint | None:
         try:
             manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
@@ -123,13 +127,15 @@ class Checkpoints:
         return sorted(path for path in self.directory.glob("step-*") if path.is_dir())
 
     def _rotate(self, keep: set[int]) -> None:
+        for path in self.directory.glob(".step-*.tmp"):
+            shutil.rmtree(path, ignore_errors=True)
+        if self.keep is None:
+            return
         names = {f"step-{step:08d}" for step in keep}
         for path in self._paths()[: -self.keep]:
             damaged = any(path.name in warning for warning in self.warnings)
             if path.name not in names and not damaged:
                 shutil.rmtree(path, ignore_errors=True)
-        for path in self.directory.glob(".step-*.tmp"):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Pictures of a run: arrays for TensorBoard, PNG files for people."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,7 @@ def reconstruction_rows(images: Tensor, reconstructions: Tensor) -> list[Tensor]
 def atom_rows(atoms: Tensor, columns: int = 16, rows: int = 8) -> list[Tensor]:
     """The atoms (units, C, H, W) of the largest norm, each scaled to [0, 1] about grey."""
     order = atoms.flatten(1).norm(dim=1).argsort(descending=True, stable=True)[: columns * rows]
-    chosen = atoms[order].float().cpu()
-    peak = chosen.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
-    chosen = 0.5 + 0.5 * chosen / peak
+    chosen = _about_grey(atoms[order])
     columns = min(columns, len(chosen))
     return list(chosen[: len(chosen) // columns * columns].split(columns))
 
@@ -87,17 +85,31 @@ def save_traversals(path: Path, rows: Sequence[Tensor], labels: Sequence[str], t
     _save(figure, path, axes, title)
 
 
-def save_curves(path: Path, rows: Sequence[dict[str, Any]], title: str) -> None:
-    """Training and validation loss over the steps, from the rows of metrics.jsonl."""
+def save_curves(path: Path, rows: Sequence[dict[str, Any]], title: str, quantity: str = "loss") -> None:
+    """Training and validation loss, or another quantity, over the steps, from the rows of metrics.jsonl."""
     figure, axes = _figure(6, 3.5)
-    for name, label in (("train/loss", "train"), ("val/loss", "validation")):
+    for name, label in ((f"train/{quantity}", "train"), (f"val/{quantity}", "validation")):
         points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), label=label)
     axes.set_xlabel("step")
-    axes.set_ylabel("loss")
-    if all(row.get(name, 1) > 0 for row in rows for name in ("train/loss", "val/loss")):
+    axes.set_ylabel(quantity)
+    if quantity == "loss" and all(row.get(name, 1) > 0 for row in rows for name in ("train/loss", "val/loss")):
         axes.set_yscale("log")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save(figure, path, axes, title)
+
+
+def save_probe_curve(path: Path, curve: Mapping[float, Mapping[str, float]], title: str) -> None:
+    """Validation accuracy of a probe over epochs, a line a tap, from the metrics (`code/val_accuracy`, …) of each."""
+    figure, axes = _figure(6, 3.5)
+    names = dict.fromkeys(key for metrics in curve.values() for key in metrics if key.endswith("/val_accuracy"))
+    for name in names:
+        points = [(epoch, metrics[name]) for epoch, metrics in sorted(curve.items()) if name in metrics]
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name.removesuffix("/val_accuracy"))
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("accuracy, validation")
     axes.grid(alpha=0.3)
     axes.legend()
     _save(figure, path, axes, title)
@@ -128,8 +140,11 @@ def save_singular_values(path: Path, values: Tensor, title: str) -> None:
     _save(figure, path, axes, title)
 
 
-def save_confusion(path: Path, confusion: Tensor, class_names: Sequence[str], title: str) -> None:
-    """Test images by true class (row) and predicted class (column), in percent of the row."""
+def save_confusion(path: Path, confusion: Tensor, class_names: Sequence[str], title: str) -> np.ndarray:
+    """Test images by true class (row) and predicted class (column), in percent of the row.
+
+    Returns the picture, (height, width, 3) uint8, for TensorBoard.
+    """
     share = confusion.double() / confusion.sum(1, keepdim=True).clamp_min(1) * 100
     side = max(4.0, 0.45 * len(class_names) + 1.5)
     figure, axes = _figure(side, side)
@@ -144,7 +159,65 @@ def save_confusion(path: Path, confusion: Tensor, class_names: Sequence[str], ti
             if value >= 0.5:
                 color = "white" if value > 50 else "black"
                 axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=color)
-    _save(figure, path, axes, title)
+    return _save(figure, path, axes, title)
+
+
+def save_atlas(path: Path, atoms: Tensor, images: Tensor, labels: Sequence[str], title: str) -> np.ndarray:
+    """A line for each code unit, in two columns: its atom, the images that activate it most, its label.
+
+    `atoms` (units, C, h, w), each scaled to [0, 1] about grey; `images` (units, n, C, H, W) in [0, 1].
+    Returns the picture, (height, width, 3) uint8, for TensorBoard.
+    """
+    side = max(40, *images.shape[-2:])
+    cells = torch.cat(
+        [
+            _resized(_about_grey(atoms), side)[:, None],
+            _resized(images.flatten(0, 1), side).unflatten(0, images.shape[:2]),
+        ],
+        dim=1,
+    )
+    columns, lines = 2, -(-len(cells) // 2)
+    text = 4 * side  # room for a label
+    width = cells.shape[1] * (side + 2) + side // 2  # of the pictures of a unit
+    canvas = np.full((lines * (side + 4), columns * (width + text), 3), 255, np.uint8)
+    figure, axes = _figure(12, 0.35 + 12 * canvas.shape[0] / canvas.shape[1])
+    for index, (row, label) in enumerate(zip(cells, labels, strict=True)):
+        top, left = index % lines * (side + 4), index // lines * (width + text)
+        for place, pixels in enumerate(_displayable(row)):
+            start = left + place * (side + 2) + (side // 4 if place else 0)
+            canvas[top : top + side, start : start + side] = pixels
+        axes.text(left + width, top + side / 2, label, fontsize=7.5, va="center", parse_math=False)
+    axes.imshow(canvas)
+    axes.set_axis_off()
+    return _save(figure, path, axes, title)
+
+
+def sprites(images: Tensor, largest_side: int = 32) -> tuple[np.ndarray, tuple[int, int]]:
+    """Thumbnails of images (N, C, H, W) in [0, 1] as one picture (H, W, 3) uint8, row by row, as many in a row as in a
+    column, and the (width, height) of each; white beyond the last."""
+    factor = min(1.0, largest_side / max(images.shape[2:]))
+    size = [max(1, round(side * factor)) for side in images.shape[2:]]
+    small = torch.nn.functional.adaptive_avg_pool2d(images.float(), size)
+    columns = math.ceil(math.sqrt(len(small)))
+    rows = torch.cat([small, small.new_ones(columns**2 - len(small), *small.shape[1:])]).split(columns)
+    lines = [np.concatenate(list(_displayable(row)), axis=1) for row in rows]
+    return np.concatenate(lines, axis=0), (size[1], size[0])
+
+
+def _about_grey(atoms: Tensor) -> Tensor:
+    """Atoms (units, C, H, W), each scaled to [0, 1] with 0 at grey."""
+    atoms = atoms.float().cpu()
+    return 0.5 + 0.5 * atoms / atoms.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
+
+
+def _resized(images: Tensor, side: int) -> Tensor:
+    """(n, C, H, W) with its longer side at `side`, pixels as they are, centred on white: (n, C, side, side)."""
+    factor = side / max(images.shape[2:])
+    size = [max(1, round(extent * factor)) for extent in images.shape[2:]]
+    found = images.new_ones(*images.shape[:2], side, side)
+    top, left = (side - size[0]) // 2, (side - size[1]) // 2
+    found[:, :, top : top + size[0], left : left + size[1]] = torch.nn.functional.interpolate(images, size)
+    return found
 
 
 def _displayable(images: Tensor) -> np.ndarray:
@@ -171,7 +244,15 @@ def _rows_figure(rows: Sequence[Tensor]) -> tuple[Any, Any, np.ndarray]:
     return figure, axes, picture
 
 
-def _save(figure: Any, path: Path, axes: Any, title: str) -> None:
+def _save(figure: Any, path: Path, axes: Any, title: str) -> np.ndarray:
+    """Writes the figure as PNG and returns it, (height, width, 3) uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
     axes.set_title(title, fontsize=9, parse_math=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = np.asarray(canvas.buffer_rgba())[..., :3]
+    Image.fromarray(picture).save(path)
+    return picture

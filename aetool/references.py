@@ -1,15 +1,18 @@
-"""What any autoencoder has to beat: PCA with the same code size, and raw pixels.
+"""What any autoencoder has to beat: the mean, PCA with the same code size, raw pixels, and its own untrained encoder.
 
-They depend on the data and the probe alone, so their numbers are kept beside the prepared datasets and computed once.
+They depend on the data, the probe and the architecture alone, so their numbers are kept beside the prepared datasets
+and computed once.
 """
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -17,14 +20,16 @@ from aetool import signals
 from aetool.data.dataset import Dataset, Split
 from aetool.metrics import ReconstructionMetrics
 from aetool.pca import PCA
-from aetool.probes.base import Labelled, judge
+from aetool.probes.base import Probe
 from aetool.run import digest, read_json, write_json
-from aetool.stages.probe import labels_of
+from aetool.stages.features import Encode, Views, features
+from aetool.stages.probe import Budget, classify, labels_of
 
 BATCH = 500
 log = logging.getLogger("aetool")
 LARGEST = 6144  # pixel values of an image; the eigenvectors behind PCA and the pixel probe cost their cube
-VERSION = 1  # of the protocol; a change makes kept numbers void
+Features = Callable[[], list[Tensor]]  # of train, val and test, (N, D) each
+VERSION = 2  # of the protocol; a change makes kept numbers void
 
 
 class References:
@@ -39,48 +44,74 @@ class References:
         return self.dataset.train.images[0].numel() > LARGEST
 
     def reconstruction(self, code_size: int) -> dict[str, float]:
-        """PCA's `pca/val/mse`, `pca/test/fvu`, … at this code size; nothing for images over LARGEST."""
-        if self.too_large:
-            return {}
-
-        def compute() -> dict[str, float]:
-            found: dict[str, float] = {}
-            for name, split in (("val", self.dataset.val), ("test", self.dataset.test)):
-                metrics = ReconstructionMetrics()
-                for images in split.images.split(BATCH):
-                    signals.poll()
-                    metrics.update(images.float() / 255, self.pca.reconstruct(images, code_size))
-                found |= {f"pca/{name}/{key}": value for key, value in metrics.compute().items()}
-            return found | {"pca/components": self._components(code_size)}
-
-        return self._kept({"stage": "evaluate", "code_size": code_size}, compute)
-
-    def probe(self, probe: Any, settings: dict[str, Any], code_size: int) -> dict[str, float]:
-        """The probe's numbers on PCA codes (`pca/test_accuracy`, …) and on raw pixels (`pixels/test_accuracy`, …).
+        """PCA's `pca/val/mse`, `pca/test/fvu`, … at this code size, and the mean image's, `mean/…`.
 
         Nothing for images over LARGEST.
         """
         if self.too_large:
             return {}
+        found: dict[str, float] = {}
+        for name, components in (("mean", 0), ("pca", code_size)):
+            compute = functools.partial(self._reconstruction, components)
+            kept = self._kept({"stage": "evaluate", "code_size": components}, compute)
+            found |= {f"{name}/{key}": value for key, value in kept.items()}
+        return found | {"pca/components": self._components(code_size)}
 
-        images = tuple(split.images for split in self._splits)
+    def _reconstruction(self, components: int) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for name, split in (("val", self.dataset.val), ("test", self.dataset.test)):
+            metrics = ReconstructionMetrics()
+            for images in split.images.split(BATCH):
+                signals.poll()
+                metrics.update(images.float() / 255, self.pca.reconstruct(images, components))
+            found |= {f"{name}/{key}": value for key, value in metrics.compute().items()}
+        return found
 
-        def encode(images: Tensor) -> Tensor:
-            return self.pca.transform(images, code_size)
+    def probe(
+        self, probe: Probe, settings: dict[str, Any], views: Views, budget: Budget, size: int
+    ) -> dict[str, float]:
+        """What the probe says of PCA with `size` components (`pca/test_accuracy`, …) and of raw pixels (`pixels/…`).
 
-        def flat() -> list[Tensor]:
-            train, val, test = (part.flatten(1) for part in images)
-            return [train.float(), val, test]  # the probe standardises, so 0 to 255 is as good as 0 to 1
+        Also the accuracy of the class that most training images have (`mean/…`). `settings` are those of the probe.
+
+        No PCA and no pixels for images over LARGEST.
+        """
+        train, val, test = labels_of(self.dataset)
+        largest = train.mode().values
+        found = {
+            f"mean/{name}_accuracy": (y == largest).double().mean().item() for name, y in (("val", val), ("test", test))
+        }
+        if self.too_large:
+            return found
+
+        def plain() -> list[Tensor]:
+            first, *others = (split.images.flatten(1) for split in self._splits)
+            return [first.float(), *others]  # the probe standardises, so 0 to 255 is as good as 0 to 1
+
+        def encoded(encode: Encode) -> list[Tensor]:
+            cpu = torch.device("cpu")
+            return [features(encode, split.images, cpu, signals.poll, views=views) for split in self._splits]
+
+        def pca() -> dict[str, float]:
+            return self._probe(probe, encoded(lambda images: self.pca.transform(images, size)), budget)
+
+        def pixels() -> dict[str, float]:
+            return self._probe(probe, encoded(lambda images: images) if views.number else plain(), budget)
 
         key = {"stage": "probe", "probe": settings}
-        pca = self._kept(key | {"code_size": code_size}, lambda: self._probe("pca", probe, [*map(encode, images)]))
-        pca["pca/components"] = self._components(code_size)
-        return pca | self._kept(key, lambda: self._probe("pixels", probe, flat()))
+        for name, compute, own in (("pca", pca, {"code_size": size}), ("pixels", pixels, {})):
+            found |= {f"{name}/{metric}": value for metric, value in self._kept(key | own, compute).items()}
+        return found | {"pca/components": self._components(size)}
 
-    def _probe(self, name: str, probe: Any, features: list[Tensor]) -> dict[str, float]:
-        train, val, test = map(Labelled, features, labels_of(self.dataset))
-        result = judge(probe(train, val, self.dataset.num_classes, signals.poll), test, self.dataset.num_classes)
-        return {f"{name}/{key}": value for key, value in result.metrics.items()}
+    def untrained(
+        self, probe: Probe, settings: dict[str, Any], budget: Budget, model: dict[str, Any], encode: Features
+    ) -> dict[str, float]:
+        """What the probe says of a network before training: `model` is all that it depends on."""
+        key = {"stage": "probe", "probe": settings, "untrained": model}
+        return self._kept(key, lambda: self._probe(probe, encode(), budget))
+
+    def _probe(self, probe: Probe, features: list[Tensor], budget: Budget) -> dict[str, float]:
+        return classify(probe, features, self.dataset, budget, signals.poll).metrics
 
     def _components(self, code_size: int) -> int:
         return min(code_size, self.dataset.train.images[0].numel())

@@ -19,9 +19,26 @@ from aetool.config import flatten
 from aetool.errors import Interrupted, UserError
 
 IDENTITY = ("model", "dataset", "loss", "penalty", "corruption", "optimizer", "scheduler", "trainer", "seed")
+IDENTITY_OF_FINETUNE = (
+    "model",
+    "dataset",
+    "optimizer",
+    "scheduler",
+    "trainer",
+    "seed",
+    "tap",
+    "max_features",
+    "layer_decay",
+    "frozen_epochs",
+    "label_smoothing",
+    "labels_per_class",
+    "label_fraction",
+    "augment",
+    "parent",
+)
 WITHOUT_EFFECT = {  # keys of those groups that do not change the trained network
     "dataset": ("data_dir", "epochs", "batch_size", "augmentation"),  # the stages' own keys say what was used
-    "trainer": ("log_every", "checkpoint_every"),
+    "trainer": ("log_every", "checkpoint_every", "keep_checkpoints"),
 }
 
 CONFIG, LOCK = "config.json", ".lock"
@@ -33,9 +50,12 @@ WRITTEN = (  # what stands in the folder of a run
     "figures",
     "evaluate-*",
     "probe-*",
+    "predictions.npy",
     "sample-*",
     "codes-*",
     "events.out.tfevents.*",
+    "projector",
+    "projector_config.pbtxt",
 )
 
 
@@ -46,10 +66,16 @@ def digest(values: Any) -> str:
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a train config that decides the trained network."""
-    chosen = {group: config[group] for group in IDENTITY}
+    """The part of a config that decides the trained network.
+
+    The config of a fine-tune has a `parent`, the run and the step that it starts from, or None from scratch.
+    """
+    groups = IDENTITY_OF_FINETUNE if "parent" in config else IDENTITY
+    chosen = {group: config[group] for group in groups}
     for group, keys in WITHOUT_EFFECT.items():
         chosen[group] = {key: value for key, value in chosen[group].items() if key not in keys}
+    if chosen.get("augment"):
+        chosen["augmentation"] = config["dataset"].get("augmentation")
     return chosen
 
 
@@ -62,8 +88,9 @@ class Run:
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> "Run":
-        """The run of a checked train config, whether it exists yet or not."""
-        default = f"{config['model']['name']}-{config['dataset']['name']}-{digest(identity(config))}"
+        """The run of a checked config, whether it exists yet or not."""
+        kind = "" if "parent" not in config else "finetune-" if config["parent"] else "scratch-"
+        default = f"{kind}{config['model']['name']}-{config['dataset']['name']}-{digest(identity(config))}"
         return cls(Path(config["output"]) / (config["name"] or default), config)
 
     @classmethod

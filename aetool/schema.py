@@ -6,7 +6,15 @@ Every other key of a component is described by the signature of the `_target_` b
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from aetool.ranges import Fraction, NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveFloat, PositiveInt
+from aetool.ranges import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenFraction,
+    PositiveFloat,
+    PositiveFraction,
+    PositiveInt,
+)
 
 
 @dataclass(frozen=True)
@@ -14,6 +22,9 @@ class Component:
     """Marks a node with a `_target_`: `given` are the arguments that the program passes when it builds the target."""
 
     given: tuple[str, ...] = ()
+
+
+GIVEN_TO_MODEL = ("image_shape", "mean_image", "input_std", "pca")
 
 
 @dataclass
@@ -78,6 +89,7 @@ class TrainerConfig:
     patience: PositiveInt | None
     log_every: PositiveInt
     checkpoint_every: PositiveInt | None
+    keep_checkpoints: PositiveInt | None
 
 
 @dataclass
@@ -85,6 +97,10 @@ class ProbeKeys:
     name: str
     taps: list[str] | None  # where features are read; None: the code, and the feature map where there is one
     max_features: PositiveInt  # larger maps are average-pooled
+    labels_per_class: PositiveInt | None
+    label_fraction: PositiveFraction | None
+    label_draws: PositiveInt
+    views: NonNegativeInt
 
 
 @dataclass
@@ -92,6 +108,10 @@ class EvaluationConfig:
     denoising_levels: list[PositiveFloat]  # multiples of corruption.level
     importance_samples: PositiveInt
     jacobian_images: PositiveInt
+    geometry_images: NonNegativeInt
+    neighbors: PositiveInt
+    atlas_units: NonNegativeInt
+    projector_images: NonNegativeInt
 
 
 @dataclass
@@ -121,7 +141,7 @@ class TrainConfig(MeasureConfig):
     output: str
     name: str | None
     overwrite: bool
-    model: Annotated[ModelConfig, Component(("image_shape", "mean_image", "input_std", "pca"))]
+    model: Annotated[ModelConfig, Component(GIVEN_TO_MODEL)]
     dataset: Annotated[DatasetConfig, Component(("cache_dir",))]
     loss: Annotated[LossConfig, Component()]
     penalty: PenaltyConfig
@@ -136,6 +156,7 @@ class TrainConfig(MeasureConfig):
 @dataclass
 class ProbeConfig(MeasureConfig):
     run: str
+    checkpoints: Literal["best", "all"]
     probe: Annotated[ProbeKeys, Component()]
 
 
@@ -163,6 +184,33 @@ class EncodeConfig(ComputeConfig):
 
 
 @dataclass
+class FinetuneConfig(ComputeConfig):
+    run: str | None  # the run to start from
+    pretrain: bool
+    control: bool
+    seed: NonNegativeInt
+    output: str
+    name: str | None
+    overwrite: bool
+    tap: str
+    max_features: PositiveInt
+    layer_decay: PositiveFraction
+    frozen_epochs: NonNegativeInt
+    label_smoothing: Fraction
+    labels_per_class: PositiveInt | None
+    label_fraction: PositiveFraction | None
+    augment: bool
+    model: Annotated[ModelConfig, Component(GIVEN_TO_MODEL)] | None
+    dataset: Annotated[DatasetConfig, Component(("cache_dir",))] | None
+    loss: Annotated[LossConfig, Component()]
+    penalty: PenaltyConfig
+    corruption: Annotated[CorruptionConfig, Component(("pca",))]
+    optimizer: Annotated[OptimizerConfig, Component(("params",))]
+    scheduler: Annotated[NoFixedKeys, Component()]
+    trainer: TrainerConfig
+
+
+@dataclass
 class BenchConfig(TrainConfig):
     steps: PositiveInt
     rounds: PositiveInt
@@ -171,6 +219,7 @@ class BenchConfig(TrainConfig):
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "probe": ProbeConfig,
+    "finetune": FinetuneConfig,
     "evaluate": EvaluateConfig,
     "sample": SampleConfig,
     "encode": EncodeConfig,

@@ -2,7 +2,7 @@
 
 import torch
 
-from aetool.stages.probe import pooled
+from aetool.stages.features import pooled
 
 
 def test_maps_within_the_limit_and_vectors_are_left_alone():

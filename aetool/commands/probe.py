@@ -1,5 +1,8 @@
 """aetool probe run=DIR"""
 
+import contextlib
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,9 @@ from aetool.schema import ProbeKeys
 
 if TYPE_CHECKING:
     from aetool.commands.session import Session
+    from aetool.probes.base import ProbeResult
+
+SETTINGS = ("labels_per_class", "label_fraction", "label_draws", "views", "max_features")  # beside the probe's own keys
 
 
 def run(points: list[Point], config_dir: Path | None) -> int:
@@ -20,19 +26,28 @@ def run(points: list[Point], config_dir: Path | None) -> int:
     targets = known_targets(config_dir)
     for point in points:
         with opened(point.config["run"], targets) as run:
-            print_probe(run, measure(run, point.config))
+            metrics = measure(run, point.config)
+            run.add_metrics(stage(point.config), metrics)
+            print_probe(run, stage(point.config), metrics)
+            if point.config["checkpoints"] == "all":
+                print(_follow(run, point.config))
     return 0
 
 
 def stage(config: dict[str, Any]) -> str:
-    return f"probe-{config['probe']['name']}"
+    """`probe-<name>`, and the label budget where there is one."""
+    node = config["probe"]
+    name = f"probe-{node['name']}"
+    if node["labels_per_class"] is not None:
+        return f"{name}-{node['labels_per_class']}-labels-per-class"
+    return name if node["label_fraction"] is None else f"{name}-{node['label_fraction']:g}-of-labels"
 
 
 def folder(run: Run, config: dict[str, Any], step: int | None = None) -> Path:
     """Where the probe of a checkpoint, the best one by default, stands or will stand."""
     step = int(run.metrics["pretrain"]["best_step"]) if step is None else step
     settings = {"probe": config["probe"], "references": config["references"], "step": step}
-    return run.measured(stage(config), settings)
+    return run.measured(f"probe-{config['probe']['name']}", settings)
 
 
 def measure(run: Run, config: dict[str, Any], session: "Session | None" = None) -> dict[str, float]:
@@ -47,21 +62,78 @@ def measure(run: Run, config: dict[str, Any], session: "Session | None" = None) 
 
 def _probe(session: "Session") -> dict[str, float]:
     from aetool import figures
-    from aetool.stages.probe import probe_taps
+
+    target = folder(session.run, session.config, session.step)
+    target.mkdir(parents=True, exist_ok=True)
+    metrics: dict[str, float] = {}
+    names = session.dataset.class_names
+    taps = []
+    for tap, result in _results(session):
+        taps.append(tap)
+        metrics |= {f"{tap}/{key}": value for key, value in result.metrics.items()}
+        classes = zip(names, result.per_class_accuracy.tolist(), strict=True)
+        metrics |= {f"{tap}/class_accuracy/{name}": value for name, value in classes if value == value}
+        title = f"{session.run.directory.name}, {tap}: {result.metrics['test_accuracy']:.4f}"
+        figures.save_confusion(target / f"confusion-{tap}.png", result.confusion, names, title)
+    if session.config["references"]:
+        metrics |= _references(session, taps)
+        if "code" in taps and "pca/test_accuracy" in metrics:
+            metrics["code/gain_over_pca"] = metrics["code/test_accuracy"] - metrics["pca/test_accuracy"]
+    shown = {key: value for key, value in metrics.items() if "/class_accuracy/" not in key}
+    with contextlib.closing(session.record()) as record:
+        record.scalars(session.step, {f"{stage(session.config)}/{key}": value for key, value in shown.items()})
+    session.run.warn(record.warnings)
+    write_json(target / "settings.json", {"probe": session.config["probe"], "step": session.step})
+    write_json(target / "metrics.json", metrics)
+    return metrics
+
+
+def _follow(run: Run, config: dict[str, Any]) -> Path:
+    """Probes every checkpoint, without references, and draws accuracy over epochs; returns the figure's path."""
+    from aetool import figures
+    from aetool.commands.session import Session
+
+    session = Session(run, config | {"references": False})
+    curve = {}
+    for step in session.trained_steps:
+        at = session.at(step)
+        found = read_json(folder(run, at.config, step) / "metrics.json")
+        curve[step / session.steps_per_epoch] = found or _probe(at)
+    path = session.figure(f"{stage(config)}-epochs.png")
+    figures.save_probe_curve(path, curve, f"{run.directory.name}, {config['probe']['name']} probe")
+    return path
+
+
+def _results(session: "Session") -> Iterator[tuple[str, "ProbeResult"]]:
+    """Tap after tap, so that the features of one are in memory at a time."""
+    from aetool.stages.features import choose_taps
+    from aetool.stages.probe import classify
 
     node = session.config["probe"]
-    target = folder(session.run, session.config, session.step) / "metrics.json"
     probe = build(node, ProbeKeys)
-    measured = (session.trained, session.dataset, probe, node["taps"], node["max_features"])
-    probed = probe_taps(*measured, session.device, signals.poll)
-    metrics = dict(probed.metrics)
-    if session.config["references"]:
-        settings = {key: value for key, value in node.items() if key not in ("taps", "max_features")}
-        metrics |= session.references.probe(probe, settings, probed.features)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    names = session.dataset.class_names
-    for tap, result in probed.results.items():
-        title = f"{session.run.directory.name}, {tap}: {result.metrics['test_accuracy']:.4f}"
-        figures.save_confusion(target.parent / f"confusion-{tap}.png", result.confusion, names, title)
-    write_json(target, metrics)
+    network = session.trained.network
+    for tap in choose_taps(network, session.dataset.val.images[:2].to(session.device), node["taps"]):
+        features = session.features(network, tap)
+        yield tap, classify(probe, features, session.dataset, session.budget, signals.poll)
+
+
+def _references(session: "Session", taps: list[str]) -> dict[str, float]:
+    """Beside the run: the mean, PCA of equal size, pixels, and each tap of the untrained network."""
+    from aetool.stages.features import at_tap, pooled
+
+    node = session.config["probe"]
+    probe, views, budget = build(node, ProbeKeys), session.views, session.budget
+    settings = {key: value for key, value in node.items() if key not in ("taps", "max_features")}
+    settings["views"] = list(views) if views.number else 0
+    code = at_tap(session.trained.network, session.dataset.val.images[:1].to(session.device), "code")
+    size = pooled(code, node["max_features"])[0].numel()
+    metrics = session.references.probe(probe, settings, views, budget, size)
+    untrained = session.untrained
+    if untrained is None:
+        return metrics
+    for tap in taps:
+        encode = functools.partial(session.features, untrained, tap)
+        key = session.untrained_key | {"tap": tap, "max_features": node["max_features"]}
+        found = session.references.untrained(probe, settings, budget, key, encode)
+        metrics |= {f"random{'' if tap == 'code' else f'_{tap}'}/{name}": value for name, value in found.items()}
     return metrics

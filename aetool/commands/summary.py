@@ -5,7 +5,23 @@ from rich.console import Console
 from aetool.report.tables import print_measures
 from aetool.run import Run
 
-PROBE_ROWS = {"accuracy, test": "test_accuracy", "accuracy, validation": "val_accuracy", "L2 chosen": "l2"}
+PROBE_ROWS = {
+    "accuracy, test": "test_accuracy",
+    "its spread over draws of labels": "test_accuracy_std",
+    "gain over PCA": "gain_over_pca",
+    "top-5 accuracy, test": "test_top5_accuracy",
+    "accuracy, validation": "val_accuracy",
+    "calibration error, test": "test_calibration_error",
+}
+CHOSEN = {
+    "l2": "L2",
+    "c": "C",
+    "k": "k",
+    "temperature": "temperature",
+    "weight_decay": "weight decay",
+    "epoch": "epoch",
+}
+REFERENCES = ("pca", "pixels", "random", "mean")
 EVALUATION_ROWS = {
     "MSE": "mse",
     "PSNR, dB": "psnr",
@@ -17,6 +33,13 @@ EVALUATION_ROWS = {
 }
 FAMILY_ROWS = {
     "Jacobian norm, validation": "val/jacobian_norm",
+    "trustworthiness, validation": "val/trustworthiness",
+    "continuity, validation": "val/continuity",
+    "intrinsic dimension of the code": "val/intrinsic_dimension",
+    "intrinsic dimension of the pixels": "pixels/val/intrinsic_dimension",
+    "silhouette by class, code": "val/silhouette",
+    "silhouette by class, pixels": "pixels/val/silhouette",
+    "class selectivity of units": "val/class_selectivity",
     "bytes per image, 8-bit code": "compression/bytes_per_image",
     "compression ratio": "compression/compression_ratio",
     "PSNR of the 8-bit code, dB": "compression/quantized_psnr",
@@ -33,15 +56,20 @@ COST_ROWS = {
 }
 
 
-def print_probe(run: Run, metrics: dict[str, float], console: Console | None = None) -> None:
+def print_probe(run: Run, stage: str, metrics: dict[str, float], console: Console | None = None) -> None:
     """Each tap and each reference across."""
-    titles = {"code": run.config["model"]["name"], "pca": _pca(metrics)}
-    taps = list(dict.fromkeys(name.partition("/")[0] for name in metrics))
+    titles = {"code": run.config["model"]["name"], "pca": _pca(metrics), "mean": "largest class"}
+    found = list(dict.fromkeys(name.partition("/")[0] for name in metrics))
+    taps = [name for name in found if name.partition("_")[0] not in REFERENCES]
+    columns = taps + [name for name in REFERENCES if name in found]
+    columns += [name for name in found if name.startswith("random_")]
+    rows = PROBE_ROWS | {f"{label} chosen": key for key, label in CHOSEN.items()}
     lines = {
-        label: {titles.get(tap, tap.replace("_", " ")): metrics.get(f"{tap}/{key}") for tap in taps}
-        for label, key in PROBE_ROWS.items()
+        label: {titles.get(name, name.replace("_", " ")): metrics.get(f"{name}/{key}") for name in columns}
+        for label, key in rows.items()
+        if any(f"{name}/{key}" in metrics for name in columns)
     }
-    print_measures("linear probe of the frozen features", lines, console)
+    print_measures(f"{stage.replace('-', ' ')}, frozen features", lines, console)
 
 
 def print_evaluation(run: Run, metrics: dict[str, float], console: Console | None = None) -> None:

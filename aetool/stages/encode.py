@@ -1,5 +1,6 @@
 """Codes of a dataset's images, with their labels and their places in it."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from aetool.assembly import Trained
 from aetool.data.dataset import Arrays, Dataset, holdout
 from aetool.errors import UserError
-from aetool.stages.probe import features
+from aetool.stages.features import at_tap, features
 
 
 @torch.no_grad()
@@ -30,10 +31,11 @@ def encode(
     taps = {"code": output.code, **output.extras}
     if tap not in taps:
         raise UserError(f"tap={tap}: this model has {', '.join(taps)}")
+    encode = functools.partial(at_tap, trained.network, tap=tap)
     arrays: dict[str, NDArray[np.generic]] = {}
     for name in splits:
         split = getattr(dataset, name)
-        found = features(trained, split, tap, device, poll).unflatten(1, taps[tap].shape[1:])
+        found = features(encode, split.images, device, poll).unflatten(1, taps[tap].shape[1:])
         arrays[f"{name}_codes"] = found.cpu().numpy()
         arrays[f"{name}_indices"] = indices[name]
         if split.labels is not None:

@@ -1,100 +1,62 @@
-"""Classification on the frozen features of a trained network."""
+"""Classification on the frozen features of a network."""
 
-import math
+import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from aetool.assembly import Trained
-from aetool.data.dataset import Dataset, Split
+from aetool.data.budget import labelled
+from aetool.data.dataset import Dataset
 from aetool.errors import UserError
-from aetool.models.base import BATCH, AutoencoderOutput
 from aetool.probes.base import Labelled, Probe, ProbeResult, judge
+from aetool.randomness import generator
 
 
-class Probed(NamedTuple):
-    metrics: dict[str, float]  # "code/test_accuracy", "feature_map/val_accuracy", …
-    results: dict[str, ProbeResult]  # by tap
-    features: int  # numbers that a probe of the code sees
+class Budget(NamedTuple):
+    """How many labels the probe sees, in the train and in the validation split; `draws` random choices of them."""
 
+    labels_per_class: int | None
+    label_fraction: float | None
+    draws: int
 
-def probe_taps(
-    trained: Trained,
-    dataset: Dataset,
-    probe: Probe,
-    taps: Sequence[str] | None,
-    max_features: int,
-    device: torch.device,
-    poll: Callable[[], None],
-) -> Probed:
-    """Runs a probe on every tap; None: the code, and the feature map of a model that has one.
-
-    Maps of more than `max_features` values are average-pooled to the largest square grid within them. Raises UserError
-    for a tap that the model does not have.
-    """
-    labels = labels_of(dataset)
-    results = {}
-    output = _output(trained, dataset.val.images[:2].to(device))
-    for tap in _choose(output, taps):
-        splits = (dataset.train, dataset.val, dataset.test)
-        parts = (features(trained, split, tap, device, poll, max_features) for split in splits)
-        train, val, test = (Labelled(part, known) for part, known in zip(parts, labels, strict=True))
-        results[tap] = judge(probe(train, val, dataset.num_classes, poll), test, dataset.num_classes)
-    metrics = {f"{tap}/{key}": value for tap, result in results.items() for key, value in result.metrics.items()}
-    return Probed(metrics, results, pooled(output.code, max_features)[0].numel())
+    @property
+    def all_labels(self) -> bool:
+        return self.labels_per_class is None and self.label_fraction is None
 
 
 def labels_of(dataset: Dataset) -> list[Tensor]:
-    """The labels of the three splits; raises UserError where there are none."""
+    """The labels of train, val and test, each (N,); raises UserError where there are none."""
     labels = [split.labels for split in (dataset.train, dataset.val, dataset.test)]
     if any(part is None for part in labels):
         raise UserError("the dataset has no labels: a probe needs them")
     return [part for part in labels if part is not None]
 
 
-def _choose(output: AutoencoderOutput, taps: Sequence[str] | None) -> list[str]:
-    available = ["code", *output.extras]
-    if taps is None:
-        repeated = "feature_map" in output.extras and output.extras["feature_map"].shape == output.code.shape
-        return [tap for tap in ("code", "feature_map") if tap in available and (tap == "code" or not repeated)]
-    missing = [tap for tap in taps if tap not in available]
-    if missing:
-        raise UserError(f"probe.taps={list(taps)}: this model has {', '.join(available)}")
-    return list(taps)
+def classify(
+    probe: Probe, features: Sequence[Tensor], dataset: Dataset, budget: Budget, poll: Callable[[], None]
+) -> ProbeResult:
+    """Fits the probe on features (N, D) of train and val, and reads those of test once.
+
+    Under a budget, the mean over its draws, with `test_accuracy_std` over them, and no candidates; choices see as few
+    labels as the fit.
+    """
+    classes = dataset.num_classes
+    train, val, test = map(Labelled, features, labels_of(dataset))
+    if budget.all_labels:
+        return judge(probe(train, val, classes, poll), test, classes)
+    results = []
+    for draw in range(budget.draws):
+        noise = generator(0, "labels", draw)
+        chosen = [labelled(y, budget.labels_per_class, budget.label_fraction, noise) for _, y in (train, val)]
+        few = [Labelled(x[i.to(x.device)], y[i]) for (x, y), i in zip((train, val), chosen, strict=True)]
+        results.append(judge(probe(few[0], few[1], classes, poll), test, classes))
+    return _mean(results)
 
 
-def features(
-    trained: Trained,
-    split: Split,
-    tap: str,
-    device: torch.device,
-    poll: Callable[[], None],
-    max_features: int | None = None,
-) -> Tensor:
-    """(N, D) float32: a tap of every image, flattened."""
-    found = torch.empty(0)
-    for start in range(0, len(split.images), BATCH):
-        poll()
-        output = _output(trained, split.images[start : start + BATCH].to(device))
-        part = (output.code if tap == "code" else output.extras[tap]).float()
-        part = pooled(part, max_features).flatten(1)
-        if start == 0:
-            found = part.new_empty(len(split.images), part.shape[1])
-        found[start : start + len(part)] = part
-    return found
-
-
-def pooled(maps: Tensor, max_features: int | None) -> Tensor:
-    """Maps (B, C, h, w) of more values than that, average-pooled to the largest square grid within them, at least 1."""
-    if max_features is None or maps.ndim != 4 or maps[0].numel() <= max_features:
-        return maps
-    side = max(1, min(math.isqrt(max_features // maps.shape[1]), *maps.shape[2:]))
-    return F.adaptive_avg_pool2d(maps, side)
-
-
-@torch.no_grad()
-def _output(trained: Trained, images: Tensor) -> AutoencoderOutput:
-    return trained.model(trained.preprocessing.to_input(images))
+def _mean(results: Sequence[ProbeResult]) -> ProbeResult:
+    metrics = {key: statistics.fmean(result.metrics[key] for result in results) for key in results[0].metrics}
+    if len(results) > 1:
+        metrics["test_accuracy_std"] = statistics.stdev(result.metrics["test_accuracy"] for result in results)
+    confusion = sum((result.confusion for result in results[1:]), results[0].confusion)
+    return ProbeResult(metrics, confusion, confusion.diag() / confusion.sum(dim=1).double(), {})

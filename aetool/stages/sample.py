@@ -1,5 +1,6 @@
 """Images decoded from new codes, and what lies between and around real ones."""
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from aetool.metrics import active_units
 from aetool.models.base import BATCH
 from aetool.randomness import generator
 from aetool.stages.evaluate import ten_images
-from aetool.stages.probe import features
+from aetool.stages.features import at_tap, features
 
 FITTED_VALUES = 2**24  # numbers in the codes that a distribution is fitted to, at most
 STEPS = 9  # decoded codes in a row of a figure
@@ -108,7 +109,8 @@ def _codes(
 ) -> Tensor:
     """(n, D) on the CPU: codes of up to `images` images, drawn at random, as a split may be sorted by class."""
     order = torch.randperm(len(split.images), generator=generator(seed, "fitted"))[:images]
-    return features(trained, Split(split.images[order], None), "code", device, poll).cpu()
+    encode = functools.partial(at_tap, trained.network, tap="code")
+    return features(encode, split.images[order], device, poll).cpu()
 
 
 def _pixels(trained: Trained, codes: Tensor, device: torch.device, poll: Callable[[], None]) -> Tensor:

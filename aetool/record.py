@@ -4,28 +4,153 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 
 log = logging.getLogger("aetool")
 
+PROJECTOR = "projector"  # folder of what TensorBoard's embedding projector shows
+PROJECTOR_CONFIG = "projector_config.pbtxt"  # where TensorBoard looks for it
+_TRAINING = {  # charts of the custom scalars tab: regular expressions of the tags on each
+    "loss": ["train/loss$", "val/loss$"],
+    "learning rate": ["train/lr.*"],
+    "gradient norm": ["train/gradient_norm$"],
+}
+LAYOUTS = {  # the custom scalars tab, by stage
+    "pretrain": {
+        "loss": _TRAINING["loss"],
+        "reconstruction": ["(train|val)/loss/.+"],
+        "penalty": ["(train|val)/penalty/.+"],
+        "lambda": ["train/lambda$"],
+        "active units (L0)": ["val/l0$"],
+        "dead fraction": ["val/dead_fraction$"],
+        "learning rate": _TRAINING["learning rate"],
+        "gradient norm": _TRAINING["gradient norm"],
+    },
+    "finetune": {**_TRAINING, "accuracy": ["train/accuracy$", "val/accuracy$"]},
+}
 
-class Record:
-    """Appends rows to metrics.jsonl and mirrors them to TensorBoard events in the same folder.
 
-    A TensorBoard that cannot be written is said once and kept in `warnings`; training goes on.
+class Events:
+    """TensorBoard events in the folder of a run.
+
+    With a `stage` they are what one stage measured, in a file that takes the place of the one from an earlier
+    measurement, so that nothing is shown twice. A TensorBoard that cannot be written is said once and kept in
+    `warnings`; the work goes on. Also a context manager, which closes it.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, stage: str | None = None) -> None:
         self.directory = directory
+        self.stage = stage
         self.warnings: list[str] = []
-        self._file = (directory / "metrics.jsonl").open("ab")
         self._writer: Any = None
         self._broken = False
         self._purge_step: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._show("add_scalar", name, value, step)
+
+    def image(self, name: str, image: np.ndarray, step: int) -> None:
+        """An image (H, W, 3) uint8."""
+        self._show("add_image", name, image, step, dataformats="HWC")
+
+    def layout(self, stage: str) -> None:
+        """The charts of a stage in the custom scalars tab."""
+        charts = {name: ["Multiline", tags] for name, tags in LAYOUTS.get(stage, {}).items()}
+        if charts:
+            self._show("add_custom_scalars", {stage: charts})
+
+    def hparams(self, hparams: Mapping[str, Any]) -> None:
+        """Declares hyper-parameters in this folder; every scalar of the run is a metric beside them.
+
+        SummaryWriter.add_hparams would make a run folder of its own, and declare an "experiment": TensorBoard takes
+        one run's for all, and shows no key or metric that this one run lacks. Without, it collects those of all runs.
+        """
+        from torch.utils.tensorboard.summary import hparams as summaries
+
+        plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in hparams.items()}
+        _, *session = summaries(plain, {})
+        for summary in session:
+            self._show("_add_summary", summary)
+
+    def embedding(self, points: np.ndarray, sprites: np.ndarray, size: tuple[int, int], labels: Sequence[str]) -> None:
+        """Points (N, D) for the embedding projector, in the place of those from before.
+
+        `sprites` (H, W, 3) uint8: their thumbnails of `size` (width, height) row by row, as many in a row as in a
+        column; `labels`: N words, or none.
+        """
+        from PIL import Image
+
+        folder = self.directory / PROJECTOR
+        files = {"tensor_path": "codes.tsv"} | ({"metadata_path": "labels.tsv"} if labels else {})
+        lines = [f'{key}: "{PROJECTOR}/{name}"' for key, name in files.items()]
+        width, height = size
+        sprite = f'image_path: "{PROJECTOR}/sprites.png" single_image_dim: {width} single_image_dim: {height}'
+        try:
+            folder.mkdir(exist_ok=True)
+            # Text, as TensorBoard reads a binary file as text first, and fails where that seems to succeed.
+            np.savetxt(folder / "codes.tsv", points, fmt="%.4g", delimiter="\t")
+            Image.fromarray(sprites).save(folder / "sprites.png")
+            words = [" ".join(label.split()) or "-" for label in labels]  # tabs and newlines would part them
+            (folder / "labels.tsv").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
+            text = "\n".join(['embeddings {\ntensor_name: "code"', *lines, f"sprite {{ {sprite} }}", "}\n"])
+            (self.directory / PROJECTOR_CONFIG).write_text(text, encoding="utf-8")
+        except OSError as error:
+            self._warn(error)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def _show(self, method: str, *arguments: Any, **options: Any) -> None:
+        if self._broken:
+            return
+        try:
+            if self._writer is None:
+                self._open()
+            if method == "_add_summary":
+                self._writer._get_file_writer().add_summary(*arguments)
+            else:
+                getattr(self._writer, method)(*arguments, **options)
+        except OSError as error:
+            self._broken = True
+            self._warn(error)
+
+    def _open(self) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        suffix = f".{self.stage}" if self.stage else ""
+        if self.stage:
+            for path in self.directory.glob("events.out.tfevents.*"):
+                if path.name.endswith(suffix):
+                    path.unlink()
+        self._writer = SummaryWriter(str(self.directory), purge_step=self._purge_step, filename_suffix=suffix)
+
+    def _warn(self, error: OSError) -> None:
+        self.warnings.append(f"TensorBoard cannot write to {self.directory}: {error}; metrics.jsonl goes on")
+        log.warning(self.warnings[-1])
+
+
+class Record(Events):
+    """Appends the rows of training to metrics.jsonl and mirrors them to TensorBoard."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._file = (directory / "metrics.jsonl").open("ab")
+        self._laid_out = False
 
     @property
     def position(self) -> int:
@@ -45,50 +170,14 @@ class Record:
         row = {"stage": stage, "step": step, "epoch": epoch, "seconds": round(seconds, 3), **values}
         self._file.write(json.dumps({k: v if _finite(v) else None for k, v in row.items()}).encode() + b"\n")
         self._file.flush()
+        if not self._laid_out:
+            self.layout(stage)
+            self._laid_out = True
         self.scalars(step, values)
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._show("add_scalar", name, value, step)
-
-    def image(self, name: str, image: np.ndarray, step: int) -> None:
-        """An image (H, W, 3) uint8."""
-        self._show("add_image", name, image, step, dataformats="HWC")
-
-    def hparams(self, hparams: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
-        """Declares hyper-parameters and metrics for the HParams tab, in this folder.
-
-        SummaryWriter.add_hparams would make a run folder of its own for them.
-        """
-        from torch.utils.tensorboard.summary import hparams as summaries
-
-        plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in hparams.items()}
-        finite = {name: value for name, value in metrics.items() if _finite(value)}
-        self.scalars(step, finite)
-        for summary in summaries(plain, finite):
-            self._show("_add_summary", summary)
 
     def close(self) -> None:
         self._file.close()
-        if self._writer is not None:
-            self._writer.close()
-
-    def _show(self, method: str, *arguments: Any, **options: Any) -> None:
-        if self._broken:
-            return
-        try:
-            if self._writer is None:
-                from torch.utils.tensorboard.writer import SummaryWriter
-
-                self._writer = SummaryWriter(str(self.directory), purge_step=self._purge_step)
-            if method == "_add_summary":
-                self._writer._get_file_writer().add_summary(*arguments)
-            else:
-                getattr(self._writer, method)(*arguments, **options)
-        except OSError as error:
-            self._broken = True
-            self.warnings.append(f"TensorBoard cannot write to {self.directory}: {error}; metrics.jsonl goes on")
-            log.warning(self.warnings[-1])
+        super().close()
 
 
 def _finite(value: Any) -> bool:

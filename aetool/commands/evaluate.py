@@ -1,5 +1,6 @@
 """aetool evaluate run=DIR"""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,30 @@ from aetool.run import Run, read_json, write_json
 
 if TYPE_CHECKING:
     from aetool.commands.session import Session
+    from aetool.record import Events
+    from aetool.stages.atlas import Atlas
+    from aetool.stages.evaluate import Evaluation, Sensitivity
 
 STAGE = "evaluate"
+HEADLINES = (  # what TensorBoard shows, and can sort runs by
+    "val/mse",
+    "test/mse",
+    "test/fvu",
+    "test/psnr",
+    "test/ssim",
+    "test/l0",
+    "test/dead_fraction",
+    "test/effective_rank",
+    "val/trustworthiness",
+    "val/continuity",
+    "val/intrinsic_dimension",
+    "val/silhouette",
+    "val/class_selectivity",
+    "compression/bytes_per_image",
+    "likelihood/elbo",
+    "parameters",
+    "flops",
+)
 
 
 def run(points: list[Point], config_dir: Path | None) -> int:
@@ -42,8 +65,10 @@ def measure(run: Run, config: dict[str, Any], session: "Session | None" = None) 
 
 def _evaluate(session: "Session") -> dict[str, float]:
     from aetool.likelihood import collapsed
+    from aetool.record import Events
     from aetool.references import LARGEST
-    from aetool.stages.evaluate import evaluate, sensitivity
+    from aetool.stages.atlas import atlas
+    from aetool.stages.evaluate import evaluate, geometry, sensitivity
     from aetool.stages.family import family_metrics
 
     run, settings = session.run, session.config["evaluation"]
@@ -53,6 +78,12 @@ def _evaluate(session: "Session") -> dict[str, float]:
     found = sensitivity(session.trained, session.dataset, settings["jacobian_images"], session.device)
     metrics = result.metrics | {"code_size": result.code_size, "val/jacobian_norm": found.norm}
     metrics |= family_metrics(*measured, run.config, settings, lambda: session.references.pca, signals.poll)
+    if settings["geometry_images"]:
+        counts = (settings["geometry_images"], settings["neighbors"])
+        metrics |= geometry(session.trained, session.dataset, *counts, session.device, signals.poll)
+    units = atlas(result.activations, session.dataset.val.labels) if settings["atlas_units"] else None
+    if units is not None:
+        metrics |= {f"val/{key}": value for key, value in units.metrics().items()}
     warnings = degenerate(metrics, run.config["penalty"]["target_l0"])
     if "likelihood/active_units" in metrics:
         warnings += collapsed(metrics["likelihood/active_units"], result.code_size)
@@ -61,13 +92,21 @@ def _evaluate(session: "Session") -> dict[str, float]:
         if session.references.too_large:
             warnings.append(f"no PCA and no pixel reference: an image has over {LARGEST} values")
     target.parent.mkdir(parents=True, exist_ok=True)
-    run.warn(warnings + _draw(session, result, found, target.parent))
+    with Events(run.directory, STAGE) as events:
+        _draw(session, events, result, found, target.parent)
+        if units is not None:
+            _draw_atlas(session, events, result, units, target.parent)
+        if settings["projector_images"]:
+            _project(session, events, settings["projector_images"])
+        shown = {f"{STAGE}/{key}": metrics[key] for key in HEADLINES if math.isfinite(metrics.get(key, math.nan))}
+        events.scalars(session.step, shown)
+    run.warn(warnings + events.warnings)
     write_json(target, metrics)
     return metrics
 
 
-def _draw(session: "Session", result: Any, found: Any, target: Path) -> list[str]:
-    """The figures, also for TensorBoard; returns warnings."""
+def _draw(session: "Session", events: "Events", result: "Evaluation", found: "Sensitivity", target: Path) -> None:
+    """The figures, also for TensorBoard."""
     from aetool import figures
 
     name = session.run.directory.name
@@ -77,16 +116,50 @@ def _draw(session: "Session", result: Any, found: Any, target: Path) -> list[str
     if found.singular_values is not None:
         title = f"{name}, validation images"
         figures.save_singular_values(session.figure("singular_values.png"), found.singular_values, title)
-    record = session.record()
     picture = figures.grid(figures.reconstruction_rows(images, reconstructions))
-    record.image("test/reconstructions", picture, session.step)
+    events.image("test/reconstructions", picture, session.step)
     draw_atoms = getattr(session.trained.model, "atoms", None)
     if draw_atoms is not None:
         atoms = draw_atoms().detach()
         figures.save_atoms(session.figure("atoms.png"), atoms, f"{name}, atoms")
-        record.image("atoms", figures.grid(figures.atom_rows(atoms)), session.step)
-    record.close()
-    return record.warnings
+        events.image("atoms", figures.grid(figures.atom_rows(atoms)), session.step)
+
+
+def _draw_atlas(session: "Session", events: "Events", result: "Evaluation", units: "Atlas", target: Path) -> None:
+    """The most used units as a picture, all of them as csv."""
+    from aetool import figures
+    from aetool.stages.atlas import decoder_responses, write_atlas
+
+    names, images = session.dataset.class_names, session.dataset.val.images
+    write_atlas(target / "atlas.csv", units, names)
+    shown = units.by_use[: session.config["evaluation"]["atlas_units"]]
+    if len(shown) == 0:
+        return
+    responses = decoder_responses(session.trained, result.mean_code, units, shown)
+    most = units.images[shown]
+    pictures = (images[most.clamp(min=0)] / 255).where((most >= 0)[..., None, None, None], 1.0)
+    labels = [units.label(unit, names) for unit in shown.tolist()]
+    dead = len(units.frequency) - len(units.by_use)
+    title = (
+        f"{session.run.directory.name}: the {len(shown)} most used of {len(units.frequency)} code units ({dead} dead): "
+        "what the decoder draws for each, and the validation images that activate it most"
+    )
+    picture = figures.save_atlas(session.figure("atlas.png"), responses, pictures, labels, title)
+    events.image("atlas", picture, session.step)
+
+
+def _project(session: "Session", events: "Events", count: int) -> None:
+    """Codes of validation images for TensorBoard's projector, with thumbnails and classes."""
+    from aetool import figures
+    from aetool.randomness import subset
+    from aetool.stages.evaluate import projected
+
+    images, labels = session.dataset.val.images, session.dataset.val.labels
+    chosen = subset(len(images), count)
+    points = projected(session.trained, images[chosen], session.device, signals.poll)
+    names = session.dataset.class_names
+    words = [] if labels is None else [names[label] for label in labels[chosen].tolist()]
+    events.embedding(points.numpy(), *figures.sprites(images[chosen] / 255), words)
 
 
 def degenerate(metrics: dict[str, float], target_l0: float | None = None) -> list[str]:

@@ -1,5 +1,6 @@
 """Reconstruction, code and cost metrics of a trained network."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,14 +9,19 @@ from torch import Tensor, nn
 
 from aetool.assembly import Trained
 from aetool.data.dataset import Dataset, Split
+from aetool.geometry import distances, intrinsic_dimension, silhouette, trustworthiness
 from aetool.jacobian import jacobian_norm, singular_values
 from aetool.metrics import CodeStatistics, ReconstructionMetrics, cost, images_per_second
 from aetool.models.base import BATCH
 from aetool.randomness import generator, subset
+from aetool.stages.atlas import unit_activations
+from aetool.stages.features import pooled
 
 PROBES = 16  # draws an image in the estimate of ‖J‖_F
 PROFILED = 10  # images whose singular values are computed
 LARGEST_CODE = 1024  # numbers in a code whose Jacobian is computed in full
+LARGEST_MAP = 4096  # numbers in a map that is a point; larger ones are average-pooled
+PROJECTED = 50  # dimensions in the projector, which reads the points of all runs at its start
 
 
 class Evaluation(NamedTuple):
@@ -23,12 +29,16 @@ class Evaluation(NamedTuple):
     code_size: int  # numbers in a code
     samples: tuple[Tensor, Tensor]  # ten test images and their reconstructions, pixels (10, C, H, W)
     errors: Tensor  # (N,) mean squared error of each test image
+    mean_code: Tensor  # of the validation images, in the shape of a code
+    activations: Tensor  # (N, units) of the validation images, see `unit_activations`; on the CPU
 
 
 @torch.no_grad()
 def evaluate(trained: Trained, dataset: Dataset, device: torch.device, poll: Callable[[], None]) -> Evaluation:
     """Measures the validation split, for choices, and the test split, for the final reading; on pixels in [0, 1]."""
     metrics: dict[str, float] = {}
+    activations: list[Tensor] = []
+    total: Tensor | float = 0.0
     for name, split in (("val", dataset.val), ("test", dataset.test)):
         reconstruction, code = ReconstructionMetrics(), CodeStatistics()
         for start in range(0, len(split.images), BATCH):
@@ -36,6 +46,9 @@ def evaluate(trained: Trained, dataset: Dataset, device: torch.device, poll: Cal
             pixels, output_pixels, codes = _forward(trained, split.images[start : start + BATCH].to(device))
             reconstruction.update(pixels, output_pixels)
             code.update(codes)
+            if split is dataset.val:
+                activations.append(unit_activations(codes).cpu())
+                total = total + codes.sum(0)
         metrics |= {f"{name}/{key}": value for key, value in (reconstruction.compute() | code.compute()).items()}
     metrics |= {key: float(value) for key, value in cost(trained.model, trained.image_shape).items()}
     metrics["model_bytes"] = (trained.checkpoint.path / "model.safetensors").stat().st_size
@@ -43,7 +56,64 @@ def evaluate(trained: Trained, dataset: Dataset, device: torch.device, poll: Cal
         trained.model, trained.preprocessing.to_input(dataset.test.images[:1000].to(device))
     )
     pixels, output_pixels, codes = _forward(trained, ten_images(dataset.test).to(device))
-    return Evaluation(metrics, codes[0].numel(), (pixels, output_pixels), reconstruction.per_image_mse)
+    return Evaluation(
+        metrics,
+        codes[0].numel(),
+        (pixels, output_pixels),
+        reconstruction.per_image_mse,
+        total / len(dataset.val.images),  # type: ignore[arg-type]
+        torch.cat(activations),
+    )
+
+
+def geometry(
+    trained: Trained, dataset: Dataset, images: int, neighbors: int, device: torch.device, poll: Callable[[], None]
+) -> dict[str, float]:
+    """How the codes of so many validation images lie, the same for every run, and beside them their pixels.
+
+    `val/trustworthiness` and `val/continuity` of the code against the pixels, absent unless there are over twice as
+    many images as neighbors; `val/intrinsic_dimension`, absent where too few differ; `val/silhouette`, absent without
+    labels or with one class. `pixels/…` are the last two of the pixels.
+    """
+    chosen = subset(len(dataset.val.images), images)
+    labels = None if dataset.val.labels is None else dataset.val.labels[chosen]
+    pixels = distances(dataset.val.images[chosen].flatten(1).to(device))
+    code = distances(encoded(trained, dataset.val.images[chosen], device, poll))
+    metrics = {}
+    if 2 * neighbors < len(chosen):
+        metrics["val/trustworthiness"] = trustworthiness(pixels, code, neighbors)
+        metrics["val/continuity"] = trustworthiness(code, pixels, neighbors)
+    for prefix, points in (("", code), ("pixels/", pixels)):
+        poll()
+        metrics[f"{prefix}val/intrinsic_dimension"] = intrinsic_dimension(points)
+        if labels is not None and len(labels.unique()) > 1:
+            metrics[f"{prefix}val/silhouette"] = silhouette(points, labels)
+    return {key: value for key, value in metrics.items() if math.isfinite(value)}
+
+
+def projected(trained: Trained, images: Tensor, device: torch.device, poll: Callable[[], None]) -> Tensor:
+    """The codes of uint8 images (N, C, H, W) as points for TensorBoard's projector, (N, D) float64 on the CPU.
+
+    Codes of over PROJECTED numbers are given by that many principal components of themselves.
+    """
+    code = encoded(trained, images, device, poll).double().cpu()
+    if code.shape[1] <= PROJECTED:
+        return code
+    centred = code - code.mean(0)
+    variances, directions = torch.linalg.eigh(centred @ centred.T)  # (N, N): cheaper than the (D, D) of large codes
+    kept = min(PROJECTED, len(code))
+    return (directions * variances.clamp(min=0).sqrt()).flip(1)[:, :kept]
+
+
+@torch.no_grad()
+def encoded(trained: Trained, images: Tensor, device: torch.device, poll: Callable[[], None]) -> Tensor:
+    """The codes of uint8 images (N, C, H, W) as points (N, D); maps of over LARGEST_MAP numbers are pooled."""
+    parts = []
+    for part in images.split(BATCH):
+        poll()
+        code = trained.model.encode(trained.preprocessing.to_input(part.to(device)))  # type: ignore[operator]
+        parts.append(pooled(code.float(), LARGEST_MAP).flatten(1))
+    return torch.cat(parts)
 
 
 class Sensitivity(NamedTuple):

@@ -45,7 +45,8 @@ class FeatureCache:
             save_file(found, temporary, {"key": text})
             temporary.replace(path)
         except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             log.warning("features cannot be kept in %s: %s", self.folder, error)
         return found
 

@@ -1,0 +1,190 @@
+"""Probing: label budgets, references, and what the choice may see."""
+
+import json
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, only_run
+
+from aetool.data.budget import labelled
+from aetool.data.dataset import Dataset, Split
+from aetool.probes.base import Fitted, Labelled, calibration_error, judge
+from aetool.probes.linear import Linear
+from aetool.randomness import generator
+from aetool.stages.probe import Budget, classify
+
+LABELS = torch.arange(60) % 3
+POINTS = torch.eye(3)[LABELS] + torch.rand(60, 3, generator=torch.Generator().manual_seed(0))
+PIXELS = torch.zeros(60, 1, 2, 2, dtype=torch.uint8)
+DATASET = Dataset(*[Split(PIXELS, LABELS)] * 3, 3, ["a", "b", "c"], "")
+ALL = Budget(None, None, 5)
+
+
+def linear() -> Linear:
+    return Linear([1e-2, 1e-1], 1e-6, 100)
+
+
+def points() -> list[torch.Tensor]:
+    return [POINTS.clone(), POINTS + 0.1, POINTS - 0.1]
+
+
+class TestBudget:
+    def test_all_labels_is_one_fit(self):
+        found = classify(linear(), points(), DATASET, ALL, lambda: None)
+        train, val, test = (Labelled(x, LABELS) for x in points())
+        expected = judge(linear()(train, val, 3, lambda: None), test, 3)
+        assert found.metrics == expected.metrics
+        assert found.confusion.tolist() == expected.confusion.tolist()
+
+    def test_draws_are_averaged_and_their_spread_is_told(self):
+        found = classify(linear(), points(), DATASET, Budget(2, None, 3), lambda: None)
+        accuracies = []
+        for draw in range(3):
+            noise = generator(0, "labels", draw)
+            train, val = labelled(LABELS, 2, None, noise), labelled(LABELS, 2, None, noise)
+            few = [Labelled(x[i], LABELS[i]) for x, i in zip(points(), (train, val), strict=False)]
+            result = judge(linear()(few[0], few[1], 3, lambda: None), Labelled(points()[2], LABELS), 3)
+            accuracies.append(result.metrics["test_accuracy"])
+        assert found.metrics["test_accuracy"] == pytest.approx(statistics.fmean(accuracies))
+        assert found.metrics["test_accuracy_std"] == pytest.approx(statistics.stdev(accuracies))
+        assert found.confusion.sum() == 3 * 60
+
+    def test_the_choice_sees_as_few_labels_as_the_fit(self):
+        seen = []
+
+        def probe(train: Labelled, val: Labelled, num_classes: int, poll: object) -> Fitted:
+            seen.append((len(train.labels), len(val.labels)))
+            return Fitted(lambda x: x, False, {}, {})
+
+        classify(probe, points(), DATASET, Budget(None, 0.1, 2), lambda: None)
+        assert seen == [(6, 6), (6, 6)]
+
+
+class TestJudge:
+    def test_calibration_error_by_hand(self):
+        """Two bins: confidence 0.6 right 1 of 2 times, confidence 0.95 right always."""
+        probabilities = torch.tensor([[0.6, 0.4], [0.6, 0.4], [0.95, 0.05], [0.05, 0.95]])
+        labels = torch.tensor([0, 1, 0, 1])
+        assert calibration_error(probabilities, labels) == pytest.approx(0.5 * 0.1 + 0.5 * 0.05, abs=1e-6)
+
+    def test_calibration_error_agrees_with_torchmetrics(self):
+        from torchmetrics.functional.classification import multiclass_calibration_error
+
+        probabilities = torch.rand(500, 4, generator=torch.Generator().manual_seed(1)).softmax(dim=1)
+        labels = torch.arange(500) % 4
+        expected = multiclass_calibration_error(probabilities, labels, 4, n_bins=15)
+        assert calibration_error(probabilities, labels) == pytest.approx(expected.item(), abs=1e-5)
+
+    def test_top_5_counts_the_five_best(self):
+        scores = torch.arange(8.0).repeat(4, 1)
+        fitted = Fitted(lambda features: scores, False, {}, {})
+        metrics = judge(fitted, Labelled(torch.zeros(4, 1), torch.tensor([7, 3, 2, 0])), 8).metrics
+        assert metrics == {"test_accuracy": 0.25, "test_top5_accuracy": 0.5}
+
+
+def trained(aetool, folder: Path, *words: str) -> dict[str, dict[str, float]]:
+    assert aetool("train", *TINY, *words).code == 0
+    return json.loads((only_run(folder) / "metrics.json").read_text())
+
+
+class TestCommand:
+    def test_references_stand_beside_every_tap(self, aetool, workplace):
+        words = ["references=true", "model=conv", "model.channels=[3]", "model.code_size=4", "probe.l2=[0.1,1.0]"]
+        words = [word for word in TINY if not word.startswith(("model", "references", "probe"))] + words
+        assert aetool("train", *words).code == 0
+        found = json.loads((only_run(workplace) / "metrics.json").read_text())
+        probe, evaluation = found["probe-linear"], found["evaluate"]
+        for name in ("code", "feature_map", "pca", "pixels", "random", "random_feature_map"):
+            assert 0 < probe[f"{name}/test_accuracy"] <= 1
+            assert 0 <= probe[f"{name}/test_calibration_error"] <= 1
+        assert probe["mean/test_accuracy"] == 0.25
+        assert probe["code/gain_over_pca"] == probe["code/test_accuracy"] - probe["pca/test_accuracy"]
+        assert probe["random/test_accuracy"] != probe["code/test_accuracy"]
+        assert evaluation["mean/test/explained_variance"] == pytest.approx(0, abs=0.05)
+        assert evaluation["mean/test/mse"] > evaluation["pca/test/mse"]
+        each = [probe[f"code/class_accuracy/{name}"] for name in range(4)]
+        assert statistics.fmean(each) == pytest.approx(probe["code/test_accuracy"])
+
+    def test_a_budget_is_a_stage_of_its_own(self, aetool, workplace):
+        trained(aetool, workplace)
+        run = only_run(workplace)
+        budget = ["probe.labels_per_class=1", "probe.label_draws=3", "probe.l2=[0.1]"]
+        done = aetool("probe", f"run={run}", "references=false", *budget)
+        assert "probe linear 1 labels per class" in done.out
+        assert "spread" in done.out
+        found = json.loads((run / "metrics.json").read_text())
+        assert found["probe-linear-1-labels-per-class"]["code/test_accuracy_std"] >= 0
+        assert found["probe-linear"]["code/test_accuracy"] >= 0.5
+
+    def test_features_are_encoded_once_for_a_grid_of_probes(self, aetool, workplace, monkeypatch):
+        trained(aetool, workplace)
+        run = only_run(workplace)
+        from aetool.stages import features
+
+        monkeypatch.setattr(features, "pooled", None)  # a call would raise
+        done = aetool("probe", "-m", f"run={run}", "references=false", "probe=linear,ridge", "threads=1")
+        assert done.code == 0, done.err
+        assert {"probe-linear", "probe-ridge"} <= json.loads((run / "metrics.json").read_text()).keys()
+
+    def test_every_kept_checkpoint_is_probed(self, aetool, workplace):
+        trained(aetool, workplace, "trainer.keep_checkpoints=null")
+        run = only_run(workplace)
+        kept = len(list((run / "checkpoints").iterdir()))
+        assert kept > 4
+        done = aetool("probe", f"run={run}", "references=false", "checkpoints=all", "probe.l2=[0.1]")
+        assert "probe-linear-epochs.png" in done.out
+        assert (run / "figures" / "probe-linear-epochs.png").exists()
+        assert len(list(run.glob("probe-linear-*/metrics.json"))) == kept
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["probe.labels_per_class=0"], "probe.labels_per_class=0: expected an integer ≥ 1"),
+            (["probe.label_fraction=1.5"], "probe.label_fraction=1.5: expected a finite number > 0 and ≤ 1"),
+            (
+                ["probe.label_fraction=0.5", "probe.labels_per_class=3"],
+                "probe.labels_per_class=3 and probe.label_fraction=0.5: they exclude each other",
+            ),
+        ],
+    )
+    def test_wrong_budgets(self, aetool, workplace, words, said):
+        done = aetool("train", *TINY, *words)
+        assert done.code == 2
+        assert said in done.err
+        assert not (workplace / "outputs").exists()
+
+    def test_views_of_a_dataset_without_augmentation(self, aetool, workplace):
+        trained(aetool, workplace)
+        done = aetool("probe", f"run={only_run(workplace)}", "probe.views=2", "references=false")
+        assert done.code == 2
+        assert "probe.views=2: dataset.augmentation changes nothing" in done.err
+
+
+def test_poisoned_test_images_and_labels_change_no_choice(aetool, workplace, monkeypatch):
+    """Two sweeps on data that differ in the test split alone: every number that is not of test is the same."""
+    sweep = [*TINY, "penalty=l1", "penalty.weight=1e-3,1e-1", "seed=0,1", "references=true", "probe.l2=[1e-2,1.0]"]
+    sweep.remove("references=false")
+    sweep.remove("probe.l2=[0.1]")
+    assert aetool("train", "-m", *sweep, "output=honest").code == 0
+    arrays = dict(np.load("images.npz"))
+    random = np.random.RandomState(1)
+    arrays["test_images"] = random.randint(0, 256, arrays["test_images"].shape).astype(np.uint8)
+    arrays["test_labels"] = random.permutation(arrays["test_labels"])
+    np.savez("images.npz", **arrays)
+    assert aetool("train", "-m", *sweep, "output=poisoned").code == 0
+
+    differing = set()
+    for path in sorted(Path("honest").glob("dense-*")):
+        other = Path("poisoned") / path.name
+        first, second = (json.loads((run / "metrics.json").read_text()) for run in (path, other))
+        for stage in first:
+            for key, value in first[stage].items():
+                if value != second[stage][key] and key not in ("seconds", "images_per_second"):
+                    differing.add(f"{stage}/{key}")
+        weights = [sorted(run.glob("checkpoints/*/model.safetensors"))[-1].read_bytes() for run in (path, other)]
+        assert weights[0] == weights[1]
+    assert differing, "the poison is seen where test is read"
+    assert not [key for key in differing if "test" not in key and not key.startswith("evaluate/compression")]

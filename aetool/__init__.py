@@ -18,6 +18,6 @@ def load(directory: str | Path, device: str = "auto", config_dir: str | Path | N
 
 def runs(directory: str | Path = "outputs") -> list[dict[str, Any]]:
     """One flat row for every run in a folder: name, state, config keys, metrics as `stage/metric`; ready for pandas."""
-    from aetool.report import tables as report
+    from aetool.report.rows import FOREIGN, MISSING, read_rows
 
-    return report.rows(report.find_runs(Path(directory)))
+    return [row for row in read_rows([Path(directory)]) if row["state"] not in (FOREIGN, MISSING)]

@@ -4,49 +4,68 @@ import argparse
 from pathlib import Path
 
 from aetool.errors import UserError
-from aetool.report import tables as report
-
-SHOWN_KEYS = 3  # of those that differ, in the terminal
+from aetool.report import rows as reading
+from aetool.report import tables
+from aetool.report.comparison import Comparison, compare, natural, telling
+from aetool.report.selection import best_first, where
 
 
 def run(words: list[str]) -> int:
-    """One table over run folders, with the keys that differ as columns."""
-    parser = argparse.ArgumentParser("aetool compare", description="One table over run folders.")
-    parser.add_argument("directories", nargs="*", type=Path, metavar="DIR", help="runs, or folders of runs [outputs]")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write every config key and every metric as csv")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table with every metric as markdown")
-    parser.add_argument("--sort", metavar="COLUMN", help="a column of the table or of the csv, largest first")
+    """Runs side by side: the keys that differ, the metrics over seeds, and what they allow to say."""
+    parser = argparse.ArgumentParser("aetool compare", description="Runs side by side: a table, figures, a report.")
+    parser.add_argument(
+        "directories", nargs="*", type=Path, metavar="DIR", help="runs, folders of runs, or sweeps [outputs]"
+    )
+    parser.add_argument("--where", action="append", default=[], metavar="CONDITION", help="such as model=sparse")
+    parser.add_argument("--sort", metavar="COLUMN", help="a column of the table or of the csv, best first")
+    parser.add_argument("--each", action="store_true", help="a line a run, seeds not taken together")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="every config key and metric, a line a run")
+    parser.add_argument("--parquet", type=Path, metavar="FILE", help="the same as parquet (needs pyarrow)")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="the table with every metric")
+    parser.add_argument(
+        "--html", type=Path, nargs="?", const=Path("compare.html"), metavar="FILE", help="the report [compare.html]"
+    )
+    parser.add_argument("--figures", type=Path, metavar="DIR", help="the figures as PNG files")
     options = parser.parse_args(words)
-    found = []
-    for directory in options.directories or [Path("outputs")]:
-        if not directory.exists():
-            raise UserError(f"{directory}: there is no such folder")
-        found += report.find_runs(directory) if directory.is_dir() else []  # `outputs/*` has a sweep's csv in it
-    if not found:
-        raise UserError("there are no runs here; train one with: aetool train")
-    table = report.rows(dict.fromkeys(found))
-    if options.sort:
-        table = _sorted(table, options.sort)
-    differing = [key for key in report.differing(table) if not key.endswith(("_target_", ".name"))]
-    first = [key for key in ("penalty.weight", "model.code_size", "seed") if key in differing]
-    keys = first + [key for key in differing if key not in first]
-    report.print_table(table, ["run", *keys[:SHOWN_KEYS]])
-    if keys[SHOWN_KEYS:]:
-        print(f"also different: {', '.join(keys[SHOWN_KEYS:])}")
+    comparison = _comparison(options)
+    tables.print_comparison(comparison, options.each)
     if options.csv:
-        report.write_csv(options.csv, table)
-        print(options.csv)
+        tables.write_csv(options.csv, comparison.rows)
+    if options.parquet:
+        tables.write_parquet(options.parquet, comparison.rows)
     if options.markdown:
-        report.write_markdown(options.markdown, table, keys)
-        print(options.markdown)
+        tables.write_markdown(options.markdown, comparison)
+    if options.figures:
+        from aetool.report import charts
+
+        charts.save(comparison, options.figures)
+    if options.html:
+        from aetool.report import page
+
+        page.write(comparison, options.html)
+    for path in (options.csv, options.parquet, options.markdown, options.figures, options.html):
+        if path:
+            print(path)
     return 0
 
 
-def _sorted(table: list[dict], column: str) -> list[dict]:
-    key = report.HEADLINE[column].key if column in report.HEADLINE else column
-    having = [line for line in table if line.get(key) is not None]
-    if not having:
-        raise UserError(f"--sort {column}: no run has it; columns: {', '.join(report.HEADLINE)}")
-    numbers = all(isinstance(line[key], int | float) for line in having)
-    having.sort(key=lambda line: line[key] if numbers else str(line[key]), reverse=numbers)
-    return having + [line for line in table if line.get(key) is None]
+def _comparison(options: argparse.Namespace) -> Comparison:
+    paths = options.directories or [Path("outputs")]
+    sweep = None
+    if len(paths) == 1 and (paths[0] / reading.SWEEP).is_file():
+        found, sweep = reading.read_sweep(paths[0])
+    else:
+        found = reading.read_rows(paths)
+    if all(row["state"] in (reading.MISSING, reading.FOREIGN) for row in found):
+        for row in found:
+            if row["state"] == reading.MISSING:
+                raise UserError(f"{row['directory']}: there is no such folder")
+        raise UserError("there are no runs here; train one with: aetool train")
+    rows = where(found, options.where)
+    order = None if sweep else natural(telling(rows))
+    if options.sort:
+        order = best_first(rows, options.sort)
+    if order:
+        rows.sort(key=order)
+    title = "" if sweep else f"Runs of {', '.join(map(str, paths))}"
+    return compare(rows, sweep, title, order)

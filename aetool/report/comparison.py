@@ -1,9 +1,21 @@
 """What comparing runs finds out: the one structure that the table, the figures and the report are drawn from."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from aetool.report.groups import Group, Row
-from aetool.report.metrics import Metric
+from aetool.report import findings, pareto
+from aetool.report.groups import Group, Row, grouped
+from aetool.report.metrics import CODED_PSNR, RATE, TUNED_VAL_ACCURACY, VAL_ACCURACY, VAL_FVU, VAL_L0, Metric, measured
+from aetool.report.rows import ABOUT
+
+SHOWN_FIRST = ("model.name", "dataset.name", "penalty.weight", "model.code_size")  # whenever they differ
+NEXT = ("start", "penalty", "penalty.target_l0", "model.code_channels", "corruption.level", "loss", "optimizer.lr")
+BY_SEED = ("seed", "parent")  # a fine-tune has the parent of its seed
+FRONTS = (  # mark, what is compared
+    ("s", VAL_L0, VAL_FVU),
+    ("r", RATE, CODED_PSNR),
+    ("a", VAL_L0, VAL_ACCURACY),
+)
 
 
 class Front(NamedTuple):
@@ -13,6 +25,8 @@ class Front(NamedTuple):
     y: Metric
     best: list[Group]  # along the front, by x
     dominated: list[Group]
+    mark: str = ""  # one letter, for tables
+    scope: str = ""  # the dataset, where there are several: their numbers do not compare
 
 
 class Comparison(NamedTuple):
@@ -22,8 +36,106 @@ class Comparison(NamedTuple):
     groups: list[Group]  # of the runs that have metrics; one run a group where no seed differs
     metrics: list[Metric]  # those that a run has
     fronts: list[Front]
-    knee: str | None  # one sentence, where there is a choice to make
+    knee: str | None  # one sentence, where there is a choice to make; one for each dataset
     differences: list[str]  # sentences on what the intervals over seeds allow to say
     troubles: list[str]  # sentences on failed, running, missing, foreign folders
     command: str | None  # that made the sweep, where it is one
     sweep: dict[str, Any] | None = None  # sweep.json
+
+
+def compare(
+    rows: Sequence[Row],
+    sweep: dict[str, Any] | None = None,
+    title: str = "",
+    order: Callable[[Group], Any] | None = None,
+) -> Comparison:
+    """Rows as groups over seeds, with what they allow to say; `order` sorts the groups, which else stay as found."""
+    axes = list((sweep or {}).get("axes") or {})
+    keys = telling(rows, [f"{axis}.name" if axis in ("model", "dataset") else axis for axis in axes])
+    groups = grouped([row for row in rows if row["state"] == "completed"], keys)
+    if order:
+        groups.sort(key=order)
+    fronts, knees, differences = [], [], []
+    for scope, members in findings.scopes(groups).items():
+        said = f"{scope}: " if scope else ""
+        fronts += _fronts(members, scope)
+        knees += [said + sentence for sentence in [findings.knee(members)] if sentence]
+        differences += [
+            said + sentence if sentence != findings.ONE_SEED else sentence for sentence in findings.differences(members)
+        ]
+    return Comparison(
+        title=title or f"Sweep over {', '.join(axes)}",
+        rows=list(rows),
+        keys=keys,
+        groups=groups,
+        metrics=measured([row for group in groups for row in group.rows]),
+        fronts=fronts,
+        knee="\n".join(knees) or None,
+        differences=list(dict.fromkeys(differences)),
+        troubles=findings.troubles(rows) + findings.repeated(groups),
+        command=(sweep or {}).get("command"),
+        sweep=sweep or None,
+    )
+
+
+def telling(rows: Sequence[Row], axes: Sequence[str] = ()) -> list[str]:
+    """The config keys that tell rows apart, the seed last.
+
+    A key that differs is left out when those before it say as much: where the dataset differs, its image size adds
+    nothing. Swept axes, lambda and the code size stand in any case.
+    """
+    first = list(dict.fromkeys([*SHOWN_FIRST, *axes]))
+    found = dict.fromkeys(key for row in rows for key in row if "/" not in key and key not in ABOUT)
+    targets = [key for key in found if key.endswith("_target_")]
+    rest = [key for key in found if key not in targets and not key.endswith(".name")]
+    done = [row for row in rows if row["state"] == "completed"]
+    common = {key for key in found if done and all(key in row for row in done)}
+    readable = [row for row in rows if common <= row.keys()]  # of a deleted point only its overrides are known
+    apart: list[Any] = [()] * len(readable)
+    keys = []
+    for key in dict.fromkeys([*first, *NEXT, *rest, *targets]):
+        cells = [findings.typed(row.get(key)) for row in readable]
+        if key in BY_SEED or len(set(cells)) < 2:
+            continue
+        finer = list(zip(apart, cells, strict=True))
+        if key in first or len(set(finer)) > len(set(apart)):
+            keys.append(key)
+            number = {cell: index for index, cell in enumerate(dict.fromkeys(finer))}
+            apart = [number[cell] for cell in finer]
+    seeds = [findings.typed(row.get("seed")) for row in readable]
+    return [*keys, "seed"] if len(set(seeds)) > 1 else keys
+
+
+def natural(keys: Sequence[str]) -> Callable[[Any], Any]:
+    """Sorts groups or rows by their config values, numbers by size; datasets together."""
+    by = sorted((key for key in keys if key != "seed"), key=lambda key: key != "dataset.name")
+
+    def order(one: Group | Row) -> list[tuple[bool, float, str]]:
+        values = one.values if isinstance(one, Group) else one
+        return [_rank(values.get(key)) for key in (by if isinstance(one, Group) else [*by, "seed"])]
+
+    return order
+
+
+def _rank(value: Any) -> tuple[bool, float, str]:
+    number = isinstance(value, int | float) and value == value  # NaN is not itself
+    return (False, float(value), "") if number else (True, 0.0, findings.typed(value))
+
+
+def _fronts(groups: Sequence[Group], scope: str) -> list[Front]:
+    tuned = not any(group.stat(VAL_ACCURACY.key) for group in groups)
+    found = []
+    for mark, x, y in FRONTS:
+        y = TUNED_VAL_ACCURACY if tuned and y is VAL_ACCURACY else y
+        having = [group for group in groups if group.stat(x.key) and group.stat(y.key)]
+        points = [(_mean(group, x), _mean(group, y)) for group in having]
+        if len({point[0] for point in points}) > 1:
+            on = pareto.front(points, (x.better or "lower", y.better or "lower"))
+            off = sorted(set(range(len(points))) - set(on))
+            found.append(Front(x, y, [having[i] for i in on], [having[i] for i in off], mark, scope))
+    return found
+
+
+def _mean(group: Group, metric: Metric) -> float:
+    stat = group.stat(metric.key)
+    return stat.mean if stat else float("nan")

@@ -5,8 +5,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from scipy.special import stdtrit
-
 CONFIDENCE = 0.95  # of the intervals
 Row = Mapping[str, Any]  # run, directory, state, dotted config keys, and metrics as stage/metric
 
@@ -68,6 +66,8 @@ def difference(first: Group, second: Group, key: str) -> Interval | None:
 
     Paired by seed where both have the same seeds (Student's t over the differences), else Welch's t-interval.
     """
+    from scipy.special import stdtrit  # a quarter of a second, which tables without a difference spare
+
     one, other = first.numbers(key), second.numbers(key)
     if not one or not other:
         return None

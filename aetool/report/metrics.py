@@ -1,6 +1,7 @@
 """The metrics by which runs are compared: one definition of their names, order and format."""
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 
 class Metric(NamedTuple):
@@ -12,15 +13,32 @@ class Metric(NamedTuple):
 
 
 PROBE = "probe-linear"
+TEST_ACCURACY = Metric(
+    f"{PROBE}/code/test_accuracy", "test acc", ".4f", "higher", "linear probe of the code, test accuracy"
+)
+VAL_ACCURACY = Metric(
+    f"{PROBE}/code/val_accuracy", "val acc", ".4f", "higher", "linear probe of the code, validation accuracy"
+)
+TUNED_ACCURACY = Metric("finetune/test_accuracy", "tuned acc", ".4f", "higher", "fine-tuned, test accuracy")
+TUNED_VAL_ACCURACY = Metric("finetune/val/accuracy", "tuned val", ".4f", "higher", "fine-tuned, validation accuracy")
+TEST_FVU = Metric("evaluate/test/fvu", "FVU", ".4f", "lower", "fraction of variance unexplained, test")
+VAL_FVU = Metric("evaluate/val/fvu", "val FVU", ".4f", "lower", "fraction of variance unexplained, validation")
+VAL_L0 = Metric("evaluate/val/l0", "val L0", ".1f", "lower", "active code units, validation")
+CODE_SIZE = Metric("evaluate/code_size", "code size", ",.0f", "lower", "numbers in a code")
+RATE = Metric("evaluate/compression/bytes_per_image", "bytes/img", ",.1f", "lower", "bytes of an 8-bit code, test")
+CODED_PSNR = Metric(
+    "evaluate/compression/quantized_psnr", "8-bit PSNR", ".2f", "higher", "PSNR from 8-bit codes in dB, test"
+)
 METRICS = (  # in the order in which a narrow terminal drops them, last first
-    Metric(f"{PROBE}/code/test_accuracy", "test acc", ".4f", "higher", "linear probe of the code, test accuracy"),
+    TEST_ACCURACY,
     Metric(f"{PROBE}/code/gain_over_pca", "gain", "+.4f", "higher", "test accuracy over that of PCA of equal size"),
-    Metric("finetune/test_accuracy", "tuned acc", ".4f", "higher", "fine-tuned, test accuracy"),
-    Metric("evaluate/test/fvu", "FVU", ".4f", "lower", "fraction of variance unexplained, test"),
+    TUNED_ACCURACY,
+    TEST_FVU,
     Metric("evaluate/test/l0", "L0", ".1f", "lower", "active code units, test"),
     Metric("evaluate/test/dead_fraction", "dead", ".1%", "lower", "dead code units, test"),
     Metric("pretrain/seconds", "seconds", ".0f", "lower", "training time, seconds"),
-    Metric(f"{PROBE}/code/val_accuracy", "val acc", ".4f", "higher", "linear probe of the code, validation accuracy"),
+    VAL_ACCURACY,
+    TUNED_VAL_ACCURACY,
     Metric(f"{PROBE}/pca/test_accuracy", "PCA acc", ".4f", "higher", "PCA of equal size, test accuracy"),
     Metric(f"{PROBE}/random/test_accuracy", "random acc", ".4f", "higher", "untrained encoder, test accuracy"),
     Metric(f"{PROBE}/pixels/test_accuracy", "pixels acc", ".4f", "higher", "linear probe of pixels, test accuracy"),
@@ -32,4 +50,24 @@ METRICS = (  # in the order in which a narrow terminal drops them, last first
     Metric("evaluate/flops", "FLOPs", ",.0f", "lower", "FLOPs an image"),
     Metric("evaluate/model_bytes", "bytes", ",.0f", "lower", "bytes of the model"),
     Metric("evaluate/images_per_second", "images/s", ",.0f", "higher", "images a second, encoding"),
+    RATE,
+    CODED_PSNR,
+    VAL_FVU,
+    VAL_L0,
 )
+CHOICES = (  # by what the best group is chosen, and what is then reported of it; the first that a run has
+    (VAL_ACCURACY, TEST_ACCURACY),
+    (TUNED_VAL_ACCURACY, TUNED_ACCURACY),
+    (VAL_FVU, TEST_FVU),
+)
+
+
+def measured(rows: Sequence[Mapping[str, Any]]) -> list[Metric]:
+    """The metrics that a row has, with the test accuracies of other probes than the linear one after the first two."""
+    keys = {key for row in rows for key, value in row.items() if "/" in key and isinstance(value, int | float)}
+    others = []
+    for key in sorted(keys - {TEST_ACCURACY.key}):
+        if key.startswith("probe-") and key.endswith("/code/test_accuracy"):
+            name = key.removeprefix("probe-").partition("/")[0]
+            others.append(Metric(key, f"{name[:6]} acc", ".4f", "higher", f"{name} probe of the code, test accuracy"))
+    return [metric for metric in (*METRICS[:2], *others, *METRICS[2:]) if metric.key in keys]

@@ -1,7 +1,7 @@
-"""Tables of runs: in the terminal, as csv and as markdown."""
+"""Tables of runs: in the terminal, as markdown, csv and parquet."""
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -10,139 +10,187 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from aetool.config import flatten
 from aetool.errors import UserError
-from aetool.run import Run, identity, read_json
+from aetool.report.comparison import Comparison
+from aetool.report.findings import spread, typed
+from aetool.report.groups import Group, Row
+from aetool.report.metrics import Metric
 
-UNREADABLE = "unreadable"
-LONG = 40  # rows above which a table is not continued below itself
+TABLES = 2  # one below the other, where the width has no room for all metrics
+LONG = 40  # lines above which there is one table only
+ROOM = 26  # characters that identifying columns leave for metrics
+LISTED = 20  # troubles in the terminal
+KEPT = ("n", "front", "state")  # columns that stand however narrow it is
+HEADS = {"model.name": "model", "dataset.name": "dataset"}
 
 
 class Column(NamedTuple):
-    """A headline metric: where it stands in a row, and how it is written."""
+    head: str
+    cells: list[str]
+    number: bool = True
 
-    key: str
-    form: str
-
-
-HEADLINE = {  # in the order in which a narrow terminal drops them, last first
-    "test acc": Column("probe-linear/code/test_accuracy", ".4f"),
-    "PCA acc": Column("probe-linear/pca/test_accuracy", ".4f"),
-    "FVU": Column("evaluate/test/fvu", ".4f"),
-    "L0": Column("evaluate/test/l0", ".1f"),
-    "dead": Column("evaluate/test/dead_fraction", ".1%"),
-    "seconds": Column("pretrain/seconds", ".0f"),
-    "val acc": Column("probe-linear/code/val_accuracy", ".4f"),
-    "‖J‖": Column("evaluate/val/jacobian_norm", ".3g"),
-    "MSE": Column("evaluate/test/mse", ".5f"),
-    "PCA FVU": Column("evaluate/pca/test/fvu", ".4f"),
-    "pixels acc": Column("probe-linear/pixels/test_accuracy", ".4f"),
-    "SSIM": Column("evaluate/test/ssim", ".3f"),
-    "parameters": Column("evaluate/parameters", ",.0f"),
-    "FLOPs": Column("evaluate/flops", ",.0f"),
-    "bytes": Column("evaluate/model_bytes", ",.0f"),
-    "images/s": Column("evaluate/images_per_second", ",.0f"),
-}
+    @property
+    def width(self) -> int:
+        return max(map(len, [*self.head.split("\n"), *self.cells])) + 2
 
 
-def find_runs(root: Path) -> list[Path]:
-    """The run folders at or below a folder, foreign folders left out."""
-    if (root / "config.json").exists():
-        return [root]
-    return sorted(path.parent for path in root.glob("*/config.json"))
-
-
-def row(run: Run) -> dict[str, Any]:
-    """One flat row: name, state, every key of the config, every metric as `stage/metric`."""
-    values: dict[str, Any] = {"run": run.directory.name, "directory": str(run.directory)}
-    values["state"] = run.status.get("state", "unknown")
-    values |= {key: value for key, value in flatten(identity(run.config)) if not isinstance(value, dict)}
-    for stage, metrics in run.metrics.items():
-        values |= {f"{stage}/{name}": value for name, value in metrics.items()}
-    return values
-
-
-def rows(directories: Iterable[Path]) -> list[dict[str, Any]]:
-    """A row for every folder; one that cannot be read is listed with the state `unreadable`."""
-    table = []
-    for directory in directories:
-        found = read_json(directory / "config.json")
-        try:
-            table.append(row(Run(directory, found["config"])))  # type: ignore[index]
-        except (KeyError, TypeError, AttributeError):
-            table.append({"run": directory.name, "directory": str(directory), "state": UNREADABLE})
-    return table
-
-
-def differing(table: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The config keys whose values are not the same in every row that can be read."""
-    readable = [line for line in table if line["state"] != UNREADABLE]
-    keys = dict.fromkeys(key for line in readable for key in line if "/" not in key)
-    special = {"run", "directory", "state"}
-    return [key for key in keys if key not in special and len({str(line.get(key)) for line in readable}) > 1]
-
-
-def print_table(table: Sequence[Mapping[str, Any]], keys: Sequence[str], console: Console | None = None) -> None:
-    """One line a run: the keys that tell it from the others, its state, and the metrics.
-
-    Metrics for which the width has no room follow in a second table below, or are named where runs are many.
-    """
+def print_comparison(comparison: Comparison, each: bool = False, console: Console | None = None) -> None:
+    """The table, a line a group, or with `each` a line a run; then what it allows to say, and what is missing."""
     console = console or Console(markup=False, highlight=False)
-    identifying = {key.replace(".", ".\n"): cells for key, cells in _keys(table, keys).items()}
-    room = console.width - sum(_width(name, cells) for name, cells in identifying.items())
-    waiting = _headline(table)
-    while True:
-        columns, left = dict(identifying), room
-        for name in list(waiting):
-            if _width(name, waiting[name]) <= left:
-                left -= _width(name, waiting[name])
-                columns[name] = waiting.pop(name)
-        _draw(console, columns)
-        if not waiting or len(columns) == len(identifying) or len(table) > LONG:
-            break
+    lines: Sequence[Group | Row] = comparison.rows if each else comparison.groups
+    if lines:
+        _print_table(comparison, lines, console)
+    if comparison.fronts and not each:
+        fronts = {front.mark: f"{front.mark} {front.x.label} and {front.y.label}" for front in comparison.fronts}
+        console.print(f"front, beaten by none in both of: {', '.join(fronts.values())}; · beaten", style="dim")
+    for sentence in [*(comparison.knee or "").splitlines(), *comparison.differences]:
+        console.print(f"• {sentence}")
+    if comparison.troubles:
+        console.print("\nnot compared:")
+        for sentence in comparison.troubles[:LISTED]:
+            console.print(f"  {sentence}")
+        if len(comparison.troubles) > LISTED:
+            console.print(f"  and {len(comparison.troubles) - LISTED} more: --each")
+
+
+def _print_table(comparison: Comparison, lines: Sequence[Group | Row], console: Console) -> None:
+    identifying, left_out = _fitting(_identifying(comparison, lines, "\n"), console.width - ROOM)
+    room = console.width - sum(column.width for column in identifying)
+    metrics = [_narrow(_metric(metric, lines)) for metric in comparison.metrics]
+    same = [one for one in metrics if len(lines) > 1 and len(set(one.cells)) == 1]
+    waiting = [one for one in metrics if any(one.cells) and one not in same]
+    for _ in range(TABLES if len(lines) <= LONG else 1):
+        columns, left = [], room
+        for one in list(waiting):
+            if one.width <= left:
+                left -= one.width
+                columns.append(one)
+                waiting.remove(one)
+        if columns or not metrics:
+            _draw(console, [*identifying, *columns])
+    if same:
+        console.print("the same for all: " + ", ".join(f"{one.head} {one.cells[0]}" for one in same), style="dim")
     if waiting:
-        console.print(f"no room for: {', '.join(waiting)}", style="dim")
+        console.print(f"no room for: {', '.join(one.head for one in waiting)}", style="dim")
+    if left_out:
+        console.print(f"also different: {', '.join(left_out)}", style="dim")
 
 
-def _draw(console: Console, columns: Mapping[str, Sequence[str]]) -> None:
+def _fitting(columns: list[Column], width: int) -> tuple[list[Column], list[str]]:
+    """The columns that fit, the first in any case, and the heads of the others."""
+    kept: list[Column] = []
+    left_out = []
+    for one in columns:
+        width -= one.width
+        if width >= 0 or not kept or one.head in KEPT:
+            kept.append(one)
+        else:
+            width += one.width
+            left_out.append(one.head.replace("\n", ""))
+    return kept, left_out
+
+
+def _draw(console: Console, columns: Sequence[Column]) -> None:
     drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in columns:
-        metric = name in HEADLINE
-        drawn.add_column(name, justify="right" if metric else "left", overflow="fold", no_wrap=metric)
-    for cells in zip(*columns.values(), strict=True):
+    for one in columns:
+        drawn.add_column(one.head, justify="right" if one.number else "left", overflow="fold", no_wrap=one.number)
+    for cells in zip(*(one.cells for one in columns), strict=True):
         drawn.add_row(*cells)
     console.print(drawn)
 
 
-def write_markdown(path: Path, table: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
-    """The table of `print_table` with every metric. Raises UserError when the file cannot be written."""
-    columns = _keys(table, keys) | _headline(table)
-    sides = ["--:" if name in HEADLINE else ":--" for name in columns]
-    lines = [list(columns), sides, *zip(*columns.values(), strict=True)]
+def _identifying(comparison: Comparison, lines: Sequence[Group | Row], dot: str = "") -> list[Column]:
+    """What tells the lines apart: run and state of runs, n and fronts of groups, and the keys of both."""
+    groups = [line for line in lines if isinstance(line, Group)]
+    keys = [key for key in comparison.keys if key != "seed" or not groups]
+    found = []
+    for key in keys:
+        values = [line.values.get(key) if isinstance(line, Group) else line.get(key) for line in lines]
+        head = HEADS.get(key, key).replace(".", f".{dot}")
+        found.append(Column(head, ["" if value is None else typed(value) for value in values], number=False))
+    if not groups or not found:
+        first = [line.rows[0] if isinstance(line, Group) else line for line in lines]
+        found.insert(0, Column("run", [str(row["run"]) for row in first], number=False))
+    if groups and any(len(group.rows) > 1 for group in groups):
+        found.append(Column("n", [str(len({str(row.get("seed")) for row in group.rows})) for group in groups]))
+    if groups and comparison.fronts:
+        found.append(Column("front", [_marks(comparison, group) for group in groups], number=False))
+    if not groups and any(row["state"] != "completed" for row in comparison.rows):
+        found.append(Column("state", [str(row["state"]) for row in comparison.rows], number=False))
+    return found
+
+
+def _marks(comparison: Comparison, group: Group) -> str:
+    """The fronts that a group is on, as `s·a`; a dot where another beats it, a blank where it has no number."""
+    marks = dict.fromkeys((front.mark for front in comparison.fronts), " ")
+    for front in comparison.fronts:
+        if any(one is group for one in front.best):
+            marks[front.mark] = front.mark
+        elif any(one is group for one in front.dominated):
+            marks[front.mark] = "·"
+    return "".join(marks.values()).rstrip()
+
+
+def _metric(metric: Metric, lines: Sequence[Group | Row]) -> Column:
+    """Mean ± std of groups; where no group has a visible spread, the mean alone."""
+    if not all(isinstance(line, Group) for line in lines):
+        values = [line.get(metric.key) for line in lines if not isinstance(line, Group)]
+        cells = [format(value, metric.form) if isinstance(value, int | float) else "" for value in values]
+        return Column(metric.label, cells)
+    stats = [line.stat(metric.key) if isinstance(line, Group) else None for line in lines]
+    zero = format(0.0, metric.form.lstrip("+"))
+    if not any(stat and format(stat.std, metric.form.lstrip("+")) != zero for stat in stats):
+        return Column(metric.label, [format(stat.mean, metric.form) if stat else "" for stat in stats])
+    return Column(metric.label, [spread(stat, metric.form) if stat else "" for stat in stats])
+
+
+def _narrow(column: Column) -> Column:
+    return column._replace(cells=[cell.replace(" ± ", "±") for cell in column.cells])
+
+
+def write_markdown(path: Path, comparison: Comparison) -> None:
+    """The table of groups with every metric, and the sentences. Raises UserError when the file cannot be written."""
+    metrics = [_metric(metric, comparison.groups) for metric in comparison.metrics]
+    columns = [*_identifying(comparison, comparison.groups), *metrics]
+    sides = ["--:" if column.number else ":--" for column in columns]
+    lines = [[column.head for column in columns], sides, *zip(*(column.cells for column in columns), strict=True)]
     text = "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+    fronts = {front.mark: f"front {front.mark}: {front.x.title}; {front.y.title}" for front in comparison.fronts}
+    sentences = [*fronts.values(), *(comparison.knee or "").splitlines(), *comparison.differences, *comparison.troubles]
     with _written(path) as file:
-        file.write(text)
+        file.write(text + "".join(f"\n- {sentence}" for sentence in sentences) + "\n" * bool(sentences))
 
 
-def _keys(table: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict[str, list[str]]:
-    """The cells of the given keys, and the state where a run is not completed."""
-    columns = {key: [_text(line.get(key)) for line in table] for key in keys}
-    states = [str(line["state"]) for line in table]
-    return columns if set(states) == {"completed"} else columns | {"state": states}
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """A line a run, every config key and every metric. Raises UserError when the file cannot be written."""
+    with _written(path) as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
-def _headline(table: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """The cells of the metrics that a run of the table has."""
-    columns = {}
-    for name, (key, form) in HEADLINE.items():
-        cells = [format(line[key], form) if isinstance(line.get(key), int | float) else "" for line in table]
-        if any(cells):
-            columns[name] = cells
-    return columns
+def write_parquet(path: Path, rows: Sequence[Row]) -> None:
+    """As `write_csv`, in columns of one type each. Raises UserError without pyarrow, or when it cannot be written."""
+    try:
+        from pyarrow import ArrowException, parquet, table
+    except ImportError:
+        raise UserError("--parquet needs pyarrow: pip install 'aetool[parquet]'") from None
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        parquet.write_table(table({key: _one_type([row.get(key) for row in rows]) for key in keys}), path)
+    except (OSError, ArrowException) as error:
+        raise UserError(f"{path}: cannot be written: {error}") from error
 
 
-def _width(name: str, cells: Sequence[str]) -> int:
-    return max(map(len, [*name.split("\n"), *cells])) + 2
+def _one_type(values: list[Any]) -> list[Any]:
+    """Numbers as floats where they are not all integers, and anything mixed as text."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {int, float} or (kinds == {int} and any(value is not None and abs(value) >= 2**63 for value in values)):
+        return [None if value is None else float(value) for value in values]
+    if len(kinds) > 1 or not kinds <= {int, float, bool, str}:
+        return [None if value is None else typed(value) for value in values]
+    return values
 
 
 @contextmanager
@@ -154,15 +202,6 @@ def _written(path: Path) -> Iterator[IO[str]]:
             yield file
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error}") from error
-
-
-def write_csv(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
-    """Every column of every row. Raises UserError when the file cannot be written."""
-    keys = list(dict.fromkeys(key for line in table for key in line))
-    with _written(path) as file:
-        writer = csv.DictWriter(file, keys)
-        writer.writeheader()
-        writer.writerows(table)
 
 
 def print_measures(title: str, lines: Mapping[str, Mapping[str, float | None]], console: Console | None = None) -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from aetool.cli import main
 from aetool.probes.base import Labelled, Probe, ProbeResult, judge
@@ -43,6 +44,16 @@ class Labels(NamedTuple):
     train: torch.Tensor
     val: torch.Tensor
     test: torch.Tensor
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[Features, Labels]:
+    """scikit-learn's handwritten digits: 1000, 300 and 497 images of 64 pixels in [0, 1], float32."""
+    order = np.random.RandomState(0).permutation(1797)
+    x, y = load_digits(return_X_y=True)
+    sizes = [1000, 300, 497]
+    features = torch.tensor(x[order] / 16, dtype=torch.float32).split(sizes)
+    return Features(*features), Labels(*torch.tensor(y[order]).split(sizes))
 
 
 def probed(

@@ -1,0 +1,300 @@
+"""How the figures over many runs are drawn; what they show is chosen in charts.py. No pyplot, nothing global."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from aetool.report.groups import Stat
+from aetool.report.labels import text
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")  # Okabe and Ito 2008
+STYLES = ("-", "--", ":")
+BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}  # a legend right of its axes
+WIDE = 50, 1e6  # times the smallest value, between which a scale is logarithmic
+
+
+SIDES = (  # where a label may stand beside its point: offset in points, alignment
+    (0, 9, "center", "bottom"),
+    (0, -9, "center", "top"),
+    (9, 0, "left", "center"),
+    (-9, 0, "right", "center"),
+    (8, 8, "left", "bottom"),
+    (-8, 8, "right", "bottom"),
+    (8, -8, "left", "top"),
+    (-8, -8, "right", "top"),
+)
+
+
+class Panel(NamedTuple):
+    """One axes of a figure: points by the name of their series; a point is (x, statistics)."""
+
+    title: str
+    series: dict[str, list[tuple[Any, Stat]]]
+    references: dict[str, list[tuple[Any, float]]]
+
+
+class Grid(NamedTuple):
+    """One heatmap: statistics by (row value, column value)."""
+
+    title: str
+    cells: dict[tuple[Any, Any], Stat]
+
+
+class Curve(NamedTuple):
+    """The losses of one run: points (step, loss) by split; `rank` in [0, 1] where the runs have an order."""
+
+    panel: str
+    label: str
+    rank: float | None
+    points: dict[str, list[tuple[float, float]]]
+
+
+def sheet(columns: int, rows: int, width: float, height: float) -> tuple[Any, list[Any]]:
+    """A figure of `rows` × `columns` axes, each of this size in inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(columns * width, rows * height), dpi=120, layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def titled(axes: Any, title: str, x: str = "", y: str = "") -> None:
+    axes.set_title(title, fontsize=10, parse_math=False)
+    axes.set_xlabel(x, parse_math=False)
+    axes.set_ylabel(y, parse_math=False)
+
+
+def heatmaps(grids: Sequence[Grid], title: str, form: str, better: str | None, keys: tuple[str, str]) -> Any:
+    """Rows by columns: the better a cell, the brighter; the best is framed, cells without a run are hatched."""
+    from matplotlib.colors import LogNorm, Normalize
+
+    rows = sorted({row for grid in grids for row, _ in grid.cells})
+    columns = sorted({column for grid in grids for _, column in grid.cells})
+    across = min(len(grids), 2)
+    down = math.ceil(len(grids) / across)
+    size = min(9.0, 1.9 + 0.78 * len(columns)), min(7.0, 1.2 + 0.52 * len(rows))
+    figure, places = sheet(across, down, max(4.2, size[0]), max(2.6, size[1]))
+    for axes in places[len(grids) :]:
+        axes.set_axis_off()
+    for axes, grid in zip(places, grids, strict=False):
+        means = [stat.mean for stat in grid.cells.values()]
+        best = max(means) if better == "higher" else min(means)
+        norm = (LogNorm if _wide(means) else Normalize)(min(means), max(means))
+        table = [
+            [grid.cells[row, column].mean if (row, column) in grid.cells else math.nan for column in columns]
+            for row in rows
+        ]
+        picture = axes.imshow(table, cmap="cividis_r" if better == "lower" else "cividis", norm=norm, aspect="auto")
+        figure.colorbar(picture, ax=axes, shrink=0.9, pad=0.02)
+        axes.set_facecolor("white")
+        for y, row in enumerate(rows):
+            for x, column in enumerate(columns):
+                stat = grid.cells.get((row, column))
+                if stat is None:
+                    _box(axes, x, y, hatch="////", edgecolor="#999999", linewidth=0)
+                    continue
+                if max(len(rows), len(columns)) <= 14:
+                    light = sum(picture.to_rgba(stat.mean)[:3]) > 1.5
+                    words = format(stat.mean, form)
+                    if stat.n > 1 and len(columns) <= 8:
+                        words += f"\n± {format(stat.std, form.replace('+', ''))}"
+                    color = "black" if light else "white"
+                    axes.text(x, y, words, ha="center", va="center", fontsize=8, color=color)
+                if stat.mean == best and better and means.count(best) == 1:
+                    _box(axes, x, y, edgecolor="#D55E00", linewidth=2.5)
+        _ticks(axes.set_xticks, columns)
+        _ticks(axes.set_yticks, rows)
+        titled(axes, grid.title, keys[1], keys[0])
+    figure.suptitle(title, fontsize=11, parse_math=False)
+    return figure
+
+
+def _box(axes: Any, x: int, y: int, **style: Any) -> None:
+    from matplotlib.patches import Rectangle
+
+    axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, clip_on=False, zorder=3, **style))
+
+
+def _ticks(put: Any, values: Sequence[Any]) -> None:
+    step = math.ceil(len(values) / 16)
+    put(range(0, len(values), step), [text(value) for value in values[::step]], fontsize=8, parse_math=False)
+
+
+def lines(panels: Sequence[Panel], title: str, key: str) -> Any:
+    """A metric against a config key, with error bars; zero stands left of a break on a logarithmic axis."""
+    figure, places = sheet(min(len(panels), 2), math.ceil(len(panels) / 2), 5.6, 3.6)
+    for axes in places[len(panels) :]:
+        axes.set_axis_off()
+    for axes, panel in zip(places, panels, strict=False):
+        values = sorted({x for points in panel.series.values() for x, _ in points})
+        place = _positions(axes, values)
+        for index, (label, points) in enumerate(panel.series.items()):
+            x = [place(value) for value, _ in points]
+            axes.errorbar(
+                x, [stat.mean for _, stat in points], [stat.std for _, stat in points], label=label, marker="o",
+                markersize=4, capsize=3, **style(index),
+            )  # fmt: skip
+        for index, (label, flat) in enumerate(panel.references.items()):
+            x, y = [place(value) for value, _ in flat], [mean for _, mean in flat]
+            axes.plot(x, y, color="#777777", linestyle=("--", "-.", ":")[index % 3], linewidth=1.2, label=label)
+        if _wide([stat.mean for points in panel.series.values() for _, stat in points]):
+            axes.set_yscale("log")
+        titled(axes, panel.title, key)
+        axes.grid(alpha=0.3)
+        entries = len(panel.series) + len(panel.references)
+        if entries > 1:
+            legend(axes, **(BESIDE if entries > 4 else {}))
+    figure.suptitle(title, fontsize=11, parse_math=False)
+    return figure
+
+
+def _positions(axes: Any, values: Sequence[float]) -> Any:
+    """The place of a value on the x axis, which is made logarithmic where the values span a decade."""
+    positive = [value for value in values if value > 0]
+    if min(values) < 0 or not positive or positive[-1] < 8 * positive[0]:
+        if len(values) <= 10:
+            axes.set_xticks(values, [text(value) for value in values], fontsize=8)
+        return float
+    ratio = max(3.0, min(b / a for a, b in pairwise(positive)))
+    zero = positive[0] / ratio
+    ticks = values if len(values) <= 10 else [*values[: -1 : math.ceil(len(values) / 8)], values[-1]]
+    axes.set_xscale("log")
+    axes.minorticks_off()
+    axes.set_xticks([value or zero for value in ticks], [text(value) for value in ticks], fontsize=8)
+    if values[0] == 0:
+        axes.axvline(zero * math.sqrt(ratio), color="#aaaaaa", linestyle=(0, (1, 3)), linewidth=1)
+    return lambda value: value or zero
+
+
+def _wide(values: Sequence[float]) -> bool:
+    return min(values) > 0 and WIDE[0] < max(values) / min(values) < WIDE[1]
+
+
+def dots(panels: Sequence[Panel], title: str) -> Any:
+    """One line a group, best on top, with error bars; references as marks, as a line where they are all the same."""
+    tallest = max(len(panel.series) for panel in panels)
+    figure, places = sheet(len(panels), 1, 5.4, 1.5 + 0.26 * tallest)
+    for axes, panel in zip(places, panels, strict=True):
+        names = list(panel.series)
+        stats = [points[0][1] for points in panel.series.values()]
+        axes.errorbar(
+            [stat.mean for stat in stats], range(len(names)), xerr=[stat.std for stat in stats], fmt="o", markersize=6,
+            capsize=3, color=PALETTE[0], label="code", zorder=3,
+        )  # fmt: skip
+        for index, (label, marks) in enumerate(panel.references.items()):
+            color, values = PALETTE[index + 1], [value for _, value in marks]
+            if len(values) > 1 and max(values) - min(values) < 1e-9:
+                axes.axvline(values[0], color=color, linestyle=("--", "-.", ":")[index % 3], linewidth=1.2, label=label)
+            else:
+                axes.plot(
+                    values, [names.index(name) for name, _ in marks], "|x+"[index % 3], color=color, ms=9, label=label
+                )
+        axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
+        axes.invert_yaxis()
+        axes.grid(alpha=0.3)
+        titled(axes, panel.title, title)
+        legend(axes)
+    return figure
+
+
+def pareto(
+    front: Sequence[tuple[str, Stat, Stat]], dominated: Sequence[tuple[Stat, Stat]], references: dict[str, float],
+    titles: tuple[str, str, str],
+) -> Any:  # fmt: skip
+    """Points (x, y) with error bars: the front joined and labelled, dominated points faded."""
+    figure, (axes,) = sheet(1, 1, 7, 4.6)
+    for index, (label, level) in enumerate(references.items()):
+        dash = ("--", "-.", ":")[index % 3]
+        axes.axhline(level, color="#777777", linestyle=dash, linewidth=1.2, label=label, zorder=1)
+    if dominated:
+        _cloud(axes, dominated, label="dominated", fmt="o", mfc="white", color="#999999", alpha=0.8, zorder=2)
+    points = [(x, y) for _, x, y in front]
+    _cloud(axes, points, label="front", fmt="o-", color=PALETTE[0], zorder=3)
+    if _wide([x.mean for x, _ in [*points, *dominated]]):
+        axes.set_xscale("log")
+    axes.grid(alpha=0.3)
+    titled(axes, titles[0], titles[1], titles[2])
+    legend(axes)
+    _annotate(figure, axes, front, dominated)
+    return figure
+
+
+def _cloud(axes: Any, points: Sequence[tuple[Stat, Stat]], **looks: Any) -> None:
+    x, y = zip(*points, strict=True)
+    errors = {"xerr": [stat.std for stat in x], "yerr": [stat.std for stat in y]}
+    axes.errorbar([s.mean for s in x], [s.mean for s in y], **errors, elinewidth=0.8, capsize=2, markersize=6, **looks)
+
+
+def _annotate(
+    figure: Any, axes: Any, front: Sequence[tuple[str, Stat, Stat]], dominated: Sequence[tuple[Stat, Stat]]
+) -> None:
+    """Labels the front where there is room: none covers another, a point or the legend."""
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()
+    everything = [(x, y) for _, x, y in front] + list(dominated)
+    places = [axes.transData.transform((x.mean, y.mean)) for x, y in everything]
+    taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in places]
+    if axes.get_legend():
+        taken.append(axes.get_legend().get_window_extent())
+    for label, x, y in front:
+        for dx, dy, horizontal, vertical in SIDES:
+            note = axes.annotate(
+                label, (x.mean, y.mean), (dx, dy), textcoords="offset points", ha=horizontal, va=vertical, fontsize=8,
+                parse_math=False, zorder=4,
+            )  # fmt: skip
+            note.set_in_layout(False)
+            box, frame = note.get_window_extent(), axes.get_window_extent()
+            inside = frame.contains(box.x0, box.y0) and frame.contains(box.x1, box.y1)
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            note.remove()
+
+
+def curves(runs: Sequence[Curve], title: str, key: str) -> Any:
+    """Training and validation loss over the steps, a line a run, a row of axes a panel."""
+    from matplotlib import colormaps
+
+    panels = list(dict.fromkeys(run.panel for run in runs))
+    splits = ("training", "validation")
+    figure, places = sheet(2, len(panels), 4.6, 3.4)
+    for index, axes in enumerate(places):
+        panel, split = panels[index // 2], splits[index % 2]
+        own = [run for run in runs if run.panel == panel]
+        labels = list(dict.fromkeys(run.label for run in own))
+        entries = len(PALETTE) * len(STYLES) if own[0].rank is None else 10
+        shown = set(labels[:: math.ceil(len(labels) / entries)])
+        heights = []
+        for run in own:
+            points = run.points.get(split, [])
+            looks = style(labels.index(run.label))
+            if run.rank is not None:
+                looks = {"color": colormaps["viridis"](0.92 * run.rank), "linestyle": "-"}
+            if points:
+                known = run.label if run.label in shown else None
+                shown.discard(run.label)  # one entry for all seeds
+                heights += [loss for _, loss in points]
+                axes.plot(*zip(*points, strict=True), label=known, **looks, alpha=0.8, linewidth=1)
+        if heights and min(heights) > 0:
+            axes.set_yscale("log")
+        axes.grid(alpha=0.3)
+        titled(axes, f"{panel}: {split}" if panel else split, "step", title if index % 2 == 0 else "")
+        if index % 2 and heights and len(labels) > 1:
+            legend(axes, key, **BESIDE)
+    return figure
+
+
+def style(index: int) -> dict[str, Any]:
+    """Colour and dash of the series of this number: 21 that differ."""
+    return {"color": PALETTE[index % len(PALETTE)], "linestyle": STYLES[index // len(PALETTE) % len(STYLES)]}
+
+
+def legend(axes: Any, title: str = "", **place: Any) -> None:
+    """The references stand last."""
+    handles, labels = axes.get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda index: hasattr(handles[index], "get_linestyle"))
+    handles, labels = [handles[index] for index in order], [labels[index] for index in order]
+    drawn = axes.legend(handles, labels, title=title or None, fontsize=8, title_fontsize=8, framealpha=0.9, **place)
+    for words in [*drawn.get_texts(), drawn.get_title()]:
+        words.set_parse_math(False)

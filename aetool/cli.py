@@ -14,6 +14,7 @@ from aetool.errors import Interrupted, NonFiniteError, NoValidCheckpointError, U
 COMMANDS = {
     "train": "train an autoencoder, then evaluate and probe it; -m sweeps",
     "probe": "classification on the frozen features of a trained run (run=DIR)",
+    "finetune": "classification end to end, from a run (run=DIR) or from scratch (model=…)",
     "evaluate": "reconstruction, code and cost metrics of a trained run (run=DIR)",
     "sample": "images decoded from new codes, interpolations, traversals (run=DIR)",
     "encode": "codes of a dataset's images as .npz, with labels and indices (run=DIR)",
@@ -22,7 +23,7 @@ COMMANDS = {
     "data": "list, fetch or check the datasets",
     "bench": "training speed against a bare PyTorch loop",
 }
-COMPOSED = ("train", "probe", "evaluate", "sample", "encode", "bench")  # the others take plain words
+COMPOSED = ("train", "probe", "finetune", "evaluate", "sample", "encode", "bench")  # the others take plain words
 SHOWN_BY_HYDRA = {"-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info"}
 HELP = """aetool: an experiment bench for autoencoders
 

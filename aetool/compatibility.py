@@ -11,6 +11,7 @@ What a part needs and offers is declared by class attributes of its target, whic
 - A schedule: `compares_losses = True` where it watches the validation loss.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from aetool.signature import constants, signature
@@ -18,9 +19,57 @@ from aetool.signature import constants, signature
 
 def disagreements(config: dict[str, Any]) -> list[str]:
     """The problems, each naming the key to change."""
+    if "pretrain" in config:
+        return _finetune(config)
+    budget = _budget("probe.", config["probe"]) if "probe" in config else []
     if "trainer" not in config:
+        return budget
+    return [*budget, *_run(config), *_images(config), *_model(config), *_corruption(config), *_penalties(config)]
+
+
+def given_twice(command: str, keys: Collection[str]) -> list[str]:
+    """What a command line sets, by its keys, that something else decides: `run=`, or that there is no pretraining."""
+    if command != "finetune":
         return []
-    return [*_run(config), *_images(config), *_model(config), *_corruption(config), *_penalties(config)]
+    roots = {key: key.partition(".")[0].partition("@")[0] for key in keys}
+    if "run" in keys:
+        parts = ("model", "dataset", "loss", "penalty", "corruption")
+        return [f"{key}: it is that of the run; leave out {key}=… or run=…" for key in keys if roots[key] in parts]
+    unused = [key for key in keys if roots[key] in ("penalty", "corruption") and "pretrain" not in keys]
+    return [f"{key}: it acts on the autoencoder alone; add pretrain=true or leave it out" for key in unused]
+
+
+def _finetune(config: dict[str, Any]) -> list[str]:
+    problems = _run(config)
+    model, dataset = config["model"], config["dataset"]
+    if config["run"] is None and (model is None or dataset is None):
+        problems.append(
+            "run: missing; set run=DIR to start from a trained run, or model=… dataset=… to start from scratch"
+        )
+    if config["run"] is not None and config["pretrain"]:
+        problems.append("pretrain=true: run=… is trained already; leave one of them out")
+    if config["run"] is None and config["control"] and not config["pretrain"]:
+        problems.append("control=true: there is nothing to compare with; give run=DIR or pretrain=true")
+    problems += _budget("", config)
+    if config["frozen_epochs"] > config["trainer"]["epochs"]:
+        problems.append(
+            f"frozen_epochs={config['frozen_epochs']}: at most trainer.epochs={config['trainer']['epochs']}"
+        )
+    return problems + (_bounded(model) + untrainable(model) if model else [])
+
+
+def _budget(prefix: str, node: dict[str, Any]) -> list[str]:
+    count, fraction = node["labels_per_class"], node["label_fraction"]
+    if count is None or fraction is None:
+        return []
+    both = f"{prefix}labels_per_class={count} and {prefix}label_fraction={fraction:g}"
+    return [f"{both}: they exclude each other; leave one of them null"]
+
+
+def untrainable(model: dict[str, Any]) -> list[str]:
+    """Why gradient steps cannot train this model."""
+    closed_form = constants(model["_target_"]).get("closed_form")
+    return [f"model={model['name']}: it is fitted in closed form; nothing to fine-tune"] if closed_form else []
 
 
 def _run(config: dict[str, Any]) -> list[str]:
@@ -44,12 +93,8 @@ def _images(config: dict[str, Any]) -> list[str]:
 
 
 def _model(config: dict[str, Any]) -> list[str]:
-    problems = []
     model, declared = config["model"], constants(config["model"]["_target_"])
-    for key, bound in declared.get("at_most", {}).items():
-        value, limit = model.get(key), model.get(bound)
-        if value is not None and limit is not None and value > limit:
-            problems.append(f"model.{key}={value}: at most model.{bound}={limit}")
+    problems = _bounded(model)
     if config["loss"]["logits"] and not declared.get("logits", True):
         problems.append(f"loss: the output of model={model['name']} cannot be logits; choose loss=mse")
     if model.get(declared.get("squares", "")) and not constants(config["loss"]["_target_"]).get("squared"):
@@ -63,6 +108,15 @@ def _model(config: dict[str, Any]) -> list[str]:
             problems.append(f"penalty={', '.join(config['penalty']['terms'])}: {because}; set penalty=none")
         if config["corruption"]["level"]:
             problems.append(f"corruption.level={config['corruption']['level']:g}: {because}; set corruption=none")
+    return problems
+
+
+def _bounded(model: dict[str, Any]) -> list[str]:
+    problems = []
+    for key, bound in constants(model["_target_"]).get("at_most", {}).items():
+        value, limit = model.get(key), model.get(bound)
+        if value is not None and limit is not None and value > limit:
+            problems.append(f"model.{key}={value}: at most model.{bound}={limit}")
     return problems
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from aetool.compatibility import given_twice
 from aetool.config import ConfigError, check, flatten, suggest
 from aetool.schema import SCHEMAS
 
@@ -31,6 +33,8 @@ class Point(NamedTuple):
 
     overrides: list[str]
     config: dict[str, Any]
+    words: Sequence[str] = ()  # all overrides, its own included
+    command: str = ""  # as typed, for all points
 
 
 @contextmanager
@@ -54,8 +58,14 @@ def compose_points(
     """Every point of a sweep, or the one run; raises ConfigError with all problems of all of them."""
     if config_dir is not None and not config_dir.is_dir():
         raise ConfigError([f"--config-dir {config_dir}: there is no such folder"])
+    options = ["-m"] * multirun + ["--config-dir", str(config_dir)] * (config_dir is not None)
+    typed = shlex.join(["aetool", command, *options, *words])
     with config_tree(config_dir) as loader:
         overrides = _parse(words, loader)
+        set_keys = [item.key_or_group for item in overrides if item.is_sweep_override() or item.value() is not None]
+        clashing = given_twice(command, set_keys)
+        if clashing:
+            raise ConfigError(clashing)
         try:
             base = _compose(command, [item.input_line for item in overrides if not item.is_sweep_override()])
         except COMPOSITION_ERRORS as error:
@@ -74,7 +84,7 @@ def compose_points(
             own = [line[index] for index in swept]
             try:
                 plain = _plain(_compose(command, line))
-                points.append(Point(own, check(plain, SCHEMAS[command])))
+                points.append(Point(own, check(plain, SCHEMAS[command]), [word for word in line if word], typed))
             except ConfigError as error:
                 problems += error.problems
             except COMPOSITION_ERRORS as error:

@@ -196,7 +196,7 @@ def sprites(images: Tensor, largest_side: int = 32) -> tuple[np.ndarray, tuple[i
     """Thumbnails of images (N, C, H, W) in [0, 1] as one picture (H, W, 3) uint8, row by row, as many in a row as in a
     column, and the (width, height) of each; white beyond the last."""
     factor = min(1.0, largest_side / max(images.shape[2:]))
-    size = [max(1, round(side * factor)) for side in images.shape[2:]]
+    size = max(1, round(images.shape[2] * factor)), max(1, round(images.shape[3] * factor))
     small = torch.nn.functional.adaptive_avg_pool2d(images.float(), size)
     columns = math.ceil(math.sqrt(len(small)))
     rows = torch.cat([small, small.new_ones(columns**2 - len(small), *small.shape[1:])]).split(columns)

@@ -14,17 +14,25 @@ from aetool.schema import TrainConfig
 @contextmanager
 def opened(directory: str, targets: set[str]) -> Iterator[Run]:
     """A trained run, held while it is measured; raises UserError where the training is not finished."""
+    run = open_trained(directory, targets)
+    with signals.deferred(), run.hold():
+        yield run
+
+
+def open_trained(directory: str, targets: set[str]) -> Run:
+    """Raises UserError where the training is not finished."""
     run = open_run(directory, targets)
     if "pretrain" not in run.metrics:
         state = run.status.get("state", "not started")
         raise UserError(f"run={directory}: its training is {state}; finish it with the train command that started it")
-    with signals.deferred(), run.hold():
-        yield run
+    return run
 
 
 def open_run(directory: str | Path, targets: set[str]) -> Run:
     """A run whose config passes the schema and names only targets of the conf tree."""
     run = Run.open(directory)
+    if "parent" in run.config:
+        raise UserError(f"run={directory}: a fine-tuned classifier; give the run of an autoencoder")
     try:
         checked = check(run.config, TrainConfig, targets)
     except UserError as error:

@@ -6,7 +6,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from aetool.errors import UserError
+
 HEAD_STD = 0.01  # of the head's initial weights: the first probabilities are near 1/K
+
+
+def tapped(autoencoder: nn.Module, tap: str, x: Tensor) -> Tensor:
+    """The code, (B, …), or an extra of that name, for which the decoder runs too; raises UserError for others."""
+    if tap == "code":
+        return autoencoder.encode(x)  # type: ignore[operator]
+    extras = autoencoder(x).extras
+    if tap not in extras:
+        raise UserError(f"tap={tap}: this model has {', '.join(['code', *extras])}")
+    return extras[tap]
 
 
 class ClassifierOutput(NamedTuple):
@@ -48,9 +60,8 @@ class Classifier(nn.Module):
         return self
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, in_features) float32, before they are standardised; the decoder runs for an extra alone."""
-        tapped = self.autoencoder.encode(x) if self.tap == "code" else self.autoencoder(x).extras[self.tap]  # type: ignore[operator]
-        return self.pool(tapped.float()).flatten(1)
+        """(B, in_features) float32, before they are standardised."""
+        return self.pool(tapped(self.autoencoder, self.tap, x).float()).flatten(1)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> ClassifierOutput:
         """The generator, which an autoencoder's noise comes from, is not used."""

@@ -1,0 +1,245 @@
+"""aetool finetune run=DIR"""
+
+import json
+import math
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aetool import signals
+from aetool.commands import train as training
+from aetool.commands.opening import open_trained
+from aetool.compatibility import untrainable
+from aetool.compose import Point, compose_points, known_targets
+from aetool.config import flatten
+from aetool.errors import Interrupted, UserError, exit_code
+from aetool.report.groups import Group, Interval, Row, difference
+from aetool.report.tables import print_measures
+from aetool.run import Run, identity
+
+STAGE = "finetune"
+PRETRAINING = ("model", "dataset", "loss", "penalty", "corruption", "seed", "output", "device", "threads", "cache")
+UNUSED = ("run", "pretrain", "control", "loss", "penalty", "corruption")  # keys of the command, not of one fine-tune
+PREDICTIONS = "predictions.npy"
+ROWS = {
+    "accuracy, test": "test_accuracy",
+    "top-5 accuracy, test": "test_top5_accuracy",
+    "calibration error, test": "test_calibration_error",
+    "accuracy, validation": "val/accuracy",
+    "accuracy of the largest class, test": "mean/test_accuracy",
+    "labelled images": "labels",
+    "trained parameters": "parameters",
+    "epochs": "epochs",
+}
+
+
+class Result(NamedTuple):
+    """What came of one point: test accuracies, and the difference to the control over the test images."""
+
+    metrics: dict[str, dict[str, float]]  # by column: fine-tuned, from scratch, frozen
+    gap: Interval | None
+
+
+def run(points: list[Point], config_dir: Path | None) -> int:
+    """Fine-tunes every point; one that fails is reported at once, and the others go on."""
+    if len(points) == 1:
+        result = finetune(points[0], config_dir)
+        tap = points[0].config["tap"]
+        lines = {label: {name: found.get(key) for name, found in result.metrics.items()} for label, key in ROWS.items()}
+        shown = {label: values for label, values in lines.items() if any(v is not None for v in values.values())}
+        print_measures(f"classification, tap {tap}", shown)
+        if result.gap is not None:
+            print(_sentence(result.gap, "the test images of this seed"))
+        return 0
+    if points[0].config["name"] is not None:
+        raise UserError(
+            f"name={points[0].config['name']}: the points of a sweep need folders of their own; leave it out"
+        )
+    results: dict[int, Result] = {}
+    codes, interrupted = [0], None
+    for number, point in enumerate(points):
+        print(f"\n[{number + 1}/{len(points)}] {' '.join(point.overrides)}")
+        try:
+            results[number] = finetune(point, config_dir)
+        except Interrupted as error:
+            interrupted = error
+            break
+        except Exception as error:
+            codes.append(exit_code(error))
+            print(f"failed: {error}" if codes[-1] != 1 else traceback.format_exc(), flush=True)
+    print()
+    _print_sweep([(points[number], result) for number, result in results.items()])
+    if interrupted:
+        raise interrupted
+    return max(codes)
+
+
+def finetune(point: Point, config_dir: Path | None) -> Result:
+    """Brings one fine-tune, and its control, to their end; what is done already is not done again."""
+    parent = _parent(point, config_dir)
+    tuned = Run.of(_own(point.config, parent))
+    name = "fine-tuned" if parent else "from scratch"
+    metrics = {name: train(tuned, parent)}
+    if parent is None:
+        return Result(metrics, None)
+    gap = None
+    if point.config["control"]:
+        control = Run.of(
+            _own(point.config | {"name": None, "overwrite": False}, parent) | {"parent": None, "run": None}
+        )
+        metrics["from scratch"] = train(control, None)
+        gap = paired(tuned, control)
+    frozen = parent.metrics.get("probe-linear", {})
+    tap = point.config["tap"]
+    found = {key.removeprefix(f"{tap}/"): value for key, value in frozen.items() if key.startswith(f"{tap}/")}
+    if found:
+        metrics["frozen, linear probe"] = found | {"val/accuracy": found["val_accuracy"]}
+    return Result(metrics, gap)
+
+
+def train(run: Run, parent: Run | None) -> dict[str, float]:
+    """Brings one fine-tune to its end and returns its numbers."""
+    if not run.config["overwrite"] and run.agree() and _finished(run):
+        print(f"{run.directory}: finished before; overwrite=true trains it anew")
+        return run.metrics[STAGE]
+    with signals.deferred():
+        with run.claim(run.config["overwrite"]):
+            start = parent.directory if parent else "scratch"
+            print(f"{run.config['model']['name']} on {run.config['dataset']['name']} from {start} → {run.directory}")
+            _train(run, parent)
+        signals.poll()  # a signal since the last poll still ends a sweep
+    return run.metrics[STAGE]
+
+
+def paired(tuned: Run, control: Run) -> Interval:
+    """Test accuracy of one minus that of the other, and its 95 % interval: 1.96 standard errors of the mean over the
+    test images of the differences in correctness."""
+    import numpy as np
+
+    from aetool.commands.session import Session
+
+    labels = Session(tuned, tuned.config).dataset.test.labels
+    assert labels is not None
+    one, other = (np.load(found.directory / PREDICTIONS) == labels.numpy() for found in (tuned, control))
+    gaps = one.astype(float) - other
+    half = 1.96 * gaps.std(ddof=1) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.inf
+    return Interval(gaps.mean(), gaps.mean() - half, gaps.mean() + half)
+
+
+def _parent(point: Point, config_dir: Path | None) -> Run | None:
+    """The run to start from, trained first where that is asked for; None from scratch."""
+    directory = point.config["run"]
+    if point.config["pretrain"]:
+        own = [word for word in point.words if word.lstrip("+~").partition("=")[0].partition(".")[0] in PRETRAINING]
+        (pretraining,) = compose_points("train", own, config_dir=config_dir)
+        autoencoder = Run.of(pretraining.config)
+        training.print_result(autoencoder, training.train(autoencoder))
+        directory = str(autoencoder.directory)
+    if directory is None:
+        return None
+    parent = open_trained(directory, known_targets(config_dir))
+    problems = untrainable(parent.config["model"])
+    if problems:
+        raise UserError(f"run={directory}: {problems[0]}")
+    return parent
+
+
+def _own(config: dict[str, Any], parent: Run | None) -> dict[str, Any]:
+    """The config of one fine-tune: plain values, with the model and the dataset of its parent."""
+    own = {key: value for key, value in config.items() if key not in UNUSED}
+    if parent is None:
+        return own | {"parent": None, "run": None}
+    origin = {"id": parent.id, "step": int(parent.metrics["pretrain"]["best_step"])}
+    parts = {"model": parent.config["model"], "dataset": parent.config["dataset"]}
+    return own | parts | {"parent": origin, "run": parent.directory.name}
+
+
+def _finished(run: Run) -> bool:
+    completed = run.status.get("state") == "completed" and STAGE in run.metrics
+    return completed and (run.directory / PREDICTIONS).exists()
+
+
+def _train(run: Run, parent: Run | None) -> None:
+    import numpy as np
+
+    from aetool.commands.progress import TrainingProgress
+    from aetool.commands.session import Session
+    from aetool.stages.finetune import finetune
+
+    session = Session(run, run.config)
+    trained = None
+    if parent is not None:
+        trained = Session(parent, run.config).trained
+        if trained.checkpoint.step != run.config["parent"]["step"]:
+            raise UserError(
+                f"run={parent.directory}: its best checkpoint is damaged; train it anew with overwrite=true"
+            )
+    with TrainingProgress() as progress:
+        result = finetune(run, trained, session.dataset, session.device, progress)
+    with (run.directory / PREDICTIONS).open("wb") as file:
+        np.save(file, result.predictions.numpy())
+    run.add_metrics(STAGE, result.metrics)
+    _draw(session, result)
+
+
+def _draw(session: Any, result: Any) -> None:
+    """The figures, and TensorBoard's hyper-parameters."""
+    from aetool import figures
+    from aetool.record import Events
+
+    run, metrics = session.run, result.metrics
+    name, names = run.directory.name, session.dataset.class_names
+    title = f"{name}: {metrics['test_accuracy']:.4f}"
+    figures.save_confusion(session.figure("confusion.png"), result.confusion, names, title)
+    lines = (run.directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    figures.save_curves(session.figure("loss.png"), rows, name)
+    figures.save_curves(session.figure("accuracy.png"), rows, name, "accuracy")
+    scalars = {k: v for k, v in flatten(identity(run.config)) if isinstance(v, bool | int | float | str)}
+    with Events(run.directory, STAGE) as events:
+        events.hparams({key: value for key, value in scalars.items() if not key.endswith(training.PLUMBING)})
+        shown = {f"{STAGE}/{key}": value for key, value in metrics.items() if key.endswith("accuracy")}
+        events.scalars(int(metrics["best_step"]), shown)
+    run.warn(events.warnings)
+
+
+def _print_sweep(done: Sequence[tuple[Point, Result]]) -> None:
+    """A line a point, and for every setting the difference to the control over its seeds."""
+    table: dict[str, dict[str, float | None]] = {}
+    settings: dict[str, list[tuple[int, Result]]] = {}
+    for point, result in done:
+        values: dict[str, float | None] = {name: found["test_accuracy"] for name, found in result.metrics.items()}
+        if result.gap is not None:
+            values["difference"] = result.gap.mean
+        table[" ".join(point.overrides)] = values
+        setting = " ".join(word for word in point.overrides if not word.startswith("seed="))
+        settings.setdefault(setting, []).append((point.config["seed"], result))
+    print_measures("accuracy on the test images", table)
+    for setting, results in settings.items():
+        if all(result.gap is not None for _, result in results):
+            label = f"{setting}: " if setting else ""
+            print(label + _over_seeds(results))
+
+
+def _over_seeds(results: Sequence[tuple[int, Result]]) -> str:
+    if len(results) == 1:
+        gap = results[0][1].gap
+        assert gap is not None
+        return _sentence(gap, "the test images of this seed")
+    groups = []
+    for name in ("fine-tuned", "from scratch"):
+        rows: list[Row] = [
+            {"seed": seed, "state": "completed", "accuracy": result.metrics[name]["test_accuracy"]}
+            for seed, result in results
+        ]
+        groups.append(Group({}, rows))
+    found = difference(groups[0], groups[1], "accuracy")
+    assert found is not None
+    return _sentence(found, f"{len(results)} seeds")
+
+
+def _sentence(gap: Interval, over: str) -> str:
+    verdict = "a difference" if gap.excludes_zero else "no difference shown"
+    points = f"{100 * gap.mean:+.2f} points, 95 % interval {100 * gap.low:+.2f} to {100 * gap.high:+.2f}"
+    return f"fine-tuned minus from scratch: {points} over {over}: {verdict}"

@@ -56,9 +56,11 @@ def logits(head: nn.Module, features: Tensor) -> Tensor:
 
 
 class LARS(torch.optim.Optimizer):
-    """SGD with momentum, in which the step of a matrix W is as large as W says: its gradient g is first scaled to
-    `trust · ‖W‖ / ‖g‖` of itself (You et al. 2017). Vectors (biases) are not scaled, and a matrix that is 0 or has
-    gradient 0 neither. No weight decay."""
+    """SGD with momentum on scaled gradients (You et al. 2017): that of a matrix W, g, is first multiplied by
+    `trust · ‖W‖ / ‖g‖`.
+
+    Those of vectors (biases) are taken as they are, and so is that of a matrix where W or g is 0. No weight decay.
+    """
 
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.9, trust: float = 0.001) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "trust": trust})

@@ -53,9 +53,7 @@ def run(points: list[Point], config_dir: Path | None) -> int:
             print(_sentence(result.gap, "the test images of this seed"))
         return 0
     if points[0].config["name"] is not None:
-        raise UserError(
-            f"name={points[0].config['name']}: the points of a sweep need folders of their own; leave it out"
-        )
+        raise UserError(f"name={points[0].config['name']}: points of a sweep need folders of their own; leave it out")
     results: dict[int, Result] = {}
     codes, interrupted = [0], None
     for number, point in enumerate(points):
@@ -85,9 +83,8 @@ def finetune(point: Point, config_dir: Path | None) -> Result:
         return Result(metrics, None)
     gap = None
     if point.config["control"]:
-        control = Run.of(
-            _own(point.config | {"name": None, "overwrite": False}, parent) | {"parent": None, "run": None}
-        )
+        scratch = {"parent": None, "run": None, "name": None, "overwrite": False}
+        control = Run.of(tuned.config | scratch)
         metrics["from scratch"] = train(control, None)
         gap = paired(tuned, control)
     frozen = parent.metrics.get("probe-linear", {})
@@ -191,7 +188,7 @@ def _draw(session: Any, result: Any) -> None:
     run, metrics = session.run, result.metrics
     name, names = run.directory.name, session.dataset.class_names
     title = f"{name}: {metrics['test_accuracy']:.4f}"
-    figures.save_confusion(session.figure("confusion.png"), result.confusion, names, title)
+    confusion = figures.save_confusion(session.figure("confusion.png"), result.confusion, names, title)
     lines = (run.directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     figures.save_curves(session.figure("loss.png"), rows, name)
@@ -201,6 +198,7 @@ def _draw(session: Any, result: Any) -> None:
         events.hparams({key: value for key, value in scalars.items() if not key.endswith(training.PLUMBING)})
         shown = {f"{STAGE}/{key}": value for key, value in metrics.items() if key.endswith("accuracy")}
         events.scalars(int(metrics["best_step"]), shown)
+        events.image("test/confusion", confusion, int(metrics["best_step"]))
     run.warn(events.warnings)
 
 

@@ -1,0 +1,526 @@
+"""Fine-tuning: the classifier, its optimizer, the command, its control."""
+
+import contextlib
+import io
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, write_images
+from safetensors.torch import load_file
+from scipy import stats
+from test_cli import WITHOUT_TORCH
+
+from aetool.assembly import load_dataset, load_trained
+from aetool.cli import COMMANDS, COMPOSED, main
+from aetool.commands.finetune import _own
+from aetool.completion import candidates
+from aetool.compose import compose_points
+from aetool.data.augmentation import augment
+from aetool.errors import Interrupted
+from aetool.models.base import Batch
+from aetool.models.classifier import Classifier, ClassifierOutput
+from aetool.objective import CrossEntropy
+from aetool.randomness import generator
+from aetool.run import Run
+from aetool.stages.finetune import encoder_layers, make_trainer
+from aetool.trainer import Trainer
+
+SHORT = ["trainer.epochs=3", "trainer.batch_size=16", "trainer.log_every=1", "threads=1"]  # 4 steps an epoch
+DATA = ["dataset=arrays", "dataset.path=images.npz"]
+SCRATCH = ["model=dense", "model.widths=[8]", "model.code_size=4", *DATA, *SHORT]
+
+
+def undrawn(*figure: object) -> np.ndarray:
+    """In the place of a figure's drawing, which takes most of the time of a tiny run."""
+    return np.zeros((1, 1, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with images.npz and the TINY autoencoder in outputs/parent."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_images(folder / "images.npz")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("AETOOL_CACHE", str(folder / "cache"))
+        patch.setattr("aetool.figures._save", undrawn)
+        assert main(["train", *TINY, "name=parent"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compared(trained):
+    """What `control=true` says; it leaves finetune-… and scratch-… in comparison/."""
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.chdir(trained)
+        patch.setenv("AETOOL_CACHE", str(trained / "cache"))
+        assert main(["finetune", "run=outputs/parent", *SHORT, "control=true", "output=comparison"]) == 0
+    return said.getvalue()
+
+
+@pytest.fixture
+def place(trained, tmp_path, monkeypatch):
+    """A copy of that folder to work in; no figures."""
+    monkeypatch.setattr("aetool.figures._save", undrawn)
+    shutil.copytree(trained, tmp_path / "place")
+    monkeypatch.chdir(tmp_path / "place")
+    monkeypatch.setenv("AETOOL_CACHE", str(tmp_path / "place" / "cache"))
+    return tmp_path / "place"
+
+
+def outcome(folder: Path, kind: str = "finetune", output: str = "outputs") -> tuple[Path, dict]:
+    (run,) = (folder / output).glob(f"{kind}-*/")
+    return run, json.loads((run / "metrics.json").read_text())["finetune"]
+
+
+def labels_of_test(folder: Path) -> np.ndarray:
+    return np.load(folder / "images.npz")["test_labels"]
+
+
+def best_weights(run: Path) -> dict[str, torch.Tensor]:
+    best = json.loads((run / "metrics.json").read_text())["finetune"]["best_step"]
+    return load_file(run / "checkpoints" / f"step-{best:08d}" / "model.safetensors")
+
+
+@pytest.fixture
+def trainer(place):
+    made = []
+
+    def make(*words: str, parent: bool = True) -> Trainer:
+        point = compose_points("finetune", ["run=outputs/parent", *SHORT, *words] if parent else [*SCRATCH, *words])[0]
+        source = Run.open(place / "outputs/parent") if parent else None
+        (place / "run").mkdir(exist_ok=True)
+        run = Run(place / "run", _own(point.config, source))
+        start = load_trained(source, torch.device("cpu")) if source else None
+        made.append(make_trainer(run, start, load_dataset(run.config), torch.device("cpu")))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.record.close()
+
+
+class TestClassifier:
+    def test_logits_are_a_linear_map_of_standardised_features(self, trainer):
+        made = trainer()
+        x = made.batch(made.val, torch.arange(5)).x
+        model = made.model
+        code = model.autoencoder.encode(x).detach()
+        expected = ((code - model.mean) * model.scale) @ model.head.weight.T + model.head.bias
+        torch.testing.assert_close(model(x).logits, expected)
+
+    def test_the_head_starts_small(self):
+        head = Classifier(torch.nn.Identity(), "code", lambda maps: maps, 4000, 10).head
+        assert head.weight.std().item() == pytest.approx(0.01, rel=0.02)
+        assert not head.bias.any()
+
+    def test_the_encoder_stays_in_eval_mode(self):
+        made = Classifier(torch.nn.Dropout(), "code", lambda maps: maps, 4, 2).train()
+        assert made.training
+        assert not made.autoencoder.training
+
+    def test_features_have_mean_0_and_std_1_at_the_start_but_silent_ones_are_not_blown_up(self, trainer):
+        made = trainer(parent=False)
+        with torch.no_grad():
+            made.model.autoencoder.encoder[-2].weight[0] = 0  # a unit that always says its bias
+            code = made.model.features(made.batch(made.train, torch.arange(65)).x).double().numpy()
+        from aetool.stages.finetune import _standardise
+
+        _standardise(made.model, made.train.images, made.preprocessing, torch.device("cpu"))
+        found = (code - made.model.mean.numpy()) * made.model.scale.numpy()
+        floor = 0.1 * np.sqrt(code.var(0).mean())
+        np.testing.assert_allclose(found.mean(0), 0, atol=1e-5)
+        np.testing.assert_allclose(found.std(0), code.std(0) / np.maximum(code.std(0), floor), rtol=1e-4, atol=1e-6)
+        assert made.model.scale[0].item() == pytest.approx(1 / floor, rel=1e-4)
+
+    def test_a_map_is_pooled(self, trainer):
+        words = ["model=conv", "model.channels=[6,8]", "model.code_size=4", *DATA, *SHORT, "tap=feature_map"]
+        point = compose_points("finetune", [*words, "max_features=9"])[0]
+        (Path("run")).mkdir()
+        run = Run(Path("run"), _own(point.config, None))
+        made = make_trainer(run, None, load_dataset(run.config), torch.device("cpu"))
+        made.record.close()
+        x = made.batch(made.val, torch.arange(3)).x
+        maps = made.model.autoencoder(x).extras["feature_map"]
+        assert maps.shape == (3, 8, 2, 2)
+        torch.testing.assert_close(made.model.features(x), maps.mean((2, 3)))
+
+
+class TestCrossEntropy:
+    LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.0, 3.0], [1.0, 1.5, -2.0]])
+    LABELS = torch.tensor([0, 1, 2])
+
+    def expected(self, smoothing: float) -> float:
+        logits = self.LOGITS.double().numpy()
+        log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        targets = (1 - smoothing) * np.eye(3)[self.LABELS] + smoothing / 3
+        return -(targets * log_p).sum(1).mean()
+
+    @pytest.mark.parametrize("smoothing", [0.0, 0.3])
+    def test_against_the_formula(self, smoothing):
+        goal, batch = CrossEntropy(smoothing), Batch(torch.zeros(3), torch.zeros(3), self.LABELS)
+        loss, terms = goal(torch.nn.Identity(), batch, ClassifierOutput(self.LOGITS), 5)
+        assert loss.item() == pytest.approx(self.expected(smoothing), rel=1e-5)
+        assert terms["accuracy"].item() == pytest.approx(1 / 3)
+        measured, _ = goal(torch.nn.Identity(), batch, ClassifierOutput(self.LOGITS))
+        assert measured.item() == pytest.approx(self.expected(0), rel=1e-5)
+
+    def test_the_best_epoch_is_that_of_the_highest_accuracy(self):
+        goal = CrossEntropy(0.0)
+        assert goal.rank({"accuracy": 0.9, "loss": 2.0}) < goal.rank({"accuracy": 0.8, "loss": 1.0})
+
+
+class TestOptimizer:
+    def test_layers_run_from_the_input_to_the_tap_and_leave_the_decoder_out(self, trainer):
+        made = trainer(parent=False)
+        autoencoder = made.model.autoencoder
+        wanted = [list(autoencoder.encoder[0].parameters()), list(autoencoder.encoder[2].parameters())]
+        for parameter in autoencoder.parameters():
+            parameter.requires_grad_(True)
+        found = encoder_layers(autoencoder, "code", made.batch(made.val, torch.arange(2)).x)
+        assert [[id(p) for p in layer] for layer in found] == [[id(p) for p in layer] for layer in wanted]
+        assert not any(parameter.requires_grad for parameter in autoencoder.decoder.parameters())
+
+    def test_learning_rates_fall_from_the_head_to_the_input(self, trainer):
+        made = trainer("layer_decay=0.5", "optimizer.lr=0.08", "scheduler=none")
+        made.train_step(made.batch(made.train, torch.arange(16)))
+        groups = made.optimizer.param_groups
+        assert [group["lr"] for group in groups] == pytest.approx([0.08, 0.04, 0.02])
+        assert [len(group["params"]) for group in groups] == [2, 2, 2]
+        owned = [id(p) for group in groups for p in group["params"]]
+        encoder = made.model.autoencoder.encoder
+        assert owned == [id(p) for part in (made.model.head, encoder[2], encoder[0]) for p in part.parameters()]
+
+    def test_frozen_epochs_train_the_head_alone_and_then_everything(self, trainer):
+        made = trainer("frozen_epochs=2", "scheduler=none")
+        before = {name: value.clone() for name, value in made.model.state_dict().items()}
+        for index in range(8):
+            made.train_step(made.batch(made.train, torch.arange(index, index + 16)))
+        after = made.model.state_dict()
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        assert changed == {"head.weight", "head.bias"}
+        made.train_step(made.batch(made.train, torch.arange(16)))
+        after = made.model.state_dict()
+        changed = {name.split(".")[1] for name in before if not torch.equal(before[name], after[name])}
+        assert changed == {"weight", "bias", "encoder"}
+
+    def test_a_step_is_the_written_out_update(self, trainer):
+        made = trainer("optimizer=sgd", "optimizer.lr=0.5", "optimizer.momentum=0", "optimizer.nesterov=false")
+        made.schedule.factor = lambda step, total: 0.5
+        batch = made.batch(made.train, torch.arange(16))
+        loss = torch.nn.functional.cross_entropy(made.model(batch.x).logits, batch.labels)
+        gradients = torch.autograd.grad(loss, made.parameters)
+        before = [parameter.detach().clone() for parameter in made.parameters]
+        made.train_step(batch)
+        for was, now, gradient in zip(before, made.parameters, gradients, strict=True):
+            torch.testing.assert_close(now.detach(), was - 0.25 * gradient)
+
+
+class TestData:
+    def test_a_budget_counts_images_per_class_and_shrinks_the_batch(self, trainer):
+        made = trainer("labels_per_class=2")
+        assert made.train.labels.bincount().tolist() == [2, 2, 2, 2]
+        assert made.val.labels.bincount().tolist() == [2, 2, 2, 1]  # of 7 images
+        assert (made.batch_size, made.steps_per_epoch) == (8, 1)
+        assert not torch.equal(made.train.images, trainer("labels_per_class=2", "seed=1").train.images)
+
+    def test_training_images_are_augmented_and_others_are_not(self, trainer):
+        made = trainer("dataset.augmentation.shift=2", "dataset.augmentation.flip=true", parent=False)
+        indices = torch.arange(16)
+        noise = generator(0, "step", 0)
+        changed = augment(made.train.images[:16], True, 2, noise)
+        assert not torch.equal(changed, made.train.images[:16])
+        assert torch.equal(made.batch(made.train, indices).x, made.preprocessing.to_input(changed))
+        assert torch.equal(made.batch(made.val, indices[:4]).x, made.preprocessing.to_input(made.val.images[:4]))
+        plain = trainer("dataset.augmentation.shift=2", "augment=false", parent=False)
+        assert torch.equal(plain.batch(plain.train, indices).x, plain.preprocessing.to_input(plain.train.images[:16]))
+
+    def test_augmentation_is_part_of_a_fine_tune_that_uses_it_and_of_no_other_run(self, place):
+        def found(command: str, *words: str) -> str:
+            config = compose_points(command, [*SCRATCH, *words])[0].config
+            return Run.of(_own(config, None) if command == "finetune" else config).id
+
+        shift = "dataset.augmentation.shift=1"
+        assert found("finetune", "augment=true") != found("finetune", "augment=true", shift)
+        assert found("finetune", "augment=false") == found("finetune", "augment=false", shift)
+        assert found("train") == found("train", shift)
+
+
+def test_the_command_leaves_a_run_with_a_parent(compared, trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    run, metrics = outcome(trained, output="comparison")
+    assert run.name.startswith("finetune-dense-arrays-")
+    config = json.loads((run / "config.json").read_text())["config"]
+    parent = Run.open("outputs/parent")
+    assert config["parent"] == {"id": parent.id, "step": parent.metrics["pretrain"]["best_step"]}
+    assert config["run"] == "parent"
+    assert (config["model"], config["dataset"]) == (parent.config["model"], parent.config["dataset"])
+    predictions = np.load(run / "predictions.npy")
+    assert predictions.shape == (20,)
+    assert metrics["test_accuracy"] == pytest.approx((predictions == labels_of_test(trained)).mean())
+    assert metrics["mean/test_accuracy"] == 0.25
+    assert metrics["labels"] == 65
+    assert metrics["parameters"] == 64 * 8 + 8 + 8 * 4 + 4 + 4 * 4 + 4
+    wanted = {"val/loss", "val/accuracy", "best_step", "epochs", "seconds", "test_calibration_error"}
+    assert wanted <= metrics.keys()
+    assert {path.name for path in (run / "figures").iterdir()} == {"confusion.png", "loss.png", "accuracy.png"}
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {row["stage"] for row in rows} == {"finetune"}
+    best = max(row["val/accuracy"] for row in rows if "val/accuracy" in row)
+    assert metrics["val/accuracy"] == best
+    assert {"train/accuracy", "train/loss", "train/lr"} <= rows[0].keys()
+    frozen = parent.metrics["probe-linear"]["code/test_accuracy"]
+    assert f"{frozen:.4g}" in compared.split("frozen, linear probe")[1]
+
+
+def test_the_encoder_starts_from_the_parent_and_scratch_does_not(trainer):
+    tuned, scratch = trainer(), trainer(parent=False)
+    best = Run.open("outputs/parent").metrics["pretrain"]["best_step"]
+    parent = load_file(f"outputs/parent/checkpoints/step-{best:08d}/model.safetensors")
+    for name, value in tuned.model.autoencoder.state_dict().items():
+        assert torch.equal(value, parent[name])
+    assert not torch.equal(scratch.model.autoencoder.encoder[0].weight, parent["encoder.0.weight"])
+
+
+def test_it_learns(place, aetool):
+    """Four blobs in four corners: a trained classifier tells them apart."""
+    done = aetool("finetune", "run=outputs/parent", *SHORT, "trainer.epochs=20", "optimizer.lr=0.02")
+    assert done.code == 0, done.err
+    assert outcome(place)[1]["test_accuracy"] > 0.75
+
+
+def test_the_same_command_again_does_nothing(place, compared, aetool, monkeypatch):
+    stamp = {path: path.stat().st_mtime_ns for path in Path("comparison").rglob("*") if path.is_file()}
+    monkeypatch.setattr("aetool.stages.finetune.finetune", None)
+    again = aetool("finetune", "run=outputs/parent", *SHORT, "control=true", "output=comparison")
+    assert again.code == 0, again.err
+    assert again.out.count("finished before") == 2
+    assert compared.split("classification")[1] == again.out.split("classification")[1]
+    assert {path: path.stat().st_mtime_ns for path in stamp} == stamp
+
+
+def test_interrupted_it_goes_on_to_the_same_bits(place, aetool, monkeypatch):
+    words = ["run=outputs/parent", *SHORT, "frozen_epochs=1", "label_smoothing=0.1", "trainer.checkpoint_every=3"]
+    assert aetool("finetune", *words, "output=whole").code == 0
+    (whole,) = Path("whole").iterdir()
+    after = Trainer.after_step
+
+    def dying(self: Trainer) -> None:
+        after(self)
+        if self.step == 6:
+            raise Interrupted(15)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "after_step", dying)
+        assert aetool("finetune", *words).code == 143
+    run = Run.open(place / "outputs" / whole.name)
+    assert run.status["state"] == "interrupted"
+    assert aetool("finetune", *words).code == 0
+    assert run.status["state"] == "completed"
+    for name, value in best_weights(whole).items():
+        assert torch.equal(value, best_weights(run.directory)[name])
+    assert np.array_equal(np.load(whole / "predictions.npy"), np.load(run.directory / "predictions.npy"))
+    found = [
+        [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in path.read_text().splitlines()]
+        for path in (whole / "metrics.jsonl", run.directory / "metrics.jsonl")
+    ]
+    assert found[0] == found[1]
+
+
+def test_the_test_split_decides_nothing(place, aetool):
+    """Shuffled test labels change the final reading and nothing before it."""
+    assert aetool("finetune", *SCRATCH, "name=honest").code == 0
+    arrays = dict(np.load("images.npz"))
+    arrays["test_labels"] = arrays["test_labels"][::-1].copy()
+    np.savez("images.npz", **arrays)
+    assert aetool("finetune", *SCRATCH, "name=poisoned").code == 0
+    honest, poisoned = (Run.open(f"outputs/{name}") for name in ("honest", "poisoned"))
+    one, two = honest.metrics["finetune"], poisoned.metrics["finetune"]
+    before = [key for key in one if not key.startswith(("test_", "seconds"))]
+    assert {key: one[key] for key in before} == {key: two[key] for key in before}
+    for name, value in best_weights(honest.directory).items():
+        assert torch.equal(value, best_weights(poisoned.directory)[name])
+
+
+def test_the_control_is_an_ordinary_run_and_the_difference_is_paired_over_test_images(place, compared, aetool):
+    alone = aetool("finetune", *SCRATCH, "output=comparison")
+    run, tuned = outcome(place, output="comparison")
+    control, scratch = outcome(place, "scratch", "comparison")
+    assert f"{Path('comparison') / control.name}: finished before" in alone.out
+    labels = labels_of_test(place)
+    right = [np.load(path / "predictions.npy") == labels for path in (run, control)]
+    gaps = right[0].astype(float) - right[1]
+    mean, half = 100 * gaps.mean(), 196 * gaps.std(ddof=1) / math.sqrt(20)
+    interval = f"{mean:+.2f} points, 95 % interval {mean - half:+.2f} to {mean + half:+.2f}"
+    assert f"{interval} over the test images of this seed" in compared
+    assert compared.rstrip().endswith(": a difference" if abs(mean) > half else ": no difference shown")
+    for value in (tuned["test_accuracy"], scratch["test_accuracy"]):
+        assert f"{value:.4g}" in compared
+
+
+def test_over_seeds_the_interval_is_students(place, aetool):
+    words = ["run=outputs/parent", *SHORT, "control=true", "optimizer.lr=0.02"]
+    done = aetool("finetune", "-m", *words, "seed=0,1,2")
+    assert done.code == 0, done.err
+    gaps = []
+    for seed in range(3):
+        accuracy = {}
+        for path in (place / "outputs").glob("*-dense-arrays-*"):
+            run = Run.open(path)
+            if run.config["seed"] == seed:
+                accuracy[path.name.split("-")[0]] = run.metrics["finetune"]["test_accuracy"]
+        gaps.append(accuracy["finetune"] - accuracy["scratch"])
+    mean = np.mean(gaps)
+    low, high = stats.t.interval(0.95, 2, loc=mean, scale=stats.sem(gaps))
+    assert f"{100 * mean:+.2f} points, 95 % interval {100 * low:+.2f} to {100 * high:+.2f} over 3 seeds" in done.out
+    assert done.out.rstrip().endswith(": a difference" if low > 0 or high < 0 else ": no difference shown")
+
+
+def test_one_failing_point_does_not_stop_the_others(place, aetool):
+    done = aetool("finetune", "-m", "run=outputs/parent", *SHORT, "tap=nowhere,code")
+    assert done.code == 2
+    assert "failed: tap=nowhere: this model has code" in done.out
+    assert len(list((place / "outputs").glob("finetune-*"))) == 1
+    assert "tap=code" in done.out.split("accuracy on the test images")[1]
+
+
+def test_pretraining_and_fine_tuning_in_one_command(place, aetool):
+    words = [*SCRATCH, "pretrain=true", "control=true", "dataset.epochs=2", "dataset.batch_size=16", "penalty=l1"]
+    done = aetool("finetune", *words)
+    assert done.code == 0, done.err
+    (parent,) = (place / "outputs").glob("dense-arrays-*")
+    assert Run.open(parent).config["trainer"]["epochs"] == 2
+    assert Run.open(parent).config["penalty"]["terms"].keys() == {"l1"}
+    run, _ = outcome(place)
+    assert Run.open(run).config["run"] == parent.name
+    assert outcome(place, "scratch")[1]["labels"] == 65
+    frozen = Run.open(parent).metrics["probe-linear"]["code/test_accuracy"]
+    assert f"{frozen:.4g}" in done.out.split("classification, tap code")[1]
+    assert "finished before" in aetool("finetune", *words).out
+
+
+@pytest.mark.parametrize("command", ["probe", "evaluate", "sample", "encode", "finetune"])
+def test_commands_refuse_a_fine_tune(place, compared, aetool, command):
+    run, _ = outcome(place, output="comparison")
+    done = aetool(command, f"run={run}")
+    assert done.code == 2
+    assert f"run={run}: a fine-tuned classifier; give the run of an autoencoder" in done.err
+
+
+def test_a_run_that_says_nothing_of_augmentation(place, aetool):
+    path = place / "outputs/parent/config.json"
+    content = json.loads(path.read_text())
+    del content["config"]["dataset"]["augmentation"]
+    path.write_text(json.dumps(content))
+    assert aetool("finetune", "run=outputs/parent", *SHORT).code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["model=dense"], ["run: missing; set run=DIR to start from a trained run, or model=… dataset=…"]),
+        (
+            ["run=outputs/parent", "model=dense", "dataset.path=x"],
+            ["model: it is that of the run; leave out model=… or run=…", "dataset.path: it is that of the run"],
+        ),
+        (["run=nowhere"], ["run=nowhere: not a run folder"]),
+        (["run=outputs/begun"], ["run=outputs/begun: its training is running; finish it"]),
+        (["run=outputs/parent", "tap=nowhere"], ["tap=nowhere: this model has code"]),
+        (
+            ["run=outputs/parent", "tapp=code", "layer_decay=0"],
+            ["tapp: unknown key; did you mean tap?", "layer_decay=0: expected a finite number > 0 and ≤ 1"],
+        ),
+        (
+            ["run=outputs/parent", "pretrain=true", "frozen_epochs=4", "labels_per_class=1", "label_fraction=0.5"],
+            [
+                "pretrain=true: run=… is trained already; leave one of them out",
+                "labels_per_class, label_fraction: they exclude each other",
+                "frozen_epochs=4: at most trainer.epochs=3",
+            ],
+        ),
+        (["run=outputs/parent", "device=nowhere"], ["device=nowhere: not available here"]),
+        (["model=dense", *DATA, "penalty=l1"], ["penalty: it acts on the autoencoder alone; add pretrain=true"]),
+        (
+            ["model=pca", *DATA, "control=true"],
+            ["control=true: there is nothing to compare with", "model=pca: it is fitted in closed form; nothing to"],
+        ),
+        (["model=topk", *DATA, "model.k=2000"], ["model.k=2000: at most model.code_size=1024"]),
+        (["model=dense", *DATA, "dataset.augmentation.shift=8"], ["dataset.augmentation.shift=8: expected 0 to 7"]),
+        (["model=dense", "dataset=arrays", "dataset.path=plain.npz"], ["it has no labels; fine-tuning needs them"]),
+        (["-m", "run=outputs/parent", "seed=0,1", "name=x"], ["name=x: points of a sweep need folders of their own"]),
+    ],
+)
+def test_mistakes_end_in_one_message(place, aetool, words, said):
+    shutil.copytree("outputs/parent", "outputs/begun")
+    Path("outputs/begun/metrics.json").unlink()
+    Path("outputs/begun/status.json").write_text('{"state": "running"}')
+    np.savez("plain.npz", train_images=np.load("images.npz")["train_images"], test_images=np.zeros((2, 8, 8), np.uint8))
+    before = sorted(Path("outputs").iterdir())
+    done = aetool("finetune", *SHORT, *words)
+    assert done.code == 2, done.out
+    lines = done.err.splitlines()[1 if len(said) > 1 else 0 :]
+    assert len(lines) == len(said)
+    for expected, line in zip(said, lines, strict=True):
+        assert expected in line
+    assert sorted(Path("outputs").iterdir()) == before
+
+
+def test_changed_data_is_refused(place, aetool):
+    write_images(place / "images.npz", seed=1)
+    done = aetool("finetune", "run=outputs/parent", *SHORT)
+    assert done.code == 2
+    assert "the dataset has changed since it was trained" in done.err
+
+
+def test_a_run_of_a_model_in_closed_form_is_refused(place, aetool):
+    path = place / "outputs/parent/config.json"
+    content = json.loads(path.read_text())
+    content["config"]["model"] = {"_target_": "aetool.models.pixels.Pixels", "name": "pixels"}
+    path.write_text(json.dumps(content))
+    done = aetool("finetune", "run=outputs/parent", *SHORT)
+    assert done.code == 2
+    assert "run=outputs/parent: model=pixels: it is fitted in closed form" in done.err
+
+
+def test_a_config_that_names_a_foreign_target_is_refused(place, aetool):
+    path = place / "outputs/parent/config.json"
+    path.write_text(path.read_text().replace("aetool.models.dense.Dense", "os.system"))
+    done = aetool("finetune", "run=outputs/parent", *SHORT)
+    assert done.code == 2
+    assert "os.system: refused" in done.err
+
+
+@pytest.mark.parametrize("words", [["finetune", "--help"], ["finetune", "run=nowhere"], ["finetune", "tapp=1"]])
+def test_answers_without_torch(place, words):
+    command = [sys.executable, "-c", WITHOUT_TORCH, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (0 if "--help" in words else 2, False), done.stderr
+
+
+def test_completion():
+    assert "finetune" in candidates("aetool fi", COMMANDS, COMPOSED)
+    assert "trainer=finetune" in candidates("aetool finetune trainer=f", COMMANDS, COMPOSED)
+    assert "labels_per_class=" in candidates("aetool finetune labels", COMMANDS, COMPOSED)
+
+
+@pytest.mark.parametrize("model", ["topk", "jumprelu", "wta", "vae", "masked"])
+def test_every_kind_of_model_takes_a_step(place, model):
+    point = compose_points("finetune", [f"model={model}", *DATA, *SHORT])[0]
+    Path("run").mkdir()
+    run = Run(Path("run"), _own(point.config, None))
+    made = make_trainer(run, None, load_dataset(run.config), torch.device("cpu"))
+    before = [parameter.detach().clone() for parameter in made.parameters]
+    for index in range(2):
+        made.train_step(made.batch(made.train, torch.arange(index, index + 16)))
+    made.record.close()
+    moved = [not torch.equal(a, b) for a, b in zip(before, made.parameters, strict=True)]
+    assert moved[0]
+    assert sum(moved) > 2

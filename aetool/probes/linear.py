@@ -6,15 +6,18 @@ where they differ in what they hold: a penalty that shrinks a code cannot confou
 
 import functools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from aetool.probes.base import Fitted, Labelled, accuracy, check_both
-from aetool.probes.standardisation import standardisation
+from aetool.probes.standardisation import standardisation, unstandardised
 from aetool.ranges import PositiveFloat, PositiveInt
+
+ROUNDING = 2.0**-9  # of bfloat16, relative
 
 
 class Linear:
@@ -44,10 +47,8 @@ class Linear:
         mean, scale = standardisation(train.features)
         features = train.features.sub_(mean).mul_(scale)
 
-        def raw(weights: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-            """The weights for features that are not standardised, as those of the other splits are left."""
-            weight = weights[0] * scale
-            return weight, weights[1] - weight @ mean
+        def raw(weights: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:  # for the other splits, left as they are
+            return unstandardised(weights, mean, scale)
 
         regression = LogisticRegression(features, labels, num_classes)
         iterations, unconverged = 0, 0
@@ -79,7 +80,7 @@ def predict(weights: tuple[Tensor, Tensor], features: Tensor) -> Tensor:
 class LogisticRegression:
     """Multinomial logistic regression: minimises `mean cross-entropy + l2/2 · ‖W‖²` for one l2 after another.
 
-    L-BFGS (Nocedal & Wright 2006, algorithm 7.4) that puts three properties of this problem to use:
+    L-BFGS (Nocedal & Wright 2006, algorithm 7.4) that puts four properties of this problem to use:
 
     - The Hessian is close to `s·G + l2` with `G = XᵀX/N` and s the mean of 2p(1 - p), the curvature between two
       classes; s = 1/2 would be Böhning's bound (1992). One eigendecomposition `G = V Λ Vᵀ` serves every l2: in the
@@ -88,6 +89,8 @@ class LogisticRegression:
     - Logits are linear in the weights, so a line search costs softmaxes alone: an iteration reads the features twice,
       for the direction's logits and for the gradient.
     - What l2 adds to a curvature pair is known, so the memory carries over from one l2 to the next.
+    - A step need not be exact, only the gradient at the end. Where the processor multiplies bfloat16 faster, most of
+      the way is gone on features rounded to it (half their memory on top), the rest on the features themselves.
 
     Parameters are held as `theta` (K, D + 1) in these coordinates, the bias last: standardised features have mean 0, so
     the bias is the eigenvector of a constant feature, with eigenvalue 1.
@@ -95,9 +98,14 @@ class LogisticRegression:
 
     def __init__(self, features: Tensor, labels: Tensor, num_classes: int, memory: int = 30) -> None:
         samples, width = features.shape
-        self.features = features
+        self.exact: Sequence[Tensor] = (features,)
+        # In blocks, since a product of bfloat16 is rounded: their sum is float32.
+        self.rounded = features.bfloat16().split(2048) if _bfloat16_is_fast(features) else self.exact
         self.targets = F.one_hot(labels, num_classes).T.to(features.dtype).contiguous()  # (K, N): classes first is fast
-        eigenvalues, self.basis = torch.linalg.eigh(features.T @ features / samples)
+        gram = features.new_zeros(width, width)
+        for part in self.rounded:
+            gram += part.T @ part
+        eigenvalues, self.basis = torch.linalg.eigh(gram / samples)
         one = features.new_ones(1)
         self.curvature = torch.cat([eigenvalues.clamp(min=0), one])
         self.penalised = torch.cat([torch.ones_like(eigenvalues), 0 * one])
@@ -114,9 +122,25 @@ class LogisticRegression:
         self, l2: float, tolerance: float, max_iterations: int, poll: Callable[[], None] | None = None
     ) -> tuple[int, bool]:
         """Go on from the present weights to the minimum for `l2`; the iterations used, and whether that was enough."""
+        used = 0
+        if self.rounded is not self.exact:
+            resolved = max(tolerance / 2, ROUNDING**2)  # an objective is flat at its minimum
+            used, _ = self._descend(self.rounded, l2, resolved, min(max_iterations, 100), poll)
+            self.logits = self._logits(self.theta, self.exact)
+        more, converged = self._descend(self.exact, l2, tolerance, max_iterations - used, poll)
+        return used + more, converged
+
+    def _descend(
+        self,
+        features: Sequence[Tensor],
+        l2: float,
+        tolerance: float,
+        max_iterations: int,
+        poll: Callable[[], None] | None,
+    ) -> tuple[int, bool]:
         ridge = l2 * self.penalised
         residual = self._residual(self.logits)
-        slope = self._slope(residual)
+        slope = self._slope(residual, features)
         iteration = 0
         while True:
             if poll is not None:
@@ -130,28 +154,32 @@ class LogisticRegression:
             if iteration == max_iterations:
                 return iteration, False
             direction = -self._inverse_hessian(gradient, ridge, scale)
-            change = self._logits(direction)
+            change = self._logits(direction, features)
             length, residual = self._line_search(direction, change, gradient, ridge)
             self.theta = self.theta + length * direction
             self.logits = self.logits + length * change
-            previous, slope = slope, self._slope(residual)
+            previous, slope = slope, self._slope(residual, features)
             pair = length * direction, slope - previous
             if (pair[0] * pair[1]).sum() > 0:  # else rounding
                 self.pairs.append(pair)
             iteration += 1
 
-    def _logits(self, theta: Tensor) -> Tensor:
+    def _logits(self, theta: Tensor, features: Sequence[Tensor]) -> Tensor:
         """(K, N) logits, linear in (K, D + 1) parameters."""
-        return torch.addmm(theta[:, -1:], theta[:, :-1] @ self.basis.T, self.features.T)
+        weight = (theta[:, :-1] @ self.basis.T).to(features[0].dtype)
+        return torch.cat([weight @ part.T for part in features], dim=1) + theta[:, -1:]
 
     def _residual(self, logits: Tensor) -> Tensor:
         """Derivative of the summed cross-entropy by the (K, N) logits: probability - target."""
         return torch.softmax(logits, dim=0) - self.targets
 
-    def _slope(self, residual: Tensor) -> Tensor:
+    def _slope(self, residual: Tensor, features: Sequence[Tensor]) -> Tensor:
         """Gradient of the mean cross-entropy by the (K, D + 1) parameters."""
-        rotated = residual @ self.features @ self.basis
-        return torch.cat([rotated, residual.sum(dim=1, keepdim=True)], dim=1) / residual.shape[1]
+        total = residual.new_zeros(len(residual), self.basis.shape[0])
+        parts = residual.to(features[0].dtype).split(len(features[0]), dim=1)
+        for part, rows in zip(parts, features, strict=True):
+            total += part @ rows
+        return torch.cat([total @ self.basis, residual.sum(dim=1, keepdim=True)], dim=1) / residual.shape[1]
 
     def _inverse_hessian(self, gradient: Tensor, ridge: Tensor, scale: Tensor) -> Tensor:
         """The inverse Hessian's estimate times the gradient: the two-loop recursion over the remembered pairs."""
@@ -193,3 +221,15 @@ class LogisticRegression:
             newton = length - derivative / curvature if curvature > 0 else high
             length = newton if low < newton < min(high, 10 * length) else min((low + high) / 2, 2 * length)
         return length, residual
+
+
+def _bfloat16_is_fast(features: Tensor) -> bool:
+    """Whether these features are many and float32, and the processor has instructions for products of bfloat16."""
+    # Older versions of torch cannot tell.
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return (
+        features.dtype == torch.float32
+        and features.device.type == "cpu"
+        and features.numel() >= 2**22
+        and capabilities.get("avx512_bf16", False)
+    )

@@ -16,7 +16,7 @@ def test_the_wheel_holds_conf(tmp_path):
     copy = tmp_path / "source"
     for name in ("aetool", "conf"):
         for path in (ROOT / name).rglob("*"):
-            if path.is_file() and path.suffix in (".py", ".yaml", ".typed"):
+            if path.is_file() and path.suffix in (".py", ".yaml", ".typed", ".j2"):
                 target = copy / path.relative_to(ROOT)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(path.read_bytes())
@@ -29,4 +29,5 @@ def test_the_wheel_holds_conf(tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     wanted = {f"aetool/conf/{path.relative_to(ROOT / 'conf')}" for path in (ROOT / "conf").rglob("*.yaml")}
     wanted |= {str(path.relative_to(ROOT)) for path in (ROOT / "aetool").rglob("*.py")}
+    wanted |= {str(path.relative_to(ROOT)) for path in (ROOT / "aetool").rglob("*.j2")}
     assert wanted | {"aetool/conf/__init__.py", "aetool/py.typed"} <= names

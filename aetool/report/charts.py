@@ -1,13 +1,14 @@
 """Which figures say something about a comparison, and how to read them; no torch."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from aetool.errors import UserError
-from aetool.report import plots
+from aetool.report import plots, scatter
 from aetool.report.comparison import Comparison, Front
 from aetool.report.groups import Group, Stat
 from aetool.report.labels import distinguishing, name, split, value
@@ -29,7 +30,6 @@ REFERENCES = {"PCA": "pca", "pixels": "pixels", "random encoder": "random"}
 PANELS = 6
 SERIES = 12  # lines of one panel
 DOTS = 40  # groups of one panel
-SEEDS = "Error bars: one standard deviation over seeds."
 
 
 class Chart(NamedTuple):
@@ -68,12 +68,20 @@ def draw(comparison: Comparison) -> Iterator[Chart]:
     groups = [group for group in comparison.groups if any(row["state"] == "completed" for row in group.rows)]
     metrics = {metric.key: metric for metric in comparison.metrics}
     chosen = [metrics[key] for key in CHOSEN if key in metrics and _varies(groups, key)]
-    drawn = list(_heatmaps(groups, comparison.keys, chosen))
-    yield from drawn or _lines(groups, comparison.keys, chosen)
     yield from _dots(groups, comparison.keys, [metric for metric in chosen if metric.key == CHOSEN[1]])
+    drawn = False
+    for chart in _heatmaps(groups, comparison.keys, chosen):
+        drawn = True
+        yield chart
+    if not drawn:
+        yield from _lines(groups, comparison.keys, chosen)
     for front in comparison.fronts:
         yield from _pareto(front, comparison.keys)
     yield from _curves(groups, comparison.keys)
+
+
+def _bars(groups: Iterable[Group]) -> str:
+    return " Error bars: one standard deviation over seeds." if any(len(group.rows) > 1 for group in groups) else ""
 
 
 def _varies(groups: Sequence[Group], key: str) -> bool:
@@ -86,7 +94,7 @@ def _numeric(groups: Sequence[Group], keys: Sequence[str]) -> list[str]:
     found = []
     for key in dict.fromkeys([*first, *keys]):
         values = [value(group, key) for group in groups]
-        numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in values)
+        numbers = all(isinstance(one, int | float) and not isinstance(one, bool) and isfinite(one) for one in values)
         if key != "seed" and numbers and len(set(values)) > 1:
             found.append(key)
     return found
@@ -166,7 +174,7 @@ def _lines(groups: Sequence[Group], keys: Sequence[str], metrics: Sequence[Metri
             if series:
                 drawn.append(Panel(title, series, found))
         if drawn:
-            caption = f"{_title(metric)} against {key}. {SEEDS}"
+            caption = f"{_title(metric)} against {key}.{_bars(groups)}"
             caption += f" {metric.better.capitalize()} is better." if metric.better else ""
             caption += " Dashed grey: references of the same code size." if any(p.references for p in drawn) else ""
             caption += _left_out(left_out, "further lines")
@@ -205,7 +213,9 @@ def _dots(groups: Sequence[Group], keys: Sequence[str], metrics: Sequence[Metric
             if series:
                 panels.append(Panel(title, series, {label: marks for label, marks in references.items() if marks}))
         if panels:
-            caption = f"{_title(metric)}, sorted. {SEEDS} References beside each: PCA of the same code size, the raw "
+            caption = (
+                f"{_title(metric)}, sorted.{_bars(groups)} References beside each: PCA of the same code size, the raw "
+            )
             caption += "pixels, and an untrained encoder, where measured." + _left_out(left_out, "further groups")
             yield Chart("families", caption, plots.dots(panels, metric.title))
 
@@ -235,10 +245,10 @@ def _pareto(front: Front, keys: Sequence[str]) -> Iterator[Chart]:
     title += f"{front.y.label} against {front.x.label}"
     if apart:
         title += f"\nlabels: {', '.join(apart)}"
-    caption = f"{_title(front.y)} against {front.x.title}. On the joined front no other group is as good in both and "
-    caption += f"better in one; the {len(dominated)} faded ones are dominated. {SEEDS}"
+    caption = f"{_title(front.y)}, against {front.x.title}. On the joined front no other group is as good in both and "
+    caption += f"better in one; the {len(dominated)} faded ones are dominated.{_bars(groups)}"
     faded = [(x, y) for _, x, y in dominated]
-    figure = plots.pareto(best, faded, references, (title, front.x.title, front.y.title))
+    figure = scatter.pareto(best, faded, references, (title, front.x.title, front.y.title))
     name_of = [front.x.label, front.y.label, front.scope]
     yield Chart("-".join(["pareto", *map(_slug, filter(None, name_of))]), caption, figure)
 

@@ -1,8 +1,6 @@
 """The report: one HTML file with the answer, the table, the figures and the runs of a comparison; no torch."""
 
-import base64
 import contextlib
-import io
 import os
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aetool.errors import UserError
-from aetool.report import charts
+from aetool.report import charts, pictures
 from aetool.report.comparison import Comparison
 from aetool.report.findings import ranked, scopes, spread, title
 from aetool.report.groups import Group, Row
@@ -23,21 +21,11 @@ from aetool.run import CONFIG, read_json
 SHOWN_METRICS = 9  # in the first table; the others stand in a second one
 SHOWN_RUNS = 40  # with pictures
 OPEN_RUNS = 3
-PICTURES = ("reconstructions", "atoms", "atlas*", "samples")  # in figures/, as far as they are there
-WIDTH = 1000  # of a picture, in pixels, at most
-BYTES = 2_600_000  # of all pictures of runs together, about
-LARGE_SVG = 250_000  # bytes from which a figure is embedded as PNG
 
 
 class Cell(NamedTuple):
     text: str
     order: str = ""  # what a column is sorted by: a number, or nothing
-
-
-class Picture(NamedTuple):
-    source: str  # a data URI
-    alt: str
-    caption: str = ""
 
 
 def write(comparison: Comparison, path: Path) -> None:
@@ -75,7 +63,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
     manifests = {row["directory"]: _manifest(Path(row["directory"])) for row in order}
     return {
         "title": comparison.title,
-        "question": f"Which {' and '.join(keys[:3])}?" if keys else "",
+        "question": _question(keys),
         "knee": (comparison.knee or "").splitlines(),
         "best": _best(groups),
         "differences": comparison.differences,
@@ -103,7 +91,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
             )
             if chosen or name == "Results"
         ],
-        "figures": [_figure(chart) for chart in charts.draw(comparison)],
+        "figures": [pictures.figure(chart) for chart in charts.draw(comparison)],
         "runs": _runs(order[:SHOWN_RUNS], comparison),
         "runs_left_out": len(order[SHOWN_RUNS:]),
         "command": comparison.command,
@@ -116,6 +104,11 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "version": version("aetool"),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def _question(keys: Sequence[str]) -> str:
+    words = ["model" if key == "model.name" else key for key in keys if key != "dataset.name"][:3]
+    return f"Which {' and '.join([', '.join(words[:-1]), words[-1]] if words[1:] else words)}?" if words else ""
 
 
 def _counts(comparison: Comparison) -> str:
@@ -177,11 +170,9 @@ def _cost(row: Row) -> float:
 
 
 def _runs(rows: Sequence[Row], comparison: Comparison) -> list[dict[str, Any]]:
-    reproducer = Reproducer()
-    files = [_pictures(Path(row["directory"])) for row in rows]
-    share = min(250_000, BYTES // max(1, sum(map(len, files))))
+    reproducer, album = Reproducer(), pictures.album([Path(row["directory"]) for row in rows])
     found = []
-    for place, (row, own) in enumerate(zip(rows, files, strict=True)):
+    for place, (row, shots) in enumerate(zip(rows, album, strict=True)):
         shown = [(metric, row[metric.key]) for metric in METRICS if isinstance(row.get(metric.key), int | float)]
         command = reproducer.command(Path(row["directory"]))
         first = [pair for pair in shown if pair[0] in (TEST_ACCURACY, TEST_FVU)]
@@ -192,11 +183,7 @@ def _runs(rows: Sequence[Row], comparison: Comparison) -> list[dict[str, Any]]:
                 "open": place < OPEN_RUNS,
                 "metrics": [(metric.title, format(value, metric.form)) for metric, value in shown],
                 "config": [(key, text(row.get(key))) for key in comparison.keys],
-                "pictures": [
-                    picture
-                    for file in own
-                    if (picture := _picture(file, share, f"{file.stem.replace('_', ' ')} of {row['run']}"))
-                ],
+                "pictures": shots,
                 "command": command,
                 "file": "" if command else _text(Path(row["directory"]) / CONFIG),
             }
@@ -209,48 +196,6 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def _pictures(directory: Path) -> list[Path]:
-    return [path for name in PICTURES for path in sorted(directory.glob(f"figures/{name}.png"))]
-
-
-def _picture(path: Path, share: int, alt: str) -> Picture | None:
-    """A PNG file embedded, made smaller where it is larger than its share of bytes; None where it is no picture."""
-    from PIL import Image
-
-    try:
-        data = path.read_bytes()
-        with Image.open(io.BytesIO(data)) as opened:
-            if opened.format == "PNG" and len(data) <= share and opened.width <= WIDTH:
-                opened.verify()
-                return Picture(_uri("image/png", data), alt)
-            image = opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # of damaged files
-        return None
-    width = min(image.width, WIDTH)
-    for _ in range(3):
-        small = image.resize((width, max(1, round(image.height * width / image.width))), Image.Resampling.LANCZOS)
-        file = io.BytesIO()
-        small.save(file, "WEBP", quality=75, method=1)
-        if file.tell() <= share:
-            break
-        width = max(240, int(0.95 * width * (share / file.tell()) ** 0.5))
-    return Picture(_uri("image/webp", file.getvalue()), alt)
-
-
-def _figure(chart: charts.Chart) -> Picture:
-    file = io.BytesIO()
-    charts.render(chart.figure, file, "svg")
-    kind = "svg+xml"
-    if file.tell() > LARGE_SVG:
-        kind, file = "png", io.BytesIO()
-        charts.render(chart.figure, file, "png")
-    return Picture(_uri(f"image/{kind}", file.getvalue()), chart.caption.partition(". ")[0], chart.caption)
-
-
-def _uri(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _manifest(directory: Path) -> dict[str, Any]:

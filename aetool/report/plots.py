@@ -14,18 +14,6 @@ BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}  # a
 WIDE = 50, 1e6  # times the smallest value, between which a scale is logarithmic
 
 
-SIDES = (  # where a label may stand beside its point: offset in points, alignment
-    (0, 9, "center", "bottom"),
-    (0, -9, "center", "top"),
-    (9, 0, "left", "center"),
-    (-9, 0, "right", "center"),
-    (8, 8, "left", "bottom"),
-    (-8, 8, "right", "bottom"),
-    (8, -8, "left", "top"),
-    (-8, -8, "right", "top"),
-)
-
-
 class Panel(NamedTuple):
     """One axes of a figure: points by the name of their series; a point is (x, statistics)."""
 
@@ -79,7 +67,7 @@ def heatmaps(grids: Sequence[Grid], title: str, form: str, better: str | None, k
     for axes, grid in zip(places, grids, strict=False):
         means = [stat.mean for stat in grid.cells.values()]
         best = max(means) if better == "higher" else min(means)
-        norm = (LogNorm if _wide(means) else Normalize)(min(means), max(means))
+        norm = (LogNorm if wide(means) else Normalize)(min(means), max(means))
         table = [
             [grid.cells[row, column].mean if (row, column) in grid.cells else math.nan for column in columns]
             for row in rows
@@ -137,7 +125,7 @@ def lines(panels: Sequence[Panel], title: str, key: str) -> Any:
         for index, (label, flat) in enumerate(panel.references.items()):
             x, y = [place(value) for value, _ in flat], [mean for _, mean in flat]
             axes.plot(x, y, color="#777777", linestyle=("--", "-.", ":")[index % 3], linewidth=1.2, label=label)
-        if _wide([stat.mean for points in panel.series.values() for _, stat in points]):
+        if wide([stat.mean for points in panel.series.values() for _, stat in points]):
             axes.set_yscale("log")
         titled(axes, panel.title, key)
         axes.grid(alpha=0.3)
@@ -166,7 +154,7 @@ def _positions(axes: Any, values: Sequence[float]) -> Any:
     return lambda value: value or zero
 
 
-def _wide(values: Sequence[float]) -> bool:
+def wide(values: Sequence[float]) -> bool:
     return min(values) > 0 and WIDE[0] < max(values) / min(values) < WIDE[1]
 
 
@@ -195,61 +183,6 @@ def dots(panels: Sequence[Panel], title: str) -> Any:
         titled(axes, panel.title, title)
         legend(axes)
     return figure
-
-
-def pareto(
-    front: Sequence[tuple[str, Stat, Stat]], dominated: Sequence[tuple[Stat, Stat]], references: dict[str, float],
-    titles: tuple[str, str, str],
-) -> Any:  # fmt: skip
-    """Points (x, y) with error bars: the front joined and labelled, dominated points faded."""
-    figure, (axes,) = sheet(1, 1, 7, 4.6)
-    for index, (label, level) in enumerate(references.items()):
-        dash = ("--", "-.", ":")[index % 3]
-        axes.axhline(level, color="#777777", linestyle=dash, linewidth=1.2, label=label, zorder=1)
-    if dominated:
-        _cloud(axes, dominated, label="dominated", fmt="o", mfc="white", color="#999999", alpha=0.8, zorder=2)
-    points = [(x, y) for _, x, y in front]
-    _cloud(axes, points, label="front", fmt="o-", color=PALETTE[0], zorder=3)
-    if _wide([x.mean for x, _ in [*points, *dominated]]):
-        axes.set_xscale("log")
-    axes.grid(alpha=0.3)
-    titled(axes, titles[0], titles[1], titles[2])
-    legend(axes)
-    _annotate(figure, axes, front, dominated)
-    return figure
-
-
-def _cloud(axes: Any, points: Sequence[tuple[Stat, Stat]], **looks: Any) -> None:
-    x, y = zip(*points, strict=True)
-    errors = {"xerr": [stat.std for stat in x], "yerr": [stat.std for stat in y]}
-    axes.errorbar([s.mean for s in x], [s.mean for s in y], **errors, elinewidth=0.8, capsize=2, markersize=6, **looks)
-
-
-def _annotate(
-    figure: Any, axes: Any, front: Sequence[tuple[str, Stat, Stat]], dominated: Sequence[tuple[Stat, Stat]]
-) -> None:
-    """Labels the front where there is room: none covers another, a point or the legend."""
-    from matplotlib.transforms import Bbox
-
-    figure.draw_without_rendering()
-    everything = [(x, y) for _, x, y in front] + list(dominated)
-    places = [axes.transData.transform((x.mean, y.mean)) for x, y in everything]
-    taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in places]
-    if axes.get_legend():
-        taken.append(axes.get_legend().get_window_extent())
-    for label, x, y in front:
-        for dx, dy, horizontal, vertical in SIDES:
-            note = axes.annotate(
-                label, (x.mean, y.mean), (dx, dy), textcoords="offset points", ha=horizontal, va=vertical, fontsize=8,
-                parse_math=False, zorder=4,
-            )  # fmt: skip
-            note.set_in_layout(False)
-            box, frame = note.get_window_extent(), axes.get_window_extent()
-            inside = frame.contains(box.x0, box.y0) and frame.contains(box.x1, box.y1)
-            if inside and not any(box.overlaps(other) for other in taken):
-                taken.append(box)
-                break
-            note.remove()
 
 
 def curves(runs: Sequence[Curve], title: str, key: str) -> Any:

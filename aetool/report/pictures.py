@@ -1,0 +1,81 @@
+"""Pictures inside an HTML file: figures, and those in the folders of runs, made small enough."""
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from aetool.report.charts import Chart, render
+
+PICTURES = ("reconstructions", "atoms", "atlas*", "samples")  # in figures/, as far as they are there
+WIDTH = 1000  # of a picture, in pixels, at most
+BYTES = 2_600_000  # of all pictures of runs together, about
+WIDE = 8  # inches of a figure, above which it takes the whole width
+MOST = 250_000  # bytes of one picture
+LARGE_SVG = 250_000  # bytes from which a figure is embedded as PNG
+
+
+class Picture(NamedTuple):
+    source: str  # a data URI
+    alt: str
+    caption: str = ""
+    wide: bool = False  # takes the whole width where there are two columns
+
+
+def album(directories: Sequence[Path]) -> list[list[Picture]]:
+    """The pictures of each run, which share the bytes."""
+    files = [_files(directory) for directory in directories]
+    share = min(MOST, BYTES // max(1, sum(map(len, files))))
+    named = zip(directories, files, strict=True)
+    return [
+        [
+            found
+            for file in own
+            if (found := embedded(file, share, f"{file.stem.replace('_', ' ')} of {directory.name}"))
+        ]
+        for directory, own in named
+    ]
+
+
+def _files(directory: Path) -> list[Path]:
+    return [path for name in PICTURES for path in sorted(directory.glob(f"figures/{name}.png"))]
+
+
+def embedded(path: Path, share: int, alt: str) -> Picture | None:
+    """A PNG file embedded, made smaller where it is larger than its share of bytes; None where it is no picture."""
+    from PIL import Image
+
+    try:
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data)) as opened:
+            if opened.format == "PNG" and len(data) <= share and opened.width <= WIDTH:
+                opened.verify()
+                return Picture(_uri("image/png", data), alt)
+            image = opened.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # of damaged files
+        return None
+    width = min(image.width, WIDTH)
+    for _ in range(3):
+        small = image.resize((width, max(1, round(image.height * width / image.width))), Image.Resampling.LANCZOS)
+        file = io.BytesIO()
+        small.save(file, "WEBP", quality=75, method=1)
+        if file.tell() <= share:
+            break
+        width = max(240, int(0.95 * width * (share / file.tell()) ** 0.5))
+    return Picture(_uri("image/webp", file.getvalue()), alt)
+
+
+def figure(chart: Chart) -> Picture:
+    file = io.BytesIO()
+    render(chart.figure, file, "svg")
+    kind = "svg+xml"
+    if file.tell() > LARGE_SVG:
+        kind, file = "png", io.BytesIO()
+        render(chart.figure, file, "png")
+    wide = chart.figure.get_figwidth() > WIDE
+    return Picture(_uri(f"image/{kind}", file.getvalue()), chart.caption.partition(". ")[0], chart.caption, wide)
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

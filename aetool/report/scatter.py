@@ -1,0 +1,74 @@
+"""How a Pareto front is drawn, with labels that do not cover each other. No pyplot, nothing global."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from aetool.report.groups import Stat
+from aetool.report.plots import PALETTE, legend, sheet, titled, wide
+
+SIDES = (  # where a label may stand beside its point: offset in points, alignment
+    (0, 9, "center", "bottom"),
+    (0, -9, "center", "top"),
+    (9, 0, "left", "center"),
+    (-9, 0, "right", "center"),
+    (8, 8, "left", "bottom"),
+    (-8, 8, "right", "bottom"),
+    (8, -8, "left", "top"),
+    (-8, -8, "right", "top"),
+)
+
+
+def pareto(
+    front: Sequence[tuple[str, Stat, Stat]], dominated: Sequence[tuple[Stat, Stat]], references: dict[str, float],
+    titles: tuple[str, str, str],
+) -> Any:  # fmt: skip
+    """Points (x, y) with error bars: the front joined and labelled, dominated points faded."""
+    figure, (axes,) = sheet(1, 1, 7, 4.6)
+    for index, (label, level) in enumerate(references.items()):
+        dash = ("--", "-.", ":")[index % 3]
+        axes.axhline(level, color="#777777", linestyle=dash, linewidth=1.2, label=label, zorder=1)
+    if dominated:
+        _cloud(axes, dominated, label="dominated", fmt="o", mfc="white", color="#999999", alpha=0.8, zorder=2)
+    points = [(x, y) for _, x, y in front]
+    _cloud(axes, points, label="front", fmt="o-", color=PALETTE[0], zorder=3)
+    if wide([x.mean for x, _ in [*points, *dominated]]):
+        axes.set_xscale("log")
+    axes.grid(alpha=0.3)
+    titled(axes, titles[0], titles[1], titles[2])
+    legend(axes)
+    _annotate(figure, axes, front, dominated)
+    return figure
+
+
+def _cloud(axes: Any, points: Sequence[tuple[Stat, Stat]], **looks: Any) -> None:
+    x, y = zip(*points, strict=True)
+    errors = {"xerr": [stat.std for stat in x], "yerr": [stat.std for stat in y]}
+    axes.errorbar([s.mean for s in x], [s.mean for s in y], **errors, elinewidth=0.8, capsize=2, markersize=6, **looks)
+
+
+def _annotate(
+    figure: Any, axes: Any, front: Sequence[tuple[str, Stat, Stat]], dominated: Sequence[tuple[Stat, Stat]]
+) -> None:
+    """Labels the front where there is room: none covers another, a point or the legend."""
+    from matplotlib.patheffects import withStroke
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()
+    everything = [(x, y) for _, x, y in front] + list(dominated)
+    places = [axes.transData.transform((x.mean, y.mean)) for x, y in everything]
+    taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in places]
+    if axes.get_legend():
+        taken.append(axes.get_legend().get_window_extent())
+    for label, x, y in front:
+        for dx, dy, horizontal, vertical in SIDES:
+            note = axes.annotate(
+                label, (x.mean, y.mean), (dx, dy), textcoords="offset points", ha=horizontal, va=vertical, fontsize=8,
+                parse_math=False, zorder=4, path_effects=[withStroke(linewidth=2, foreground="white")],
+            )  # fmt: skip
+            note.set_in_layout(False)
+            box, frame = note.get_window_extent(), axes.get_window_extent()
+            inside = frame.contains(box.x0, box.y0) and frame.contains(box.x1, box.y1)
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            note.remove()

@@ -1,0 +1,200 @@
+"""The report: one file that holds all it shows, escapes what others wrote, and can be read without a network."""
+
+import base64
+import json
+import re
+import shlex
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from aetool.compose import compose_points
+from aetool.errors import UserError
+from aetool.report import page, pictures
+from aetool.report.comparison import Comparison
+from aetool.report.groups import grouped
+from aetool.report.metrics import METRICS
+from aetool.report.reproduce import Reproducer, point_command
+from aetool.run import identity
+
+EVIL = "<script>alert(1)</script>"
+
+
+class Seen(HTMLParser):
+    """The tags with their attributes, and the text outside style and script."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.text, self._inside = [], [], ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_endtag(self, tag):
+        self._inside = ""
+
+    def handle_data(self, data):
+        if self._inside not in ("style", "script"):
+            self.text.append(data)
+
+    def all(self, name):
+        return [attrs for tag, attrs in self.tags if tag == name]
+
+
+@pytest.fixture(scope="module")
+def config():
+    """The config of a run with a few values of its own."""
+    words = [
+        "model=dense",
+        "dataset=digits",
+        "penalty=l1",
+        "penalty.weight=0.02",
+        "loss=huber",
+        "model.widths=[8,4]",
+        "seed=3",
+    ]
+    return compose_points("train", words)[0].config
+
+
+def a_run(folder, name, config, accuracy):
+    own = folder / name
+    (own / "figures").mkdir(parents=True)
+    (own / "checkpoints" / "step-00000001").mkdir(parents=True)
+    manifest = {"torch": "2.99.0", "device": "cpu", "threads": 1, "fingerprint": "f" * 64}
+    (own / "checkpoints" / "step-00000001" / "manifest.json").write_text(json.dumps(manifest))
+    (own / "config.json").write_text(json.dumps({"aetool": "9.8.7", "config": config}))
+    (own / "status.json").write_text(json.dumps({"state": "completed", "warnings": ["a <warning>"]}))
+    Image.new("RGB", (40, 20)).save(own / "figures" / "reconstructions.png")
+    (own / "figures" / "atoms.png").write_bytes(b"not a picture")
+    metrics = {"probe-linear/code/val_accuracy": accuracy, "probe-linear/code/test_accuracy": accuracy - 0.01}
+    row = {"run": name, "directory": str(own), "state": "completed", "model.name": "dense", "dataset.name": "digits"}
+    return row | {"corruption": EVIL, "seed": 0, "penalty.weight": accuracy} | metrics
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory, config):
+    folder = tmp_path_factory.mktemp("outputs")
+    rows = [a_run(folder, f"run-{index}", config, 0.9 + index / 100) for index in range(2)]
+    rows.append(rows[0] | {"run": EVIL, "directory": str(folder / "gone"), "penalty.weight": 0.5})
+    rows.append({"run": "b", "directory": "b", "state": "failed"})
+    groups = grouped(rows[:3], ["penalty.weight", "corruption"])
+    metrics = [metric for metric in METRICS if any(group.stat(metric.key) for group in groups)]
+    said = Comparison(
+        EVIL, rows, ["penalty.weight", "corruption"], groups, metrics, [], "The knee is here", ["one differs"],
+        ["b: failed: no memory"], "aetool train -m penalty.weight=1,2",
+    )  # fmt: skip
+    page.write(said, folder / "new" / "report.html")
+    return (folder / "new" / "report.html").read_text(encoding="utf-8")
+
+
+def test_nothing_is_fetched(report):
+    assert "http" not in re.sub(r"base64,[^\"]*", "", report).lower()  # where it could stand by chance
+    assert "@import" not in report
+    assert "url(" not in report
+    seen = Seen(report)
+    assert not seen.all("link")
+    assert seen.all("img")
+    assert all(image["src"].startswith("data:image/") for image in seen.all("img"))
+    assert all("src" not in script for script in seen.all("script"))
+
+
+def test_what_others_wrote_is_text(report):
+    seen = Seen(report)
+    assert EVIL not in report
+    assert "".join(seen.text).count(EVIL) >= 4  # title, head, run, config value
+    assert len(seen.all("script")) == 1
+    assert "a <warning>" in "".join(seen.text)
+
+
+def test_it_can_be_heard_and_held_in_a_hand(report):
+    seen = Seen(report)
+    assert seen.all("html")[0]["lang"] == "en"
+    assert "width=device-width" in next(meta["content"] for meta in seen.all("meta") if meta.get("name") == "viewport")
+    assert all(image["alt"] for image in seen.all("img"))
+    assert all(head["scope"] in ("col", "row") for head in seen.all("th"))
+    assert len(seen.all("h1")) == 1
+
+
+def test_the_answer_comes_first(report):
+    wanted = [
+        "The knee is here", "0.9100", "one differs", "<h2>Results", "<h2>Figures", "<h2>Runs",
+        "aetool train -m penalty.weight=1,2", "run-1", "run-0", "b: failed: no memory", "9.8.7", "2.99.0", "f" * 64,
+    ]  # fmt: skip
+    places = [report.index(words, report.index("<main>")) for words in wanted]
+    assert places == sorted(places)
+
+
+def test_rows_sort_by_number(report):
+    first = report[report.index("<tbody>") : report.index("</tbody>")]
+    assert re.findall(r'data-order="([^"]+)">[\d.]+</th>', first) == ["0.9", "0.91", "0.5"]
+    assert '<tr class="best">' in first
+
+
+def test_pictures_are_there_where_they_can_be_read(report):
+    runs = report[report.index("<h2>Runs") :]
+    assert re.findall(r'alt="(reconstructions|atoms) of ([^"]+)"', runs) == [
+        ("reconstructions", "run-1"),
+        ("reconstructions", "run-0"),
+    ]
+
+
+def test_a_large_picture_is_made_smaller(tmp_path):
+    Image.effect_noise((1600, 400), 80).save(tmp_path / "atoms.png")
+    found = pictures.embedded(tmp_path / "atoms.png", 20_000, "atoms")
+    kind, _, data = found.source.partition(";base64,")
+    (tmp_path / "small").write_bytes(base64.b64decode(data))
+    assert kind == "data:image/webp"
+    assert (tmp_path / "small").stat().st_size <= 20_000
+    with Image.open(tmp_path / "small") as image:
+        width, height = image.size
+    assert 240 <= width < 1000
+    assert height == pytest.approx(width / 4, abs=1)
+
+
+def test_a_report_that_cannot_be_written_is_named(tmp_path):
+    nothing = Comparison("title", [], [], [], [], [], None, [], [], None)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "report.html", tmp_path / "folder"):
+        with pytest.raises(UserError, match=str(path)):
+            page.write(nothing, path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+class TestCommand:
+    def test_of_a_run_trains_the_same_network(self, tmp_path, config):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "config.json").write_text(json.dumps({"config": config}))
+        command = Reproducer().command(tmp_path / "run")
+        options = "aetool train model=dense dataset=digits penalty=l1 loss=huber"
+        assert command == f"{options} 'model.widths=[8,4]' penalty.weight=0.02 seed=3"
+        again = compose_points("train", shlex.split(command)[2:])[0].config
+        assert identity(again) == identity(config)
+
+    def test_of_a_foreign_config_is_not_made_up(self, tmp_path, config):
+        strange = config | {"model": config["model"] | {"name": "strange"}}
+        for number, saved in enumerate(({"config": strange}, {"config": {}}, {"config": 3}, {})):
+            (tmp_path / str(number)).mkdir()
+            (tmp_path / str(number) / "config.json").write_text(json.dumps(saved))
+            assert Reproducer().command(tmp_path / str(number)) is None
+        assert Reproducer().command(tmp_path / "absent") is None
+
+    def test_of_a_swept_run_stands_in_its_sweep(self, tmp_path):
+        sweep = {
+            "command": "aetool train -m seed=0,1 'x=a b'",
+            "runs": [{"directory": "one", "overrides": ["seed=1"]}, 3],
+        }
+        (tmp_path / "sweep-1").mkdir()
+        (tmp_path / "sweep-1" / "sweep.json").write_text(json.dumps(sweep))
+        (tmp_path / "sweep-2").mkdir()
+        (tmp_path / "sweep-2" / "sweep.json").write_text('{"runs": 4, "command": "x"}')
+        assert Reproducer().command(tmp_path / "one") == "aetool train 'x=a b' seed=1"
+
+    def test_of_a_point_keeps_what_is_not_swept(self):
+        line = "aetool train -m experiment=families --config-dir mine penalty.weight=1e-3,1e-2 'x=[8,4]' seed=0,1"
+        found = point_command(line, ["model=dense", "penalty.weight=1e-3", "seed=1"])
+        kept = "aetool train experiment=families --config-dir mine 'x=[8,4]'"
+        assert found == f"{kept} model=dense penalty.weight=1e-3 seed=1"

@@ -19,7 +19,7 @@ def table(path) -> list[dict]:
 
 
 def sweep_table(workplace) -> list[dict]:
-    (path,) = (workplace / "outputs").glob("sweep-*.csv")
+    (path,) = (workplace / "outputs").glob("sweep-*/table.csv")
     return table(path)
 
 
@@ -214,7 +214,7 @@ def test_a_sweep_is_ordinary_runs_and_one_table(workplace, aetool, monkeypatch):
     again = aetool("train", "-m", *LINE, "seed=1,0", "model.code_size=3,2")
     assert again.code == 0
     assert again.out.count("finished before") == 4
-    assert len(list((workplace / "outputs").glob("sweep-*.csv"))) == 1
+    assert len(list((workplace / "outputs").glob("sweep-*"))) == 1
 
 
 def test_a_failing_point_does_not_stop_the_others(workplace, aetool):
@@ -254,9 +254,9 @@ def test_compare_lists_runs_by_what_differs(workplace, aetool):
     done = aetool("compare", "--csv", "all.csv", "--sort", "test acc")
     assert done.code == 0, done.err
     assert "unreadable" in done.out
-    assert "foreign" not in done.out
+    assert "foreign: no config.json" in done.out
     lines = table(workplace / "all.csv")
-    assert len(lines) == 5
+    assert len(lines) == 6
     accuracies = [float(line["probe-linear/code/test_accuracy"]) for line in lines[:4]]
     assert accuracies == sorted(accuracies, reverse=True)
     assert aetool("compare", "--sort", "nothing").code == 2

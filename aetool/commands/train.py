@@ -3,10 +3,12 @@
 import contextlib
 import ctypes
 import json
+import os
 import traceback
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from aetool import signals
 from aetool.commands import evaluate, probe
@@ -14,14 +16,9 @@ from aetool.commands.summary import print_evaluation, print_probe
 from aetool.compose import Point
 from aetool.config import flatten
 from aetool.errors import Interrupted, UserError, exit_code
-from aetool.report import tables as report
-from aetool.run import Run, digest, identity
+from aetool.report.rows import NOT_STARTED, SWEEP
+from aetool.run import Run, digest, identity, write_json
 
-SHOWN_IN_HPARAMS = {  # metrics that TensorBoard's HParams tab can sort by
-    "pretrain": ("val/loss",),
-    "evaluate": ("val/mse", "test/mse", "test/fvu", "test/psnr", "test/l0", "test/dead_fraction"),
-    "probe": ("code/val_accuracy", "code/test_accuracy"),
-}
 PLUMBING = (  # keys that nobody compares runs by
     "_target_",
     "dataset.num_classes",
@@ -31,15 +28,6 @@ PLUMBING = (  # keys that nobody compares runs by
     "loss.pixels",
     "optimizer.fused",
 )
-
-
-class Outcome(NamedTuple):
-    """How one point of a sweep ended."""
-
-    point: Point
-    run: Run
-    state: str
-    exit_code: int
 
 
 def run(points: list[Point], config_dir: Path | None) -> int:
@@ -66,7 +54,7 @@ def train(run: Run) -> dict[str, dict[str, float]]:
             if "pretrain" not in run.metrics:
                 _pretrain(session)
             metrics = _measure(run, session)
-            _declare_hparams(session, metrics)
+            _declare_hparams(session)
         signals.poll()  # a signal since the last poll still ends a sweep
     return metrics
 
@@ -77,9 +65,15 @@ def sweep(points: list[Point]) -> int:
     if len({one.id for one in runs}) > len({one.directory for one in runs}):
         name = points[0].config["name"]
         raise UserError(f"name={name}: the points of a sweep need folders of their own; leave it out")
-    outcomes: list[Outcome] = []
+    folder = Path(points[0].config["output"]) / f"sweep-{digest(sorted(one.id for one in runs))}"
+    entries: list[dict[str, Any]] = [
+        {"directory": os.path.relpath(one.directory, folder.parent), "overrides": point.overrides, "state": NOT_STARTED}
+        for point, one in zip(points, runs, strict=True)
+    ]
+    _write_sweep(folder, points, entries)
+    codes: list[int] = []
     interrupted: Interrupted | None = None
-    for number, (point, one) in enumerate(zip(points, runs, strict=True), start=1):
+    for number, (point, one, entry) in enumerate(zip(points, runs, entries, strict=True), start=1):
         print(f"\n[{number}/{len(points)}] {' '.join(point.overrides)}")
         state, code = "completed", 0
         try:
@@ -88,21 +82,25 @@ def sweep(points: list[Point]) -> int:
             interrupted, state = error, "interrupted"
         except Exception as error:
             state, code = "failed", exit_code(error)
+            entry["error"] = f"{type(error).__name__}: {error}".partition("\n")[0]
             print(f"failed: {error}" if code != 1 else traceback.format_exc(), flush=True)
-        outcomes.append(Outcome(point, one, state, code))
+        entry["state"] = state
+        codes.append(code)
         if interrupted:
             break
-    _print_sweep(points, outcomes)
+    _write_sweep(folder, points, entries)
+    _print_sweep(folder, drawn=interrupted is None)
     if interrupted:
         raise interrupted
-    return max(outcome.exit_code for outcome in outcomes)
+    return max(codes)
 
 
 def print_result(run: Run, metrics: dict[str, dict[str, float]]) -> None:
     """The summary at the end of a run."""
     print_evaluation(run, metrics["evaluate"])
-    if probe.stage(run.config) in metrics:
-        print_probe(run, metrics[probe.stage(run.config)])
+    stage = probe.stage(run.config)
+    if stage in metrics:
+        print_probe(run, stage, metrics[stage])
     for warning in run.status.get("warnings", []):
         print(f"warning: {warning}")
     print(f"{run.directory}: figures/, metrics.json; tensorboard --logdir {run.directory.parent}")
@@ -150,31 +148,54 @@ def _pretrain(session: Any) -> None:
     figures.save_curves(session.figure("loss.png"), [json.loads(line) for line in lines], run.directory.name)
 
 
-def _declare_hparams(session: Any, measured: dict[str, dict[str, float]]) -> None:
+def _declare_hparams(session: Any) -> None:
+    """For TensorBoard's HParams tab; the numbers that it sorts by stand in the events of each stage."""
+    from aetool.record import Events
+
     run = session.run
     scalars = ((k, v) for k, v in flatten(identity(run.config)) if isinstance(v, bool | int | float | str))
-    hparams = {key: value for key, value in scalars if not key.endswith(PLUMBING)}
-    metrics: dict[str, float] = {}
-    for stage, values in measured.items():
-        chosen = SHOWN_IN_HPARAMS.get(stage.partition("-")[0], ())
-        metrics |= {f"{stage}/{name}": float(values[name]) for name in chosen if name in values}
-    record = session.record()
-    record.hparams(hparams, metrics, int(run.metrics["pretrain"]["best_step"]))
-    record.close()
+    with Events(run.directory, "hparams") as events:
+        events.hparams({key: value for key, value in scalars if not key.endswith(PLUMBING)})
+        result = run.metrics["pretrain"]
+        events.scalars(int(result["best_step"]), {f"pretrain/{key}": result[key] for key in ("val/loss", "seconds")})
 
 
-def _print_sweep(points: list[Point], outcomes: list[Outcome]) -> None:
-    keys = [override.partition("=")[0] for override in points[0].overrides]
-    table = []
-    for outcome in outcomes:
-        values = dict(override.split("=", 1) for override in outcome.point.overrides)
-        table.append(report.row(outcome.run) | values | {"state": outcome.state})
-    for point in points[len(outcomes) :]:
-        table.append(dict(override.split("=", 1) for override in point.overrides) | {"state": "not started"})
+def _write_sweep(folder: Path, points: list[Point], entries: list[dict[str, Any]]) -> None:
+    """What `aetool compare` needs to know of a sweep, also of one that a kill has ended."""
+    axes: dict[str, list[str]] = {}
+    for point in points:
+        for override in point.overrides:
+            key, _, value = override.partition("=")
+            axes.setdefault(key, []).append(value)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(
+            folder / SWEEP,
+            {
+                "command": points[0].command,
+                "axes": {key: list(dict.fromkeys(values)) for key, values in axes.items()},
+                "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+                "runs": entries,
+            },
+        )
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write there: {error}") from error
+
+
+def _print_sweep(folder: Path, drawn: bool) -> None:
+    """The comparison of its points; figures and report only where nobody waits for the command to stop."""
+    from aetool.report import charts, page, tables
+    from aetool.report.comparison import compare
+    from aetool.report.rows import read_sweep
+
+    comparison = compare(*read_sweep(folder))
     print()
-    report.print_table(table, keys)
-    runs = sorted(Run.of(point.config).id for point in points)
-    path = Path(points[0].config["output"]) / f"sweep-{digest(runs)}.csv"
-    report.write_csv(path, table)
-    report.write_markdown(path.with_suffix(".md"), table, keys)
-    print(f"{path}, {path.with_suffix('.md').name}")
+    tables.print_comparison(comparison)
+    tables.write_csv(folder / "table.csv", comparison.rows)
+    tables.write_markdown(folder / "table.md", comparison)
+    written = "table.csv, table.md"
+    if drawn:
+        charts.save(comparison, folder / "figures")
+        page.write(comparison, folder / "report.html")
+        written = f"report.html, {written}, figures/"
+    print(f"{folder}: {written}")

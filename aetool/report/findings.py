@@ -82,7 +82,9 @@ def knee(groups: Sequence[Group]) -> str | None:
     tested = f"test {spread(_stat(small, test), test.form)}" + (" (one seed)" if of.n == 1 else "")
     few, many = _stat(small, size).mean, _stat(best, size).mean
     if not few < many:
-        return f"{title(best, order)} has {what} with {_count(many)} {unit}; no smaller one is within {width}: {tested}"
+        varies = len({_stat(group, size).mean for group in sized}) > 1
+        alone = f" with {_count(many)} {unit}; no smaller code is within {width}" if varies else ""
+        return f"{title(best, order)} has {what}{alone}: {tested}"
     fewer = f"{f'{many / few:.1f}× fewer' if few > 0 else 'no'} {unit} ({_count(few)} instead of {_count(many)})"
     return f"{title(small, order)} is within {width} of {what} with {fewer}: {tested}"
 
@@ -109,7 +111,7 @@ def _compared(best: Group, other: Group, names: tuple[str, str], metric: Metric)
     form = metric.form.lstrip("+")
     bounds = f"[{format(interval.low, form)}, {format(interval.high, form)}]"
     paired = f"{len(seeds[0])} seeds, paired" if seeds[0] == seeds[1] else f"{len(seeds[0])} and {len(seeds[1])} seeds"
-    basis = f"{bounds} ({CONFIDENCE:.0%}, {paired})"
+    basis = f"{bounds} ({CONFIDENCE * 100:.0f} %, {paired})"
     name = "test accuracy" if "accuracy" in metric.title else f"test {metric.label}"
     if not interval.excludes_zero:
         return f"no difference shown between {first} and {second} in {name}: {format(interval.mean, form)} {basis}"

@@ -45,15 +45,16 @@ def read(directory: Path) -> Found:
     `trouble` says why the state is not completed. Never raises for what stands in the folder.
     """
     saved, trouble = _object(directory / CONFIG)
+    if trouble == _missing(CONFIG) and not _holds(directory, ""):
+        return _other(directory, MISSING, "there is no such folder")
     if trouble:
-        state = FOREIGN if trouble == _missing(CONFIG) else UNREADABLE
-        return _other(directory, state, trouble)
+        return _other(directory, FOREIGN if trouble == _missing(CONFIG) else UNREADABLE, trouble)
     status, no_status = _object(directory / "status.json")
     metrics, no_metrics = _object(directory / "metrics.json")
     config = saved.get("config")
     if not isinstance(config, dict) or not isinstance(config.get("seed", 0), int):
         return _other(directory, UNREADABLE, f"{CONFIG} is not that of a run")
-    state, trouble = status.get("state"), None
+    state: Any = status.get("state")
     if no_status or state not in STATES:
         state, trouble = UNREADABLE, no_status or "status.json names no known state"
     elif state == "completed" and no_metrics:
@@ -71,7 +72,7 @@ def read(directory: Path) -> Found:
         if isinstance(values, dict):
             scalars = {key: value for key, value in values.items() if isinstance(value, int | float | str)}
             row |= {f"{stage}/{key}": value for key, value in scalars.items()}
-    return row
+    return {key: str(value) if isinstance(value, int) and abs(value) >= 2**63 else value for key, value in row.items()}
 
 
 def read_sweep(folder: Path) -> tuple[list[Found], dict[str, Any]]:
@@ -107,9 +108,10 @@ def _below(path: Path) -> list[Found]:
     if _holds(path, SWEEP):
         return read_sweep(path)[0]
     try:
+        if not path.exists():
+            return [read(path)]
         if not path.is_dir():
-            there = path.exists() or path.is_symlink()
-            return [_other(path, FOREIGN if there else MISSING, "no folder" if there else "there is no such folder")]
+            return [_other(path, FOREIGN, "no folder")]
         children = sorted(child for child in path.iterdir() if _may_be_run(child))
     except OSError as error:
         return [_other(path, UNREADABLE, error.strerror)]

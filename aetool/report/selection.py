@@ -62,8 +62,9 @@ def best_first(rows: Sequence[Row], name: str) -> Any:
             value = stat.mean if stat else one.rows[0].get(key)
         else:
             value = one.get(key)
-        number = isinstance(value, int | float) and math.isfinite(value)
-        return value is None, not number, sign * value if number else 0.0, typed(value)
+        if isinstance(value, int | float) and math.isfinite(value):
+            return False, False, sign * value, ""
+        return value is None, True, 0.0, typed(value)
 
     return order
 

@@ -109,15 +109,21 @@ def _identifying(comparison: Comparison, lines: Sequence[Group | Row], dot: str 
         head = HEADS.get(key, key).replace(".", f".{dot}")
         found.append(Column(head, ["" if value is None else typed(value) for value in values], number=False))
     if not groups or not found:
-        first = [line.rows[0] if isinstance(line, Group) else line for line in lines]
-        found.insert(0, Column("run", [str(row["run"]) for row in first], number=False))
+        found.insert(0, Column("run", [_name(line) for line in lines], number=False))
     if groups and any(len(group.rows) > 1 for group in groups):
         found.append(Column("n", [str(len({str(row.get("seed")) for row in group.rows})) for group in groups]))
     if groups and comparison.fronts:
         found.append(Column("front", [_marks(comparison, group) for group in groups], number=False))
-    if not groups and any(row["state"] != "completed" for row in comparison.rows):
-        found.append(Column("state", [str(row["state"]) for row in comparison.rows], number=False))
+    states = [str(line["state"]) for line in lines if not isinstance(line, Group)]
+    if set(states) - {"completed"}:
+        found.append(Column("state", states, number=False))
     return found
+
+
+def _name(line: Group | Row) -> str:
+    """A run by its folder; several that no key tells apart by model and dataset."""
+    rows = line.rows if isinstance(line, Group) else [line]
+    return str(rows[0]["run"]) if len(rows) == 1 else f"{rows[0].get('model.name')} {rows[0].get('dataset.name')}"
 
 
 def _marks(comparison: Comparison, group: Group) -> str:
@@ -149,12 +155,15 @@ def _narrow(column: Column) -> Column:
 
 
 def write_markdown(path: Path, comparison: Comparison) -> None:
-    """The table of groups with every metric, and the sentences. Raises UserError when the file cannot be written."""
-    metrics = [_metric(metric, comparison.groups) for metric in comparison.metrics]
-    columns = [*_identifying(comparison, comparison.groups), *metrics]
+    """The table of groups, or of runs where none is completed, with every metric, and the sentences.
+
+    Raises UserError when the file cannot be written.
+    """
+    lines: Sequence[Group | Row] = comparison.groups or comparison.rows
+    columns = [*_identifying(comparison, lines), *(_metric(metric, lines) for metric in comparison.metrics)]
     sides = ["--:" if column.number else ":--" for column in columns]
-    lines = [[column.head for column in columns], sides, *zip(*(column.cells for column in columns), strict=True)]
-    text = "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+    cells = [[column.head for column in columns], sides, *zip(*(column.cells for column in columns), strict=True)]
+    text = "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in cells)
     fronts = {front.mark: f"front {front.mark}: {front.x.title}; {front.y.title}" for front in comparison.fronts}
     sentences = [*fronts.values(), *(comparison.knee or "").splitlines(), *comparison.differences, *comparison.troubles]
     with _written(path) as file:
@@ -179,14 +188,14 @@ def write_parquet(path: Path, rows: Sequence[Row]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         parquet.write_table(table({key: _one_type([row.get(key) for row in rows]) for key in keys}), path)
-    except (OSError, ArrowException) as error:
+    except (OSError, ValueError, ArrowException) as error:
         raise UserError(f"{path}: cannot be written: {error}") from error
 
 
 def _one_type(values: list[Any]) -> list[Any]:
     """Numbers as floats where they are not all integers, and anything mixed as text."""
     kinds = {type(value) for value in values if value is not None}
-    if kinds == {int, float} or (kinds == {int} and any(value is not None and abs(value) >= 2**63 for value in values)):
+    if kinds == {int, float}:
         return [None if value is None else float(value) for value in values]
     if len(kinds) > 1 or not kinds <= {int, float, bool, str}:
         return [None if value is None else typed(value) for value in values]
@@ -198,7 +207,7 @@ def _written(path: Path) -> Iterator[IO[str]]:
     """A new text file; raises UserError when it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
             yield file
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error}") from error

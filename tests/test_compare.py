@@ -1,0 +1,264 @@
+"""aetool compare: folders in any state, sweeps, and what the command prints and writes."""
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+import aetool as package
+from aetool.report.comparison import compare
+from aetool.report.rows import read, read_rows, read_sweep
+
+
+def write_run(folder: Path, lam: float = 0.01, seed: int = 0, state: str = "completed", accuracy: float = 0.9) -> Path:
+    """The JSON files of a small run."""
+    config = {
+        "model": {"_target_": "a.Sparse", "name": "sparse", "code_size": 64},
+        "dataset": {"_target_": "a.mnist", "name": "mnist", "image_shape": [1, 28, 28], "data_dir": None},
+        "loss": {"_target_": "a.MSE"},
+        "penalty": {"weight": lam, "terms": {"l1": {"scale": 1.0}}},
+        "trainer": {"epochs": 3, "log_every": seed},
+        "seed": seed,
+    }
+    metrics = {
+        "pretrain": {"seconds": 3.0},
+        "evaluate": {"val/l0": 30.0, "test/l0": 30.0, "code_size": 64, "val/fvu": 0.1, "test/fvu": 0.1 + lam},
+        "probe-linear": {"code/val_accuracy": accuracy, "code/test_accuracy": accuracy - 0.01},
+    }
+    directory = folder / f"sparse-mnist-{lam}-{seed}"
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text(json.dumps({"aetool": "0.1.0", "config": config}))
+    (directory / "status.json").write_text(json.dumps({"state": state, "stage": "pretrain", "step": 7}))
+    (directory / "metrics.json").write_text(json.dumps(metrics))
+    return directory
+
+
+def table(path: Path) -> list[dict]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two lambdas with three seeds each; the working folder is theirs."""
+    monkeypatch.chdir(tmp_path)
+    for lam, accuracy in ((0.003, 0.95), (0.1, 0.90)):
+        for seed in range(3):
+            write_run(tmp_path / "outputs", lam, seed, accuracy=accuracy + 0.001 * seed)
+    return tmp_path / "outputs"
+
+
+class TestFolders:
+    DAMAGE = (
+        ("config.json", "{", "unreadable", "config.json is damaged"),
+        ("config.json", "[1]", "unreadable", "config.json is damaged"),
+        ("config.json", "[" * 100_000, "unreadable", "config.json is damaged"),
+        ("config.json", '{"config": {"seed": [1]}}', "unreadable", "config.json is not that of a run"),
+        ("config.json", '{"config": {"model": 3, "penalty": [], "dataset": "x"}}', "completed", None),
+        ("config.json", None, "foreign", "no config.json"),
+        ("status.json", None, "unreadable", "no status.json"),
+        ("status.json", '{"state": ["x"]}', "unreadable", "status.json names no known state"),
+        ("status.json", '{"state": "failed", "error": "Bad: a\\nb"}', "failed", "Bad: a"),
+        ("status.json", '{"state": "interrupted", "stage": {}}', "interrupted", "{}, step 0"),
+        ("metrics.json", None, "unreadable", "no metrics.json"),
+        ("metrics.json", '{"evaluate": {"test/fvu": "x", "test/l0": null, "val/l0": 1' + "0" * 400, "unreadable", None),
+        ("metrics.json", '{"evaluate": {"test/fvu": "x", "test/l0": [], "val/l0": NaN}}', "completed", None),
+        ("metrics.json", '{"evaluate": 3, "probe-linear": {"code/val_accuracy": 1e999}}', "completed", None),
+        ("metrics.json", '{"evaluate": {"val/l0": 1' + "0" * 400 + "}}", "completed", None),
+    )
+
+    @pytest.mark.parametrize(("name", "text", "state", "trouble"), DAMAGE)
+    def test_a_damaged_run_is_listed_as_such(self, outputs, aetool, name, text, state, trouble):
+        (damaged, *_) = sorted(outputs.iterdir())
+        (damaged / name).unlink()
+        if text is not None:
+            (damaged / name).write_text(text)
+        found = read(damaged)
+        assert found["state"] == state
+        if trouble is not None:
+            assert found["trouble"] == trouble
+        for words in ([], ["--each", "--csv", "all.csv", "--markdown", "all.md"], ["--sort", "seed"]):
+            done = aetool("compare", *words)
+            assert done.code == 0, done.err
+            assert (damaged.name in done.out) == (state != "completed" or "--each" in words)
+        assert len(table(outputs.parent / "all.csv")) == 6
+
+    def test_what_is_no_run_is_listed_or_passed_over(self, outputs, aetool):
+        (outputs / "notes").mkdir()
+        for passed_over in (".hidden", "sweep-1"):
+            (outputs / passed_over).mkdir()
+        (outputs / "table.csv").write_text("a\n")
+        (outputs / "loop").symlink_to("loop")
+        (outputs / "up").symlink_to("..")
+        (outputs / "gone").symlink_to("/nowhere")
+        states = {found["run"]: found["state"] for found in read_rows([outputs]) if found["state"] != "completed"}
+        assert states == {"notes": "foreign", "up": "foreign", "gone": "missing", "loop": "unreadable"}
+        done = aetool("compare", "outputs", "outputs/table.csv", "nowhere")
+        assert done.code == 0
+        assert all(f"  {line}" in done.out for line in ("notes: foreign", "nowhere: missing", "table.csv: foreign"))
+        assert len(package.runs("outputs")) == 7
+
+    def test_a_folder_that_may_not_be_read(self, outputs, monkeypatch):
+        def refuse(self: Path, *args: object, **kwargs: object) -> str:
+            raise PermissionError(13, "Permission denied", str(self))
+
+        monkeypatch.setattr(Path, "read_text", refuse)
+        assert {found["trouble"] for found in read_rows([outputs])} == {"config.json: Permission denied"}
+
+    def test_each_folder_once(self, outputs):
+        one = next(outputs.iterdir())
+        assert len(read_rows([outputs, one, outputs / ".." / "outputs"])) == 6
+
+    def test_nothing_to_compare(self, tmp_path, aetool, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "empty").mkdir()
+        assert "no such folder" in aetool("compare", "nowhere").err
+        assert "there are no runs here" in aetool("compare", "empty").err
+
+    def test_a_run_is_running_while_its_lock_is_held(self, tmp_path):
+        directory = write_run(tmp_path, state="running")
+        status = json.loads((directory / "status.json").read_text()) | {"host": socket.gethostname()}
+        (directory / "status.json").write_text(json.dumps(status))
+        assert (read(directory)["state"], read(directory)["trouble"]) == ("interrupted", "killed (pretrain, step 7)")
+        assert not (directory / ".lock").exists()
+        with FileLock(directory / ".lock"):
+            assert read(directory)["state"] == "running"
+        assert read(directory)["state"] == "interrupted"
+        (directory / "status.json").write_text(json.dumps(status | {"host": "elsewhere"}))
+        assert read(directory)["state"] == "running"
+
+
+def test_fine_tunes_of_one_pretraining_are_one_group(tmp_path):
+    for lam in (0.1, 0.2):
+        for seed in (0, 1):
+            parent = write_run(tmp_path, lam, seed)
+            for start in ("parent", "scratch"):
+                tuned = write_run(tmp_path / start, lam, seed)
+                path = tuned / "config.json"
+                config = json.loads(path.read_text())["config"]
+                origin = {"id": parent.name, "step": seed} if start == "parent" else None
+                config |= {"parent": origin, "run": parent.name if origin else None, "tap": "code"}
+                del config["penalty"], config["loss"]
+                path.write_text(json.dumps({"config": config}))
+                (tuned / "metrics.json").write_text(json.dumps({"finetune": {"test_accuracy": 0.9 + seed}}))
+                tuned.rename(tmp_path / f"{start}-{lam}-{seed}")
+    comparison = compare([found for found in read_rows([tmp_path]) if found["run"] not in ("parent", "scratch")])
+    tuned = [group for group in comparison.groups if group.values["start"] == "pretrained"]
+    assert sorted((group.values["parent.penalty.weight"], len(group.rows)) for group in tuned) == [(0.1, 2), (0.2, 2)]
+    assert {metric.key for metric in comparison.metrics} >= {
+        "probe-linear/code/test_accuracy",
+        "finetune/test_accuracy",
+    }
+
+
+class TestSweep:
+    @pytest.fixture
+    def sweep(self, outputs: Path) -> Path:
+        """A completed, a deleted and a not started point, one that failed before it had a folder, and two that are none."""
+        done = sorted(outputs.iterdir())[0].name
+        entries = [
+            {"directory": done, "overrides": ["penalty.weight=0.003"], "state": "completed"},
+            {"directory": "removed", "overrides": ["penalty.weight=0.2", "model=dense"], "state": "completed"},
+            {"directory": "later", "overrides": ["penalty.weight=1"], "state": "not started"},
+            {"directory": "bad", "overrides": ["penalty.weight=2"], "state": "failed", "error": "UserError: no"},
+            {"directory": 3},
+            "x",
+        ]
+        folder = outputs / "sweep-0"
+        folder.mkdir()
+        saved = {"command": "aetool train -m penalty.weight=…", "axes": {"penalty.weight": ["0.003"]}, "runs": entries}
+        (folder / "sweep.json").write_text(json.dumps(saved))
+        return folder
+
+    def test_every_point_is_listed(self, sweep, aetool):
+        rows, saved = read_sweep(sweep)
+        states = ["completed", "deleted", "not started", "failed", "unreadable", "unreadable"]
+        assert [found["state"] for found in rows] == states
+        assert (rows[1]["penalty.weight"], rows[1]["model.name"]) == (0.2, "dense")
+        comparison = compare(rows, saved)
+        assert comparison.command == saved["command"]
+        assert comparison.title == "Sweep over penalty.weight"
+        done = aetool("compare", str(sweep))
+        assert done.code == 0, done.err
+        assert "removed: deleted: penalty.weight=0.2 model=dense" in done.out
+        assert "bad: failed: UserError: no" in done.out
+
+    def test_a_failure_after_training_counts_until_the_run_is_completed_again(self, sweep, outputs):
+        path = sweep / "sweep.json"
+        saved = json.loads(path.read_text())
+        saved["runs"][0] |= {"state": "failed", "error": "OSError: disk full"}
+        path.write_text(json.dumps(saved | {"updated": "2026-01-02T00:00:00+00:00"}))
+        status = outputs / saved["runs"][0]["directory"] / "status.json"
+        for updated, state in (("2026-01-01T00:00:00+00:00", "failed"), ("2026-01-03T00:00:00+00:00", "completed")):
+            status.write_text(json.dumps({"state": "completed", "updated": updated}))
+            assert read_sweep(sweep)[0][0]["state"] == state
+
+    @pytest.mark.parametrize("text", ["{", "[]", '{"runs": 3}'])
+    def test_a_damaged_sweep(self, sweep, aetool, text):
+        (sweep / "sweep.json").write_text(text)
+        assert [found["state"] for found in read_rows([sweep])] == ["unreadable"]
+        assert aetool("compare", str(sweep)).code == 0
+
+
+class TestTables:
+    def test_a_line_a_group_fits_in_80_columns(self, outputs, aetool, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "80")
+        done = aetool("compare")
+        assert done.code == 0, done.err
+        assert max(map(len, done.out.splitlines())) <= 80
+        assert "0.9410±0.0010" in done.out
+        assert "is better than penalty.weight=0.1 in test accuracy by 0.0500" in " ".join(done.out.split())
+        assert "sparse-mnist" not in done.out
+        assert aetool("compare", "--each").out.count("sparse-mnist") == 6
+
+    def test_many_lines_have_one_table(self, tmp_path, aetool):
+        for index in range(50):
+            write_run(tmp_path, 0.001 * (index + 1))
+        done = aetool("compare", str(tmp_path))
+        assert done.out.count("code_size") + done.out.count("weight\n") <= 1
+        assert len(done.out.splitlines()) < 75
+
+    def test_markdown_has_the_groups_and_the_sentences(self, outputs, aetool):
+        aetool("compare", "--markdown", "all.md", "--sort", "test acc")
+        lines = (outputs.parent / "all.md").read_text().splitlines()
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:4]]
+        assert cells[0][:3] == ["penalty.weight", "n", "test acc"]
+        assert [line[:3] for line in cells[2:]] == [["0.003", "3", "0.9410 ± 0.0010"], ["0.1", "3", "0.8910 ± 0.0010"]]
+        assert any("is better than" in line for line in lines[4:])
+
+    def test_csv_has_the_runs(self, outputs, aetool):
+        aetool("compare", "--csv", "all.csv", "--where", "seed<2")
+        lines = table(outputs.parent / "all.csv")
+        assert [(line["penalty.weight"], line["seed"]) for line in lines] == [
+            (lam, seed) for lam in ("0.003", "0.1") for seed in "01"
+        ]
+        assert {line["penalty"] for line in lines} == {"l1"}
+        assert "dataset.data_dir" not in lines[0]
+
+    def test_parquet_without_pyarrow_says_what_to_install(self, outputs, aetool, monkeypatch):
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+        done = aetool("compare", "--parquet", "all.parquet")
+        assert done.code == 2
+        assert "pip install 'aetool[parquet]'" in done.err
+
+    def test_a_file_that_cannot_be_written(self, outputs, aetool):
+        assert "cannot be written" in aetool("compare", "--csv", "outputs").err
+
+
+def test_two_hundred_runs_without_torch(tmp_path):
+    for index in range(200):
+        write_run(tmp_path, 10.0 ** -(index // 10), index % 10, accuracy=0.9 + index / 1e4)
+    code = (
+        "import sys; from aetool.cli import main; assert main(['compare', sys.argv[1], '--csv', sys.argv[2]]) == 0;"
+        "loaded = {'torch', 'matplotlib', 'hydra'} & set(sys.modules); assert not loaded, loaded"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "all.csv")]
+    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"})
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "all.csv").read_text().splitlines()) == 201

@@ -29,7 +29,8 @@ class Fitted(NamedTuple):
         [Tensor], Tensor
     ]  # features (N, D) of any real type -> (N, K) float; the largest is the prediction
     probabilistic: bool  # softmax(scores) are class probabilities
-    # `train_accuracy` (not of knn, which holds its training images), `val_accuracy`, and what was chosen, by its name.
+    # `train_accuracy` (not of knn, which holds its training images), `val_accuracy`, and what was chosen, by its name;
+    # all finite, and the same names for every fit.
     metrics: dict[str, float]
     val_accuracy: dict[float, float] | dict[str, float]  # every candidate of the choice and its validation accuracy
 

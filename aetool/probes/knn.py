@@ -23,7 +23,7 @@ class NearestNeighbours:
     votes. Features are divided by their length, and nothing else: 0 stays 0 and is similar to nothing. softmax(scores)
     are the shares of the votes.
 
-    Metrics: `val_accuracy`; `k`, `k_at_edge`; `temperature` unless votes are equal, `temperature_at_edge`. There is no
+    Metrics: `val_accuracy`; `k`, `k_at_edge`; `temperature`, 0 for equal votes, `temperature_at_edge`. There is no
     `train_accuracy`: a training image is its own nearest neighbour.
     """
 
@@ -56,11 +56,14 @@ class NearestNeighbours:
             if reached > best:
                 chosen, best = (k, temperature), reached
         k, temperature = chosen
-        metrics = {"val_accuracy": best, "k": float(k), "k_at_edge": at_edge(k, self.k)}
-        if temperature == math.inf:  # nothing lies beyond equal votes
-            metrics["temperature_at_edge"] = 0.0
-        else:
-            metrics |= {"temperature": temperature, "temperature_at_edge": at_edge(temperature, self.temperature)}
+        equal = temperature == math.inf  # nothing lies beyond
+        metrics = {
+            "val_accuracy": best,
+            "k": float(k),
+            "k_at_edge": at_edge(k, self.k),
+            "temperature": 0.0 if equal else temperature,
+            "temperature_at_edge": 0.0 if equal else at_edge(temperature, self.temperature),
+        }
         return Fitted(functools.partial(neighbours.scores, k=k, temperature=temperature), True, metrics, val_accuracy)
 
 

@@ -160,7 +160,7 @@ def test_fine_tunes_of_one_pretraining_are_one_group(tmp_path):
 class TestSweep:
     @pytest.fixture
     def sweep(self, outputs: Path) -> Path:
-        """A completed, a deleted and a not started point, one that failed before it had a folder, and two that are none."""
+        """A completed, a deleted and a not started point, one that failed without a folder, and two that are none."""
         done = sorted(outputs.iterdir())[0].name
         entries = [
             {"directory": done, "overrides": ["penalty.weight=0.003"], "state": "completed"},

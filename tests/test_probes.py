@@ -1,0 +1,30 @@
+"""What holds for every probe of conf/probe, with the values of its YAML."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import Features, Labels, probed
+
+from aetool.config import build
+
+OPTIONS = sorted((Path(__file__).parents[1] / "conf/probe").glob("*.yaml"))
+ACCURACY = {"mae": 0.05}  # the steps of LARS are too short to fit so few images
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=lambda path: path.stem)
+def test_fits_finds_the_same_twice_and_reports_finite_numbers(path: Path, digits: tuple[Features, Labels]) -> None:
+    features, labels = digits
+    few = features._replace(train=features.train[:400]), labels._replace(train=labels.train[:400])
+    node = yaml.safe_load(path.read_text())
+    probe = build({key: value for key, value in node.items() if key not in ("defaults", "name")})
+    result = probed(probe, *few, 10)
+    torch.rand(1)  # the global generator decides nothing
+    again = probed(probe, *few, 10)
+    assert result.metrics == again.metrics
+    assert torch.equal(result.confusion, again.confusion)
+    assert result.metrics["test_accuracy"] > ACCURACY.get(path.stem, 0.88)
+    assert result.metrics["val_accuracy"] == max(result.val_accuracy.values())
+    assert all(type(value) is float and math.isfinite(value) for value in result.metrics.values())

@@ -246,7 +246,7 @@ def _pareto(front: Front, keys: Sequence[str]) -> Iterator[Chart]:
     if apart:
         title += f"\nlabels: {', '.join(apart)}"
     caption = f"{_title(front.y)}, against {front.x.title}. On the joined front no other group is as good in both and "
-    caption += f"better in one; the {len(dominated)} faded ones are dominated.{_bars(groups)}"
+    caption += f"better in one.{f' Faded: {len(dominated)} dominated.' if dominated else ''}{_bars(groups)}"
     faded = [(x, y) for _, x, y in dominated]
     figure = scatter.pareto(best, faded, references, (title, front.x.title, front.y.title))
     name_of = [front.x.label, front.y.label, front.scope]

@@ -21,6 +21,7 @@ from aetool.run import CONFIG, read_json
 SHOWN_METRICS = 9  # in the first table; the others stand in a second one
 SHOWN_RUNS = 40  # with pictures
 OPEN_RUNS = 3
+KEY_METRICS = 12  # of a run
 
 
 class Cell(NamedTuple):
@@ -181,7 +182,7 @@ def _runs(rows: Sequence[Row], comparison: Comparison) -> list[dict[str, Any]]:
                 "name": row["run"],
                 "summary": ", ".join(f"{metric.label} {format(value, metric.form)}" for metric, value in first),
                 "open": place < OPEN_RUNS,
-                "metrics": [(metric.title, format(value, metric.form)) for metric, value in shown],
+                "metrics": [(metric.title, format(value, metric.form)) for metric, value in shown[:KEY_METRICS]],
                 "config": [(key, text(row.get(key))) for key in comparison.keys],
                 "pictures": shots,
                 "command": command,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from aetool.report.charts import Chart, render
 
-PICTURES = ("reconstructions", "atoms", "atlas*", "samples")  # in figures/, as far as they are there
+PICTURES = ("reconstructions", "atoms", "samples", "atlas*")  # in figures/, as far as they are there
 WIDTH = 1000  # of a picture, in pixels, at most
 BYTES = 2_600_000  # of all pictures of runs together, about
 WIDE = 8  # inches of a figure, above which it takes the whole width
@@ -51,7 +51,7 @@ def embedded(path: Path, share: int, alt: str) -> Picture | None:
         with Image.open(io.BytesIO(data)) as opened:
             if opened.format == "PNG" and len(data) <= share and opened.width <= WIDTH:
                 opened.verify()
-                return Picture(_uri("image/png", data), alt)
+                return Picture(_uri("image/png", data), alt, wide=path.stem.startswith("atlas"))
             image = opened.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # of damaged files
         return None
@@ -63,7 +63,7 @@ def embedded(path: Path, share: int, alt: str) -> Picture | None:
         if file.tell() <= share:
             break
         width = max(240, int(0.95 * width * (share / file.tell()) ** 0.5))
-    return Picture(_uri("image/webp", file.getvalue()), alt)
+    return Picture(_uri("image/webp", file.getvalue()), alt, wide=path.stem.startswith("atlas"))
 
 
 def figure(chart: Chart) -> Picture:

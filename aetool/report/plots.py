@@ -190,10 +190,12 @@ def curves(runs: Sequence[Curve], title: str, key: str) -> Any:
     from matplotlib import colormaps
 
     panels = list(dict.fromkeys(run.panel for run in runs))
-    splits = ("training", "validation")
-    figure, places = sheet(2, len(panels), 4.6, 3.4)
+    drawn = {split for run in runs for split, points in run.points.items() if len(points) > 1}
+    splits = [split for split in ("training", "validation") if split in drawn]
+    figure, places = sheet(len(splits), len(panels), 4.6, 3.4)
     for index, axes in enumerate(places):
-        panel, split = panels[index // 2], splits[index % 2]
+        row, column = divmod(index, len(splits))
+        panel, split = panels[row], splits[column]
         own = [run for run in runs if run.panel == panel]
         labels = list(dict.fromkeys(run.label for run in own))
         entries = len(PALETTE) * len(STYLES) if own[0].rank is None else 10
@@ -212,8 +214,8 @@ def curves(runs: Sequence[Curve], title: str, key: str) -> Any:
         if heights and min(heights) > 0:
             axes.set_yscale("log")
         axes.grid(alpha=0.3)
-        titled(axes, f"{panel}: {split}" if panel else split, "step", title if index % 2 == 0 else "")
-        if index % 2 and heights and len(labels) > 1:
+        titled(axes, f"{panel}: {split}" if panel else split, "step", title if column == 0 else "")
+        if split == splits[-1] and heights and len(labels) > 1:
             legend(axes, key, **BESIDE)
     return figure
 

@@ -211,9 +211,21 @@ class FinetuneConfig(ComputeConfig):
 
 
 @dataclass
+class BenchFeaturesConfig:
+    samples: PositiveInt
+    width: PositiveInt
+    classes: PositiveInt
+    l2: PositiveFloat
+    tolerance: PositiveFloat
+    gradient_tolerance: PositiveFloat
+
+
+@dataclass
 class BenchConfig(TrainConfig):
+    measure: Literal["trainer", "probe"]
     steps: PositiveInt
     rounds: PositiveInt
+    features: BenchFeaturesConfig
 
 
 SCHEMAS: dict[str, type] = {

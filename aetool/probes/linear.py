@@ -104,7 +104,8 @@ class LogisticRegression:
         self.targets = F.one_hot(labels, num_classes).T.to(features.dtype).contiguous()  # (K, N): classes first is fast
         gram = features.new_zeros(width, width)
         for part in self.rounded:
-            gram += part.T @ part
+            for left in range(0, width, 128):  # the lower triangle alone is read
+                gram[left:, left : left + 128] += part[:, left:].T @ part[:, left : left + 128]
         eigenvalues, self.basis = torch.linalg.eigh(gram / samples)
         one = features.new_ones(1)
         self.curvature = torch.cat([eigenvalues.clamp(min=0), one])

@@ -81,7 +81,8 @@ class Events:
         """
         from torch.utils.tensorboard.summary import hparams as summaries
 
-        plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in hparams.items()}
+        numbers = (int, float)  # torch takes a bool for one of them, so it is given as a word
+        plain = {k: v if isinstance(v, numbers) and not isinstance(v, bool) else str(v) for k, v in hparams.items()}
         _, *session = summaries(plain, {})
         for summary in session:
             self._show("_add_summary", summary)
@@ -103,7 +104,7 @@ class Events:
             folder.mkdir(exist_ok=True)
             # Text, as TensorBoard reads a binary file as text first, and fails where that seems to succeed.
             np.savetxt(folder / "codes.tsv", points, fmt="%.4g", delimiter="\t")
-            Image.fromarray(sprites).save(folder / "sprites.png")
+            Image.fromarray(sprites).quantize(256).save(folder / "sprites.png")  # a third of the bytes
             words = [" ".join(label.split()) or "-" for label in labels]  # tabs and newlines would part them
             (folder / "labels.tsv").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
             text = "\n".join(['embeddings {\ntensor_name: "code"', *lines, f"sprite {{ {sprite} }}", "}\n"])

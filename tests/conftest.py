@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from aetool.cli import main
 from aetool.probes.base import Labelled, Probe, ProbeResult, judge
@@ -27,6 +28,8 @@ TINY = [  # 64 training images of 8×8 in 4 steps an epoch, 3 epochs
     "probe.l2=[0.1]",
     "references=false",
     "threads=1",
+    "evaluation.atlas_units=0",  # pictures take time
+    "evaluation.projector_images=0",
 ]
 
 
@@ -112,6 +115,18 @@ def aetool(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
         return Said(code, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def shown() -> Callable[[Path], dict[str, list[int]]]:
+    """What TensorBoard shows of a run folder: the steps of every scalar and image."""
+
+    def read(folder: Path) -> dict[str, list[int]]:
+        events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0}).Reload()
+        found = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+        return found | {tag: [event.step for event in events.Images(tag)] for tag in events.Tags()["images"]}
+
+    return read
 
 
 def only_run(folder: Path) -> Path:

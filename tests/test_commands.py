@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -146,7 +147,8 @@ def test_measuring_again_gives_the_same_numbers(workplace, aetool):
     before = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
     for folder in folders:
         (folder / "metrics.json").unlink()
-    assert aetool("evaluate", f"run={run}", "references=false", "threads=1").code == 0
+    evaluation = [word for word in TINY if word.startswith("evaluation.")]
+    assert aetool("evaluate", f"run={run}", *evaluation, "references=false", "threads=1").code == 0
     assert aetool("probe", f"run={run}", "probe.l2=[0.1]", "references=false", "threads=1").code == 0
     for folder, old in zip(folders, before, strict=True):
         new = json.loads((folder / "metrics.json").read_text())
@@ -207,6 +209,12 @@ def test_a_sweep_is_ordinary_runs_and_one_table(workplace, aetool, monkeypatch):
     assert [(line["model.code_size"], line["seed"], line["state"]) for line in lines] == [
         (size, seed, "completed") for size in "23" for seed in "01"
     ]
+    (folder,) = (workplace / "outputs").glob("sweep-*")
+    assert {path.name for path in folder.iterdir()} >= {"sweep.json", "table.csv", "table.md", "report.html", "figures"}
+    saved = json.loads((folder / "sweep.json").read_text())
+    assert saved["command"] == shlex.join(["aetool", "train", "-m", *LINE, *SWEEP])
+    assert saved["axes"] == {"model.code_size": ["2", "3"], "seed": ["0", "1"]}
+    assert [run["state"] for run in saved["runs"]] == ["completed"] * 4
     alone = aetool("train", *LINE, "model.code_size=3", "seed=1")
     assert "finished before" in alone.out
 
@@ -228,7 +236,7 @@ def test_a_bug_in_a_point_shows_its_traceback_and_exits_1(workplace, aetool, mon
     monkeypatch.setattr("aetool.stages.pretrain.make_model", lambda *a, **k: 1 / 0)
     done = aetool("train", "-m", *LINE, "model.code_size=2,3")
     assert done.code == 1
-    assert done.out.count("ZeroDivisionError") == 2
+    assert done.out.count("\nZeroDivisionError") == 2
     assert done.out.count("Traceback") == 2
 
 

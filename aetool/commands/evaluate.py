@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aetool.stages.evaluate import Evaluation, Sensitivity
 
 STAGE = "evaluate"
-HEADLINES = (  # what TensorBoard shows, and can sort runs by
+HEADLINES = (  # what TensorBoard sorts runs by; it shows the first five in alphabetical order
     "val/mse",
     "test/mse",
     "test/fvu",
@@ -25,16 +25,13 @@ HEADLINES = (  # what TensorBoard shows, and can sort runs by
     "test/ssim",
     "test/l0",
     "test/dead_fraction",
-    "test/effective_rank",
     "val/trustworthiness",
     "val/continuity",
     "val/intrinsic_dimension",
     "val/silhouette",
     "val/class_selectivity",
-    "compression/bytes_per_image",
     "likelihood/elbo",
     "parameters",
-    "flops",
 )
 
 

@@ -43,10 +43,11 @@ class Atlas(NamedTuple):
 
     def label(self, unit: int, class_names: Sequence[str]) -> str:
         """Two lines about a unit."""
-        first = f"unit {unit} · {self.frequency[unit].item():.3g}".replace("· 1", "· 1")
+        first = f"unit {unit} · {100 * self.frequency[unit].item():.3g} % of images"
         if self.selectivity is None or self.preferred_class is None:
             return first
-        return f"{first}\n{class_names[int(self.preferred_class[unit])]} {self.selectivity[unit].item():.2f}"
+        name = class_names[int(self.preferred_class[unit])]
+        return f"{first}\n{name:.24} · selectivity {self.selectivity[unit].item():.2f}"
 
 
 def unit_activations(code: Tensor) -> Tensor:

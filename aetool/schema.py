@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from aetool.ranges import (
     Fraction,
+    Interval,
     NonNegativeFloat,
     NonNegativeInt,
     OpenFraction,
@@ -214,7 +215,7 @@ class FinetuneConfig(ComputeConfig):
 class BenchFeaturesConfig:
     samples: PositiveInt
     width: PositiveInt
-    classes: PositiveInt
+    classes: Annotated[int, Interval(low=2)]
     l2: PositiveFloat
     tolerance: PositiveFloat
     gradient_tolerance: PositiveFloat

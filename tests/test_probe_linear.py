@@ -1,17 +1,22 @@
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Features, Labels, probed
+from conftest import Features, Labels, Said, probed
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression as Reference
 from torch import Tensor
 
+import aetool.probes.linear
+from aetool.api import load
+from aetool.data.cache import default_cache_dir
+from aetool.data.mnist import mnist
 from aetool.errors import Interrupted, NonFiniteError
-from aetool.probes.base import ProbeResult
+from aetool.probes.base import ProbeResult, accuracy
 from aetool.probes.linear import Linear, LogisticRegression, predict, standardisation
 
 GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -238,3 +243,85 @@ def test_what_does_not_fit_together_is_refused(digits: tuple[Features, Labels]) 
         probe(features, labels, 9)
     with pytest.raises(NonFiniteError, match="test: 497 feature values"):
         probe(features._replace(test=features.test.index_fill(1, torch.tensor([3]), torch.nan)), labels, 10)
+
+
+class TestRoundedFeatures:
+    """Where products of bfloat16 are fast, most of the way is gone on rounded features; the end is the same."""
+
+    @pytest.fixture
+    def many(self, monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, Tensor]:
+        """5000 samples in three blocks, correlated, float32."""
+        monkeypatch.setattr(aetool.probes.linear, "_bfloat16_is_fast", lambda features: True)
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(5000, 12, generator=generator) @ torch.randn(12, 12, generator=generator)
+        logits = x @ torch.randn(12, 4, generator=generator) + 3 * torch.randn(5000, 4, generator=generator)
+        return standardised(x, x), logits.argmax(dim=1)
+
+    def test_the_minimum_is_that_of_the_features_as_they_are(self, many: tuple[Tensor, Tensor]) -> None:
+        x, y = many
+        regression = LogisticRegression(x, y, 4)
+        assert [part.dtype for part in regression.rounded] == [torch.bfloat16] * 3
+        reference = Reference(C=1 / (5000 * 1e-3), tol=1e-8, max_iter=5000).fit(x.double(), y)
+        assert regression.fit(1e-3, 1e-10, 500)[1]
+        weight, bias = regression.weights()
+        np.testing.assert_allclose(weight.numpy(), reference.coef_, atol=1e-3)
+        np.testing.assert_allclose((bias - bias.mean()).numpy(), reference.intercept_, atol=1e-3)
+
+    def test_most_iterations_are_on_rounded_features(
+        self, many: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[torch.dtype] = []
+        original = LogisticRegression._slope
+
+        def slope(self: LogisticRegression, residual: Tensor, features: Sequence[Tensor]) -> Tensor:
+            seen.append(features[0].dtype)
+            return original(self, residual, features)
+
+        monkeypatch.setattr(LogisticRegression, "_slope", slope)
+        used, converged = LogisticRegression(*many, 4).fit(1e-3, 1e-5, 500)
+        assert converged
+        assert used == len(seen) - 2  # each of the two starts with one
+        assert seen.count(torch.float32) <= 3
+        assert seen[-1] == torch.float32
+        assert seen == sorted(seen, key=lambda dtype: dtype == torch.float32)
+
+    def test_the_same_bits_twice_along_a_path(self, many: tuple[Tensor, Tensor]) -> None:
+        fits = []
+        for _ in range(2):
+            regression = LogisticRegression(*many, 4)
+            for l2 in (1.0, 1e-2, 1e-4):
+                assert regression.fit(l2, 1e-6, 500)[1]
+            fits.append(regression.weights()[0])
+        assert torch.equal(*fits)
+
+    def test_a_fit_cut_short_is_as_long_as_allowed(self, many: tuple[Tensor, Tensor]) -> None:
+        assert LogisticRegression(*many, 4).fit(1e-3, 1e-12, 3) == (3, False)
+
+
+def test_small_and_precise_features_are_not_rounded(digits: tuple[Features, Labels]) -> None:
+    for features in (digits[0].train, digits[0].train.double()):
+        regression = LogisticRegression(features, digits[1].train, 10)
+        assert regression.rounded is regression.exact
+
+
+@pytest.mark.real
+def test_agrees_with_scikit_learn_on_mnist_codes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aetool: Callable[..., Said]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["model=sparse", "model.code_size=256", "dataset=mnist", "trainer.epochs=1", "references=false"]
+    assert aetool("train", *words, "name=codes", "threads=1").code == 0
+    arrays = mnist(default_cache_dir())
+    run = load(tmp_path / "outputs" / "codes", device="cpu")
+    train, test = (torch.tensor(run.encode(images)) for images in (arrays.train_images, arrays.test_images))
+    mean, scale = standardisation(train)
+    train, test = (train - mean) * scale, (test - mean) * scale
+    labels, test_labels = torch.tensor(arrays.train_labels).long(), torch.tensor(arrays.test_labels).long()
+    for l2 in (1e-2, 1e-3):
+        regression = LogisticRegression(train, labels, 10)
+        assert regression.fit(l2, 1e-8, 500)[1]
+        weight, bias = regression.weights()
+        reference = Reference(C=1 / (len(train) * l2), tol=1e-5, max_iter=2000).fit(train, labels)
+        found = accuracy(predict((weight, bias), test), test_labels)
+        assert found == pytest.approx(reference.score(test, test_labels), abs=0.001)
+        assert np.linalg.norm(weight - reference.coef_) < 0.01 * np.linalg.norm(reference.coef_)

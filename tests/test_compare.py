@@ -199,6 +199,18 @@ class TestSweep:
             status.write_text(json.dumps({"state": "completed", "updated": updated}))
             assert read_sweep(sweep)[0][0]["state"] == state
 
+    def test_one_that_was_killed_says_what_was_not_started(self, tmp_path, aetool, monkeypatch):
+        def killed(run: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("aetool.commands.train.train", killed)
+        assert aetool("train", "-m", "seed=3,4").code == 130
+        (folder,) = (tmp_path / "outputs").iterdir()
+        done = aetool("compare", str(folder))
+        assert done.code == 0, done.err
+        assert [f"not started: seed={seed}" in done.out for seed in (3, 4, 5)] == [True, True, False]
+
     @pytest.mark.parametrize("text", ["{", "[]", '{"runs": 3}'])
     def test_a_damaged_sweep(self, sweep, aetool, text):
         (sweep / "sweep.json").write_text(text)

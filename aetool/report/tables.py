@@ -57,7 +57,7 @@ def _print_table(comparison: Comparison, lines: Sequence[Group | Row], console: 
     identifying, left_out = _fitting(_identifying(comparison, lines, "\n"), console.width - ROOM)
     room = console.width - sum(column.width for column in identifying)
     metrics = [_narrow(_metric(metric, lines)) for metric in comparison.metrics]
-    same = [one for one in metrics if len(lines) > 1 and len(set(one.cells)) == 1]
+    same = [one for one in metrics[1:] if len(lines) > 1 and len(set(one.cells)) == 1]
     waiting = [one for one in metrics if any(one.cells) and one not in same]
     for _ in range(TABLES if len(lines) <= LONG else 1):
         columns, left = [], room

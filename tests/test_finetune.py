@@ -442,7 +442,7 @@ def test_a_run_that_says_nothing_of_augmentation(place, aetool):
             ["run=outputs/parent", "pretrain=true", "frozen_epochs=4", "labels_per_class=1", "label_fraction=0.5"],
             [
                 "pretrain=true: run=… is trained already; leave one of them out",
-                "labels_per_class, label_fraction: they exclude each other",
+                "labels_per_class=1 and label_fraction=0.5: they exclude each other",
                 "frozen_epochs=4: at most trainer.epochs=3",
             ],
         ),

@@ -111,7 +111,8 @@ def test_blocks_change_nothing_and_each_is_polled(digits, monkeypatch: pytest.Mo
 def test_what_does_not_fit_is_refused(digits: tuple[Features, Labels]) -> None:
     features, labels = digits
     with pytest.raises(ValueError, match="k=1001 is more than the 1000 training images"):
-        probed(NearestNeighbours([5, 1001], [0.07]), features, labels, 10)
+        probed(NearestNeighbours([1001, 2000], [0.07]), features, labels, 10)
+    assert probed(NearestNeighbours([5, 1001], [0.07]), features, labels, 10).metrics["k"] == 5
     with pytest.raises(ValueError, match="at least one value of each"):
         NearestNeighbours([], [0.07])
     with pytest.raises(ValueError, match=r"val: features \(300, 64\) and labels \(497,\)"):

@@ -72,14 +72,14 @@ def _probe(session: "Session") -> dict[str, float]:
         taps.append(tap)
         metrics |= {f"{tap}/{key}": value for key, value in result.metrics.items()}
         classes = zip(names, result.per_class_accuracy.tolist(), strict=True)
-        metrics |= {f"{tap}/class_accuracy/{name}": value for name, value in classes if value == value}
+        metrics |= {f"{tap}/test_class_accuracy/{name}": value for name, value in classes if value == value}
         title = f"{session.run.directory.name}, {tap}: {result.metrics['test_accuracy']:.4f}"
         figures.save_confusion(target / f"confusion-{tap}.png", result.confusion, names, title)
     if session.config["references"]:
         metrics |= _references(session, taps)
         if "code" in taps and "pca/test_accuracy" in metrics:
             metrics["code/gain_over_pca"] = metrics["code/test_accuracy"] - metrics["pca/test_accuracy"]
-    shown = {key: value for key, value in metrics.items() if "/class_accuracy/" not in key}
+    shown = {key: value for key, value in metrics.items() if "/test_class_accuracy/" not in key}
     with contextlib.closing(session.record()) as record:
         record.scalars(session.step, {f"{stage(session.config)}/{key}": value for key, value in shown.items()})
     session.run.warn(record.warnings)
@@ -114,7 +114,10 @@ def _results(session: "Session") -> Iterator[tuple[str, "ProbeResult"]]:
     network = session.trained.network
     for tap in choose_taps(network, session.dataset.val.images[:2].to(session.device), node["taps"]):
         features = session.features(network, tap)
-        yield tap, classify(probe, features, session.dataset, session.budget, signals.poll)
+        try:
+            yield tap, classify(probe, features, session.dataset, session.budget, signals.poll)
+        except ValueError as error:
+            raise UserError(f"probe={node['name']}: {error}") from error
 
 
 def _references(session: "Session", taps: list[str]) -> dict[str, float]:

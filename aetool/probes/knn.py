@@ -36,20 +36,21 @@ class NearestNeighbours:
     def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Callable[[], None]) -> Fitted:
         """Fit; `train.features` are normalised in place. `poll` is called for every block of similarities.
 
-        Raises ValueError for a k above the number of training images.
+        Values of k above the number of training images are left out; raises ValueError where no other is there.
         """
         check_both(train, val, num_classes)
         samples = len(train.labels)
-        if self.k[0] > samples:
-            raise ValueError(f"k={self.k[0]} is more than the {samples} training images: give a smaller k")
+        candidates = [k for k in self.k if k <= samples]
+        if not candidates:
+            raise ValueError(f"k={self.k[-1]} is more than the {samples} training images: give a smaller k")
         for part in train.features.split(8192):
             part.copy_(F.normalize(part, dim=1))
         neighbours = Neighbours(train.features, train.labels.to(train.features.device), num_classes, poll)
-        found = neighbours.nearest(val.features, self.k[0])
+        found = neighbours.nearest(val.features, candidates[0])
         labels = val.labels.to(val.features.device)
         val_accuracy: dict[str, float] = {}
-        chosen, best = (self.k[0], self.temperature[0]), -1.0
-        for k, temperature in itertools.product(self.k, self.temperature):
+        chosen, best = (candidates[0], self.temperature[0]), -1.0
+        for k, temperature in itertools.product(candidates, self.temperature):
             poll()
             reached = accuracy(neighbours.votes(*found, k, temperature), labels)
             val_accuracy[f"k={k}, temperature={'null' if temperature == math.inf else temperature}"] = reached
@@ -60,7 +61,7 @@ class NearestNeighbours:
         metrics = {
             "val_accuracy": best,
             "k": float(k),
-            "k_at_edge": at_edge(k, self.k),
+            "k_at_edge": at_edge(k, candidates),
             "temperature": 0.0 if equal else temperature,
             "temperature_at_edge": 0.0 if equal else at_edge(temperature, self.temperature),
         }

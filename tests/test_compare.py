@@ -229,6 +229,12 @@ class TestTables:
         assert "sparse-mnist" not in done.out
         assert aetool("compare", "--each").out.count("sparse-mnist") == 6
 
+    def test_a_narrow_terminal_names_what_it_leaves_out(self, outputs, aetool, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "24")
+        said = " ".join(aetool("compare").out.split())
+        assert "penalty. weight" in said
+        assert "no room for: test acc" in said
+
     def test_many_lines_have_one_table(self, tmp_path, aetool):
         for index in range(50):
             write_run(tmp_path, 0.001 * (index + 1))

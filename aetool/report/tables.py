@@ -59,14 +59,14 @@ def _print_table(comparison: Comparison, lines: Sequence[Group | Row], console: 
     metrics = [_narrow(_metric(metric, lines)) for metric in comparison.metrics]
     same = [one for one in metrics[1:] if len(lines) > 1 and len(set(one.cells)) == 1]
     waiting = [one for one in metrics if any(one.cells) and one not in same]
-    for _ in range(TABLES if len(lines) <= LONG else 1):
+    for number in range(TABLES if len(lines) <= LONG else 1):
         columns, left = [], room
         for one in list(waiting):
             if one.width <= left:
                 left -= one.width
                 columns.append(one)
                 waiting.remove(one)
-        if columns or not metrics:
+        if columns or number == 0:
             _draw(console, [*identifying, *columns])
     if same:
         console.print("the same for all: " + ", ".join(f"{one.head} {one.cells[0]}" for one in same), style="dim")
@@ -81,11 +81,10 @@ def _fitting(columns: list[Column], width: int) -> tuple[list[Column], list[str]
     kept: list[Column] = []
     left_out = []
     for one in columns:
-        width -= one.width
-        if width >= 0 or not kept or one.head in KEPT:
+        if one.width <= width or not kept or one.head in KEPT:
             kept.append(one)
+            width -= one.width
         else:
-            width += one.width
             left_out.append(one.head.replace("\n", ""))
     return kept, left_out
 

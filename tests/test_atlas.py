@@ -67,6 +67,15 @@ def test_units_of_non_negative_and_of_signed_codes():
     assert found.label(1, ["a", "b"]) == "unit 1 · 100 % of images\na · selectivity 0.64"
 
 
+def test_units_read_in_parts_are_as_read_together(monkeypatch):
+    noise = torch.Generator().manual_seed(0)
+    activations, labels = torch.randn(9, 7, generator=noise), torch.arange(9) % 3
+    together = atlas(activations, labels)
+    monkeypatch.setattr("aetool.stages.atlas.UNITS", 3)
+    for found, expected in zip(atlas(activations, labels), together, strict=True):
+        assert torch.equal(found, expected)
+
+
 def test_without_labels_there_is_no_selectivity(tmp_path):
     for labels in (None, torch.zeros(4, dtype=torch.int64)):
         found = atlas(torch.rand(4, 2), labels)

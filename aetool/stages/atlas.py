@@ -16,6 +16,7 @@ from torch import Tensor
 from aetool.assembly import Trained
 
 TOP = 8  # images shown for a unit
+UNITS = 1024  # read at a time: bounds memory
 
 
 class Atlas(NamedTuple):
@@ -77,6 +78,12 @@ def class_selectivity(activations: Tensor, labels: Tensor) -> tuple[Tensor, Tens
 
 def atlas(activations: Tensor, labels: Tensor | None) -> Atlas:
     """What units do, from activations (N, units), see `unit_activations`, and labels (N,)."""
+    parts = [_atlas(part, labels) for part in activations.split(UNITS, dim=1)]
+    joined = (None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True))
+    return Atlas(*joined)  # type: ignore[arg-type]
+
+
+def _atlas(activations: Tensor, labels: Tensor | None) -> Atlas:
     sign = torch.where(activations.amax(0) >= -activations.amin(0), 1.0, -1.0)
     towards = (activations * sign).clamp(min=0)
     most = towards.T.topk(min(TOP, len(towards)), dim=1)

@@ -127,6 +127,16 @@ class TestLines:
         assert set(line.get_ydata()) == {0.7}
         assert "references" in chart.caption
 
+    def test_a_reference_that_is_not_the_same_for_all_lines_is_left_out(self):
+        rows = [
+            row({"FVU": 0.3 + weight, "PCA FVU": 0.1 * size}, penalty__weight=weight, optimizer=str(size))
+            for weight in (1, 2)
+            for size in (1, 2)
+        ]
+        chart = drawn(rows, ["penalty.weight", "optimizer"])["lines-fvu"]
+        assert [bars.get_label() for bars in chart.figure.axes[0].containers] == ["1", "2"]
+        assert "PCA" not in [line.get_label() for line in chart.figure.axes[0].lines]
+
     def test_a_line_for_each_model_and_a_panel_for_each_dataset(self):
         rows = [
             row({"FVU": size / 100}, model__code_size=size, model__name=model, dataset__name=dataset)
@@ -184,6 +194,12 @@ def test_families_are_sorted_with_their_references():
     by_label = {line.get_label(): line.get_xdata() for line in axes.lines}
     np.testing.assert_allclose(by_label["PCA"], [0.8, 0.7, 0.6])
     assert list(by_label["pixels"]) == [0.6, 0.6]  # a line across
+
+
+def test_families_without_labels_are_sorted_by_their_error():
+    rows = [row({"FVU": error}, model__name=name) for name, error in (("a", 0.3), ("b", 0.1), ("c", 0.2))]
+    axes = drawn(rows, ["model.name"])["families"].figure.axes[0]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["b", "c", "a"]
 
 
 class TestCurves:

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +11,11 @@ from aetool.report import plots, scatter
 from aetool.report.comparison import Comparison, Front
 from aetool.report.groups import Group, Stat
 from aetool.report.labels import distinguishing, name, split, value
+from aetool.report.layout import CODE_SIZE, LAMBDAS, PANELS, by_dataset, named, numeric, series, spans
 from aetool.report.learning import losses
 from aetool.report.metrics import PROBE, Metric
 from aetool.report.plots import Curve, Grid, Panel
 
-LAMBDAS, CODE_SIZE = ("penalty.weight", "penalty.target_l0"), "model.code_size"
 CHOSEN = (
     f"{PROBE}/code/val_accuracy",
     f"{PROBE}/code/test_accuracy",
@@ -26,8 +25,8 @@ CHOSEN = (
     "evaluate/test/l0",
     "evaluate/test/dead_fraction",
 )
+RANKED = (f"{PROBE}/code/test_accuracy", "evaluate/test/fvu")  # by what families are sorted: the first there is
 REFERENCES = {"PCA": "pca", "pixels": "pixels", "random encoder": "random"}
-PANELS = 6
 SERIES = 12  # lines of one panel
 DOTS = 40  # groups of one panel
 
@@ -68,7 +67,7 @@ def draw(comparison: Comparison) -> Iterator[Chart]:
     groups = [group for group in comparison.groups if any(row["state"] == "completed" for row in group.rows)]
     metrics = {metric.key: metric for metric in comparison.metrics}
     chosen = [metrics[key] for key in CHOSEN if key in metrics and _varies(groups, key)]
-    yield from _dots(groups, comparison.keys, [metric for metric in chosen if metric.key == CHOSEN[1]])
+    yield from _dots(groups, comparison.keys, [metrics[key] for key in RANKED if metrics.get(key) in chosen][:1])
     drawn = False
     for chart in _heatmaps(groups, comparison.keys, chosen):
         drawn = True
@@ -88,44 +87,17 @@ def _varies(groups: Sequence[Group], key: str) -> bool:
     return len({stat.mean for group in groups if (stat := group.stat(key))}) > 1
 
 
-def _numeric(groups: Sequence[Group], keys: Sequence[str]) -> list[str]:
-    """Config keys with several numbers, lambda and the code size first."""
-    first = [key for key in (*LAMBDAS, CODE_SIZE) if key in keys]
-    found = []
-    for key in dict.fromkeys([*first, *keys]):
-        values = [value(group, key) for group in groups]
-        numbers = all(isinstance(one, int | float) and not isinstance(one, bool) and isfinite(one) for one in values)
-        if key != "seed" and numbers and len(set(values)) > 1:
-            found.append(key)
-    return found
-
-
-def _series(groups: Sequence[Group], keys: Sequence[str], axes: Sequence[str]) -> list[list[Group]]:
-    """Groups that differ along the axes alone; a number that follows from them is no difference of its own."""
-    along = split(groups, axes)
-    numeric = _numeric(groups, keys)
-    follows = [key for key in numeric if all(len(split(same, [key])) == 1 for same in along.values())]
-    others = [key for key in keys if key not in (*axes, *follows, "seed")]
-    return list(split(groups, [*others, "model.name", "dataset.name"]).values())
-
-
-def _named(parts: Sequence[list[Group]], keys: Sequence[str]) -> dict[str, list[Group]]:
-    """Parts by what tells them apart."""
-    apart = distinguishing([part[0] for part in parts], keys)
-    return {name(part[0], apart): part for part in parts}
-
-
 def _heatmaps(groups: Sequence[Group], keys: Sequence[str], metrics: Sequence[Metric]) -> Iterator[Chart]:
-    numeric = _numeric(groups, keys)
-    rows = next((key for key in numeric if key in LAMBDAS), None)
-    if rows is None or CODE_SIZE not in numeric:
+    numbers = numeric(groups, keys)
+    rows = next((key for key in numbers if key in LAMBDAS), None)
+    if rows is None or CODE_SIZE not in numbers:
         return
-    found = _series(groups, keys, (rows, CODE_SIZE))
-    parts = [part for part in found if _spans(part, rows) and _spans(part, CODE_SIZE)]
-    named = _named(parts, [key for key in keys if key not in (rows, CODE_SIZE)])
+    found = series(groups, keys, (rows, CODE_SIZE))
+    parts = [part for part in found if spans(part, rows) and spans(part, CODE_SIZE)]
+    titles = named(parts, [key for key in keys if key not in (rows, CODE_SIZE)])
     for metric in metrics:
         grids = []
-        for title, part in islice(named.items(), PANELS):
+        for title, part in islice(titles.items(), PANELS):
             stats = {(value(group, rows), value(group, CODE_SIZE)): group.stat(metric.key) for group in part}
             grids.append(Grid(title, {cell: stat for cell, stat in stats.items() if stat}))
         grids = [grid for grid in grids if grid.cells]
@@ -135,56 +107,55 @@ def _heatmaps(groups: Sequence[Group], keys: Sequence[str], metrics: Sequence[Me
         caption += "mean ± standard deviation over seeds where there are several; hatched: no such run."
         if metric.better:
             caption += f" {metric.better.capitalize()} is better: brighter cells are better, the best is framed."
-        caption += _left_out(len(named) - PANELS, "further combinations")
+        caption += _left_out(len(titles) - PANELS, "further combinations")
         figure = plots.heatmaps(grids, metric.title, metric.form, metric.better, (rows, CODE_SIZE))
         yield Chart(f"heatmap-{_slug(metric.label)}", caption, figure)
 
 
-def _spans(part: Sequence[Group], key: str) -> bool:
-    return len({str(value(group, key)) for group in part}) > 1
-
-
 def _lines(groups: Sequence[Group], keys: Sequence[str], metrics: Sequence[Metric]) -> Iterator[Chart]:
-    for key in _numeric(groups, keys):
-        parts = [part for part in _series(groups, keys, [key]) if _spans(part, key)]
+    for key in numeric(groups, keys):
+        parts = [part for part in series(groups, keys, [key]) if spans(part, key)]
         if parts:
             break
     else:
         return
     rest = [other for other in keys if other != key]
-    panels = _by_dataset([part[0] for part in parts])
+    panels = by_dataset([part[0] for part in parts])
     for metric in metrics:
         drawn, left_out = [], 0
         for title, heads in panels.items():
-            own = [part for part in parts if part[0] in heads]
+            ids = set(map(id, heads))
+            own = [part for part in parts if id(part[0]) in ids]
             shown = own[:SERIES]
             left_out += len(own) - len(shown)
-            series = {
+            lines = {
                 label: sorted((value(group, key), stat) for group in part if (stat := group.stat(metric.key)))
-                for label, part in _named(shown, rest).items()
+                for label, part in named(shown, rest).items()
             }
-            series = {label or metric.label: points for label, points in series.items() if points}
-            members = sorted((value(group, key), index) for index, group in enumerate(shown[0]))
+            lines = {label or metric.label: points for label, points in lines.items() if points}
             references = {
-                label: [(x, stat.mean) for x, index in members if (stat := shown[0][index].stat(other))]
-                for label, other in beside(metric.key).items()
+                label: flat for label, other in beside(metric.key).items() if (flat := _agreed(shown, key, other))
             }
-            agree = len({value(part[0], "model.code_size") for part in shown}) == 1 or key == CODE_SIZE
-            found = {label: flat for label, flat in references.items() if flat and (agree or label == "pixels")}
-            if series:
-                drawn.append(Panel(title, series, found))
+            if lines:
+                drawn.append(Panel(title, lines, references))
         if drawn:
             caption = f"{_title(metric)} against {key}.{_bars(groups)}"
             caption += f" {metric.better.capitalize()} is better." if metric.better else ""
             caption += " Dashed grey: references of the same code size." if any(p.references for p in drawn) else ""
-            caption += _left_out(left_out, "further lines")
+            caption += _left_out(left_out, "further lines") + _fewer_datasets(groups)
             yield Chart(f"lines-{_slug(metric.label)}", caption, plots.lines(drawn, metric.title, key))
 
 
-def _by_dataset(groups: Sequence[Group]) -> dict[str, list[Group]]:
-    """Groups by dataset, at most as many as there is room for; the title is empty where there is one."""
-    found = split(groups, ["dataset.name"])
-    return {title if len(found) > 1 else "": part for (title,), part in islice(found.items(), PANELS)}
+def _agreed(parts: Sequence[list[Group]], key: str, metric: str) -> list[tuple[Any, float]]:
+    """A reference against a config key, where it is the same for all lines."""
+    found: dict[Any, set[float]] = {}
+    for group in (group for part in parts for group in part):
+        stat = group.stat(metric)
+        if stat:
+            found.setdefault(value(group, key), set()).add(stat.mean)
+    if any(len(means) > 1 for means in found.values()):
+        return []
+    return sorted((x, mean) for x, means in found.items() for mean in means)
 
 
 def beside(key: str) -> dict[str, str]:
@@ -200,23 +171,22 @@ def _dots(groups: Sequence[Group], keys: Sequence[str], metrics: Sequence[Metric
         return
     for metric in metrics:
         panels, left_out = [], 0
-        for title, part in _by_dataset(groups).items():
+        for title, part in by_dataset(groups).items():
             stats = {index: stat for index, group in enumerate(part) if (stat := group.stat(metric.key))}
-            ranked = sorted(stats, key=lambda index: stats[index].mean, reverse=True)
+            ranked = sorted(stats, key=lambda index: stats[index].mean, reverse=metric.better == "higher")
             left_out += max(0, len(ranked) - DOTS)
             labels = _unique([name(part[index], distinguishing(part, keys)) for index in ranked[:DOTS]])
-            series = {label: [("", stats[index])] for label, index in zip(labels, ranked, strict=False)}
+            points = {label: [("", stats[index])] for label, index in zip(labels, ranked, strict=False)}
             references = {}
             for label, other in beside(metric.key).items():
                 marks = [(line, part[index].stat(other)) for line, index in zip(labels, ranked, strict=False)]
                 references[label] = [(line, stat.mean) for line, stat in marks if stat]
-            if series:
-                panels.append(Panel(title, series, {label: marks for label, marks in references.items() if marks}))
+            if points:
+                panels.append(Panel(title, points, {label: marks for label, marks in references.items() if marks}))
         if panels:
-            caption = (
-                f"{_title(metric)}, sorted.{_bars(groups)} References beside each: PCA of the same code size, the raw "
-            )
-            caption += "pixels, and an untrained encoder, where measured." + _left_out(left_out, "further groups")
+            caption = f"{_title(metric)}, the best on top.{_bars(groups)} References beside each, where measured: "
+            caption += "PCA of the same code size, the raw pixels, and an untrained encoder."
+            caption += _left_out(left_out, "further groups") + _fewer_datasets(groups)
             yield Chart("families", caption, plots.dots(panels, metric.title))
 
 
@@ -254,13 +224,13 @@ def _pareto(front: Front, keys: Sequence[str]) -> Iterator[Chart]:
 
 
 def _curves(groups: Sequence[Group], keys: Sequence[str]) -> Iterator[Chart]:
-    numeric = _numeric(groups, keys)
+    numbers = numeric(groups, keys)
     apart = [key for key in distinguishing(groups, keys) if key != "dataset.name"]
     chosen = next((key for key in (*LAMBDAS, "model.name", *apart) if key in apart), None)
-    order = sorted({value(group, chosen) for group in groups}) if chosen in numeric else []
-    part = "loss/reconstruction" if _spans(groups, "penalty.weight") else "loss"
+    order = sorted({value(group, chosen) for group in groups}) if chosen in numbers else []
+    part = "loss/reconstruction" if spans(groups, "penalty.weight") else "loss"
     runs = []
-    for panel, own in _by_dataset(groups).items():
+    for panel, own in by_dataset(groups).items():
         for group in own:
             found = value(group, chosen) if chosen else ""
             rank = order.index(found) / (len(order) - 1) if order else None
@@ -275,7 +245,7 @@ def _curves(groups: Sequence[Group], keys: Sequence[str]) -> Iterator[Chart]:
     caption += f"Colour: {chosen}; seeds have the same. " if chosen else ""
     if part == "loss/reconstruction":
         caption += "The reconstruction term alone: the whole loss holds lambda times the penalty, and lambda differs. "
-    caption += "Compare levels only where the loss and the dataset are the same."
+    caption += "Compare levels only where the loss and the dataset are the same." + _fewer_datasets(groups)
     height = "reconstruction loss" if part == "loss/reconstruction" else "loss"
     yield Chart("curves", caption, plots.curves(runs, height, chosen or ""))
 
@@ -290,6 +260,10 @@ def _slug(label: str) -> str:
 
 def _unique(labels: Sequence[str]) -> list[str]:
     return [label if label not in labels[:index] else f"{label} ({index})" for index, label in enumerate(labels)]
+
+
+def _fewer_datasets(groups: Sequence[Group]) -> str:
+    return _left_out(len(split(groups, ["dataset.name"])) - PANELS, "further datasets")
 
 
 def _left_out(count: int, what: str) -> str:

@@ -21,10 +21,10 @@ def text(number: Any) -> str:
 
 def distinguishing(groups: Sequence[Group], keys: Sequence[str]) -> list[str]:
     """As few of the keys as tell the groups apart, each tried in turn; the model and the dataset first."""
-    names = [key for key in keys if key not in FIRST and key != "seed" and not key.endswith("_target_")]
+    rest = [key for key in keys if key not in FIRST and key != "seed"]
     chosen: list[str] = []
     apart = 1
-    for key in (*FIRST, *names):
+    for key in (*FIRST, *rest):
         found = len({name(group, [*chosen, key]) for group in groups})
         if found > apart:
             chosen, apart = [*chosen, key], found

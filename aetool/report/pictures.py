@@ -10,10 +10,10 @@ from aetool.report.charts import Chart, render
 
 PICTURES = ("reconstructions", "atoms", "samples", "atlas*")  # in figures/, as far as they are there
 WIDTH = 1000  # of a picture, in pixels, at most
-BYTES = 2_600_000  # of all pictures of runs together, about
+BYTES = 2_300_000  # of all pictures of runs together, about
 WIDE = 8  # inches of a figure, above which it takes the whole width
 MOST = 250_000  # bytes of one picture
-LARGE_SVG = 250_000  # bytes from which a figure is embedded as PNG
+LARGE_SVG = 100_000  # bytes from which a figure is embedded as PNG
 
 
 class Picture(NamedTuple):

@@ -139,7 +139,7 @@ def compose_each(
 
 def _parse(words: Sequence[str], loader: ConfigLoader) -> list[Override]:
     parser = OverridesParser.create(config_loader=loader)
-    overrides, problems = [], []
+    overrides, problems, groups = [], [], set(_groups(loader))
     for word in words:
         try:
             overrides.append(parser.parse_override(word))
@@ -154,16 +154,16 @@ def _parse(words: Sequence[str], loader: ConfigLoader) -> list[Override]:
                 problems.append(f"{word}: not valid in Hydra's override grammar; quote the value: '{key}=\"…\"'")
     for item in overrides:
         item.config_loader = loader
-        problems += _misused_group(item, loader)
+        problems += _misused_group(item, loader, groups)
     if problems:
         raise ConfigError(problems)
     return overrides
 
 
-def _misused_group(override: Override, loader: ConfigLoader) -> list[str]:
+def _misused_group(override: Override, loader: ConfigLoader, groups: set[str]) -> list[str]:
     """Hydra takes a list or null for every group; here only penalty takes several, and only experiment none."""
     key = str(override.key_or_group)
-    if override.is_sweep_override() or "." in key or key == "experiment" or key not in _groups(loader):
+    if override.is_sweep_override() or "." in key or key == "experiment" or key not in groups:
         return []
     value, options = override.value(), ", ".join(loader.get_group_options(key))
     if value is None:

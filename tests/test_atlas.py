@@ -20,6 +20,7 @@ from aetool.cli import main
 from aetool.data.preprocessing import Preprocessing
 from aetool.figures import save_atlas, sprites
 from aetool.stages.atlas import Atlas, atlas, class_selectivity, decoder_responses, unit_activations, write_atlas
+from aetool.stages.evaluate import encoded, projected
 
 DRAWN = [word for word in TINY if not word.startswith("evaluation.")]
 
@@ -100,6 +101,9 @@ class Linear(nn.Module):
             return torch.nn.functional.conv_transpose2d(code, self.filters, padding=1)
         return (code @ self.atoms.flatten(1) + 0.3).unflatten(1, (1, 2, 2))
 
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return x if x.shape[2] > 8 else x.flatten(1)
+
 
 def trained() -> Trained:
     none: Any = None  # no checkpoint is read
@@ -123,6 +127,27 @@ def test_the_response_to_a_channel_is_its_filter():
     network = trained()
     found = decoder_responses(network, torch.zeros(3, 9, 9), use([1, 1, 4], [1, 1, 1]), torch.tensor([2, 0]))
     torch.testing.assert_close(found, torch.stack([4 * network.model.filters[2], network.model.filters[0]]) * 2.0)
+
+
+def test_the_projector_gets_codes_or_their_principal_components():
+    images = torch.randint(256, (20, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+    network, device = trained(), torch.device("cpu")
+    code = network.preprocessing.to_input(images).flatten(1).double()
+    points = projected(network, images, device, lambda: None)
+    assert points.shape == (20, 20)  # 19 directions hold 20 points
+    torch.testing.assert_close(torch.cdist(points, points), torch.cdist(code, code))
+    assert (points.var(0).diff() <= 1e-9).all()
+    small = images[:, :, :7, :7]
+    expected = network.preprocessing.to_input(small).flatten(1).double()
+    assert torch.equal(projected(network, small, device, lambda: None), expected)
+
+
+def test_large_maps_are_pooled_to_points():
+    images = torch.zeros(3, 1, 80, 80, dtype=torch.uint8)
+    images[1, :, :40], images[2] = 100, 200
+    points = encoded(trained(), images, torch.device("cpu"), lambda: None)
+    assert points.shape == (3, 64 * 64)
+    assert points[2].unique().numel() == 1
 
 
 def test_the_picture_has_a_line_for_each_unit_and_odd_names_are_drawn(tmp_path):

@@ -30,7 +30,6 @@ HEADLINES = (  # what TensorBoard sorts runs by; it shows the first five in alph
     "val/intrinsic_dimension",
     "val/silhouette",
     "val/class_selectivity",
-    "likelihood/elbo",
     "parameters",
 )
 

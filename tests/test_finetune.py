@@ -15,6 +15,7 @@ import torch
 from conftest import TINY, write_images
 from safetensors.torch import load_file
 from scipy import stats
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_cli import WITHOUT_TORCH
 
 from aetool.assembly import load_dataset, load_trained
@@ -279,6 +280,10 @@ def test_the_command_leaves_a_run_with_a_parent(compared, trained, monkeypatch):
     assert {"train/accuracy", "train/loss", "train/lr"} <= rows[0].keys()
     frozen = parent.metrics["probe-linear"]["code/test_accuracy"]
     assert f"{frozen:.4g}" in compared.split("frozen, linear probe")[1]
+    events = EventAccumulator(str(run))
+    events.Reload()
+    assert {"train/accuracy", "val/accuracy", "finetune/test_accuracy"} <= set(events.Tags()["scalars"])
+    assert "test/confusion" in events.Tags()["images"]
 
 
 def test_the_encoder_starts_from_the_parent_and_scratch_does_not(trainer):

@@ -157,11 +157,11 @@ def _standardise(model: Classifier, images: Tensor, preprocessing: Preprocessing
 
     A feature that hardly varies, as a unit that is silent now, counts as if it had LEAST_SPREAD: it may wake up.
     """
-    total = torch.zeros_like(model.mean, dtype=torch.float64)
+    total = torch.zeros(len(model.mean), dtype=torch.float64)
     squares = total.clone()
     for part in images.split(BATCH):
         signals.poll()
-        found = model.features(preprocessing.to_input(part.to(device))).double()
+        found = model.features(preprocessing.to_input(part.to(device))).cpu().double()
         total += found.sum(dim=0)
         squares += found.square().sum(dim=0)
     mean = total / len(images)

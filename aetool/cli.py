@@ -35,6 +35,7 @@ examples
   aetool train                                             sparse autoencoder on handwritten digits
   aetool train model=conv dataset=cifar10                  choose the parts
   aetool train -m penalty.weight=1e-3,1e-2 model.code_size=32,128    a sweep
+  aetool finetune run=outputs/sparse-digits-… control=true    classify, from it and from scratch
   aetool compare outputs
 
 aetool COMMAND --help      options of a command

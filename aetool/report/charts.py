@@ -25,7 +25,7 @@ CHOSEN = (
     "evaluate/test/l0",
     "evaluate/test/dead_fraction",
 )
-RANKED = (f"{PROBE}/code/test_accuracy", "evaluate/test/fvu")  # by what families are sorted: the first there is
+RANKED = (f"{PROBE}/code/test_accuracy", "finetune/test_accuracy", "evaluate/test/fvu")  # families: the first there is
 REFERENCES = {"PCA": "pca", "pixels": "pixels", "random encoder": "random"}
 SERIES = 12  # lines of one panel
 DOTS = 40  # groups of one panel

@@ -19,6 +19,7 @@ from aetool.checkpoint import Checkpoint
 from aetool.cli import main
 from aetool.data.preprocessing import Preprocessing
 from aetool.figures import save_atlas, sprites
+from aetool.run import LOCK, WRITTEN
 from aetool.stages.atlas import Atlas, atlas, class_selectivity, decoder_responses, unit_activations, write_atlas
 from aetool.stages.evaluate import encoded, projected
 
@@ -194,6 +195,8 @@ def test_a_run_has_an_atlas_of_every_unit_and_is_measured_without_labels(run):
     assert (run / "figures" / "atlas.png").exists()
     for name in ("codes.tsv", "labels.tsv"):
         assert len((run / "projector" / name).read_text().splitlines()) == 7
+    known = [path.name for pattern in (*WRITTEN, LOCK) for path in run.glob(pattern)]
+    assert {path.name for path in run.iterdir()} == set(known)  # so that overwrite=true clears it
 
 
 def test_measured_again_nothing_is_shown_twice(run, aetool, shown):

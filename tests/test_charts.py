@@ -1,5 +1,6 @@
 """Figures over many runs: what is drawn, where it stands, and when nothing is."""
 
+import io
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -93,6 +94,15 @@ class TestHeatmap:
         titles = [axes.get_title() for axes in chart.figure.axes if axes.images]
         assert titles == [f"model{index}" for index in range(6)]
         assert "2 further combinations are left out" in chart.caption
+
+    def test_no_cell_is_framed_where_all_are_alike(self):
+        rows = [line | {"model.name": "flat", ACCURACY.key: 0.5} for line in grid()] + grid()
+        chart = drawn(rows, ["model.name", *KEYS])["heatmap-test-acc"]
+        framed = [
+            len([box for box in axes.patches if not box.get_hatch()]) for axes in chart.figure.axes if axes.images
+        ]
+        assert framed == [0, 1]
+        charts.render(chart.figure, io.BytesIO(), "svg")
 
     def test_a_number_that_follows_from_the_axes_makes_no_panel(self):
         rows = [line | {"model.k": line["model.code_size"] // 2} for line in grid()]

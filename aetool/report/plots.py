@@ -74,22 +74,20 @@ def heatmaps(grids: Sequence[Grid], title: str, form: str, better: str | None, k
         ]
         picture = axes.imshow(table, cmap="cividis_r" if better == "lower" else "cividis", norm=norm, aspect="auto")
         figure.colorbar(picture, ax=axes, shrink=0.9, pad=0.02)
-        axes.set_facecolor("white")
+        readable, roomy = max(len(rows), len(columns)) <= 14, len(columns) <= 8
         for y, row in enumerate(rows):
             for x, column in enumerate(columns):
                 stat = grid.cells.get((row, column))
                 if stat is None:
                     _box(axes, x, y, hatch="////", edgecolor="#999999", linewidth=0)
                     continue
-                if max(len(rows), len(columns)) <= 14:
-                    light = sum(picture.to_rgba(stat.mean)[:3]) > 1.5
+                if readable:
                     words = format(stat.mean, form)
-                    if stat.n > 1 and len(columns) <= 8:
-                        words += f"\n± {format(stat.std, form.replace('+', ''))}"
-                    color = "black" if light else "white"
+                    words += f"\n± {format(stat.std, form.lstrip('+'))}" if roomy and stat.n > 1 else ""
+                    color = "black" if sum(picture.to_rgba(stat.mean)[:3]) > 1.5 else "white"
                     axes.text(x, y, words, ha="center", va="center", fontsize=8, color=color)
-                if stat.mean == best and better and means.count(best) == 1:
-                    _box(axes, x, y, edgecolor="#D55E00", linewidth=2.5)
+                if better and stat.mean == best and means.count(best) == 1:
+                    _box(axes, x, y, edgecolor=PALETTE[1], linewidth=2.5)
         _ticks(axes.set_xticks, columns)
         _ticks(axes.set_yticks, rows)
         titled(axes, grid.title, keys[1], keys[0])

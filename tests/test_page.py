@@ -194,7 +194,7 @@ class TestCommand:
         assert Reproducer().command(tmp_path / "one") == "aetool train 'x=a b' seed=1"
 
     def test_of_a_point_keeps_what_is_not_swept(self):
-        line = "aetool train -m experiment=family_comparison --config-dir mine penalty.weight=1e-3,1e-2 'x=[8,4]' seed=0,1"
+        line = "aetool train -m experiment=lambda_sweep --config-dir mine penalty.weight=1e-3,1e-2 'x=[8,4]' seed=0,1"
         found = point_command(line, ["model=dense", "penalty.weight=1e-3", "seed=1"])
-        kept = "aetool train experiment=family_comparison --config-dir mine 'x=[8,4]'"
+        kept = "aetool train experiment=lambda_sweep --config-dir mine 'x=[8,4]'"
         assert found == f"{kept} model=dense penalty.weight=1e-3 seed=1"

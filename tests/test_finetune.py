@@ -394,7 +394,9 @@ def test_one_failing_point_does_not_stop_the_others(place, aetool):
     assert done.code == 2
     assert "failed: tap=nowhere: this model has code" in done.out
     assert len(list((place / "outputs").glob("finetune-*"))) == 1
-    assert "tap=code" in done.out.split("accuracy on the test images")[1]
+    table = done.out.split("accuracy on the test images")[1]
+    assert "tap=nowhere (failed)" in table
+    assert "tap=code" in table
 
 
 def test_pretraining_and_fine_tuning_in_one_command(place, aetool):

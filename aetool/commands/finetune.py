@@ -2,18 +2,18 @@
 
 import json
 import math
-import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from aetool import signals
 from aetool.commands import train as training
 from aetool.commands.opening import open_trained
+from aetool.commands.sweep import Outcome, each
 from aetool.compatibility import untrainable
 from aetool.compose import Point, compose_points, known_targets
 from aetool.config import flatten
-from aetool.errors import Interrupted, UserError, exit_code
+from aetool.errors import UserError
 from aetool.report.groups import Group, Interval, Row, difference
 from aetool.report.tables import print_measures
 from aetool.run import Run, identity
@@ -42,7 +42,7 @@ class Result(NamedTuple):
 
 
 def run(points: list[Point], config_dir: Path | None) -> int:
-    """Fine-tunes every point; one that fails is reported at once, and the others go on."""
+    """Fine-tunes; several points are a sweep."""
     if len(points) == 1:
         result = finetune(points[0], config_dir)
         tap = points[0].config["tap"]
@@ -55,22 +55,12 @@ def run(points: list[Point], config_dir: Path | None) -> int:
     if points[0].config["name"] is not None:
         raise UserError(f"name={points[0].config['name']}: points of a sweep need folders of their own; leave it out")
     results: dict[int, Result] = {}
-    codes, interrupted = [0], None
-    for number, point in enumerate(points):
-        print(f"\n[{number + 1}/{len(points)}] {' '.join(point.overrides)}")
-        try:
-            results[number] = finetune(point, config_dir)
-        except Interrupted as error:
-            interrupted = error
-            break
-        except Exception as error:
-            codes.append(exit_code(error))
-            print(f"failed: {error}" if codes[-1] != 1 else traceback.format_exc(), flush=True)
+    outcomes, interrupted = each(points, lambda index: results.update({index: finetune(points[index], config_dir)}))
     print()
-    _print_sweep([(points[number], result) for number, result in results.items()])
+    _print_sweep(points, outcomes, results)
     if interrupted:
         raise interrupted
-    return max(codes)
+    return max(outcome.exit_code for outcome in outcomes)
 
 
 def finetune(point: Point, config_dir: Path | None) -> Result:
@@ -202,11 +192,16 @@ def _draw(session: Any, result: Any) -> None:
     run.warn(events.warnings)
 
 
-def _print_sweep(done: Sequence[tuple[Point, Result]]) -> None:
+def _print_sweep(points: Sequence[Point], outcomes: Sequence[Outcome], done: Mapping[int, Result]) -> None:
     """A line a point, and for every setting the difference to the control over its seeds."""
     table: dict[str, dict[str, float | None]] = {}
     settings: dict[str, list[tuple[int, Result]]] = {}
-    for point, result in done:
+    for number, outcome in enumerate(outcomes):
+        point = points[number]
+        if number not in done:
+            table[f"{' '.join(point.overrides)} ({outcome.state})"] = {}
+            continue
+        result = done[number]
         values: dict[str, float | None] = {name: found["test_accuracy"] for name, found in result.metrics.items()}
         if result.gap is not None:
             values["difference"] = result.gap.mean

@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import json
 import os
-import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -13,9 +12,10 @@ from typing import Any
 from aetool import signals
 from aetool.commands import evaluate, probe
 from aetool.commands.summary import print_evaluation, print_probe
+from aetool.commands.sweep import each
 from aetool.compose import Point
 from aetool.config import flatten
-from aetool.errors import Interrupted, UserError, exit_code
+from aetool.errors import UserError
 from aetool.report.rows import NOT_STARTED, SWEEP
 from aetool.run import Run, digest, identity, write_json
 
@@ -60,7 +60,7 @@ def train(run: Run) -> dict[str, dict[str, float]]:
 
 
 def sweep(points: list[Point]) -> int:
-    """Every point is an ordinary run; one that fails is reported at once, and the others go on."""
+    """Every point is an ordinary run; one that fails does not stop the others."""
     runs = [Run.of(point.config) for point in points]
     if len({one.id for one in runs}) > len({one.directory for one in runs}):
         name = points[0].config["name"]
@@ -71,28 +71,14 @@ def sweep(points: list[Point]) -> int:
         for point, one in zip(points, runs, strict=True)
     ]
     _write_sweep(folder, points, entries)
-    codes: list[int] = []
-    interrupted: Interrupted | None = None
-    for number, (point, one, entry) in enumerate(zip(points, runs, entries, strict=True), start=1):
-        print(f"\n[{number}/{len(points)}] {' '.join(point.overrides)}")
-        state, code = "completed", 0
-        try:
-            train(one)
-        except Interrupted as error:
-            interrupted, state = error, "interrupted"
-        except Exception as error:
-            state, code = "failed", exit_code(error)
-            entry["error"] = f"{type(error).__name__}: {error}".partition("\n")[0]
-            print(f"failed: {error}" if code != 1 else traceback.format_exc(), flush=True)
-        entry["state"] = state
-        codes.append(code)
-        if interrupted:
-            break
+    outcomes, interrupted = each(points, lambda index: train(runs[index]))
+    for entry, outcome in zip(entries, outcomes, strict=False):
+        entry |= {"state": outcome.state} | ({"error": outcome.error} if outcome.error else {})
     _write_sweep(folder, points, entries)
     _print_sweep(folder, drawn=interrupted is None)
     if interrupted:
         raise interrupted
-    return max(codes)
+    return max(outcome.exit_code for outcome in outcomes)
 
 
 def print_result(run: Run, metrics: dict[str, dict[str, float]]) -> None:

@@ -1,6 +1,5 @@
 """aetool probe run=DIR"""
 
-import contextlib
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from aetool.commands.opening import opened
 from aetool.commands.summary import print_probe
 from aetool.compose import Point, known_targets
 from aetool.config import build
+from aetool.errors import UserError
 from aetool.run import Run, read_json, write_json
 from aetool.schema import ProbeKeys
 
@@ -27,7 +27,8 @@ def run(points: list[Point], config_dir: Path | None) -> int:
     for point in points:
         with opened(point.config["run"], targets) as run:
             metrics = measure(run, point.config)
-            run.add_metrics(stage(point.config), metrics)
+            if stage(point.config) != stage(run.config):  # what the run itself was measured by stays its headline
+                run.add_metrics(stage(point.config), metrics)
             print_probe(run, stage(point.config), metrics)
             if point.config["checkpoints"] == "all":
                 print(_follow(run, point.config))
@@ -60,29 +61,33 @@ def measure(run: Run, config: dict[str, Any], session: "Session | None" = None) 
     return found
 
 
-def _probe(session: "Session") -> dict[str, float]:
+def _probe(session: "Session", following: bool = False) -> dict[str, float]:
+    """Measures and draws; TensorBoard shows it, unless it is one of the many of `_follow`."""
     from aetool import figures
+    from aetool.record import Events
 
     target = folder(session.run, session.config, session.step)
     target.mkdir(parents=True, exist_ok=True)
     metrics: dict[str, float] = {}
     names = session.dataset.class_names
-    taps = []
+    pictures = {}
     for tap, result in _results(session):
-        taps.append(tap)
         metrics |= {f"{tap}/{key}": value for key, value in result.metrics.items()}
         classes = zip(names, result.per_class_accuracy.tolist(), strict=True)
         metrics |= {f"{tap}/test_class_accuracy/{name}": value for name, value in classes if value == value}
         title = f"{session.run.directory.name}, {tap}: {result.metrics['test_accuracy']:.4f}"
-        figures.save_confusion(target / f"confusion-{tap}.png", result.confusion, names, title)
+        pictures[tap] = figures.save_confusion(target / f"confusion-{tap}.png", result.confusion, names, title)
     if session.config["references"]:
-        metrics |= _references(session, taps)
-        if "code" in taps and "pca/test_accuracy" in metrics:
+        metrics |= _references(session, list(pictures))
+        if "code" in pictures and "pca/test_accuracy" in metrics:
             metrics["code/gain_over_pca"] = metrics["code/test_accuracy"] - metrics["pca/test_accuracy"]
-    shown = {key: value for key, value in metrics.items() if "/test_class_accuracy/" not in key}
-    with contextlib.closing(session.record()) as record:
-        record.scalars(session.step, {f"{stage(session.config)}/{key}": value for key, value in shown.items()})
-    session.run.warn(record.warnings)
+    if not following:
+        name = stage(session.config)
+        with Events(session.run.directory, name) as events:
+            events.scalars(session.step, _scalars(name, metrics))
+            for tap, picture in pictures.items():
+                events.image(f"{name}/{tap}/confusion", picture, session.step)
+        session.run.warn(events.warnings)
     write_json(target / "settings.json", {"probe": session.config["probe"], "step": session.step})
     write_json(target / "metrics.json", metrics)
     return metrics
@@ -92,16 +97,24 @@ def _follow(run: Run, config: dict[str, Any]) -> Path:
     """Probes every checkpoint, without references, and draws accuracy over epochs; returns the figure's path."""
     from aetool import figures
     from aetool.commands.session import Session
+    from aetool.record import Events
 
     session = Session(run, config | {"references": False})
-    curve = {}
-    for step in session.trained_steps:
-        at = session.at(step)
-        found = read_json(folder(run, at.config, step) / "metrics.json")
-        curve[step / session.steps_per_epoch] = found or _probe(at)
-    path = session.figure(f"{stage(config)}-epochs.png")
+    curve, name = {}, f"{stage(config)}-epochs"
+    with Events(run.directory, name) as events:
+        for step in session.trained_steps:
+            found = read_json(folder(run, session.config, step) / "metrics.json")
+            metrics = found or _probe(session.at(step), following=True)
+            events.scalars(step, _scalars(name, metrics))
+            curve[step / session.steps_per_epoch] = metrics
+    run.warn(events.warnings)
+    path = session.figure(f"{name}.png")
     figures.save_probe_curve(path, curve, f"{run.directory.name}, {config['probe']['name']} probe")
     return path
+
+
+def _scalars(name: str, metrics: dict[str, float]) -> dict[str, float]:
+    return {f"{name}/{key}": value for key, value in metrics.items() if "/test_class_accuracy/" not in key}
 
 
 def _results(session: "Session") -> Iterator[tuple[str, "ProbeResult"]]:

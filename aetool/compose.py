@@ -139,7 +139,7 @@ def compose_each(
 
 def _parse(words: Sequence[str], loader: ConfigLoader) -> list[Override]:
     parser = OverridesParser.create(config_loader=loader)
-    overrides, problems, groups = [], [], set(_groups(loader))
+    overrides, problems = [], []
     for word in words:
         try:
             overrides.append(parser.parse_override(word))
@@ -154,23 +154,23 @@ def _parse(words: Sequence[str], loader: ConfigLoader) -> list[Override]:
                 problems.append(f"{word}: not valid in Hydra's override grammar; quote the value: '{key}=\"…\"'")
     for item in overrides:
         item.config_loader = loader
-        problems += _misused_group(item, loader, groups)
+        problems += _misused_group(item, loader)
     if problems:
         raise ConfigError(problems)
     return overrides
 
 
-def _misused_group(override: Override, loader: ConfigLoader, groups: set[str]) -> list[str]:
+def _misused_group(override: Override, loader: ConfigLoader) -> list[str]:
     """Hydra takes a list or null for every group; here only penalty takes several, and only experiment none."""
     key = str(override.key_or_group)
-    if override.is_sweep_override() or "." in key or key == "experiment" or key not in groups:
+    if override.is_sweep_override() or "." in key or key == "experiment":
         return []
-    value, options = override.value(), ", ".join(loader.get_group_options(key))
-    if value is None:
-        return [f"{key}=null: choose one of {options}"]
-    if isinstance(value, list) and (key != "penalty" or "none" in value or not value):
-        return [f"{key}={override.input_line.partition('=')[2]}: choose one of {options}"]  # type: ignore[union-attr]
-    return []
+    value = override.value()
+    misused = value is None or (isinstance(value, list) and (key != "penalty" or "none" in value or not value))
+    if not misused or key not in _groups(loader):  # asked last: it lists the tree
+        return []
+    given = "null" if value is None else (override.input_line or "").partition("=")[2]
+    return [f"{key}={given}: choose one of {', '.join(loader.get_group_options(key))}"]
 
 
 def _values(override: Override) -> list[str]:

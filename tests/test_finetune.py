@@ -373,10 +373,10 @@ def test_the_control_is_an_ordinary_run_and_the_difference_is_paired_over_test_i
 
 def test_over_seeds_the_interval_is_students(place, aetool):
     words = ["run=outputs/parent", *SHORT, "control=true", "optimizer.lr=0.02"]
-    done = aetool("finetune", "-m", *words, "seed=0,1,2")
+    done = aetool("finetune", "-m", *words, "seed=0,1")
     assert done.code == 0, done.err
     gaps = []
-    for seed in range(3):
+    for seed in range(2):
         accuracy = {}
         for path in (place / "outputs").glob("*-dense-arrays-*"):
             run = Run.open(path)
@@ -384,8 +384,8 @@ def test_over_seeds_the_interval_is_students(place, aetool):
                 accuracy[path.name.split("-")[0]] = run.metrics["finetune"]["test_accuracy"]
         gaps.append(accuracy["finetune"] - accuracy["scratch"])
     mean = np.mean(gaps)
-    low, high = stats.t.interval(0.95, 2, loc=mean, scale=stats.sem(gaps))
-    assert f"{100 * mean:+.2f} points, 95 % interval {100 * low:+.2f} to {100 * high:+.2f} over 3 seeds" in done.out
+    low, high = stats.t.interval(0.95, 1, loc=mean, scale=stats.sem(gaps))
+    assert f"{100 * mean:+.2f} points, 95 % interval {100 * low:+.2f} to {100 * high:+.2f} over 2 seeds" in done.out
     assert done.out.rstrip().endswith(": a difference" if low > 0 or high < 0 else ": no difference shown")
 
 
@@ -518,7 +518,7 @@ def test_completion():
     assert "labels_per_class=" in candidates("aetool finetune labels", COMMANDS, COMPOSED)
 
 
-@pytest.mark.parametrize("model", ["topk", "jumprelu", "wta", "vae", "masked"])
+@pytest.mark.parametrize("model", ["topk", "jumprelu", "vae", "masked"])
 def test_every_kind_of_model_takes_a_step(place, model):
     point = compose_points("finetune", [f"model={model}", *DATA, *SHORT])[0]
     Path("run").mkdir()

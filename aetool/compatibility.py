@@ -104,6 +104,8 @@ def _model(config: dict[str, Any]) -> list[str]:
         )
     if declared.get("closed_form"):
         because = f"model={model['name']} is fitted in closed form"
+        if config["supervised"]:
+            problems.append(f"supervised=true: {because}; set supervised=false")
         if config["penalty"]["terms"]:
             problems.append(f"penalty={', '.join(config['penalty']['terms'])}: {because}; set penalty=none")
         if config["corruption"]["level"]:

@@ -139,6 +139,7 @@ class MeasureConfig(ComputeConfig):
 @dataclass
 class TrainConfig(MeasureConfig):
     seed: NonNegativeInt
+    supervised: bool
     output: str
     name: str | None
     overwrite: bool

@@ -139,6 +139,17 @@ class TestCommand:
         assert (run / "figures" / "probe-linear-epochs.png").exists()
         assert len(list(run.glob("probe-linear-*/metrics.json"))) == kept
 
+    def test_the_supervised_ceiling_is_trained_once_for_every_lambda(self, aetool, workplace):
+        words = [*TINY, "supervised=true", "penalty=l1", "penalty.weight=1e-3,1e-2"]
+        assert aetool("train", "-m", *words).code == 0
+        (ceiling,) = Path("outputs").glob("scratch-dense-*")
+        expected = json.loads((ceiling / "metrics.json").read_text())["finetune"]["test_accuracy"]
+        for run in Path("outputs").glob("dense-*"):
+            assert json.loads((run / "metrics.json").read_text())["supervised"]["test_accuracy"] == expected
+        done = aetool("train", "dataset=digits", "model=pca", "supervised=true")
+        assert done.code == 2
+        assert "supervised=true: model=pca is fitted in closed form" in done.err
+
     @pytest.mark.parametrize(
         ("words", "said"),
         [

@@ -156,7 +156,7 @@ def test_changed_data_is_refused_on_resume(workplace, aetool):
 class TestCheckpoints:
     @pytest.fixture
     def checkpoints(self, tmp_path):
-        made = Checkpoints(tmp_path / "checkpoints")
+        made = Checkpoints(tmp_path / "checkpoints", keep=2)
         for step in (2, 4, 6, 8):
             made.save(step, {"w": torch.full((3,), float(step))}, {"step": step}, best_step=2)
         return made

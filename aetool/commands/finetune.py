@@ -99,6 +99,17 @@ def train(run: Run, parent: Run | None) -> dict[str, float]:
     return run.metrics[STAGE]
 
 
+def ceiling(run: Run) -> dict[str, float]:
+    """What supervision reaches: the network of a run, trained from scratch on all labels, as `aetool finetune` does.
+
+    It is a run of its own beside this one, trained once for all runs that differ in their pretraining alone.
+    """
+    keys = ("seed", "output", "device", "threads", "cache")
+    words = [f"{key}={run.config[key]}" for key in keys if run.config[key] is not None]
+    (point,) = compose_points("finetune", [f"run={run.directory}", *words])
+    return train(Run.of(_own(point.config, run) | {"parent": None, "run": None}), None)
+
+
 def paired(tuned: Run, control: Run) -> Interval:
     """Test accuracy of one minus that of the other, and its 95 % interval: 1.96 standard errors of the mean over the
     test images of the differences in correctness."""
@@ -118,7 +129,7 @@ def _parent(point: Point, config_dir: Path | None) -> Run | None:
     """The run to start from, trained first where that is asked for; None from scratch."""
     directory = point.config["run"]
     if point.config["pretrain"]:
-        own = [word for word in point.words if word.lstrip("+~").partition("=")[0].partition(".")[0] in PRETRAINING]
+        own = [word for word in point.words if _of_pretraining(word.lstrip("+~").partition("=")[0])]
         (pretraining,) = compose_points("train", own, config_dir=config_dir)
         autoencoder = Run.of(pretraining.config)
         training.print_result(autoencoder, training.train(autoencoder))
@@ -130,6 +141,10 @@ def _parent(point: Point, config_dir: Path | None) -> Run | None:
     if problems:
         raise UserError(f"run={directory}: {problems[0]}")
     return parent
+
+
+def _of_pretraining(key: str) -> bool:
+    return key.partition(".")[0] in PRETRAINING or key == "trainer.precision"
 
 
 def _own(config: dict[str, Any], parent: Run | None) -> dict[str, Any]:

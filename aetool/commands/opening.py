@@ -36,6 +36,6 @@ def open_run(directory: str | Path, targets: set[str]) -> Run:
     try:
         checked = check(run.config, TrainConfig, targets)
     except UserError as error:
-        hint = "its config.json does not pass; give the --config-dir it was trained with"
+        hint = "its config.json does not pass: give the --config-dir it was trained with, or its version of aetool"
         raise UserError(f"run={directory}: {hint}\n{error}") from error
     return Run(run.directory, checked)

@@ -19,6 +19,7 @@ from aetool.errors import UserError
 from aetool.report.rows import NOT_STARTED, SWEEP
 from aetool.run import Run, digest, identity, write_json
 
+SUPERVISED = "supervised"
 PLUMBING = (  # keys that nobody compares runs by
     "_target_",
     "dataset.num_classes",
@@ -44,7 +45,7 @@ def train(run: Run) -> dict[str, dict[str, float]]:
     config = run.config
     if not config["overwrite"] and run.agree() and _finished(run):
         print(f"{run.directory}: finished before; overwrite=true trains it anew")
-        return _measure(run, None)
+        return _measure(run, None) | _ceiling(run)
     with signals.deferred():
         with run.claim(config["overwrite"]):
             print(f"{config['model']['name']} on {config['dataset']['name']} → {run.directory}", flush=True)
@@ -56,7 +57,7 @@ def train(run: Run) -> dict[str, dict[str, float]]:
             metrics = _measure(run, session)
             _declare_hparams(session)
         signals.poll()  # a signal since the last poll still ends a sweep
-    return metrics
+    return metrics | _ceiling(run)
 
 
 def sweep(points: list[Point]) -> int:
@@ -87,6 +88,9 @@ def print_result(run: Run, metrics: dict[str, dict[str, float]]) -> None:
     stage = probe.stage(run.config)
     if stage in metrics:
         print_probe(run, stage, metrics[stage])
+    if SUPERVISED in metrics:
+        found = metrics[SUPERVISED]
+        print(f"supervised, {found['epochs']:.0f} epochs from scratch: accuracy {found['test_accuracy']:.4f}, test")
     for warning in run.status.get("warnings", []):
         print(f"warning: {warning}")
     print(f"{run.directory}: figures/, metrics.json; tensorboard --logdir {run.directory.parent}")
@@ -112,6 +116,20 @@ def _measure(run: Run, session: Any) -> dict[str, dict[str, float]]:
     if session is not None and len(stages) == 1:
         run.warn(["no probe: the dataset has no labels"])
     return run.metrics
+
+
+def _ceiling(run: Run) -> dict[str, dict[str, float]]:
+    """The supervised ceiling, where the run asks for it and it has labels."""
+    if not run.config["supervised"] or not run.metrics["pretrain"]["num_classes"]:
+        return {}
+    from aetool.commands import finetune  # which trains its own parents by this module
+
+    trained = finetune.ceiling(run)
+    found = {key: trained[key] for key in ("val/accuracy", "test_accuracy", "epochs")}
+    if run.metrics.get(SUPERVISED) != found:
+        with run.hold():
+            run.add_metrics(SUPERVISED, found)
+    return {SUPERVISED: found}
 
 
 def _finished(run: Run) -> bool:

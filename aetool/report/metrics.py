@@ -41,6 +41,7 @@ METRICS = (  # in the order in which a narrow terminal drops them, last first
     TUNED_VAL_ACCURACY,
     Metric(f"{PROBE}/pca/test_accuracy", "PCA acc", ".4f", "higher", "PCA of equal size, test accuracy"),
     Metric(f"{PROBE}/random/test_accuracy", "random acc", ".4f", "higher", "untrained encoder, test accuracy"),
+    Metric("supervised/test_accuracy", "ceiling", ".4f", "higher", "same encoder trained with labels, test accuracy"),
     Metric(f"{PROBE}/pixels/test_accuracy", "pixels acc", ".4f", "higher", "linear probe of pixels, test accuracy"),
     Metric("evaluate/test/mse", "MSE", ".5f", "lower", "mean squared error, test"),
     Metric("evaluate/pca/test/fvu", "PCA FVU", ".4f", "lower", "PCA of equal size: variance unexplained, test"),

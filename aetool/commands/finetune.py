@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aetool import signals
-from aetool.commands import train as training
+from aetool.commands import training
 from aetool.commands.opening import open_trained
 from aetool.commands.sweep import Outcome, each
 from aetool.compatibility import untrainable

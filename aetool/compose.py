@@ -176,7 +176,10 @@ def _misused_group(override: Override, loader: ConfigLoader) -> list[str]:
 def _values(override: Override) -> list[str]:
     if not override.is_sweep_override():
         return [override.input_line or ""]
-    values = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
+    try:
+        values = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
+    except COMPOSITION_ERRORS:  # a sweep as one of the values of another
+        values = []
     if not values:
         raise ConfigError([f"{override.input_line}: no values to sweep over; list them: key=a,b,c"])
     return [f"{override.get_key_element()}={value}" for value in values]

@@ -79,6 +79,7 @@ def test_help_lists_commands_groups_and_options(aetool):
         (["train", "penalty=[l1,none]"], ["penalty=[l1,none]: choose one of"]),
         (["train", "model=null"], ["model=null: choose one of"]),
         (["train", "-m", "seed=range(0,0)"], ["no values to sweep over"]),
+        (["train", "-m", "penalty.weight=1e-3,range(1,3)"], ["no values to sweep over; list them: key=a,b,c"]),
         (["train", "-m", "name=x", "seed=0,1"], ["name=x: the points of a sweep need folders of their own"]),
         (["train", "foo"], ["foo: expected key=value"]),
         (["train", "--fast"], ["--fast: unknown option"]),

@@ -4,12 +4,13 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from aetool.assembly import Trained
 from aetool.data.dataset import Dataset, Split
-from aetool.geometry import distances, intrinsic_dimension, silhouette, trustworthiness
+from aetool.geometry import intrinsic_dimension
 from aetool.jacobian import jacobian_norm, singular_values
 from aetool.metrics import CodeStatistics, ReconstructionMetrics, cost, images_per_second
 from aetool.models.base import BATCH
@@ -71,23 +72,28 @@ def geometry(
 ) -> dict[str, float]:
     """How the codes of so many validation images lie, the same for every run, and beside them their pixels.
 
+    Trustworthiness and continuity (Venna & Kaski 2001) and the silhouette (Rousseeuw 1987) are scikit-learn's.
+
     `val/trustworthiness` and `val/continuity` of the code against the pixels, absent unless there are over twice as
     many images as neighbors; `val/intrinsic_dimension`, absent where too few differ; `val/silhouette`, absent without
     labels or with one class. `pixels/…` are the last two of the pixels.
     """
+    from sklearn.manifold import trustworthiness  # a second's import
+    from sklearn.metrics import silhouette_score
+
     chosen = subset(len(dataset.val.images), images)
-    labels = None if dataset.val.labels is None else dataset.val.labels[chosen]
-    pixels = distances(dataset.val.images[chosen].flatten(1).to(device))
-    code = distances(encoded(trained, dataset.val.images[chosen], device, poll))
+    labels = None if dataset.val.labels is None else dataset.val.labels[chosen].numpy()
+    pixels = dataset.val.images[chosen].flatten(1).double().numpy() / 255
+    code = encoded(trained, dataset.val.images[chosen], device, poll).double().cpu().numpy()
     metrics = {}
     if 2 * neighbors < len(chosen):
-        metrics["val/trustworthiness"] = trustworthiness(pixels, code, neighbors)
-        metrics["val/continuity"] = trustworthiness(code, pixels, neighbors)
+        metrics["val/trustworthiness"] = float(trustworthiness(pixels, code, n_neighbors=neighbors))
+        metrics["val/continuity"] = float(trustworthiness(code, pixels, n_neighbors=neighbors))
     for prefix, points in (("", code), ("pixels/", pixels)):
         poll()
         metrics[f"{prefix}val/intrinsic_dimension"] = intrinsic_dimension(points)
-        if labels is not None and len(labels.unique()) > 1:
-            metrics[f"{prefix}val/silhouette"] = silhouette(points, labels)
+        if labels is not None and 1 < len(np.unique(labels)) < len(labels):
+            metrics[f"{prefix}val/silhouette"] = float(silhouette_score(points, labels))
     return {key: value for key, value in metrics.items() if math.isfinite(value)}
 
 

@@ -10,10 +10,11 @@ import pytest
 
 from aetool.errors import UserError
 from aetool.report import charts
-from aetool.report.comparison import Comparison, Front
+from aetool.report.comparison import Comparison
 from aetool.report.groups import grouped
 from aetool.report.learning import POINTS, losses
 from aetool.report.metrics import METRICS
+from aetool.report.pareto import Front
 
 BY_LABEL = {metric.label: metric for metric in METRICS}
 ACCURACY, FVU, L0 = BY_LABEL["test acc"], BY_LABEL["FVU"], BY_LABEL["L0"]

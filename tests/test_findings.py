@@ -9,8 +9,8 @@ import scipy.stats
 from aetool.errors import UserError
 from aetool.report import tables
 from aetool.report.comparison import compare, natural, telling
-from aetool.report.findings import ONE_SEED, differences, knee, title, typed
-from aetool.report.groups import Group, difference, grouped
+from aetool.report.findings import ONE_SEED, differences, knee, title
+from aetool.report.groups import Group, difference, grouped, typed
 from aetool.report.metrics import METRICS
 from aetool.report.pareto import front
 from aetool.report.selection import best_first, where

@@ -8,12 +8,24 @@ from typing import Any, NamedTuple
 
 from aetool.errors import UserError
 from aetool.report import plots, scatter
-from aetool.report.comparison import Comparison, Front
-from aetool.report.groups import Group, Stat
-from aetool.report.labels import distinguishing, name, split, value
-from aetool.report.layout import CODE_SIZE, LAMBDAS, PANELS, by_dataset, named, numeric, series, spans
+from aetool.report.comparison import Comparison
+from aetool.report.groups import Group, Stat, scopes
+from aetool.report.layout import (
+    CODE_SIZE,
+    LAMBDAS,
+    PANELS,
+    by_dataset,
+    distinguishing,
+    name,
+    named,
+    numeric,
+    series,
+    spans,
+    value,
+)  # fmt: skip
 from aetool.report.learning import losses
 from aetool.report.metrics import PROBE, Metric
+from aetool.report.pareto import Front
 from aetool.report.plots import Curve, Grid, Panel
 
 CHOSEN = (
@@ -263,7 +275,7 @@ def _unique(labels: Sequence[str]) -> list[str]:
 
 
 def _fewer_datasets(groups: Sequence[Group]) -> str:
-    return _left_out(len(split(groups, ["dataset.name"])) - PANELS, "further datasets")
+    return _left_out(len(scopes(groups)) - PANELS, "further datasets")
 
 
 def _left_out(count: int, what: str) -> str:

@@ -4,29 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from aetool.report import findings, pareto
-from aetool.report.groups import Group, Row, grouped
-from aetool.report.metrics import CODED_PSNR, RATE, TUNED_VAL_ACCURACY, VAL_ACCURACY, VAL_FVU, VAL_L0, Metric, measured
+from aetool.report.groups import Group, Row, grouped, scopes, typed
+from aetool.report.metrics import Metric, measured
 from aetool.report.rows import ABOUT
 
 SHOWN_FIRST = ("model.name", "dataset.name", "penalty.weight", "model.code_size")  # whenever they differ
 NEXT = ("start", "penalty", "penalty.target_l0", "model.code_channels", "corruption.level", "loss", "optimizer.lr")
 BY_SEED = ("seed", "parent")  # a fine-tune has the parent of its seed
-FRONTS = (  # mark, what is compared
-    ("s", VAL_L0, VAL_FVU),
-    ("r", RATE, CODED_PSNR),
-    ("a", VAL_L0, VAL_ACCURACY),
-)
-
-
-class Front(NamedTuple):
-    """Which groups no other beats in both metrics (a run as good in both and better in one dominates)."""
-
-    x: Metric
-    y: Metric
-    best: list[Group]  # along the front, by x
-    dominated: list[Group]
-    mark: str = ""  # one letter, for tables
-    scope: str = ""  # the dataset, where there are several: their numbers do not compare
 
 
 class Comparison(NamedTuple):
@@ -35,7 +19,7 @@ class Comparison(NamedTuple):
     keys: list[str]  # config keys that differ among them, those that matter most first; seed among them
     groups: list[Group]  # of the runs that have metrics; one run a group where no seed differs
     metrics: list[Metric]  # those that a run has
-    fronts: list[Front]
+    fronts: list[pareto.Front]
     knee: str | None  # one sentence, where there is a choice to make; one for each dataset
     differences: list[str]  # sentences on what the intervals over seeds allow to say
     troubles: list[str]  # sentences on failed, running, missing, foreign folders
@@ -56,9 +40,9 @@ def compare(
     if order:
         groups.sort(key=order)
     fronts, knees, differences = [], [], []
-    for scope, members in findings.scopes(groups).items():
+    for scope, members in scopes(groups).items():
         said = f"{scope}: " if scope else ""
-        fronts += _fronts(members, scope)
+        fronts += pareto.fronts(members, scope)
         knees += [said + sentence for sentence in [findings.knee(members)] if sentence]
         differences += [
             said + sentence if sentence != findings.ONE_SEED else sentence for sentence in findings.differences(members)
@@ -94,7 +78,7 @@ def telling(rows: Sequence[Row], axes: Sequence[str] = ()) -> list[str]:
     apart: list[Any] = [()] * len(readable)
     keys = []
     for key in dict.fromkeys([*first, *NEXT, *rest, *targets]):
-        cells = [findings.typed(row.get(key)) for row in readable]
+        cells = [typed(row.get(key)) for row in readable]
         if key in BY_SEED or len(set(cells)) < 2:
             continue
         finer = list(zip(apart, cells, strict=True))
@@ -102,7 +86,7 @@ def telling(rows: Sequence[Row], axes: Sequence[str] = ()) -> list[str]:
             keys.append(key)
             number = {cell: index for index, cell in enumerate(dict.fromkeys(finer))}
             apart = [number[cell] for cell in finer]
-    seeds = [findings.typed(row.get("seed")) for row in readable]
+    seeds = [typed(row.get("seed")) for row in readable]
     return [*keys, "seed"] if len(set(seeds)) > 1 else keys
 
 
@@ -119,23 +103,4 @@ def natural(keys: Sequence[str]) -> Callable[[Any], Any]:
 
 def _rank(value: Any) -> tuple[bool, float, str]:
     number = isinstance(value, int | float) and value == value  # NaN is not itself
-    return (False, float(value), "") if number else (True, 0.0, findings.typed(value))
-
-
-def _fronts(groups: Sequence[Group], scope: str) -> list[Front]:
-    tuned = not any(group.stat(VAL_ACCURACY.key) for group in groups)
-    found = []
-    for mark, x, y in FRONTS:
-        y = TUNED_VAL_ACCURACY if tuned and y is VAL_ACCURACY else y
-        having = [group for group in groups if group.stat(x.key) and group.stat(y.key)]
-        points = [(_mean(group, x), _mean(group, y)) for group in having]
-        if len({point[0] for point in points}) > 1:
-            on = pareto.front(points, (x.better or "lower", y.better or "lower"))
-            off = sorted(set(range(len(points))) - set(on))
-            found.append(Front(x, y, [having[i] for i in on], [having[i] for i in off], mark, scope))
-    return found
-
-
-def _mean(group: Group, metric: Metric) -> float:
-    stat = group.stat(metric.key)
-    return stat.mean if stat else float("nan")
+    return (False, float(value), "") if number else (True, 0.0, typed(value))

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from aetool.report.groups import CONFIDENCE, Group, Row, Stat, difference
+from aetool.report.groups import CONFIDENCE, Group, Row, Stat, difference, typed
 from aetool.report.metrics import CHOICES, CODE_SIZE, VAL_L0, Metric
 
 TOLERANCE = 0.005  # of a single seed: 0.5 points of accuracy, 0.005 of the variance
@@ -15,16 +15,6 @@ DENSE = 0.99  # share of active units from which a code counts as dense
 NAMES = ("model.name", "dataset.name")  # that stand for themselves
 ONE_SEED = "one seed each: nothing can be said of differences; add seed=0,1,2"
 RIVALS = 4  # groups that the best one is compared with
-
-
-def typed(value: Any) -> str:
-    """A config value as one types it: 0.003, 1e-5, 128, true, [32,64]."""
-    if value is None or isinstance(value, bool):
-        return str(value).lower() if value is not None else "null"
-    if isinstance(value, float) and math.isfinite(value):
-        mantissa, e, exponent = f"{value:.6g}".partition("e")
-        return f"{mantissa}e{int(exponent)}" if e else mantissa
-    return f"[{','.join(map(typed, value))}]" if isinstance(value, list) else str(value)
 
 
 def title(group: Group, among: Sequence[Group]) -> str:
@@ -38,14 +28,6 @@ def title(group: Group, among: Sequence[Group]) -> str:
     names = [word for word in words if "=" not in word]
     keys = ", ".join(word for word in words if "=" in word)
     return f"{' '.join(names)} ({keys})" if names and keys else " ".join(names) or keys or "the run"
-
-
-def scopes(groups: Sequence[Group]) -> dict[str, list[Group]]:
-    """Groups by dataset, as only numbers of the same images compare; one dataset has the name ``""``."""
-    found: dict[str, list[Group]] = {}
-    for group in groups:
-        found.setdefault(str(group.rows[0].get("dataset.name")), []).append(group)
-    return found if len(found) > 1 else {"": list(groups)}
 
 
 def ranked(groups: Sequence[Group]) -> tuple[list[Group], Metric, Metric] | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 CONFIDENCE = 0.95  # of the intervals
+DATASET = ("dataset.name", "dataset.path")  # tell images from others
 Row = Mapping[str, Any]  # run, directory, state, dotted config keys, and metrics as stage/metric
 
 
@@ -52,13 +53,32 @@ class Group(NamedTuple):
         return Stat(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values))
 
 
+def typed(value: Any) -> str:
+    """A config value as one types it: 0.003, 1e-5, 128, true, [32,64]."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower() if value is not None else "null"
+    if isinstance(value, float) and math.isfinite(value):
+        mantissa, e, exponent = f"{value:.6g}".partition("e")
+        return f"{mantissa}e{int(exponent)}" if e else mantissa
+    return f"[{','.join(map(typed, value))}]" if isinstance(value, list) else str(value)
+
+
 def grouped(rows: Sequence[Row], keys: Sequence[str]) -> list[Group]:
     """Rows with the same values of `keys`, the seed left out, in order of appearance."""
-    found: dict[str, Group] = {}
+    found: dict[tuple[str, ...], Group] = {}
     for row in rows:
         values = {key: row.get(key) for key in keys if key != "seed"}
-        found.setdefault(str(sorted(values.items())), Group(values, [])).rows.append(row)
+        found.setdefault(tuple(map(typed, values.values())), Group(values, [])).rows.append(row)
     return list(found.values())
+
+
+def scopes(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    """Groups by dataset, as only numbers of the same images compare; one dataset has the name ``""``."""
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        names = [group.rows[0].get(key) for key in DATASET]
+        found.setdefault(" ".join(str(name) for name in names if name is not None), []).append(group)
+    return found if len(found) > 1 else {"": list(groups)}
 
 
 def difference(first: Group, second: Group, key: str) -> Interval | None:

@@ -1,14 +1,50 @@
-"""How groups are laid out in figures: along which keys, as which lines, in which panels."""
+"""What a group of runs is called in figures, and how groups are laid out there: along which keys, in which panels."""
 
 from collections.abc import Sequence
 from itertools import islice
 from math import isfinite
+from typing import Any
 
-from aetool.report.groups import Group
-from aetool.report.labels import distinguishing, name, split, value
+from aetool.report.groups import Group, scopes, typed
 
+FIRST = ("model.name", "dataset.name")  # say most about a run
 LAMBDAS, CODE_SIZE = ("penalty.weight", "penalty.target_l0"), "model.code_size"
 PANELS = 6  # of a figure
+
+
+def value(group: Group, key: str) -> Any:
+    """A config value of a group, also one that is the same in all of them."""
+    return group.values.get(key, group.rows[0].get(key))
+
+
+def text(number: Any) -> str:
+    """A config value as it is typed; a dash where there is none."""
+    return "–" if number is None else typed(number)
+
+
+def distinguishing(groups: Sequence[Group], keys: Sequence[str]) -> list[str]:
+    """As few of the keys as tell the groups apart, each tried in turn; the model and the dataset first."""
+    rest = [key for key in keys if key not in FIRST and key != "seed"]
+    chosen: list[str] = []
+    apart = 1
+    for key in (*FIRST, *rest):
+        found = len({name(group, [*chosen, key]) for group in groups})
+        if found > apart:
+            chosen, apart = [*chosen, key], found
+    return chosen
+
+
+def name(group: Group, keys: Sequence[str]) -> str:
+    """The values of the keys, as in `sparse, 0.01`."""
+    return ", ".join(text(value(group, key)) for key in keys)
+
+
+def split(groups: Sequence[Group], keys: Sequence[str]) -> dict[tuple[str, ...], list[Group]]:
+    """Groups with the same values of the keys, in order of appearance."""
+    found: dict[tuple[str, ...], list[Group]] = {}
+    for group in groups:
+        found.setdefault(tuple(str(value(group, key)) for key in keys), []).append(group)
+    return found
 
 
 def numeric(groups: Sequence[Group], keys: Sequence[str]) -> list[str]:
@@ -43,5 +79,4 @@ def spans(part: Sequence[Group], key: str) -> bool:
 
 def by_dataset(groups: Sequence[Group]) -> dict[str, list[Group]]:
     """Groups by dataset, at most as many as there is room for; the title is empty where there is one."""
-    found = split(groups, ["dataset.name"])
-    return {title if len(found) > 1 else "": part for (title,), part in islice(found.items(), PANELS)}
+    return dict(islice(scopes(groups).items(), PANELS))

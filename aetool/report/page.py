@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from aetool.errors import UserError
 from aetool.report import charts, pictures
 from aetool.report.comparison import Comparison
-from aetool.report.findings import ranked, scopes, spread, title
-from aetool.report.groups import Group, Row
-from aetool.report.labels import text
+from aetool.report.findings import ranked, spread, title
+from aetool.report.groups import Group, Row, scopes
+from aetool.report.layout import text
 from aetool.report.metrics import CHOICES, METRICS, TEST_ACCURACY, TEST_FVU, Metric
 from aetool.report.reproduce import Reproducer
 from aetool.run import CONFIG, read_json

@@ -1,9 +1,48 @@
-"""The Pareto front: what nothing else beats in two metrics at once; pure functions of numbers."""
+"""Pareto fronts: the groups that no other beats in two metrics at once."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
+
+from aetool.report.groups import Group
+from aetool.report.metrics import CODED_PSNR, RATE, TUNED_VAL_ACCURACY, VAL_ACCURACY, VAL_FVU, VAL_L0, Metric
 
 Better = Literal["higher", "lower"]
+FRONTS = (  # mark, what is compared
+    ("s", VAL_L0, VAL_FVU),
+    ("r", RATE, CODED_PSNR),
+    ("a", VAL_L0, VAL_ACCURACY),
+)
+
+
+class Front(NamedTuple):
+    """Which groups no other beats in both metrics (a run as good in both and better in one dominates)."""
+
+    x: Metric
+    y: Metric
+    best: list[Group]  # along the front, by x
+    dominated: list[Group]
+    mark: str = ""  # one letter, for tables
+    scope: str = ""  # the dataset, where there are several: their numbers do not compare
+
+
+def fronts(groups: Sequence[Group], scope: str = "") -> list[Front]:
+    """Those of FRONTS for which there is something to weigh up."""
+    tuned = not any(group.stat(VAL_ACCURACY.key) for group in groups)
+    found = []
+    for mark, x, y in FRONTS:
+        y = TUNED_VAL_ACCURACY if tuned and y is VAL_ACCURACY else y
+        having = [group for group in groups if group.stat(x.key) and group.stat(y.key)]
+        points = [(_mean(group, x), _mean(group, y)) for group in having]
+        if len({point[0] for point in points}) > 1:
+            on = front(points, (x.better or "lower", y.better or "lower"))
+            off = sorted(set(range(len(points))) - set(on))
+            found.append(Front(x, y, [having[i] for i in on], [having[i] for i in off], mark, scope))
+    return found
+
+
+def _mean(group: Group, metric: Metric) -> float:
+    stat = group.stat(metric.key)
+    return stat.mean if stat else float("nan")
 
 
 def front(points: Sequence[tuple[float, float]], better: tuple[Better, Better]) -> list[int]:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from aetool.report.groups import Stat
-from aetool.report.labels import text
+from aetool.report.layout import text
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")  # Okabe and Ito 2008
 STYLES = ("-", "--", ":")

@@ -8,8 +8,7 @@ from typing import Any
 
 from aetool.config import suggest
 from aetool.errors import UserError
-from aetool.report.findings import typed
-from aetool.report.groups import Group, Row
+from aetool.report.groups import Group, Row, typed
 from aetool.report.metrics import Metric, measured
 
 SHORT = {"model": "model.name", "dataset": "dataset.name", "lambda": "penalty.weight"}

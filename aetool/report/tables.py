@@ -12,8 +12,8 @@ from rich.table import Table
 
 from aetool.errors import UserError
 from aetool.report.comparison import Comparison
-from aetool.report.findings import spread, typed
-from aetool.report.groups import Group, Row
+from aetool.report.findings import spread
+from aetool.report.groups import Group, Row, typed
 from aetool.report.metrics import Metric
 
 TABLES = 2  # one below the other, where the width has no room for all metrics

@@ -157,6 +157,17 @@ def test_fine_tunes_of_one_pretraining_are_one_group(tmp_path):
     }
 
 
+def test_fine_tunes_with_other_augmentations_are_two_groups(tmp_path):
+    for shift in (0, 4):
+        path = write_run(tmp_path, seed=shift) / "config.json"
+        config = json.loads(path.read_text())["config"]
+        config["dataset"]["augmentation"] = {"flip": True, "shift": shift}
+        path.write_text(json.dumps({"config": config | {"seed": 0, "parent": None, "augment": True}}))
+    assert [group.values for group in compare(read_rows([tmp_path])).groups] == [
+        {"augmentation.shift": shift} for shift in (0, 4)
+    ]
+
+
 class TestSweep:
     @pytest.fixture
     def sweep(self, outputs: Path) -> Path:
@@ -167,6 +178,7 @@ class TestSweep:
             {"directory": "removed", "overrides": ["penalty.weight=0.2", "model=dense"], "state": "completed"},
             {"directory": "later", "overrides": ["penalty.weight=1"], "state": "not started"},
             {"directory": "bad", "overrides": ["penalty.weight=2"], "state": "failed", "error": "UserError: no"},
+            {"directory": "removed", "overrides": 3, "state": "completed"},
             {"directory": 3},
             "x",
         ]
@@ -178,7 +190,7 @@ class TestSweep:
 
     def test_every_point_is_listed(self, sweep, aetool):
         rows, saved = read_sweep(sweep)
-        states = ["completed", "deleted", "not started", "failed", "unreadable", "unreadable"]
+        states = ["completed", "deleted", "not started", "failed", "unreadable"]
         assert [found["state"] for found in rows] == states
         assert (rows[1]["penalty.weight"], rows[1]["model.name"]) == (0.2, "dense")
         comparison = compare(rows, saved)
@@ -188,6 +200,17 @@ class TestSweep:
         assert done.code == 0, done.err
         assert "removed: deleted: penalty.weight=0.2 model=dense" in done.out
         assert "bad: failed: UserError: no" in done.out
+
+    def test_points_of_one_run_are_one_row(self, sweep, outputs):
+        saved = json.loads((sweep / "sweep.json").read_text())
+        points = [saved["runs"][0] | {"overrides": [f"probe={name}"]} for name in ("linear", "knn", "svm")]
+        (sweep / "sweep.json").write_text(json.dumps(saved | {"runs": points}))
+        ((found,), _) = read_sweep(sweep)
+        assert found["state"] == "completed"
+        points[1] |= {"state": "failed", "error": "OSError: disk full"}
+        (sweep / "sweep.json").write_text(json.dumps({"runs": points, "updated": "2026"}))
+        ((found,), _) = read_sweep(sweep)
+        assert (found["state"], found["trouble"]) == ("failed", "OSError: disk full")
 
     def test_a_failure_after_training_counts_until_the_run_is_completed_again(self, sweep, outputs):
         path = sweep / "sweep.json"
@@ -211,7 +234,7 @@ class TestSweep:
         assert done.code == 0, done.err
         assert [f"not started: seed={seed}" in done.out for seed in (3, 4, 5)] == [True, True, False]
 
-    @pytest.mark.parametrize("text", ["{", "[]", '{"runs": 3}'])
+    @pytest.mark.parametrize("text", ["{", "[]", '{"runs": 3}', '{"runs": [], "axes": 3}'])
     def test_a_damaged_sweep(self, sweep, aetool, text):
         (sweep / "sweep.json").write_text(text)
         assert [found["state"] for found in read_rows([sweep])] == ["unreadable"]

@@ -10,7 +10,7 @@ from aetool.errors import UserError
 from aetool.report import tables
 from aetool.report.comparison import compare, natural, telling
 from aetool.report.findings import ONE_SEED, differences, knee, title
-from aetool.report.groups import Group, difference, grouped, typed
+from aetool.report.groups import Group, difference, grouped, scopes, typed
 from aetool.report.metrics import METRICS
 from aetool.report.pareto import front
 from aetool.report.selection import best_first, where
@@ -97,6 +97,13 @@ class TestGroups:
         ]
         assert telling(rows) == ["dataset.name", "penalty.weight", "trainer.epochs", "seed"]
         assert len(grouped(rows, telling(rows))) == 6
+
+    def test_a_number_is_the_same_however_it_is_written(self):
+        assert [len(group.rows) for group in grouped([row(1), row(1.0, 1), row(2)], ["penalty.weight"])] == [2, 1]
+
+    def test_own_datasets_of_one_name_have_scopes_of_their_own(self):
+        rows = [row(lam, **{"dataset.path": path}) for path in "ab" for lam in (1, 2)]
+        assert list(scopes(grouped(rows, telling(rows)))) == ["mnist a", "mnist b"]
 
     def test_a_setting_that_changes_with_the_seed_is_no_spread(self):
         rows = [row(0.1, seed, **{"optimizer.lr": lr}) for seed, lr in enumerate((0.1, 0.01))]

@@ -1,6 +1,6 @@
 """What comparing runs finds out: the one structure that the table, the figures and the report are drawn from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aetool.report import findings, pareto
@@ -24,17 +24,16 @@ class Comparison(NamedTuple):
     differences: list[str]  # sentences on what the intervals over seeds allow to say
     troubles: list[str]  # sentences on failed, running, missing, foreign folders
     command: str | None  # that made the sweep, where it is one
-    sweep: dict[str, Any] | None = None  # sweep.json
 
 
 def compare(
     rows: Sequence[Row],
-    sweep: dict[str, Any] | None = None,
+    sweep: Mapping[str, Any] | None = None,
     title: str = "",
     order: Callable[[Group], Any] | None = None,
 ) -> Comparison:
     """Rows as groups over seeds, with what they allow to say; `order` sorts the groups, which else stay as found."""
-    axes = list((sweep or {}).get("axes") or {})
+    axes = list((sweep or {}).get("axes", {}))
     keys = telling(rows, [f"{axis}.name" if axis in ("model", "dataset") else axis for axis in axes])
     groups = grouped([row for row in rows if row["state"] == "completed"], keys)
     if order:
@@ -58,7 +57,6 @@ def compare(
         differences=list(dict.fromkeys(differences)),
         troubles=findings.troubles(rows) + findings.repeated(groups),
         command=(sweep or {}).get("command"),
-        sweep=sweep or None,
     )
 
 

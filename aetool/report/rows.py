@@ -78,28 +78,34 @@ def read(directory: Path) -> Found:
 def read_sweep(folder: Path) -> tuple[list[Found], dict[str, Any]]:
     """The points of a sweep in its order, deleted and not started ones too, and its sweep.json.
 
-    A folder says itself how its run ended, unless the sweep failed on it later.
+    A folder says itself how its run ended, unless the sweep failed on it later. Points of one run, such as
+    `probe=linear,knn`, are one row.
     """
     sweep, trouble = _object(folder / SWEEP)
-    entries = sweep.get("runs")
-    if trouble or not isinstance(entries, list):
-        return [_other(folder, UNREADABLE, trouble or f"{SWEEP} lists no runs")], {}
-    rows = []
+    entries, axes = sweep.get("runs"), sweep.get("axes", {})
+    if trouble or not isinstance(entries, list) or not isinstance(axes, dict):
+        return [_other(folder, UNREADABLE, trouble or f"{SWEEP} is not that of a sweep")], {}
+    rows: dict[str, Found] = {}
     for entry in entries:
-        if not isinstance(entry, dict) or not isinstance(entry.get("directory"), str):
-            rows.append(_other(folder, UNREADABLE, f"{SWEEP} has an entry that names no folder"))
-            continue
-        directory, state = folder.parent / entry["directory"], entry.get("state")
-        row = read(directory)
-        if row["state"] in (FOREIGN, MISSING):
-            known = {NOT_STARTED: NOT_STARTED, "failed": "failed"}.get(str(state), DELETED)
-            words = [str(word) for word in entry.get("overrides") or []]
-            trouble = entry.get("error") if known == "failed" else " ".join(words)
-            row = _other(directory, known, trouble) | _override_values(words)
-        elif state == "failed" and row["state"] == "completed" and _later(sweep, directory):
-            row |= {"state": "failed", "trouble": entry.get("error")}
-        rows.append(row)
-    return rows, sweep
+        row = _point(folder, sweep, entry)
+        if rows.get(row["directory"], row)["state"] == "completed" or row["directory"] not in rows:
+            rows[row["directory"]] = row
+    return list(rows.values()), sweep
+
+
+def _point(folder: Path, sweep: Found, entry: Any) -> Found:
+    if not isinstance(entry, dict) or not isinstance(entry.get("directory"), str):
+        return _other(folder, UNREADABLE, f"{SWEEP} has an entry that names no folder")
+    directory, state = folder.parent / entry["directory"], entry.get("state")
+    row = read(directory)
+    if row["state"] in (FOREIGN, MISSING):
+        known = {NOT_STARTED: NOT_STARTED, "failed": "failed"}.get(str(state), DELETED)
+        words = list(map(str, entry["overrides"])) if isinstance(entry.get("overrides"), list) else []
+        trouble = entry.get("error") if known == "failed" else " ".join(words)
+        return _other(directory, known, trouble) | _override_values(words)
+    if state == "failed" and row["state"] == "completed" and _later(sweep, directory):
+        return row | {"state": "failed", "trouble": entry.get("error")}
+    return row
 
 
 def _below(path: Path) -> list[Found]:
@@ -185,6 +191,8 @@ def _config_values(config: dict[str, Any]) -> dict[str, Any]:
     for group, keys in WITHOUT_EFFECT.items():
         if isinstance(chosen.get(group), dict):
             chosen[group] = {key: value for key, value in chosen[group].items() if key not in keys}
+    if chosen.get("augment") and isinstance(config.get("dataset"), dict):
+        chosen["augmentation"] = config["dataset"].get("augmentation")
     values = {key: value for key, value in flatten(chosen) if not isinstance(value, dict)}
     for group in NAMED:
         if f"{group}._target_" in values:

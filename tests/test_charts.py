@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from aetool.errors import UserError
-from aetool.report import charts
+from aetool.report import charts, plots
 from aetool.report.comparison import Comparison
 from aetool.report.groups import grouped
 from aetool.report.learning import POINTS, losses
@@ -17,7 +17,7 @@ from aetool.report.metrics import METRICS
 from aetool.report.pareto import Front
 
 BY_LABEL = {metric.label: metric for metric in METRICS}
-ACCURACY, FVU, L0 = BY_LABEL["test acc"], BY_LABEL["FVU"], BY_LABEL["L0"]
+ACCURACY, VAL, FVU, L0 = (BY_LABEL[label] for label in ("test acc", "val acc", "FVU", "L0"))
 
 
 def row(metrics, **config):
@@ -74,12 +74,13 @@ class TestHeatmap:
         assert [tick.get_text() for tick in axes.get_yticklabels()] == ["0", "0.01"]
         assert [tick.get_text() for tick in axes.get_xticklabels()] == ["4", "8"]
 
-    def test_a_missing_cell_is_hatched_and_the_best_is_framed(self):
-        axes = drawn(grid(), KEYS)["heatmap-test-acc"].figure.axes[0]
+    def test_a_missing_cell_is_hatched_and_the_best_by_validation_is_framed(self):
+        rows = [line | {VAL.key: 1 - line[ACCURACY.key]} for line in grid()]
+        axes = drawn(rows, KEYS)["heatmap-test-acc"].figure.axes[0]
         hatched = [patch.get_xy() for patch in axes.patches if patch.get_hatch()]
         framed = [patch.get_xy() for patch in axes.patches if not patch.get_hatch()]
         assert hatched == [(0.5, 0.5)]
-        assert framed == [(-0.5, 0.5)]
+        assert framed == [(-0.5, -0.5)]
 
     @pytest.mark.parametrize(("label", "best"), [("test acc", 0.95), ("FVU", 0.5)])
     def test_better_is_brighter(self, label, best):
@@ -98,12 +99,13 @@ class TestHeatmap:
 
     def test_no_cell_is_framed_where_all_are_alike(self):
         rows = [line | {"model.name": "flat", ACCURACY.key: 0.5} for line in grid()] + grid()
+        rows = [line | {VAL.key: line[ACCURACY.key]} for line in rows]
         chart = drawn(rows, ["model.name", *KEYS])["heatmap-test-acc"]
         framed = [
             len([box for box in axes.patches if not box.get_hatch()]) for axes in chart.figure.axes if axes.images
         ]
         assert framed == [0, 1]
-        charts.render(chart.figure, io.BytesIO(), "svg")
+        plots.render(chart.figure, io.BytesIO(), "svg")
 
     def test_a_number_that_follows_from_the_axes_makes_no_panel(self):
         rows = [line | {"model.k": line["model.code_size"] // 2} for line in grid()]
@@ -147,6 +149,13 @@ class TestLines:
         chart = drawn(rows, ["penalty.weight", "optimizer"])["lines-fvu"]
         assert [bars.get_label() for bars in chart.figure.axes[0].containers] == ["1", "2"]
         assert "PCA" not in [line.get_label() for line in chart.figure.axes[0].lines]
+
+    def test_where_one_model_was_swept_it_is_named_and_what_does_not_change_is_left_out(self):
+        rows = [row({"FVU": 0.3 + lam, "L0": 64}, penalty__weight=lam, model__name="contractive") for lam in (0, 1, 2)]
+        rows.append(row({"FVU": 0.1, "L0": 20}, penalty__weight=0))
+        found = drawn(rows, ["model.name", "penalty.weight"])
+        assert [name for name in found if name.startswith("lines")] == ["lines-fvu"]
+        assert found["lines-fvu"].figure.axes[0].get_title() == "contractive"
 
     def test_a_line_for_each_model_and_a_panel_for_each_dataset(self):
         rows = [
@@ -236,6 +245,17 @@ class TestCurves:
         assert [line.get_label() for line in lines if not line.get_label().startswith("_")] == ["0", "0.1"]
         assert list(lines[0].get_ydata()) == [1, 1 / 2, 1 / 3, 1 / 4]  # without lambda times the penalty
 
+    def test_fine_tunes_have_a_figure_of_their_own(self, tmp_path):
+        rows = self.rows(tmp_path)
+        lines = [{"stage": "finetune", "step": step, "train/loss": 1 / step} for step in (1, 2)]
+        (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        rows += [row({}, start=start, directory=str(tmp_path)) for start in ("scratch", "pretrained")]
+        found = drawn(rows, ["penalty.weight", "start", "seed"])
+        assert list(found) == ["curves", "curves-fine-tuning"]
+        axes = found["curves-fine-tuning"].figure.axes[0]
+        assert [line.get_label() for line in axes.lines] == ["scratch", "pretrained"]
+        assert list(axes.lines[0].get_ydata()) == [1, 1 / 2]
+
     def test_long_records_are_thinned_and_broken_lines_passed_over(self, tmp_path):
         rows = [{"stage": "pretrain", "step": step, "train/loss": 1.0} for step in range(1000)]
         other = [
@@ -265,12 +285,13 @@ def test_nothing_is_drawn_where_nothing_differs(rows):
 
 
 def test_save_writes_a_png_for_each_figure(tmp_path):
-    paths = charts.save(comparison(grid(), KEYS), tmp_path / "figures")
-    assert paths == [tmp_path / "figures" / "heatmap-test-acc.png"]
-    assert paths[0].read_bytes().startswith(b"\x89PNG")
+    charts.save(charts.draw(comparison(grid(), KEYS)), tmp_path / "figures")
+    (path,) = (tmp_path / "figures").iterdir()
+    assert path.name == "heatmap-test-acc.png"
+    assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_save_names_the_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=str(Path("file") / "figures")):
-        charts.save(comparison(grid(), KEYS), tmp_path / "file" / "figures")
+        charts.save([], tmp_path / "file" / "figures")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from aetool.compose import compose_points
 from aetool.errors import UserError
-from aetool.report import page, pictures
+from aetool.report import charts, page, pictures
 from aetool.report.comparison import Comparison
 from aetool.report.groups import grouped
 from aetool.report.metrics import METRICS
@@ -86,7 +86,7 @@ def report(tmp_path_factory, config):
         EVIL, rows, ["penalty.weight", "corruption"], groups, metrics, [], "The knee is here", ["one differs"],
         ["b: failed: no memory"], "aetool train -m penalty.weight=1,2",
     )  # fmt: skip
-    page.write(said, folder / "new" / "report.html")
+    page.write(said, charts.draw(said), folder / "new" / "report.html")
     return (folder / "new" / "report.html").read_text(encoding="utf-8")
 
 
@@ -160,7 +160,7 @@ def test_a_report_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file" / "report.html", tmp_path / "folder"):
         with pytest.raises(UserError, match=str(path)):
-            page.write(nothing, path)
+            page.write(nothing, [], path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 

@@ -35,14 +35,14 @@ def run(words: list[str]) -> int:
         tables.write_parquet(options.parquet, comparison.rows)
     if options.markdown:
         tables.write_markdown(options.markdown, comparison)
-    if options.figures:
-        from aetool.report import charts
+    if options.figures or options.html:
+        from aetool.report import charts, page
 
-        charts.save(comparison, options.figures)
-    if options.html:
-        from aetool.report import page
-
-        page.write(comparison, options.html)
+        figures = list(charts.draw(comparison))
+        if options.figures:
+            charts.save(figures, options.figures)
+        if options.html:
+            page.write(comparison, figures, options.html)
     for path in (options.csv, options.parquet, options.markdown, options.figures, options.html):
         if path:
             print(path)

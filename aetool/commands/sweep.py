@@ -99,7 +99,8 @@ def _print_sweep(folder: Path, drawn: bool) -> None:
     tables.write_markdown(folder / "table.md", comparison)
     written = "table.csv, table.md"
     if drawn:
-        charts.save(comparison, folder / "figures")
-        page.write(comparison, folder / "report.html")
+        figures = list(charts.draw(comparison))
+        charts.save(figures, folder / "figures")
+        page.write(comparison, figures, folder / "report.html")
         written = f"report.html, {written}, figures/"
     print(f"{folder}: {written}")

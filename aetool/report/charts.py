@@ -1,32 +1,35 @@
 """Which figures say something about a comparison, and how to read them; no torch."""
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from aetool.errors import UserError
-from aetool.report import plots, scatter
+from aetool.report import learning, plots, scatter
 from aetool.report.comparison import Comparison
-from aetool.report.groups import Group, Stat, scopes
+from aetool.report.findings import ranked
+from aetool.report.groups import Group, Stat
 from aetool.report.layout import (
     CODE_SIZE,
     LAMBDAS,
     PANELS,
     by_dataset,
     distinguishing,
+    families,
+    fewer_datasets,
+    further,
     name,
     named,
     numeric,
     series,
     spans,
+    tuned,
     value,
 )  # fmt: skip
-from aetool.report.learning import losses
 from aetool.report.metrics import PROBE, Metric
 from aetool.report.pareto import Front
-from aetool.report.plots import Curve, Grid, Panel
+from aetool.report.plots import Chart, Grid, Panel
 
 CHOSEN = (
     f"{PROBE}/code/val_accuracy",
@@ -43,40 +46,19 @@ SERIES = 12  # lines of one panel
 DOTS = 40  # groups of one panel
 
 
-class Chart(NamedTuple):
-    """A figure and what stands under it."""
-
-    name: str  # of its file
-    caption: str  # what it shows and how to read it
-    figure: Any  # matplotlib's Figure
-
-
-def save(comparison: Comparison, folder: Path) -> list[Path]:
-    """Writes the figures as PNG files; raises UserError when that fails."""
-    paths = []
+def save(figures: Iterable[Chart], folder: Path) -> None:
+    """Writes figures as PNG files; raises UserError when that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for chart in draw(comparison):
-            paths.append(folder / f"{chart.name}.png")
-            render(chart.figure, paths[-1], "png")
+        for chart in figures:
+            plots.render(chart.figure, folder / f"{chart.name}.png", "png")
     except OSError as error:
         raise UserError(f"{folder}: figures cannot be written: {error}") from error
-    return paths
-
-
-def render(figure: Any, target: Any, form: str) -> None:
-    """Writes a figure to a path or a file object, the same bytes each time."""
-    from matplotlib import rc_context
-
-    metadata = {"Date": None, "Creator": None, "Format": None, "Type": None} if form == "svg" else None
-    with rc_context({"svg.hashsalt": "aetool"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a name in a script that the font lacks
-        figure.savefig(target, format=form, metadata=metadata)
 
 
 def draw(comparison: Comparison) -> Iterator[Chart]:
     """The figures that say something here, one after the other."""
-    groups = [group for group in comparison.groups if any(row["state"] == "completed" for row in group.rows)]
+    groups = comparison.groups
     metrics = {metric.key: metric for metric in comparison.metrics}
     chosen = [metrics[key] for key in CHOSEN if key in metrics and _varies(groups, key)]
     yield from _dots(groups, comparison.keys, [metrics[key] for key in RANKED if metrics.get(key) in chosen][:1])
@@ -88,7 +70,8 @@ def draw(comparison: Comparison) -> Iterator[Chart]:
         yield from _lines(groups, comparison.keys, chosen)
     for front in comparison.fronts:
         yield from _pareto(front, comparison.keys)
-    yield from _curves(groups, comparison.keys)
+    yield from learning.curves([group for group in groups if not tuned(group)], comparison.keys, "curves")
+    yield from learning.curves([group for group in groups if tuned(group)], comparison.keys, "curves-fine-tuning")
 
 
 def _bars(groups: Iterable[Group]) -> str:
@@ -111,32 +94,48 @@ def _heatmaps(groups: Sequence[Group], keys: Sequence[str], metrics: Sequence[Me
         grids = []
         for title, part in islice(titles.items(), PANELS):
             stats = {(value(group, rows), value(group, CODE_SIZE)): group.stat(metric.key) for group in part}
-            grids.append(Grid(title, {cell: stat for cell, stat in stats.items() if stat}))
+            best = _best(part)
+            framed = (value(best, rows), value(best, CODE_SIZE)) if best else None
+            grids.append(Grid(title, {cell: stat for cell, stat in stats.items() if stat}, framed))
         grids = [grid for grid in grids if grid.cells]
         if not grids:
             continue
         caption = f"{_title(metric)} over {rows} (rows) and {CODE_SIZE} (columns), "
         caption += "mean ± standard deviation over seeds where there are several; hatched: no such run."
         if metric.better:
-            caption += f" {metric.better.capitalize()} is better: brighter cells are better, the best is framed."
-        caption += _left_out(len(titles) - PANELS, "further combinations")
+            caption += f" {metric.better.capitalize()} is better, and brighter."
+        caption += " Framed: the best by validation." if any(grid.framed for grid in grids) else ""
+        caption += further(len(titles) - PANELS, "combinations")
         figure = plots.heatmaps(grids, metric.title, metric.form, metric.better, (rows, CODE_SIZE))
         yield Chart(f"heatmap-{_slug(metric.label)}", caption, figure)
 
 
+def _best(groups: Sequence[Group]) -> Group | None:
+    """The best by validation, where it is better than the next."""
+    found = ranked(groups)
+    if found is None:
+        return None
+    (first, *others), val, _ = found
+    means = [stat.mean for group in (first, *others[:1]) if (stat := group.stat(val.key))]
+    return first if len(set(means)) == len(means) else None
+
+
 def _lines(groups: Sequence[Group], keys: Sequence[str], metrics: Sequence[Metric]) -> Iterator[Chart]:
     for key in numeric(groups, keys):
-        parts = [part for part in series(groups, keys, [key]) if spans(part, key)]
+        everything = series(groups, keys, [key])
+        parts = [part for part in everything if spans(part, key)]
         if parts:
             break
     else:
         return
     rest = [other for other in keys if other != key]
-    panels = by_dataset([part[0] for part in parts])
+    apart = distinguishing([part[0] for part in everything], rest)
     for metric in metrics:
+        if not any(_varies(part, metric.key) for part in parts):
+            continue
         drawn, left_out = [], 0
-        for title, heads in panels.items():
-            ids = set(map(id, heads))
+        for title, members in by_dataset(groups).items():
+            ids = set(map(id, members))
             own = [part for part in parts if id(part[0]) in ids]
             shown = own[:SERIES]
             left_out += len(own) - len(shown)
@@ -149,12 +148,13 @@ def _lines(groups: Sequence[Group], keys: Sequence[str], metrics: Sequence[Metri
                 label: flat for label, other in beside(metric.key).items() if (flat := _agreed(shown, key, other))
             }
             if lines:
-                drawn.append(Panel(title, lines, references))
+                alone = name(own[0][0], apart) if len(own) == 1 else ""
+                drawn.append(Panel(alone or title, lines, references))
         if drawn:
             caption = f"{_title(metric)} against {key}.{_bars(groups)}"
             caption += f" {metric.better.capitalize()} is better." if metric.better else ""
             caption += " Dashed grey: references of the same code size." if any(p.references for p in drawn) else ""
-            caption += _left_out(left_out, "further lines") + _fewer_datasets(groups)
+            caption += further(left_out, "lines") + fewer_datasets(groups)
             yield Chart(f"lines-{_slug(metric.label)}", caption, plots.lines(drawn, metric.title, key))
 
 
@@ -179,26 +179,28 @@ def beside(key: str) -> dict[str, str]:
 
 
 def _dots(groups: Sequence[Group], keys: Sequence[str], metrics: Sequence[Metric]) -> Iterator[Chart]:
-    if len({value(group, "model.name") for group in groups}) < 3:
+    if not families(groups):
         return
     for metric in metrics:
         panels, left_out = [], 0
         for title, part in by_dataset(groups).items():
             stats = {index: stat for index, group in enumerate(part) if (stat := group.stat(metric.key))}
-            ranked = sorted(stats, key=lambda index: stats[index].mean, reverse=metric.better == "higher")
-            left_out += max(0, len(ranked) - DOTS)
-            labels = _unique([name(part[index], distinguishing(part, keys)) for index in ranked[:DOTS]])
-            points = {label: [("", stats[index])] for label, index in zip(labels, ranked, strict=False)}
+            order = sorted(stats, key=lambda index: stats[index].mean, reverse=metric.better == "higher")
+            left_out += max(0, len(order) - DOTS)
+            apart = distinguishing(part, keys)
+            labels = _unique([name(part[index], apart) for index in order[:DOTS]])
+            points = {label: [("", stats[index])] for label, index in zip(labels, order, strict=False)}
             references = {}
             for label, other in beside(metric.key).items():
-                marks = [(line, part[index].stat(other)) for line, index in zip(labels, ranked, strict=False)]
+                marks = [(line, part[index].stat(other)) for line, index in zip(labels, order, strict=False)]
                 references[label] = [(line, stat.mean) for line, stat in marks if stat]
             if points:
+                title += f"\nlabels: {', '.join(apart)}" if len(apart) > 1 else ""
                 panels.append(Panel(title, points, {label: marks for label, marks in references.items() if marks}))
         if panels:
             caption = f"{_title(metric)}, the best on top.{_bars(groups)} References beside each, where measured: "
             caption += "PCA of the same code size, the raw pixels, and an untrained encoder."
-            caption += _left_out(left_out, "further groups") + _fewer_datasets(groups)
+            caption += further(left_out, "groups") + fewer_datasets(groups)
             yield Chart("families", caption, plots.dots(panels, metric.title))
 
 
@@ -235,33 +237,6 @@ def _pareto(front: Front, keys: Sequence[str]) -> Iterator[Chart]:
     yield Chart("-".join(["pareto", *map(_slug, filter(None, name_of))]), caption, figure)
 
 
-def _curves(groups: Sequence[Group], keys: Sequence[str]) -> Iterator[Chart]:
-    numbers = numeric(groups, keys)
-    apart = [key for key in distinguishing(groups, keys) if key != "dataset.name"]
-    chosen = next((key for key in (*LAMBDAS, "model.name", *apart) if key in apart), None)
-    order = sorted({value(group, chosen) for group in groups}) if chosen in numbers else []
-    part = "loss/reconstruction" if spans(groups, "penalty.weight") else "loss"
-    runs = []
-    for panel, own in by_dataset(groups).items():
-        for group in own:
-            found = value(group, chosen) if chosen else ""
-            rank = order.index(found) / (len(order) - 1) if order else None
-            for row in group.rows:
-                points = losses(Path(row["directory"]) / "metrics.jsonl", part)
-                if any(len(curve) > 1 for curve in points.values()):
-                    runs.append(Curve(panel, name(group, [chosen]) if chosen else "", rank, points))
-    runs.sort(key=lambda run: run.rank or 0)
-    if not runs:
-        return
-    caption = "Learning curves, a line a run. "
-    caption += f"Colour: {chosen}; seeds have the same. " if chosen else ""
-    if part == "loss/reconstruction":
-        caption += "The reconstruction term alone: the whole loss holds lambda times the penalty, and lambda differs. "
-    caption += "Compare levels only where the loss and the dataset are the same." + _fewer_datasets(groups)
-    height = "reconstruction loss" if part == "loss/reconstruction" else "loss"
-    yield Chart("curves", caption, plots.curves(runs, height, chosen or ""))
-
-
 def _title(metric: Metric) -> str:
     return metric.title[0].upper() + metric.title[1:]
 
@@ -272,11 +247,3 @@ def _slug(label: str) -> str:
 
 def _unique(labels: Sequence[str]) -> list[str]:
     return [label if label not in labels[:index] else f"{label} ({index})" for index, label in enumerate(labels)]
-
-
-def _fewer_datasets(groups: Sequence[Group]) -> str:
-    return _left_out(len(scopes(groups)) - PANELS, "further datasets")
-
-
-def _left_out(count: int, what: str) -> str:
-    return f" {count} {what} are left out." if count > 0 else ""

@@ -77,6 +77,25 @@ def spans(part: Sequence[Group], key: str) -> bool:
     return len({str(value(group, key)) for group in part}) > 1
 
 
+def families(groups: Sequence[Group]) -> bool:
+    """Whether it is models that are compared."""
+    return len(split(groups, ["model.name"])) > 2
+
+
+def tuned(group: Group) -> bool:
+    return "start" in group.rows[0]
+
+
 def by_dataset(groups: Sequence[Group]) -> dict[str, list[Group]]:
     """Groups by dataset, at most as many as there is room for; the title is empty where there is one."""
     return dict(islice(scopes(groups).items(), PANELS))
+
+
+def fewer_datasets(groups: Sequence[Group]) -> str:
+    """Words for a caption on datasets that have no panel."""
+    return further(len(scopes(groups)) - PANELS, "datasets")
+
+
+def further(count: int, what: str) -> str:
+    """Words for a caption on what there is no room for."""
+    return f" {count} further {what} are left out." if count > 0 else ""

@@ -15,6 +15,7 @@ from aetool.report.findings import ranked, spread, title
 from aetool.report.groups import Group, Row, scopes
 from aetool.report.layout import text
 from aetool.report.metrics import CHOICES, METRICS, TEST_ACCURACY, TEST_FVU, Metric
+from aetool.report.plots import Chart
 from aetool.report.reproduce import Reproducer
 from aetool.run import CONFIG, read_json
 
@@ -29,7 +30,7 @@ class Cell(NamedTuple):
     order: str = ""  # what a column is sorted by: a number, or nothing
 
 
-def write(comparison: Comparison, path: Path) -> None:
+def write(comparison: Comparison, figures: Iterable[Chart], path: Path) -> None:
     """Writes the report; raises UserError when the file cannot be written.
 
     It is written beside the target and renamed, so that a reader never sees half a report.
@@ -39,7 +40,7 @@ def write(comparison: Comparison, path: Path) -> None:
     environment = Environment(
         loader=PackageLoader("aetool.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    page = environment.get_template("report.html.j2").render(_content(comparison))
+    page = environment.get_template("report.html.j2").render(_content(comparison, figures))
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +52,7 @@ def write(comparison: Comparison, path: Path) -> None:
         raise UserError(f"{path}: the report cannot be written: {error}") from error
 
 
-def _content(comparison: Comparison) -> dict[str, Any]:
+def _content(comparison: Comparison, figures: Iterable[Chart]) -> dict[str, Any]:
     """What the template names."""
     groups, metrics = comparison.groups, comparison.metrics
     keys = [key for key in comparison.keys if key != "seed"]
@@ -92,7 +93,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
             )
             if chosen or name == "Results"
         ],
-        "figures": [pictures.figure(chart) for chart in charts.draw(comparison)],
+        "figures": [pictures.figure(chart) for chart in figures],
         "runs": _runs(order[:SHOWN_RUNS], comparison),
         "runs_left_out": len(order[SHOWN_RUNS:]),
         "command": comparison.command,

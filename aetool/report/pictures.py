@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from aetool.report.charts import Chart, render
+from aetool.report.plots import Chart, render
 
 PICTURES = ("reconstructions", "atoms", "samples", "atlas*")  # in figures/, as far as they are there
 WIDTH = 1000  # of a picture, in pixels, at most

@@ -1,6 +1,7 @@
 """How the figures over many runs are drawn; what they show is chosen in charts.py. No pyplot, nothing global."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -12,6 +13,14 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#2
 STYLES = ("-", "--", ":")
 BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}  # a legend right of its axes
 WIDE = 50, 1e6  # times the smallest value, between which a scale is logarithmic
+
+
+class Chart(NamedTuple):
+    """A figure and what stands under it."""
+
+    name: str  # of its file
+    caption: str  # what it shows and how to read it
+    figure: Any  # matplotlib's Figure
 
 
 class Panel(NamedTuple):
@@ -27,6 +36,7 @@ class Grid(NamedTuple):
 
     title: str
     cells: dict[tuple[Any, Any], Stat]
+    framed: tuple[Any, Any] | None  # the cell to look at
 
 
 class Curve(NamedTuple):
@@ -36,6 +46,16 @@ class Curve(NamedTuple):
     label: str
     rank: float | None
     points: dict[str, list[tuple[float, float]]]
+
+
+def render(figure: Any, target: Any, form: str) -> None:
+    """Writes a figure to a path or a file object, the same bytes each time."""
+    from matplotlib import rc_context
+
+    metadata = {"Date": None, "Creator": None, "Format": None, "Type": None} if form == "svg" else None
+    with rc_context({"svg.hashsalt": "aetool"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a name in a script that the font lacks
+        figure.savefig(target, format=form, metadata=metadata)
 
 
 def sheet(columns: int, rows: int, width: float, height: float) -> tuple[Any, list[Any]]:
@@ -53,7 +73,7 @@ def titled(axes: Any, title: str, x: str = "", y: str = "") -> None:
 
 
 def heatmaps(grids: Sequence[Grid], title: str, form: str, better: str | None, keys: tuple[str, str]) -> Any:
-    """Rows by columns: the better a cell, the brighter; the best is framed, cells without a run are hatched."""
+    """Rows by columns: the better a cell, the brighter; cells without a run are hatched."""
     from matplotlib.colors import LogNorm, Normalize
 
     rows = sorted({row for grid in grids for row, _ in grid.cells})
@@ -66,7 +86,6 @@ def heatmaps(grids: Sequence[Grid], title: str, form: str, better: str | None, k
         axes.set_axis_off()
     for axes, grid in zip(places, grids, strict=False):
         means = [stat.mean for stat in grid.cells.values()]
-        best = max(means) if better == "higher" else min(means)
         norm = (LogNorm if wide(means) else Normalize)(min(means), max(means))
         table = [
             [grid.cells[row, column].mean if (row, column) in grid.cells else math.nan for column in columns]
@@ -86,7 +105,7 @@ def heatmaps(grids: Sequence[Grid], title: str, form: str, better: str | None, k
                     words += f"\n± {format(stat.std, form.lstrip('+'))}" if roomy and stat.n > 1 else ""
                     color = "black" if sum(picture.to_rgba(stat.mean)[:3]) > 1.5 else "white"
                     axes.text(x, y, words, ha="center", va="center", fontsize=8, color=color)
-                if better and stat.mean == best and means.count(best) == 1:
+                if (row, column) == grid.framed:
                     _box(axes, x, y, edgecolor=PALETTE[1], linewidth=2.5)
         _ticks(axes.set_xticks, columns)
         _ticks(axes.set_yticks, rows)

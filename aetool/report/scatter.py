@@ -1,6 +1,7 @@
 """How a Pareto front is drawn, with labels that do not cover each other. No pyplot, nothing global."""
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 from aetool.report.groups import Stat
@@ -23,7 +24,7 @@ def pareto(
     titles: tuple[str, str, str],
 ) -> Any:  # fmt: skip
     """Points (x, y) with error bars: the front joined and labelled, dominated points faded."""
-    figure, (axes,) = sheet(1, 1, 7, 4.6)
+    figure, (axes,) = sheet(1, 1, 5.6, 4)
     for index, (label, level) in enumerate(references.items()):
         dash = ("--", "-.", ":")[index % 3]
         axes.axhline(level, color="#777777", linestyle=dash, linewidth=1.2, label=label, zorder=1)
@@ -49,7 +50,8 @@ def _cloud(axes: Any, points: Sequence[tuple[Stat, Stat]], **looks: Any) -> None
 def _annotate(
     figure: Any, axes: Any, front: Sequence[tuple[str, Stat, Stat]], dominated: Sequence[tuple[Stat, Stat]]
 ) -> None:
-    """Labels the front where there is room: none covers another, a point or the legend."""
+    """Labels the front where there is room: none covers another, a point or the legend, and few the line."""
+    from matplotlib.path import Path
     from matplotlib.patheffects import withStroke
     from matplotlib.transforms import Bbox
 
@@ -59,8 +61,9 @@ def _annotate(
     taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in places]
     if axes.get_legend():
         taken.append(axes.get_legend().get_window_extent())
+    line = Path(places[: len(front)])
     for label, x, y in front:
-        for dx, dy, horizontal, vertical in SIDES:
+        for crossing, (dx, dy, horizontal, vertical) in product((False, True), SIDES):
             note = axes.annotate(
                 label, (x.mean, y.mean), (dx, dy), textcoords="offset points", ha=horizontal, va=vertical, fontsize=8,
                 parse_math=False, zorder=4, path_effects=[withStroke(linewidth=2, foreground="white")],
@@ -68,7 +71,8 @@ def _annotate(
             note.set_in_layout(False)
             box, frame = note.get_window_extent(), axes.get_window_extent()
             inside = frame.contains(box.x0, box.y0) and frame.contains(box.x1, box.y1)
-            if inside and not any(box.overlaps(other) for other in taken):
+            free = crossing or not line.intersects_bbox(box, filled=False)
+            if free and inside and not any(box.overlaps(other) for other in taken):
                 taken.append(box)
                 break
             note.remove()

@@ -88,6 +88,12 @@ class TestGroups:
         expected = scipy.stats.ttest_ind([0.9, 0.95, 0.91], [0.88, 0.80], equal_var=False).confidence_interval(0.95)
         assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
+    def test_two_seeds_that_agree_by_chance_are_no_certainty(self):
+        pair = groups(point(1, [0.91, 0.92], 1), point(2, [0.90, 0.91], 1))
+        assert not difference(*pair, VAL).excludes_zero
+        assert differences(pair)[0].endswith("two seeds with the same difference allow no statement")
+        assert difference(*groups(point(1, [0.9] * 3, 1), point(2, [0.8] * 3, 1)), VAL).excludes_zero
+
     def test_keys_that_follow_from_others_are_left_out(self):
         rows = [
             row(lam, seed, **{"dataset.name": name, "dataset.num_train": count, "trainer.epochs": epochs})
@@ -174,6 +180,8 @@ class TestDifferences:
         assert differences(groups(point(1, [0.97], 1), point(2, [0.5], 1))) == [ONE_SEED]
         (said,) = differences(groups(point(1, [0.97, 0.98], 1), point(2, [0.5], 1)))
         assert said.endswith("one seed allows no statement")
+        (said,) = differences(groups(point(1, [0.5, 0.6], 1), point(2, [0.97], 1)))
+        assert said.startswith("penalty.weight=2 has one seed")
 
 
 def test_values_are_written_as_they_are_typed():

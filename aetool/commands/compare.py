@@ -27,6 +27,8 @@ def run(words: list[str]) -> int:
     )
     parser.add_argument("--figures", type=Path, metavar="DIR", help="the figures as PNG files")
     options = parser.parse_args(words)
+    if options.html and options.html.is_dir():
+        raise UserError(f"--html {options.html}: a folder; write the runs first: aetool compare {options.html} --html")
     comparison = _comparison(options)
     tables.print_comparison(comparison, options.each)
     if options.csv:

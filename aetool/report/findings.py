@@ -42,9 +42,9 @@ def ranked(groups: Sequence[Group]) -> tuple[list[Group], Metric, Metric] | None
 def knee(groups: Sequence[Group]) -> str | None:
     """The smallest code that is about as good as the best one; None where there is nothing to choose.
 
-    "About as good" is within one standard deviation of the best group over its seeds, on the validation split (the
-    one-standard-error rule of Breiman et al. 1984 in its simplest form). Small is few active units, and where codes
-    are dense, few numbers.
+    "About as good" is within one standard deviation of the best group over its seeds, on the validation split (as the
+    rule of Breiman et al. 1984, which takes the standard error). Small is few active units, and where codes are dense,
+    few numbers.
     """
     found = ranked(groups)
     if found is None or len(found[0]) < 2:
@@ -61,7 +61,7 @@ def knee(groups: Sequence[Group]) -> str | None:
     accuracy = "accuracy" in val.title
     width = "one std" if of.n > 1 else "0.5 points" if accuracy else f"{TOLERANCE}"
     what = f"the best validation {'accuracy' if accuracy else 'FVU'} ({spread(of, val.form)})"
-    tested = f"test {spread(_stat(small, test), test.form)}" + (" (one seed)" if of.n == 1 else "")
+    tested = f"test {spread(_stat(small, test), test.form)}" + (" (one seed)" if _stat(small, test).n == 1 else "")
     few, many = _stat(small, size).mean, _stat(best, size).mean
     if not few < many:
         varies = len({_stat(group, size).mean for group in sized}) > 1
@@ -80,6 +80,8 @@ def differences(groups: Sequence[Group]) -> list[str]:
     if all(_stat(group, test).n == 1 for group in order):
         return [ONE_SEED]
     best, *others = order
+    if _stat(best, test).n == 1:
+        return [f"{title(best, order)} has one seed: nothing can be said of how it differs from others"]
     return [_compared(best, other, (title(best, order), title(other, order)), test) for other in others[:RIVALS]]
 
 
@@ -89,7 +91,8 @@ def _compared(best: Group, other: Group, names: tuple[str, str], metric: Metric)
     interval = difference(*pair, metric.key)
     seeds = [group.numbers(metric.key).keys() for group in (best, other)]
     if interval is None or not math.isfinite(interval.low):
-        return f"{first} against {second}: one seed allows no statement"
+        few = "one seed allows" if min(map(len, seeds)) < 2 else "two seeds with the same difference allow"
+        return f"{first} against {second}: {few} no statement"
     form = metric.form.lstrip("+")
     bounds = f"[{format(interval.low, form)}, {format(interval.high, form)}]"
     paired = f"{len(seeds[0])} seeds, paired" if seeds[0] == seeds[1] else f"{len(seeds[0])} and {len(seeds[1])} seeds"

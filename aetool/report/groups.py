@@ -84,7 +84,8 @@ def scopes(groups: Sequence[Group]) -> dict[str, list[Group]]:
 def difference(first: Group, second: Group, key: str) -> Interval | None:
     """`first` minus `second`, with its confidence interval over seeds; None where one of them lacks the metric.
 
-    Paired by seed where both have the same seeds (Student's t over the differences), else Welch's t-interval.
+    Paired by seed where both have the same seeds (Student's t over the differences), else Welch's t-interval. Two
+    equal differences leave it open: accuracies are counts of images, so that two agree by chance.
     """
     from scipy.special import stdtrit  # a quarter of a second, which tables without a difference spare
 
@@ -94,7 +95,8 @@ def difference(first: Group, second: Group, key: str) -> Interval | None:
     if one.keys() == other.keys():
         pairs = [one[seed] - other[seed] for seed in one]
         mean, n = statistics.fmean(pairs), len(pairs)
-        error = statistics.stdev(pairs) / math.sqrt(n) if n > 1 else math.inf
+        few = n < 2 or (n == 2 and math.isclose(*pairs))
+        error = math.inf if few else statistics.stdev(pairs) / math.sqrt(n)
         freedom = n - 1.0
     else:
         mean = statistics.fmean(one.values()) - statistics.fmean(other.values())

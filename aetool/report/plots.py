@@ -1,6 +1,7 @@
 """How the figures over many runs are drawn; what they show is chosen in charts.py. No pyplot, nothing global."""
 
 import math
+import textwrap
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,6 +13,7 @@ from aetool.report.layout import text
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")  # Okabe and Ito 2008
 STYLES = ("-", "--", ":")
 BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}  # a legend right of its axes
+TITLE = 60  # characters of a line of a title
 WIDE = 50, 1e6  # times the smallest value, between which a scale is logarithmic
 
 
@@ -67,7 +69,8 @@ def sheet(columns: int, rows: int, width: float, height: float) -> tuple[Any, li
 
 
 def titled(axes: Any, title: str, x: str = "", y: str = "") -> None:
-    axes.set_title(title, fontsize=10, parse_math=False)
+    lines = [textwrap.fill(line, TITLE) for line in title.split("\n")]
+    axes.set_title("\n".join(lines), fontsize=10, parse_math=False)
     axes.set_xlabel(x, parse_math=False)
     axes.set_ylabel(y, parse_math=False)
 

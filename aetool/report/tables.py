@@ -13,7 +13,7 @@ from rich.table import Table
 from aetool.errors import UserError
 from aetool.report.comparison import Comparison
 from aetool.report.findings import spread
-from aetool.report.groups import Group, Row, typed
+from aetool.report.groups import Group, Row, scopes, typed
 from aetool.report.metrics import Metric
 
 TABLES = 2  # one below the other, where the width has no room for all metrics
@@ -35,11 +35,14 @@ class Column(NamedTuple):
 
 
 def print_comparison(comparison: Comparison, each: bool = False, console: Console | None = None) -> None:
-    """The table, a line a group, or with `each` a line a run; then what it allows to say, and what is missing."""
+    """A table for each dataset, a line a group, or with `each` one of all runs; what they say, and what is missing."""
     console = console or Console(markup=False, highlight=False)
-    lines: Sequence[Group | Row] = comparison.rows if each else comparison.groups
-    if lines:
-        _print_table(comparison, lines, console)
+    parts: Mapping[str, Sequence[Group | Row]] = {"": comparison.rows} if each else scopes(comparison.groups)
+    for scope, lines in parts.items():
+        if scope:
+            console.print(f"\n{scope}", style="bold")
+        if lines:
+            _print_table(comparison, lines, console)
     if comparison.fronts and not each:
         fronts = {front.mark: f"{front.mark} {front.x.label} and {front.y.label}" for front in comparison.fronts}
         console.print(f"front, beaten by none in both of: {', '.join(fronts.values())}; · beaten", style="dim")
@@ -59,7 +62,7 @@ def _print_table(comparison: Comparison, lines: Sequence[Group | Row], console: 
     metrics = [_narrow(_metric(metric, lines)) for metric in comparison.metrics]
     same = [one for one in metrics[1:] if len(lines) > 1 and len(set(one.cells)) == 1]
     waiting = [one for one in metrics if any(one.cells) and one not in same]
-    for number in range(TABLES if len(lines) <= LONG else 1):
+    for number in range(TABLES if len(comparison.groups) <= LONG else 1):
         columns, left = [], room
         for one in list(waiting):
             if one.width <= left:
@@ -105,6 +108,8 @@ def _identifying(comparison: Comparison, lines: Sequence[Group | Row], dot: str 
     found = []
     for key in keys:
         values = [line.values.get(key) if isinstance(line, Group) else line.get(key) for line in lines]
+        if len(values) > 1 and len(set(map(typed, values))) == 1:
+            continue
         head = HEADS.get(key, key).replace(".", f".{dot}")
         found.append(Column(head, ["" if value is None else typed(value) for value in values], number=False))
     if not groups or not found:

@@ -28,7 +28,7 @@ class FeatureCache:
     def get(self, key: dict[str, Any], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """What is kept under the key, or what `compute` returns, which is kept; on the CPU, free to be changed.
 
-        A folder that cannot be written is said once, and does not stop the work.
+        Tensors above the limit are not kept. A folder that cannot be written is said, and does not stop the work.
         """
         path, text = self.folder / f"{digest(key)}.safetensors", json.dumps(key, sort_keys=True)
         with contextlib.suppress(OSError, SafetensorError):  # not there, or not whole
@@ -38,10 +38,13 @@ class FeatureCache:
                 os.utime(path)
                 return load_file(path)
         found = {name: tensor.cpu().contiguous() for name, tensor in compute().items()}
+        size = sum(tensor.nbytes for tensor in found.values())
+        if size > self.limit:
+            return found
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._make_room(sum(tensor.nbytes for tensor in found.values()))
+            self._make_room(size)
             save_file(found, temporary, {"key": text})
             temporary.replace(path)
         except (OSError, SafetensorError) as error:
@@ -52,7 +55,7 @@ class FeatureCache:
 
     def _make_room(self, needed: int) -> None:
         used = []
-        for path in self.folder.glob("*.safetensors"):
+        for path in self.folder.glob("*.safetensors*"):  # with what a killed process was writing
             with contextlib.suppress(OSError):  # another process removed it
                 status = path.stat()
                 used.append((status.st_mtime, status.st_size, path))

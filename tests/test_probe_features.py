@@ -115,6 +115,17 @@ class TestCache:
         assert 0 < len(kept) < 5
         assert sum(path.stat().st_size for path in kept) <= 1000 + 200
 
+    def test_what_a_killed_process_was_writing_makes_room_too(self, tmp_path: Path):
+        left = tmp_path / ".0.safetensors.1"
+        left.write_bytes(bytes(900))
+        FeatureCache(tmp_path, limit=1000).get({}, lambda: {"train": torch.zeros(50)})
+        assert not left.exists()
+
+    def test_features_above_the_limit_are_not_kept(self, tmp_path: Path):
+        found = FeatureCache(tmp_path, limit=100).get({}, lambda: {"train": torch.ones(50)})
+        assert found["train"].sum() == 50
+        assert not list(tmp_path.iterdir())
+
     def test_a_folder_that_cannot_be_written_does_not_stop_the_work(self, tmp_path: Path, caplog):
         (tmp_path / "features").write_text("a file stands there")
         found = FeatureCache(tmp_path / "features").get({}, lambda: {"train": torch.ones(2)})

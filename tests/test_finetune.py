@@ -371,6 +371,22 @@ def test_the_control_is_an_ordinary_run_and_the_difference_is_paired_over_test_i
         assert f"{value:.4g}" in compared
 
 
+def test_the_control_trains_all_of_its_encoder_from_the_start(place, aetool):
+    words = ["run=outputs/parent", *SHORT, "control=true", "layer_decay=0.5", "frozen_epochs=1"]
+    assert aetool("finetune", *words).code == 0
+    for kind, spared in (("finetune", (0.5, 1)), ("scratch", (1.0, 0))):
+        config = Run.open(outcome(place, kind)[0]).config
+        assert (config["layer_decay"], config["frozen_epochs"]) == spared
+
+
+def test_the_frozen_probe_beside_it_has_the_same_labels(place, aetool):
+    words = ["run=outputs/parent", *SHORT, "labels_per_class=2"]
+    assert "frozen" not in aetool("finetune", *words).out
+    budget = ["probe.labels_per_class=2", "probe.l2=[0.1]", "references=false"]
+    assert aetool("probe", "run=outputs/parent", *budget).code == 0
+    assert "frozen, linear probe" in aetool("finetune", *words).out
+
+
 def test_over_seeds_the_interval_is_students(place, aetool):
     words = ["run=outputs/parent", *SHORT, "control=true", "optimizer.lr=0.02"]
     done = aetool("finetune", "-m", *words, "seed=0,1")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aetool import signals
-from aetool.commands import training
+from aetool.commands import probe, training
 from aetool.commands.opening import open_trained
 from aetool.commands.sweep import Outcome, each
 from aetool.compatibility import untrainable
@@ -73,12 +73,13 @@ def finetune(point: Point, config_dir: Path | None) -> Result:
         return Result(metrics, None)
     gap = None
     if point.config["control"]:
-        scratch = {"parent": None, "run": None, "name": None, "overwrite": False}
+        scratch: dict[str, Any] = {"parent": None, "run": None, "name": None, "overwrite": False}
+        scratch |= {"layer_decay": 1.0, "frozen_epochs": 0}  # which only spare weights that are trained already
         control = Run.of(tuned.config | scratch)
         metrics["from scratch"] = train(control, None)
         gap = paired(tuned, control)
-    frozen = parent.metrics.get("probe-linear", {})
     tap = point.config["tap"]
+    frozen = parent.metrics.get(probe.stage({"probe": point.config | {"name": "linear"}}), {})  # of the same budget
     found = {key.removeprefix(f"{tap}/"): value for key, value in frozen.items() if key.startswith(f"{tap}/")}
     if found:
         metrics["frozen, linear probe"] = found | {"val/accuracy": found["val_accuracy"]}
@@ -172,7 +173,9 @@ def _train(run: Run, parent: Run | None) -> None:
     session = Session(run, run.config)
     trained = None
     if parent is not None:
-        trained = Session(parent, run.config).trained
+        source = Session(parent, run.config)
+        source.dataset = session.dataset
+        trained = source.trained
         if trained.checkpoint.step != run.config["parent"]["step"]:
             raise UserError(
                 f"run={parent.directory}: its best checkpoint is damaged; train it anew with overwrite=true"

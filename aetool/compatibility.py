@@ -24,6 +24,7 @@ def disagreements(config: dict[str, Any]) -> list[str]:
     budget = _budget("probe.", config["probe"]) if "probe" in config else []
     if "trainer" not in config:
         return budget
+    budget += viewless(config["probe"], config["dataset"])
     return [*budget, *_run(config), *_images(config), *_model(config), *_corruption(config), *_penalties(config)]
 
 
@@ -66,6 +67,14 @@ def _budget(prefix: str, node: dict[str, Any]) -> list[str]:
     return [f"{both}: they exclude each other; leave one of them null"]
 
 
+def viewless(probe: dict[str, Any], dataset: dict[str, Any]) -> list[str]:
+    """Why features cannot be averaged over views of the images of this dataset."""
+    change = dataset.get("augmentation") or {}
+    if probe["views"] and not any(change.values()):
+        return [f"probe.views={probe['views']}: dataset.augmentation changes nothing; set probe.views=0"]
+    return []
+
+
 def untrainable(model: dict[str, Any]) -> list[str]:
     """Why gradient steps cannot train this model."""
     closed_form = constants(model["_target_"]).get("closed_form")
@@ -89,6 +98,9 @@ def _images(config: dict[str, Any]) -> list[str]:
         problems.append(
             "dataset.standardize=true: this loss compares with pixels in [0, 1]; set dataset.standardize=false"
         )
+    shape, shift = dataset["image_shape"], (dataset.get("augmentation") or {}).get("shift", 0)
+    if shape and shift >= min(shape[1:]):
+        problems.append(f"dataset.augmentation.shift={shift}: at most {min(shape[1:]) - 1} for images {shape}")
     return problems
 
 

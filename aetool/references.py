@@ -84,10 +84,6 @@ class References:
         if self.too_large:
             return found
 
-        def plain() -> list[Tensor]:
-            first, *others = (split.images.flatten(1) for split in self._splits)
-            return [first.float(), *others]  # the probe standardises, so 0 to 255 is as good as 0 to 1
-
         def encoded(encode: Encode) -> list[Tensor]:
             cpu = torch.device("cpu")
             return [features(encode, split.images, cpu, signals.poll, views=views) for split in self._splits]
@@ -96,10 +92,10 @@ class References:
             return self._probe(probe, encoded(lambda images: self.pca.transform(images, size)), budget)
 
         def pixels() -> dict[str, float]:
-            return self._probe(probe, encoded(lambda images: images) if views.number else plain(), budget)
+            return self._probe(probe, encoded(lambda images: images.float() / 255), budget)
 
         key = {"stage": "probe", "probe": settings}
-        for name, compute, own in (("pca", pca, {"code_size": size}), ("pixels", pixels, {})):
+        for name, compute, own in (("pca", pca, {"code_size": size}), ("pixels", pixels, {"range": [0, 1]})):
             found |= {f"{name}/{metric}": value for metric, value in self._kept(key | own, compute).items()}
         return found | {"pca/components": self._components(size)}
 

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, only_run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from aetool.data.budget import labelled
 from aetool.data.dataset import Dataset, Split
 from aetool.probes.base import Fitted, Labelled, calibration_error, judge
 from aetool.probes.linear import Linear
 from aetool.randomness import generator
+from aetool.references import References
+from aetool.stages.features import PLAIN
 from aetool.stages.probe import Budget, classify
 
 LABELS = torch.arange(60) % 3
@@ -83,6 +86,19 @@ class TestJudge:
         fitted = Fitted(lambda features: scores, False, {}, {})
         metrics = judge(fitted, Labelled(torch.zeros(4, 1), torch.tensor([7, 3, 2, 0])), 8).metrics
         assert metrics == {"test_accuracy": 0.25, "test_top5_accuracy": 0.5}
+
+
+def test_the_pixels_that_a_probe_sees_lie_between_0_and_1(tmp_path):
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).repeat(60, 1).reshape(60, 1, 1, 3)
+    dataset = DATASET._replace(**{name: Split(images, LABELS) for name in ("train", "val", "test")})
+    seen = []
+
+    def probe(train: Labelled, val: Labelled, num_classes: int, poll: object) -> Fitted:
+        seen.append((train.features[0], val.features[0]))
+        return Fitted(lambda x: x, False, {}, {})
+
+    References(dataset, tmp_path).probe(probe, {}, PLAIN, ALL, 1)
+    torch.testing.assert_close(seen[-1], (torch.tensor([0, 0.2, 1]),) * 2)
 
 
 def trained(aetool, folder: Path, *words: str) -> dict[str, dict[str, float]]:
@@ -166,6 +182,56 @@ class TestCommand:
         assert done.code == 2
         assert said in done.err
         assert not (workplace / "outputs").exists()
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["probe.taps=[cod]"], "probe.taps=[cod]: this model has code, and the layers encoder"),
+            (["probe.l2=[]"], "l2 is empty: give at least one value"),
+            (["probe.views=2"], "probe.views=2: dataset.augmentation changes nothing"),
+            (
+                ["dataset.image_shape=[1,8,8]", "dataset.augmentation.shift=8"],
+                "dataset.augmentation.shift=8: at most 7",
+            ),
+        ],
+    )
+    def test_what_cannot_be_probed_is_refused_before_the_training(self, aetool, workplace, words, said):
+        done = aetool("train", *TINY, *words)
+        assert done.code == 2
+        assert said in done.err
+        assert not list((workplace / "outputs").glob("dense-*"))
+
+    def test_a_tap_of_the_name_of_a_reference_is_refused(self, aetool, workplace):
+        words = [word for word in TINY if not word.startswith("model")]
+        done = aetool("train", *words, "model=vae", "model.widths=[4]", "model.code_size=2", "probe.taps=[mean]")
+        assert done.code == 2
+        assert "probe.taps=[mean]: a reference is called so" in done.err
+
+    def test_views_of_another_augmentation_are_measured_anew(self, aetool, workplace):
+        measured = [
+            trained(aetool, workplace, "probe.views=1", f"dataset.augmentation.shift={shift}") for shift in (1, 2)
+        ]
+        first, second = (found["probe-linear"] for found in measured)
+        assert len(list(only_run(workplace).glob("probe-linear-*/metrics.json"))) == 2
+        assert first["code/test_calibration_error"] != second["code/test_calibration_error"]
+
+    def test_a_network_with_nothing_to_train_has_no_untrained_one(self, aetool, workplace):
+        words = [word for word in TINY if not word.startswith(("model", "references"))]
+        done = aetool("train", *words, "model=pixels", "references=true")
+        found = json.loads((only_run(workplace) / "metrics.json").read_text())["probe-linear"]
+        assert "random/test_accuracy" not in found
+        assert found["code/test_accuracy"] == found["pixels/test_accuracy"]
+        (heads,) = [line.split() for line in done.out.splitlines() if "largest class" in line]
+        assert heads == ["code", "PCA-64", "pixels", "largest", "class"]
+
+    def test_tensorboard_goes_on_showing_what_the_run_itself_is_measured_by(self, aetool, workplace):
+        headline = trained(aetool, workplace)["probe-linear"]["code/l2"]
+        run = only_run(workplace)
+        for probe in (["probe.l2=[1.0]"], ["probe=ridge", "probe.l2=[1.0]"]):
+            assert aetool("probe", f"run={run}", "references=false", *probe).code == 0
+        events = EventAccumulator(str(run)).Reload()
+        assert [event.value for event in events.Scalars("probe-linear/code/l2")] == [pytest.approx(headline)]
+        assert [event.value for event in events.Scalars("probe-ridge/code/l2")] == [1.0]
 
     def test_views_of_a_dataset_without_augmentation(self, aetool, workplace):
         trained(aetool, workplace)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from aetool import signals
 from aetool.commands.opening import opened
-from aetool.commands.summary import print_probe
+from aetool.commands.summary import REFERENCES, print_probe
+from aetool.compatibility import viewless
 from aetool.compose import Point, known_targets
 from aetool.config import build
 from aetool.errors import UserError
@@ -16,9 +17,9 @@ from aetool.schema import ProbeKeys
 
 if TYPE_CHECKING:
     from aetool.commands.session import Session
-    from aetool.probes.base import ProbeResult
-
-SETTINGS = ("labels_per_class", "label_fraction", "label_draws", "views", "max_features")  # beside the probe's own keys
+    from aetool.probes.base import Probe, ProbeResult
+    from aetool.stages.frozen import Frozen
+    from aetool.stages.probe import Budget
 
 
 def run(points: list[Point], config_dir: Path | None) -> int:
@@ -26,8 +27,11 @@ def run(points: list[Point], config_dir: Path | None) -> int:
     targets = known_targets(config_dir)
     for point in points:
         with opened(point.config["run"], targets) as run:
+            problems = viewless(point.config["probe"], run.config["dataset"])
+            if problems:
+                raise UserError(problems[0])
             metrics = measure(run, point.config)
-            if stage(point.config) != stage(run.config):  # what the run itself was measured by stays its headline
+            if _of_stage(run, point.config):
                 run.add_metrics(stage(point.config), metrics)
             print_probe(run, stage(point.config), metrics)
             if point.config["checkpoints"] == "all":
@@ -48,6 +52,8 @@ def folder(run: Run, config: dict[str, Any], step: int | None = None) -> Path:
     """Where the probe of a checkpoint, the best one by default, stands or will stand."""
     step = int(run.metrics["pretrain"]["best_step"]) if step is None else step
     settings = {"probe": config["probe"], "references": config["references"], "step": step}
+    if config["probe"]["views"]:
+        settings["augmentation"] = run.config["dataset"].get("augmentation")
     return run.measured(f"probe-{config['probe']['name']}", settings)
 
 
@@ -61,34 +67,64 @@ def measure(run: Run, config: dict[str, Any], session: "Session | None" = None) 
     return found
 
 
+def _of_stage(run: Run, config: dict[str, Any]) -> bool:
+    """Whether these are the numbers of their stage: a stage that the run itself measures is what it says there."""
+    return stage(config) != stage(run.config) or folder(run, config) == folder(run, run.config)
+
+
+def refuse(session: "Session") -> None:
+    """Raises UserError for settings that could not be measured after the training, before it."""
+    from aetool.assembly import Network
+    from aetool.stages.features import choose_taps
+    from aetool.stages.pretrain import initial_model
+
+    node = session.config["probe"]
+    build(node, ProbeKeys)
+    if node["taps"] is not None:
+        model, preprocessing = initial_model(session.run.config, session.dataset, session.device)
+        images = session.dataset.val.images[:2].to(session.device)
+        _refuse_names(choose_taps(Network(model.eval(), preprocessing), images, node["taps"]))
+
+
+def _refuse_names(taps: list[str]) -> None:
+    for tap in taps:
+        if tap.partition("_")[0] in REFERENCES:
+            raise UserError(f"probe.taps=[{tap}]: a reference is called so; read another tap or encoder layer")
+
+
 def _probe(session: "Session", following: bool = False) -> dict[str, float]:
-    """Measures and draws; TensorBoard shows it, unless it is one of the many of `_follow`."""
+    """Measures and draws; TensorBoard shows what metrics.json has for the stage, and `_follow` its many by itself."""
     from aetool import figures
     from aetool.record import Events
+    from aetool.stages.probe import Budget
 
+    node, names = session.config["probe"], session.dataset.class_names
+    probe = build(node, ProbeKeys)
+    budget = Budget(node["labels_per_class"], node["label_fraction"], node["label_draws"])
+    frozen = session.frozen
+    _refuse_names(frozen.taps)
     target = folder(session.run, session.config, session.step)
-    target.mkdir(parents=True, exist_ok=True)
     metrics: dict[str, float] = {}
-    names = session.dataset.class_names
     pictures = {}
-    for tap, result in _results(session):
+    for tap, result in _results(session, probe, budget, frozen):
         metrics |= {f"{tap}/{key}": value for key, value in result.metrics.items()}
         classes = zip(names, result.per_class_accuracy.tolist(), strict=True)
         metrics |= {f"{tap}/test_class_accuracy/{name}": value for name, value in classes if value == value}
         title = f"{session.run.directory.name}, {tap}: {result.metrics['test_accuracy']:.4f}"
+        target.mkdir(exist_ok=True)
         pictures[tap] = figures.save_confusion(target / f"confusion-{tap}.png", result.confusion, names, title)
     if session.config["references"]:
-        metrics |= _references(session, list(pictures))
+        metrics |= _references(session, probe, budget, frozen)
         if "code" in pictures and "pca/test_accuracy" in metrics:
             metrics["code/gain_over_pca"] = metrics["code/test_accuracy"] - metrics["pca/test_accuracy"]
-    if not following:
+    if not following and _of_stage(session.run, session.config):
         name = stage(session.config)
         with Events(session.run.directory, name) as events:
             events.scalars(session.step, _scalars(name, metrics))
             for tap, picture in pictures.items():
                 events.image(f"{name}/{tap}/confusion", picture, session.step)
         session.run.warn(events.warnings)
-    write_json(target / "settings.json", {"probe": session.config["probe"], "step": session.step})
+    write_json(target / "settings.json", {"probe": node, "step": session.step})
     write_json(target / "metrics.json", metrics)
     return metrics
 
@@ -117,39 +153,30 @@ def _scalars(name: str, metrics: dict[str, float]) -> dict[str, float]:
     return {f"{name}/{key}": value for key, value in metrics.items() if "/test_class_accuracy/" not in key}
 
 
-def _results(session: "Session") -> Iterator[tuple[str, "ProbeResult"]]:
+def _results(
+    session: "Session", probe: "Probe", budget: "Budget", frozen: "Frozen"
+) -> Iterator[tuple[str, "ProbeResult"]]:
     """Tap after tap, so that the features of one are in memory at a time."""
-    from aetool.stages.features import choose_taps
-    from aetool.stages.probe import classify
+    from aetool.stages.probe import classify, labels_of
 
-    node = session.config["probe"]
-    probe = build(node, ProbeKeys)
-    network = session.trained.network
-    for tap in choose_taps(network, session.dataset.val.images[:2].to(session.device), node["taps"]):
-        features = session.features(network, tap)
+    labels_of(session.dataset)  # refused before anything is encoded
+    for tap in frozen.taps:
         try:
-            yield tap, classify(probe, features, session.dataset, session.budget, signals.poll)
+            yield tap, classify(probe, frozen.features(tap), session.dataset, budget, signals.poll)
         except ValueError as error:
-            raise UserError(f"probe={node['name']}: {error}") from error
+            raise UserError(f"probe={session.config['probe']['name']}: {error}") from error
 
 
-def _references(session: "Session", taps: list[str]) -> dict[str, float]:
+def _references(session: "Session", probe: "Probe", budget: "Budget", frozen: "Frozen") -> dict[str, float]:
     """Beside the run: the mean, PCA of equal size, pixels, and each tap of the untrained network."""
-    from aetool.stages.features import at_tap, pooled
-
-    node = session.config["probe"]
-    probe, views, budget = build(node, ProbeKeys), session.views, session.budget
-    settings = {key: value for key, value in node.items() if key not in ("taps", "max_features")}
+    views = frozen.views
+    settings = {key: value for key, value in session.config["probe"].items() if key not in ("taps", "max_features")}
     settings["views"] = list(views) if views.number else 0
-    code = at_tap(session.trained.network, session.dataset.val.images[:1].to(session.device), "code")
-    size = pooled(code, node["max_features"])[0].numel()
-    metrics = session.references.probe(probe, settings, views, budget, size)
-    untrained = session.untrained
-    if untrained is None:
+    metrics = session.references.probe(probe, settings, views, budget, frozen.code_size)
+    if frozen.untrained is None:
         return metrics
-    for tap in taps:
-        encode = functools.partial(session.features, untrained, tap)
-        key = session.untrained_key | {"tap": tap, "max_features": node["max_features"]}
-        found = session.references.untrained(probe, settings, budget, key, encode)
+    for tap in frozen.taps:
+        encode = functools.partial(frozen.untrained_features, tap)
+        found = session.references.untrained(probe, settings, budget, frozen.untrained_key(tap), encode)
         metrics |= {f"random{'' if tap == 'code' else f'_{tap}'}/{name}": value for name, value in found.items()}
     return metrics

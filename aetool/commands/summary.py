@@ -58,11 +58,12 @@ COST_ROWS = {
 
 def print_probe(run: Run, stage: str, metrics: dict[str, float], console: Console | None = None) -> None:
     """Each tap and each reference across."""
-    titles = {"code": run.config["model"]["name"], "pca": _pca(metrics), "mean": "largest class"}
     found = list(dict.fromkeys(name.partition("/")[0] for name in metrics))
     taps = [name for name in found if name.partition("_")[0] not in REFERENCES]
     columns = taps + [name for name in REFERENCES if name in found]
     columns += [name for name in found if name.startswith("random_")]
+    model = run.config["model"]["name"]
+    titles = {"code": "code" if model in columns else model, "pca": _pca(metrics), "mean": "largest class"}
     rows = PROBE_ROWS | {f"{label} chosen": key for key, label in CHOSEN.items()}
     lines = {
         label: {titles.get(name, name.replace("_", " ")): metrics.get(f"{name}/{key}") for name in columns}

@@ -36,6 +36,8 @@ def train(run: Run) -> dict[str, dict[str, float]]:
 
             session = Session(run, config)
             if "pretrain" not in run.metrics:
+                if session.dataset.num_classes:
+                    probe.refuse(session)
                 _pretrain(session)
             metrics = _measure(run, session)
             _declare_hparams(session)

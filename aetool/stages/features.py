@@ -73,10 +73,8 @@ def choose_taps(network: Network, images: Tensor, taps: Sequence[str] | None) ->
     layers = [name for name, _ in network.model.named_modules() if name]
     missing = [tap for tap in taps if tap not in ("code", *output.extras, *layers)]
     if missing or not taps:
-        raise UserError(
-            f"probe.taps=[{','.join(taps)}]: this model has {', '.join(['code', *output.extras])}, "
-            f"and the layers {', '.join(layers)}"
-        )
+        found = ", ".join(["code", *output.extras]) + (f", and the layers {', '.join(layers)}" if layers else "")
+        raise UserError(f"probe.taps=[{','.join(taps)}]: this model has {found}")
     return list(taps)
 
 

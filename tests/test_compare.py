@@ -13,6 +13,7 @@ from filelock import FileLock
 
 import aetool as package
 from aetool.report.comparison import compare
+from aetool.report.groups import scopes
 from aetool.report.rows import read, read_rows, read_sweep
 
 
@@ -149,6 +150,10 @@ def test_fine_tunes_of_one_pretraining_are_one_group(tmp_path):
                 (tuned / "metrics.json").write_text(json.dumps({"finetune": {"test_accuracy": 0.9 + seed}}))
                 tuned.rename(tmp_path / f"{start}-{lam}-{seed}")
     comparison = compare([found for found in read_rows([tmp_path]) if found["run"] not in ("parent", "scratch")])
+    assert {scope: len(found) for scope, found in scopes(comparison.groups).items()} == {
+        "mnist": 2,
+        "mnist, fine-tuned": 4,
+    }
     tuned = [group for group in comparison.groups if group.values["start"] == "pretrained"]
     assert sorted((group.values["parent.penalty.weight"], len(group.rows)) for group in tuned) == [(0.1, 2), (0.2, 2)]
     assert {metric.key for metric in comparison.metrics} >= {

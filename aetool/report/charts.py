@@ -9,12 +9,11 @@ from aetool.errors import UserError
 from aetool.report import learning, plots, scatter
 from aetool.report.comparison import Comparison
 from aetool.report.findings import ranked
-from aetool.report.groups import Group, Stat
+from aetool.report.groups import Group, Stat, tuned
 from aetool.report.layout import (
     CODE_SIZE,
     LAMBDAS,
     PANELS,
-    by_dataset,
     distinguishing,
     families,
     fewer_datasets,
@@ -22,9 +21,9 @@ from aetool.report.layout import (
     name,
     named,
     numeric,
+    panels_of,
     series,
     spans,
-    tuned,
     value,
 )  # fmt: skip
 from aetool.report.metrics import PROBE, Metric
@@ -134,7 +133,7 @@ def _lines(groups: Sequence[Group], keys: Sequence[str], metrics: Sequence[Metri
         if not any(_varies(part, metric.key) for part in parts):
             continue
         drawn, left_out = [], 0
-        for title, members in by_dataset(groups).items():
+        for title, members in panels_of(groups).items():
             ids = set(map(id, members))
             own = [part for part in parts if id(part[0]) in ids]
             shown = own[:SERIES]
@@ -183,7 +182,7 @@ def _dots(groups: Sequence[Group], keys: Sequence[str], metrics: Sequence[Metric
         return
     for metric in metrics:
         panels, left_out = [], 0
-        for title, part in by_dataset(groups).items():
+        for title, part in panels_of(groups).items():
             stats = {index: stat for index, group in enumerate(part) if (stat := group.stat(metric.key))}
             order = sorted(stats, key=lambda index: stats[index].mean, reverse=metric.better == "higher")
             left_out += max(0, len(order) - DOTS)

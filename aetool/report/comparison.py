@@ -20,7 +20,7 @@ class Comparison(NamedTuple):
     groups: list[Group]  # of the runs that have metrics; one run a group where no seed differs
     metrics: list[Metric]  # those that a run has
     fronts: list[pareto.Front]
-    knee: str | None  # one sentence, where there is a choice to make; one for each dataset
+    knee: str | None  # one sentence, where there is a choice to make; one for each scope
     differences: list[str]  # sentences on what the intervals over seeds allow to say
     troubles: list[str]  # sentences on failed, running, missing, foreign folders
     command: str | None  # that made the sweep, where it is one

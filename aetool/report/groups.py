@@ -72,12 +72,18 @@ def grouped(rows: Sequence[Row], keys: Sequence[str]) -> list[Group]:
     return list(found.values())
 
 
+def tuned(group: Group) -> bool:
+    """Whether it is of fine-tunes, or of the same network from scratch."""
+    return "start" in group.rows[0]
+
+
 def scopes(groups: Sequence[Group]) -> dict[str, list[Group]]:
-    """Groups by dataset, as only numbers of the same images compare; one dataset has the name ``""``."""
+    """Groups whose numbers compare: of the same images, and autoencoders apart from fine-tunes; a single one has the
+    name ``""``."""
     found: dict[str, list[Group]] = {}
     for group in groups:
-        names = [group.rows[0].get(key) for key in DATASET]
-        found.setdefault(" ".join(str(name) for name in names if name is not None), []).append(group)
+        images = " ".join(str(group.rows[0][key]) for key in DATASET if group.rows[0].get(key) is not None)
+        found.setdefault(f"{images}, fine-tuned" if tuned(group) else images, []).append(group)
     return found if len(found) > 1 else {"": list(groups)}
 
 

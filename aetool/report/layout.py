@@ -82,12 +82,8 @@ def families(groups: Sequence[Group]) -> bool:
     return len(split(groups, ["model.name"])) > 2
 
 
-def tuned(group: Group) -> bool:
-    return "start" in group.rows[0]
-
-
-def by_dataset(groups: Sequence[Group]) -> dict[str, list[Group]]:
-    """Groups by dataset, at most as many as there is room for; the title is empty where there is one."""
+def panels_of(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    """Groups by scope, at most as many as there is room for."""
     return dict(islice(scopes(groups).items(), PANELS))
 
 

@@ -6,17 +6,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from aetool.report import plots
-from aetool.report.groups import Group
+from aetool.report.groups import Group, tuned
 from aetool.report.layout import (
     LAMBDAS,
-    by_dataset,
     distinguishing,
     families,
     fewer_datasets,
     name,
     numeric,
+    panels_of,
     spans,
-    tuned,
     value,
 )
 from aetool.report.plots import Chart, Curve
@@ -36,7 +35,7 @@ def curves(groups: Sequence[Group], keys: Sequence[str], file: str) -> Iterator[
     alone = spans(groups, "penalty.weight") or spans(groups, "penalty")
     part = "loss/reconstruction" if alone else "loss"
     runs = []
-    for panel, own in by_dataset(groups).items():
+    for panel, own in panels_of(groups).items():
         for group in own:
             found = value(group, chosen) if chosen else ""
             rank = order.index(found) / (len(order) - 1) if order else None

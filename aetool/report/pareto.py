@@ -22,7 +22,7 @@ class Front(NamedTuple):
     best: list[Group]  # along the front, by x
     dominated: list[Group]
     mark: str = ""  # one letter, for tables
-    scope: str = ""  # the dataset, where there are several: their numbers do not compare
+    scope: str = ""  # see groups.scopes
 
 
 def fronts(groups: Sequence[Group], scope: str = "") -> list[Front]:

@@ -35,7 +35,7 @@ class Column(NamedTuple):
 
 
 def print_comparison(comparison: Comparison, each: bool = False, console: Console | None = None) -> None:
-    """A table for each dataset, a line a group, or with `each` one of all runs; what they say, and what is missing."""
+    """A table for each scope, a line a group, or with `each` one of all runs; what they say, and what is missing."""
     console = console or Console(markup=False, highlight=False)
     parts: Mapping[str, Sequence[Group | Row]] = {"": comparison.rows} if each else scopes(comparison.groups)
     for scope, lines in parts.items():
@@ -60,8 +60,9 @@ def _print_table(comparison: Comparison, lines: Sequence[Group | Row], console: 
     identifying, left_out = _fitting(_identifying(comparison, lines, "\n"), console.width - ROOM)
     room = console.width - sum(column.width for column in identifying)
     metrics = [_narrow(_metric(metric, lines)) for metric in comparison.metrics]
+    metrics = [one for one in metrics if any(one.cells)]
     same = [one for one in metrics[1:] if len(lines) > 1 and len(set(one.cells)) == 1]
-    waiting = [one for one in metrics if any(one.cells) and one not in same]
+    waiting = [one for one in metrics if one not in same]
     for number in range(TABLES if len(comparison.groups) <= LONG else 1):
         columns, left = [], room
         for one in list(waiting):
@@ -108,7 +109,7 @@ def _identifying(comparison: Comparison, lines: Sequence[Group | Row], dot: str 
     found = []
     for key in keys:
         values = [line.values.get(key) if isinstance(line, Group) else line.get(key) for line in lines]
-        if len(values) > 1 and len(set(map(typed, values))) == 1:
+        if len(set(map(typed, values))) == 1 and (len(values) > 1 or values[0] is None):
             continue
         head = HEADS.get(key, key).replace(".", f".{dot}")
         found.append(Column(head, ["" if value is None else typed(value) for value in values], number=False))

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import shlex
 from html.parser import HTMLParser
@@ -162,6 +163,15 @@ def test_a_report_that_cannot_be_written_is_named(tmp_path):
         with pytest.raises(UserError, match=str(path)):
             page.write(nothing, [], path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    page.write(Comparison("title", [], [], [], [], [], None, [], [], None), [], tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+    assert os.read(reader, 15) == b"<!DOCTYPE html>"
+    os.close(reader)
 
 
 class TestCommand:

@@ -44,8 +44,10 @@ def write(comparison: Comparison, figures: Iterable[Chart], path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(page, encoding="utf-8", errors="replace")
-        temporary.replace(path)
+        target = temporary if path.is_file() or not path.exists() else path  # a device is not to be replaced
+        target.write_text(page, encoding="utf-8", errors="replace")
+        if target is temporary:
+            temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -47,7 +47,10 @@ def column(rows: Sequence[Row], name: str, option: str) -> tuple[str, Metric | N
     if key in keys:
         return key, None
     shown = [metric.label for metric in metrics]
-    raise UserError(f"{option} {name}: no run has this column; {suggest(name, [*shown, *keys])}")
+    said = suggest(name, [*shown, *keys])
+    if not said.startswith("did"):
+        said = suggest(name, [*shown, *(key for key in keys if "/" not in key and not key.endswith("_target_"))])
+    raise UserError(f"{option} {name}: no run has this column; {said}")
 
 
 def best_first(rows: Sequence[Row], name: str) -> Any:

@@ -121,8 +121,8 @@ class TestKnee:
         best, close, far = [0.97, 0.971, 0.972], [0.9702, 0.9702, 0.9702], [0.9698, 0.9698, 0.9698]
         said = knee(groups(point(1e-3, best, 80), point(3e-3, close, 20), point(1e-2, far, 5)))
         assert said == (
-            "penalty.weight=0.003 is within one std of the best validation accuracy (0.9710 ± 0.0010) "
-            "with 4.0× fewer active units (20 instead of 80): test 0.9602 ± 0.0000"
+            "penalty.weight=0.003 is within one std of the best validation accuracy (0.9710 ± 0.0010), "
+            "penalty.weight=0.001, with 4.0× fewer active units (20 instead of 80): test 0.9602 ± 0.0000"
         )
 
     def test_test_numbers_choose_nothing(self):
@@ -141,7 +141,7 @@ class TestKnee:
 
     def test_dense_codes_are_told_by_their_size(self):
         runs = [point(lam, [0.97], size, size=size) for lam, size in ((1, 128), (2, 32))]
-        assert "with 4.0× fewer numbers in the code (32 instead of 128)" in knee(groups(*runs))
+        assert ", with 4.0× fewer numbers in the code (32 instead of 128)" in knee(groups(*runs))
 
     def test_the_best_may_be_the_smallest(self):
         said = knee(groups(point(1, [0.97], 10), point(2, [0.96], 20)))

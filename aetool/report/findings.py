@@ -68,7 +68,7 @@ def knee(groups: Sequence[Group]) -> str | None:
         alone = f" with {_count(many)} {unit}; no smaller code is within {width}" if varies else ""
         return f"{title(best, order)} has {what}{alone}: {tested}"
     fewer = f"{f'{many / few:.1f}× fewer' if few > 0 else 'no'} {unit} ({_count(few)} instead of {_count(many)})"
-    return f"{title(small, order)} is within {width} of {what} with {fewer}: {tested}"
+    return f"{title(small, order)} is within {width} of {what}, {title(best, order)}, with {fewer}: {tested}"
 
 
 def differences(groups: Sequence[Group]) -> list[str]:

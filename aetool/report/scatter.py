@@ -17,6 +17,7 @@ SIDES = (  # where a label may stand beside its point: offset in points, alignme
     (8, -8, "left", "top"),
     (-8, -8, "right", "top"),
 )
+SHARE = {"left": 0.0, "bottom": 0.0, "center": 0.5, "right": 1.0, "top": 1.0}  # of the label before its place
 
 
 def pareto(
@@ -61,18 +62,23 @@ def _annotate(
     taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in places]
     if axes.get_legend():
         taken.append(axes.get_legend().get_window_extent())
-    line = Path(places[: len(front)])
-    for label, x, y in front:
+    line, frame, scale = Path(places[: len(front)]), axes.get_window_extent(), figure.dpi / 72
+    for (label, x, y), (left, bottom) in zip(front, places, strict=False):
+        note = axes.annotate(
+            label, (x.mean, y.mean), (0, 0), textcoords="offset points", fontsize=8, parse_math=False, zorder=4,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+        )  # fmt: skip
+        note.set_in_layout(False)
+        size = note.get_window_extent()
         for crossing, (dx, dy, horizontal, vertical) in product((False, True), SIDES):
-            note = axes.annotate(
-                label, (x.mean, y.mean), (dx, dy), textcoords="offset points", ha=horizontal, va=vertical, fontsize=8,
-                parse_math=False, zorder=4, path_effects=[withStroke(linewidth=2, foreground="white")],
-            )  # fmt: skip
-            note.set_in_layout(False)
-            box, frame = note.get_window_extent(), axes.get_window_extent()
+            x0 = left + scale * dx - SHARE[horizontal] * size.width
+            y0 = bottom + scale * dy - SHARE[vertical] * size.height
+            box = Bbox.from_bounds(x0, y0, size.width, size.height)
             inside = frame.contains(box.x0, box.y0) and frame.contains(box.x1, box.y1)
             free = crossing or not line.intersects_bbox(box, filled=False)
-            if free and inside and not any(box.overlaps(other) for other in taken):
+            if inside and free and not any(box.overlaps(other) for other in taken):
+                note.set(position=(dx, dy), horizontalalignment=horizontal, verticalalignment=vertical)
                 taken.append(box)
                 break
+        else:
             note.remove()

@@ -145,6 +145,22 @@ class TestCommand:
         assert done.code == 0, done.err
         assert {"probe-linear", "probe-ridge"} <= json.loads((run / "metrics.json").read_text()).keys()
 
+    def test_a_run_of_an_older_version_lacks_keys_of_measuring_alone(self, aetool, workplace):
+        trained(aetool, workplace)
+        path = only_run(workplace) / "config.json"
+        saved = json.loads(path.read_text())
+        for group, key in (("probe", "views"), ("evaluation", "neighbors"), ("trainer", "keep_checkpoints")):
+            del saved["config"][group][key]
+        del saved["config"]["supervised"]
+        path.write_text(json.dumps(saved))
+        done = aetool("probe", f"run={path.parent}", "references=false", "probe=ridge")
+        assert done.code == 0, done.err
+        del saved["config"]["trainer"]["epochs"]
+        path.write_text(json.dumps(saved))
+        done = aetool("probe", f"run={path.parent}", "references=false", "probe=ridge")
+        assert done.code == 2
+        assert "trainer.epochs: missing" in done.err
+
     def test_every_kept_checkpoint_is_probed(self, aetool, workplace):
         trained(aetool, workplace, "trainer.keep_checkpoints=null")
         run = only_run(workplace)

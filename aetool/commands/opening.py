@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from aetool import signals
+from aetool.compose import compose_points
 from aetool.config import check
 from aetool.errors import UserError
-from aetool.run import Run
-from aetool.schema import TrainConfig
+from aetool.run import IDENTITY, WITHOUT_EFFECT, Run
+from aetool.schema import ProbeKeys, TrainConfig
 
 
 @contextmanager
@@ -34,8 +37,26 @@ def open_run(directory: str | Path, targets: set[str]) -> Run:
     if "parent" in run.config:
         raise UserError(f"run={directory}: a fine-tuned classifier; give the run of an autoencoder")
     try:
-        checked = check(run.config, TrainConfig, targets)
+        checked = check(_with_new_keys(run.config), TrainConfig, targets)
     except UserError as error:
         hint = "its config.json does not pass: give the --config-dir it was trained with, or its version of aetool"
         raise UserError(f"run={directory}: {hint}\n{error}") from error
     return Run(run.directory, checked)
+
+
+def _with_new_keys(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of an older version, and the keys that it lacks of those that do not change the trained network.
+
+    They are as the conf tree sets them; those that do change it are never filled in.
+    """
+    (point,) = compose_points("train", [])
+    free = {
+        "probe": [field.name for field in fields(ProbeKeys)],
+        "evaluation": point.config["evaluation"].keys(),
+        "trainer": WITHOUT_EFFECT["trainer"],
+    }
+    if not all(isinstance(config.get(group), dict) for group in free):
+        return config
+    now = {key: value for key, value in point.config.items() if key not in IDENTITY}
+    groups = {group: {key: point.config[group][key] for key in keys} | config[group] for group, keys in free.items()}
+    return now | config | groups

@@ -19,13 +19,15 @@ from aetool.signature import constants, signature
 
 def disagreements(config: dict[str, Any]) -> list[str]:
     """The problems, each naming the key to change."""
+    problems = _names(config)
     if "pretrain" in config:
-        return _finetune(config)
-    budget = _budget("probe.", config["probe"]) if "probe" in config else []
+        return problems + _finetune(config)
+    if "probe" in config:
+        problems += _budget("probe.", config["probe"])
     if "trainer" not in config:
-        return budget
-    budget += viewless(config["probe"], config["dataset"])
-    return [*budget, *_run(config), *_images(config), *_model(config), *_corruption(config), *_penalties(config)]
+        return problems
+    problems += viewless(config["probe"], config["dataset"])
+    return [*problems, *_images(config), *_model(config), *_corruption(config), *_penalties(config)]
 
 
 def given_twice(command: str, keys: Collection[str]) -> list[str]:
@@ -41,7 +43,7 @@ def given_twice(command: str, keys: Collection[str]) -> list[str]:
 
 
 def _finetune(config: dict[str, Any]) -> list[str]:
-    problems = _run(config)
+    problems = []
     model, dataset = config["model"], config["dataset"]
     if config["run"] is None and (model is None or dataset is None):
         problems.append(
@@ -81,11 +83,14 @@ def untrainable(model: dict[str, Any]) -> list[str]:
     return [f"model={model['name']}: it is fitted in closed form; nothing to fine-tune"] if closed_form else []
 
 
-def _run(config: dict[str, Any]) -> list[str]:
-    name = config["name"]
-    if name is not None and (not name or name.startswith(".") or "/" in name or "\\" in name):
-        return [f"name={name}: expected one folder name inside output, not starting with a dot"]
-    return []
+def _names(config: dict[str, Any]) -> list[str]:
+    """Of those that a folder is called by."""
+    parts = {f"{group}.name": (config.get(group) or {}).get("name") for group in ("model", "dataset", "probe")}
+    return [
+        f"{key}={name}: expected one folder name, not starting with a dot"
+        for key, name in {"name": config.get("name"), **parts}.items()
+        if name is not None and (not name or name.startswith(".") or "/" in name or "\\" in name)
+    ]
 
 
 def _images(config: dict[str, Any]) -> list[str]:

@@ -118,8 +118,9 @@ def test_a_user_error_leaves_no_folder_behind(workplace):
 
 @pytest.mark.parametrize("name", [".", "..", "a/b", "../a", ".hidden", ""])
 def test_a_name_is_one_folder(name):
-    with pytest.raises(UserError, match="one folder name"):
-        config(f"name='{name}'")
+    for key in ("name", "probe.name"):
+        with pytest.raises(UserError, match=f"^{key}={name}: expected one folder name"):
+            config(f"{key}='{name}'")
 
 
 def test_two_processes_cannot_hold_one_run(workplace):

@@ -137,7 +137,7 @@ def _budgeted(config: dict[str, Any], name: str, split: Split) -> Split:
         raise UserError(f"dataset={config['dataset']['name']}: it has no labels; fine-tuning needs them")
     random = generator(config["seed"], f"labels of {name}")
     chosen = labelled(split.labels, config["labels_per_class"], config["label_fraction"], random)
-    return Split(split.images[chosen], split.labels[chosen])
+    return split if len(chosen) == len(split.labels) else Split(split.images[chosen], split.labels[chosen])
 
 
 def _augmentation(config: dict[str, Any], train: Split) -> Callable[[Tensor, torch.Generator], Tensor] | None:

@@ -120,7 +120,7 @@ class TestFolders:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "empty").mkdir()
         assert "no such folder" in aetool("compare", "nowhere").err
-        assert "there are no runs here" in aetool("compare", "empty").err
+        assert "there are no runs in empty; name runs or folders of runs" in aetool("compare", "empty").err
 
     def test_a_run_is_running_while_its_lock_is_held(self, tmp_path):
         directory = write_run(tmp_path, state="running")

@@ -62,7 +62,8 @@ def _comparison(options: argparse.Namespace) -> Comparison:
         for row in found:
             if row["state"] == reading.MISSING:
                 raise UserError(f"{row['directory']}: there is no such folder")
-        raise UserError("there are no runs here; train one with: aetool train")
+        here = ", ".join(map(str, paths))
+        raise UserError(f"there are no runs in {here}; name runs or folders of runs, or train one: aetool train")
     rows = where(found, options.where)
     order = None if sweep else natural(telling(rows))
     if options.sort:

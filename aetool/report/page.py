@@ -119,7 +119,8 @@ def _counts(comparison: Comparison) -> str:
     completed = sum(row["state"] == "completed" for row in comparison.rows)
     seeds = {len(group.rows) for group in comparison.groups}
     each = f", {max(seeds)} seeds each" if len(seeds) == 1 and max(seeds) > 1 else ""
-    return f"{completed} of {len(comparison.rows)} runs completed, in {len(comparison.groups)} groups{each}"
+    groups = f"{len(comparison.groups)} group{'s' if len(comparison.groups) != 1 else ''}"
+    return f"{completed} of {len(comparison.rows)} runs completed, in {groups}{each}"
 
 
 def _best(groups: Sequence[Group]) -> list[str]:

@@ -8,10 +8,9 @@ from typing import Any
 
 from aetool.compose import compose_points, option_names
 from aetool.config import ConfigError, flatten
-from aetool.report.rows import SWEEP
+from aetool.report.rows import NAMED, SWEEP
 from aetool.run import CONFIG, identity, read_json
 
-NAMED = ("loss", "corruption", "optimizer", "scheduler")  # groups whose options are called as their classes
 COMPOSED = 20  # configs of one report; a tenth of a second each
 PLAIN = re.compile(r"[\w./-]+")  # text that Hydra's grammar takes without quotes
 

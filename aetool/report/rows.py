@@ -25,7 +25,7 @@ PRETRAINING = (
     "scheduler",
     "trainer",
 )  # of the run that a fine-tune starts from
-NAMED = ("loss", "corruption", "optimizer", "scheduler")  # told apart by the last word of their `_target_`
+NAMED = ("loss", "corruption", "optimizer", "scheduler")  # groups whose options are called as their classes
 
 Found = dict[str, Any]
 

@@ -30,7 +30,7 @@ from aetool.models.classifier import Classifier, ClassifierOutput
 from aetool.objective import CrossEntropy
 from aetool.randomness import generator
 from aetool.run import Run
-from aetool.stages.finetune import encoder_layers, make_trainer
+from aetool.stages.finetune import encoder_layers, layer_of, make_trainer
 from aetool.trainer import Trainer
 
 SHORT = ["trainer.epochs=3", "trainer.batch_size=16", "trainer.log_every=1", "threads=1"]  # 4 steps an epoch
@@ -189,6 +189,14 @@ class TestOptimizer:
         found = encoder_layers(autoencoder, "code", made.batch(made.val, torch.arange(2)).x)
         assert [[id(p) for p in layer] for layer in found] == [[id(p) for p in layer] for layer in wanted]
         assert not any(parameter.requires_grad for parameter in autoencoder.decoder.parameters())
+
+    def test_a_block_of_several_modules_is_one_layer(self):
+        block = torch.nn.TransformerEncoderLayer(4, 1)
+        model = torch.nn.Module()
+        model.encoder = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Sequential(block, torch.nn.LayerNorm(4)))
+        model.positions = torch.nn.Parameter(torch.zeros(4))
+        found = {layer_of(model, name) for name, _ in model.named_parameters()}
+        assert found == {"", "encoder.0", "encoder.1.0", "encoder.1.1"}
 
     def test_learning_rates_fall_from_the_head_to_the_input(self, trainer):
         made = trainer("layer_decay=0.5", "optimizer.lr=0.08", "scheduler=none")

@@ -111,7 +111,7 @@ def make_trainer(
 
 
 def encoder_layers(autoencoder: nn.Module, tap: str, x: Tensor) -> list[list[nn.Parameter]]:
-    """The parameters that lead from the input to the tap, by the module that owns them, in the order of the model.
+    """The parameters that lead from the input to the tap, by `layer_of`, in the order of the model.
 
     The others, of the decoder, no longer ask for a gradient. Raises UserError for a tap that the model does not have,
     and where there are none.
@@ -127,8 +127,23 @@ def encoder_layers(autoencoder: nn.Module, tap: str, x: Tensor) -> list[list[nn.
         if gradient is None:
             parameter.requires_grad_(False)
         else:
-            layers.setdefault(name.rpartition(".")[0], []).append(parameter)
+            layers.setdefault(layer_of(autoencoder, name), []).append(parameter)
     return list(layers.values())
+
+
+def layer_of(model: nn.Module, parameter: str) -> str:
+    """The layer that a parameter belongs to, both by name: what stands in the model's lists and sequences of modules.
+
+    A block of several modules, as a transformer's or a Fire module, is one layer; the empty name is the model itself.
+    """
+    path: list[str] = []
+    module = model
+    for part in parameter.split(".")[:-1]:
+        path.append(part)
+        module = getattr(module, part)
+        if not isinstance(module, nn.Sequential | nn.ModuleList):
+            break
+    return ".".join(path)
 
 
 def _budgeted(config: dict[str, Any], name: str, split: Split) -> Split:

@@ -99,7 +99,7 @@ def _heatmaps(groups: Sequence[Group], keys: Sequence[str], metrics: Sequence[Me
         grids = [grid for grid in grids if grid.cells]
         if not grids:
             continue
-        caption = f"{_title(metric)} over {rows} (rows) and {CODE_SIZE} (columns), "
+        caption = f"{_title(metric)}, over {rows} (rows) and {CODE_SIZE} (columns), "
         caption += "mean ± standard deviation over seeds where there are several; hatched: no such run."
         if metric.better:
             caption += f" {metric.better.capitalize()} is better, and brighter."

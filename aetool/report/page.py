@@ -19,7 +19,7 @@ from aetool.report.plots import Chart
 from aetool.report.reproduce import Reproducer
 from aetool.run import CONFIG, read_json
 
-SHOWN_METRICS = 9  # in the first table; the others stand in a second one
+SHOWN_METRICS = 7  # in the first table; the others stand in a second one
 SHOWN_RUNS = 40  # with pictures
 OPEN_RUNS = 3
 KEY_METRICS = 12  # of a run

@@ -168,7 +168,8 @@ def write_markdown(path: Path, comparison: Comparison) -> None:
     columns = [*_identifying(comparison, lines), *(_metric(metric, lines) for metric in comparison.metrics)]
     sides = ["--:" if column.number else ":--" for column in columns]
     cells = [[column.head for column in columns], sides, *zip(*(column.cells for column in columns), strict=True)]
-    text = "".join(f"| {' | '.join(' '.join(cell.replace('|', chr(92) + '|').split()) for cell in line)} |\n" for line in cells)
+    plain = ([" ".join(cell.replace("|", "\\|").split()) for cell in line] for line in cells)
+    text = "".join(f"| {' | '.join(line)} |\n" for line in plain)
     fronts = {front.mark: f"front {front.mark}: {front.x.title}; {front.y.title}" for front in comparison.fronts}
     sentences = [*fronts.values(), *(comparison.knee or "").splitlines(), *comparison.differences, *comparison.troubles]
     with _written(path) as file:

@@ -60,7 +60,9 @@ def draw(comparison: Comparison) -> Iterator[Chart]:
     groups = comparison.groups
     metrics = {metric.key: metric for metric in comparison.metrics}
     chosen = [metrics[key] for key in CHOSEN if key in metrics and _varies(groups, key)]
-    yield from _dots(groups, comparison.keys, [metrics[key] for key in RANKED if metrics.get(key) in chosen][:1])
+    main = next((metrics[key] for key in RANKED if metrics.get(key) in chosen), None)
+    if main and families(groups):
+        yield _dots(groups, comparison.keys, main)
     drawn = False
     for chart in _heatmaps(groups, comparison.keys, chosen):
         drawn = True
@@ -177,30 +179,26 @@ def beside(key: str) -> dict[str, str]:
     return {"PCA": f"{stage}/pca/{rest}"}
 
 
-def _dots(groups: Sequence[Group], keys: Sequence[str], metrics: Sequence[Metric]) -> Iterator[Chart]:
-    if not families(groups):
-        return
-    for metric in metrics:
-        panels, left_out = [], 0
-        for title, part in panels_of(groups).items():
-            stats = {index: stat for index, group in enumerate(part) if (stat := group.stat(metric.key))}
-            order = sorted(stats, key=lambda index: stats[index].mean, reverse=metric.better == "higher")
-            left_out += max(0, len(order) - DOTS)
-            apart = distinguishing(part, keys)
-            labels = _unique([name(part[index], apart) for index in order[:DOTS]])
-            points = {label: [("", stats[index])] for label, index in zip(labels, order, strict=False)}
-            references = {}
-            for label, other in beside(metric.key).items():
-                marks = [(line, part[index].stat(other)) for line, index in zip(labels, order, strict=False)]
-                references[label] = [(line, stat.mean) for line, stat in marks if stat]
-            if points:
-                title += f"\nlabels: {', '.join(apart)}" if len(apart) > 1 else ""
-                panels.append(Panel(title, points, {label: marks for label, marks in references.items() if marks}))
-        if panels:
-            caption = f"{_title(metric)}, the best on top.{_bars(groups)} References beside each, where measured: "
-            caption += "PCA of the same code size, the raw pixels, and an untrained encoder."
-            caption += further(left_out, "groups") + fewer_datasets(groups)
-            yield Chart("families", caption, plots.dots(panels, metric.title))
+def _dots(groups: Sequence[Group], keys: Sequence[str], metric: Metric) -> Chart:
+    panels, left_out = [], 0
+    for title, part in panels_of(groups).items():
+        stats = {index: stat for index, group in enumerate(part) if (stat := group.stat(metric.key))}
+        order = sorted(stats, key=lambda index: stats[index].mean, reverse=metric.better == "higher")
+        left_out += max(0, len(order) - DOTS)
+        apart = distinguishing(part, keys)
+        labels = _unique([name(part[index], apart) for index in order[:DOTS]])
+        points = {label: [("", stats[index])] for label, index in zip(labels, order, strict=False)}
+        references = {}
+        for label, other in beside(metric.key).items():
+            marks = [(line, part[index].stat(other)) for line, index in zip(labels, order, strict=False)]
+            references[label] = [(line, stat.mean) for line, stat in marks if stat]
+        if points:
+            title += f"\nlabels: {', '.join(apart)}" if len(apart) > 1 else ""
+            panels.append(Panel(title, points, {label: marks for label, marks in references.items() if marks}))
+    caption = f"{_title(metric)}, the best on top.{_bars(groups)} References beside each, where measured: "
+    caption += "PCA of the same code size, the raw pixels, and an untrained encoder."
+    caption += further(left_out, "groups") + fewer_datasets(groups)
+    return Chart("families", caption, plots.dots(panels, metric.title))
 
 
 def _pareto(front: Front, keys: Sequence[str]) -> Iterator[Chart]:

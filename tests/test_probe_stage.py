@@ -178,9 +178,18 @@ class TestCommand:
         expected = json.loads((ceiling / "metrics.json").read_text())["finetune"]["test_accuracy"]
         for run in Path("outputs").glob("dense-*"):
             assert json.loads((run / "metrics.json").read_text())["supervised"]["test_accuracy"] == expected
+        done = aetool("train", *words[:-1], "penalty.weight=1e-2")
+        assert f"20 epochs from scratch: accuracy {expected:.4f}, test" in done.out
         done = aetool("train", "dataset=digits", "model=pca", "supervised=true")
         assert done.code == 2
         assert "supervised=true: model=pca is fitted in closed form" in done.err
+
+    def test_there_is_no_supervised_ceiling_without_labels(self, aetool, workplace):
+        images = {name: array for name, array in np.load("images.npz").items() if "labels" not in name}
+        np.savez("images.npz", **images)
+        done = aetool("train", *TINY, "supervised=true")
+        assert done.code == 2
+        assert "supervised=true: the dataset has no labels" in done.err
 
     @pytest.mark.parametrize(
         ("words", "said"),

@@ -21,24 +21,24 @@ def run(points: list[Point], config_dir: Path | None) -> int:
 
     def work(index: int) -> None:
         train(runs[index])
-        _ceiling(runs[index])
+        if runs[index].config["supervised"]:
+            _ceiling(runs[index])
 
     if len(points) > 1 or points[0].overrides:
         return sweep(points, runs, work)
-    work(0)
-    print_result(runs[0], runs[0].metrics)
-    if runs[0].config["supervised"] and SUPERVISED in runs[0].metrics:
-        found = runs[0].metrics[SUPERVISED]
+    one = runs[0]
+    print_result(one, train(one))
+    if one.config["supervised"]:
+        found = _ceiling(one)
         print(f"supervised, {found['epochs']:.0f} epochs from scratch: accuracy {found['test_accuracy']:.4f}, test")
     return 0
 
 
-def _ceiling(run: Run) -> None:
-    """The supervised ceiling, where the run asks for it and it has labels."""
-    if not run.config["supervised"] or not run.metrics["pretrain"]["num_classes"]:
-        return
+def _ceiling(run: Run) -> dict[str, float]:
+    """The supervised ceiling, which stands in the metrics of the run too."""
     trained = finetune.ceiling(run)
     found = {key: trained[key] for key in ("val/accuracy", "test_accuracy", "epochs")}
     if run.metrics.get(SUPERVISED) != found:
         with run.hold():
             run.add_metrics(SUPERVISED, found)
+    return found

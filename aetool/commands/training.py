@@ -10,6 +10,7 @@ from aetool import signals
 from aetool.commands import evaluate, probe
 from aetool.commands.summary import print_evaluation, print_probe
 from aetool.config import flatten
+from aetool.errors import UserError
 from aetool.run import Run, identity
 
 PLUMBING = (  # keys that nobody compares runs by
@@ -38,6 +39,8 @@ def train(run: Run) -> dict[str, dict[str, float]]:
             if "pretrain" not in run.metrics:
                 if session.dataset.num_classes:
                     probe.refuse(session)
+                elif config["supervised"]:
+                    raise UserError("supervised=true: the dataset has no labels; set supervised=false")
                 _pretrain(session)
             metrics = _measure(run, session)
             _declare_hparams(session)

@@ -160,6 +160,22 @@ def test_fine_tunes_of_one_pretraining_are_one_group(tmp_path):
     }
 
 
+def test_parents_of_other_seeds_are_seeds_of_a_fine_tune(tmp_path):
+    for number in (0, 1, 2):
+        parent = write_run(tmp_path, seed=number)
+        tuned = write_run(tmp_path / "tuned", seed=number)
+        config = json.loads((tuned / "config.json").read_text())["config"]
+        config |= {"parent": {"id": parent.name, "step": 1}, "run": parent.name, "seed": 0}
+        (tuned / "config.json").write_text(json.dumps({"config": config}))
+        (tuned / "metrics.json").write_text(json.dumps({"finetune": {"test_accuracy": 0.9 + number / 100}}))
+        tuned.rename(tmp_path / f"tuned-{number}")
+    (tmp_path / "tuned").rmdir()
+    comparison = compare(read_rows([tmp_path]))
+    assert [len(group.rows) for group in comparison.groups] == [3, 3]
+    assert comparison.groups[1].stat("finetune/test_accuracy").n == 3
+    assert not comparison.troubles
+
+
 def test_fine_tunes_with_other_augmentations_are_two_groups(tmp_path):
     for shift in (0, 4):
         path = write_run(tmp_path, seed=shift) / "config.json"

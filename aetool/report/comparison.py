@@ -10,7 +10,7 @@ from aetool.report.rows import ABOUT
 
 SHOWN_FIRST = ("model.name", "dataset.name", "penalty.weight", "model.code_size")  # whenever they differ
 NEXT = ("start", "penalty", "penalty.target_l0", "model.code_channels", "corruption.level", "loss", "optimizer.lr")
-BY_SEED = ("seed", "parent")  # a fine-tune has the parent of its seed
+BY_SEED = ("seed", "parent", "parent.seed")  # see groups.seed
 
 
 class Comparison(NamedTuple):

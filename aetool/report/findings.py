@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from aetool.report.groups import CONFIDENCE, Group, Row, Stat, difference, typed
+from aetool.report.groups import CONFIDENCE, Group, Row, Stat, difference, seed, typed
 from aetool.report.metrics import CHOICES, CODE_SIZE, VAL_L0, Metric
 
 TOLERANCE = 0.005  # of a single seed: 0.5 points of accuracy, 0.005 of the variance
@@ -120,7 +120,7 @@ def repeated(groups: Sequence[Group]) -> list[str]:
     for group in groups:
         seeds: dict[Any, list[Row]] = {}
         for row in group.rows:
-            seeds.setdefault(row.get("seed"), []).append(row)
+            seeds.setdefault(seed(row), []).append(row)
         for same in seeds.values():
             if len(same) > 1:
                 names = ", ".join(str(row["directory"]) for row in same[:-1])

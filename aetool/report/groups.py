@@ -43,7 +43,7 @@ class Group(NamedTuple):
         for row in self.rows:
             value = row.get(key)
             if row["state"] == "completed" and isinstance(value, int | float) and math.isfinite(value):
-                found[row.get("seed")] = float(value)
+                found[seed(row)] = float(value)
         return found
 
     def stat(self, key: str) -> Stat | None:
@@ -61,6 +61,12 @@ def typed(value: Any) -> str:
         mantissa, e, exponent = f"{value:.6g}".partition("e")
         return f"{mantissa}e{int(exponent)}" if e else mantissa
     return f"[{','.join(map(typed, value))}]" if isinstance(value, list) else str(value)
+
+
+def seed(row: Row) -> Any:
+    """What a run differs in from the others of its group: its seed, and that of its parent where it is another."""
+    own, parent = row.get("seed"), row.get("parent.seed")
+    return own if parent in (None, own) else (own, parent)
 
 
 def grouped(rows: Sequence[Row], keys: Sequence[str]) -> list[Group]:

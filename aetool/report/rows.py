@@ -212,6 +212,7 @@ def _start(directory: Path, config: dict[str, Any]) -> dict[str, Any]:
         saved = _object(directory.parent / config["run"] / CONFIG)[0].get("config")
         if isinstance(saved, dict):
             pretraining = {group: saved[group] for group in PRETRAINING if group in saved}
+            values["parent.seed"] = saved["seed"] if isinstance(saved.get("seed"), int) else None
             return values | {f"parent.{key}": value for key, value in _config_values(pretraining).items()}
     return values | {"parent.id": str(config["parent"])}
 

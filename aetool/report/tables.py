@@ -13,7 +13,7 @@ from rich.table import Table
 from aetool.errors import UserError
 from aetool.report.comparison import Comparison
 from aetool.report.findings import spread
-from aetool.report.groups import Group, Row, scopes, typed
+from aetool.report.groups import Group, Row, scopes, seed, typed
 from aetool.report.metrics import Metric
 
 TABLES = 2  # one below the other, where the width has no room for all metrics
@@ -116,7 +116,7 @@ def _identifying(comparison: Comparison, lines: Sequence[Group | Row], dot: str 
     if not groups or not found:
         found.insert(0, Column("run", [_name(line) for line in lines], number=False))
     if groups and any(len(group.rows) > 1 for group in groups):
-        found.append(Column("n", [str(len({str(row.get("seed")) for row in group.rows})) for group in groups]))
+        found.append(Column("n", [str(len(set(map(seed, group.rows)))) for group in groups]))
     if groups and comparison.fronts:
         found.append(Column("front", [_marks(comparison, group) for group in groups], number=False))
     states = [str(line["state"]) for line in lines if not isinstance(line, Group)]

@@ -195,6 +195,14 @@ class TestPareto:
         assert len(boxes) > 5
         assert not [1 for index, box in enumerate(boxes) for other in boxes[:index] if box.overlaps(other)]
 
+    def test_where_there_is_room_no_label_is_on_the_line(self):
+        rows, front = self.front(5)
+        axes = drawn(rows, ["lr"], [front])["pareto-l0-test-acc"].figure.axes[0]
+        line = axes.transData.transform_path(axes.containers[1].lines[0].get_path())
+        boxes = [text.get_window_extent() for text in axes.texts]
+        assert len(boxes) == 5
+        assert not [box for box in boxes if line.intersects_bbox(box, filled=False)]
+
     def test_nothing_where_one_number_is_the_same_for_all(self):
         rows, _ = self.front()
         flat = [line | {L0.key: 64.0} for line in rows]

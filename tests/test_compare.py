@@ -319,6 +319,9 @@ class TestTables:
         assert done.code == 2
         assert "pip install 'aetool[parquet]'" in done.err
 
+    def test_a_folder_after_html_is_not_taken_for_the_file(self, outputs, aetool):
+        assert "write the runs first: aetool compare outputs --html" in aetool("compare", "--html", "outputs").err
+
     def test_a_file_that_cannot_be_written(self, outputs, aetool):
         assert "cannot be written" in aetool("compare", "--csv", "outputs").err
 

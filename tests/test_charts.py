@@ -196,8 +196,10 @@ class TestPareto:
         assert not [1 for index, box in enumerate(boxes) for other in boxes[:index] if box.overlaps(other)]
 
     def test_where_there_is_room_no_label_is_on_the_line(self):
-        rows, front = self.front(5)
-        axes = drawn(rows, ["lr"], [front])["pareto-l0-test-acc"].figure.axes[0]
+        rows = [row({"L0": 10.0 * step, "test acc": 0.2 * step}, lr=1.23456 + step) for step in range(1, 6)]
+        rows.append(row({"L0": 60.0, "test acc": 0.2}, lr=0))
+        groups = grouped(rows, ["lr"])
+        axes = drawn(rows, ["lr"], [Front(L0, ACCURACY, groups[:5], groups[5:])])["pareto-l0-test-acc"].figure.axes[0]
         line = axes.transData.transform_path(axes.containers[1].lines[0].get_path())
         boxes = [text.get_window_extent() for text in axes.texts]
         assert len(boxes) == 5

@@ -131,6 +131,7 @@ class TestCommand:
         done = aetool("probe", f"run={run}", "references=false", *budget)
         assert "probe linear 1 labels per class" in done.out
         assert "spread" in done.out
+        assert "L2 chosen, mean over draws" in done.out
         found = json.loads((run / "metrics.json").read_text())
         assert found["probe-linear-1-labels-per-class"]["code/test_accuracy_std"] >= 0
         assert found["probe-linear"]["code/test_accuracy"] >= 0.5

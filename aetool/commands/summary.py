@@ -64,7 +64,8 @@ def print_probe(run: Run, stage: str, metrics: dict[str, float], console: Consol
     columns += [name for name in found if name.startswith("random_")]
     model = run.config["model"]["name"]
     titles = {"code": "code" if model in columns else model, "pca": _pca(metrics), "mean": "largest class"}
-    rows = PROBE_ROWS | {f"{label} chosen": key for key, label in CHOSEN.items()}
+    mean = ", mean over draws" if any(name.endswith("/test_accuracy_std") for name in metrics) else ""
+    rows = PROBE_ROWS | {f"{label} chosen{mean}": key for key, label in CHOSEN.items()}
     lines = {
         label: {titles.get(name, name.replace("_", " ")): metrics.get(f"{name}/{key}") for name in columns}
         for label, key in rows.items()

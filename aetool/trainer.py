@@ -13,7 +13,7 @@ from aetool.checkpoint import Checkpoint, Checkpoints
 from aetool.corruptions import Corruption
 from aetool.data.dataset import Split
 from aetool.data.preprocessing import Preprocessing
-from aetool.errors import Interrupted, NonFiniteError
+from aetool.errors import Interrupted, NonFiniteError, UserError
 from aetool.models.base import BATCH, Batch
 from aetool.objective import Goal
 from aetool.randomness import generator, seed_global
@@ -192,9 +192,16 @@ class Trainer:
         self.checkpoints.save(self.step, self.model.state_dict(), self.state_dict(), self.best_step)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Goes on from a checkpoint."""
+        """Goes on from a checkpoint; raises UserError for one of another version that lacks some of the state."""
+        state = checkpoint.state()
+        missing = self.state_dict().keys() - state.keys()
+        if missing:
+            raise UserError(
+                f"{checkpoint.path}: another version of aetool wrote it, without {', '.join(sorted(missing))}; go on "
+                "with that version, or overwrite=true starts anew"
+            )
         self.model.load_state_dict(checkpoint.model())
-        self.load_state_dict(checkpoint.state())
+        self.load_state_dict(state)
 
     def state_dict(self) -> dict[str, Any]:
         """All that training needs to go on, but for the model's own tensors."""

@@ -124,6 +124,16 @@ def test_every_ingredient_of_a_checkpoint_is_needed(workplace, uninterrupted, in
     assert found != uninterrupted
 
 
+def test_a_checkpoint_of_another_version_is_refused(workplace, aetool):
+    assert start(workplace, "KILL", 7).returncode == -signal.SIGKILL
+    newest = Checkpoints(only_run(workplace) / "checkpoints").newest()
+    assert newest is not None
+    rewrite(newest.path, {key: value for key, value in newest.state().items() if key != "best_rank"})
+    done = aetool("train", *TINY)
+    assert done.code == 2
+    assert "step-00000006: another version of aetool wrote it, without best_rank" in done.err
+
+
 def rewrite(path: Path, state: dict) -> None:
     torch.save(state, path / "state.pt")
     manifest = json.loads((path / "manifest.json").read_text())

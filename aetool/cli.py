@@ -117,6 +117,8 @@ def _show(command: str, words: list[str], config_dir: Path | None) -> int:
     """--help, --cfg and --info are Hydra's own."""
     import hydra
 
+    if {"-m", "--multirun"}.intersection(words) and {"--cfg", "-c"}.intersection(words):
+        raise UserError("--cfg shows the config of one run: leave out -m, and give one value of each key")
     if "--help" in words or "-h" in words:
         words = ["--help"]  # of the defaults, which always compose
     said = io.StringIO()

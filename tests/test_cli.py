@@ -86,6 +86,7 @@ def test_help_lists_commands_groups_and_options(aetool):
         (["train", "-m", "model=sparse,sparce"], ["model=sparce: no such option"]),
         (["train", "-m", "penalty.weight=1e-3,-1"], ["penalty.weight=-1: expected"]),
         (["train", "--cfg", "job", "modle=x"], ["modle: unknown key"]),
+        (["train", "-m", "--cfg", "job", "seed=0,1"], ["--cfg shows the config of one run"]),
         (["train", "--config-dir", "nowhere"], ["nowhere: there is no such folder"]),
         (["trian"], ["trian: unknown command", "did you mean train?"]),
         (["probe"], ["run: missing; set run="]),

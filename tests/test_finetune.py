@@ -410,7 +410,11 @@ def test_over_seeds_the_interval_is_students(place, aetool):
     mean = np.mean(gaps)
     low, high = stats.t.interval(0.95, 1, loc=mean, scale=stats.sem(gaps))
     assert f"{100 * mean:+.2f} points, 95 % interval {100 * low:+.2f} to {100 * high:+.2f} over 2 seeds" in done.out
-    assert done.out.rstrip().endswith(": a difference" if low > 0 or high < 0 else ": no difference shown")
+    verdict, left = done.out.rstrip().splitlines()[-2:]
+    assert verdict.endswith(": a difference" if low > 0 or high < 0 else ": no difference shown")
+    folder = Path(left.partition(":")[0])
+    assert {path.name for path in folder.iterdir()} >= {"report.html", "table.csv", "sweep.json"}
+    assert len(json.loads((folder / "sweep.json").read_text())["runs"]) == 4
 
 
 def test_one_failing_point_does_not_stop_the_others(place, aetool):

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from aetool import signals
 from aetool.commands import probe, training
 from aetool.commands.opening import open_trained
-from aetool.commands.sweep import Outcome, each
+from aetool.commands.sweep import Outcome, conclude, each, entry, folder_of, write_sweep
 from aetool.compatibility import untrainable
 from aetool.compose import Point, compose_points, known_targets
 from aetool.config import flatten
-from aetool.errors import UserError
+from aetool.errors import Interrupted, UserError
 from aetool.report.groups import Group, Interval, Row, difference
 from aetool.report.tables import print_measures
 from aetool.run import Run, identity
@@ -39,6 +39,7 @@ class Result(NamedTuple):
 
     metrics: dict[str, dict[str, float]]  # by column: fine-tuned, from scratch, frozen
     gap: Interval | None
+    runs: list[Run]
 
 
 def run(points: list[Point], config_dir: Path | None) -> int:
@@ -55,9 +56,21 @@ def run(points: list[Point], config_dir: Path | None) -> int:
     if points[0].config["name"] is not None:
         raise UserError(f"name={points[0].config['name']}: points of a sweep need folders of their own; leave it out")
     results: dict[int, Result] = {}
-    outcomes, interrupted = each(points, lambda index: results.update({index: finetune(points[index], config_dir)}))
+    outcomes: list[Outcome] = []
+    interrupted: Interrupted | None = None
+    try:
+        for outcome in each(points, lambda index: results.update({index: finetune(points[index], config_dir)})):
+            outcomes.append(outcome)
+    except Interrupted as error:
+        interrupted = error
     print()
     _print_sweep(points, outcomes, results)
+    if results:
+        folder = folder_of(points, [" ".join(point.words) for point in points])
+        runs = [(run, index) for index, result in results.items() for run in result.runs]
+        entries = [entry(folder, run, points[index]) | outcomes[index].noted for run, index in runs]
+        write_sweep(folder, points, entries)
+        conclude(folder, drawn=interrupted is None, printed=False)
     if interrupted:
         raise interrupted
     return max(outcome.exit_code for outcome in outcomes)
@@ -68,9 +81,9 @@ def finetune(point: Point, config_dir: Path | None) -> Result:
     parent = _parent(point, config_dir)
     tuned = Run.of(_own(point.config, parent))
     name = "fine-tuned" if parent else "from scratch"
-    metrics = {name: train(tuned, parent)}
+    metrics, runs = {name: train(tuned, parent)}, [tuned]
     if parent is None:
-        return Result(metrics, None)
+        return Result(metrics, None, runs)
     gap = None
     if point.config["control"]:
         scratch: dict[str, Any] = {"parent": None, "run": None, "name": None, "overwrite": False}
@@ -78,12 +91,13 @@ def finetune(point: Point, config_dir: Path | None) -> Result:
         control = Run.of(tuned.config | scratch)
         metrics["from scratch"] = train(control, None)
         gap = paired(tuned, control)
+        runs.append(control)
     tap = point.config["tap"]
     frozen = parent.metrics.get(probe.stage({"probe": point.config | {"name": "linear"}}), {})  # of the same budget
     found = {key.removeprefix(f"{tap}/"): value for key, value in frozen.items() if key.startswith(f"{tap}/")}
     if found:
         metrics["frozen, linear probe"] = found | {"val/accuracy": found["val_accuracy"]}
-    return Result(metrics, gap)
+    return Result(metrics, gap, runs)
 
 
 def train(run: Run, parent: Run | None) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import os
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,51 +20,66 @@ class Outcome(NamedTuple):
     exit_code: int
     error: str | None = None  # one line
 
+    @property
+    def noted(self) -> dict[str, str]:
+        """As it stands in sweep.json."""
+        return {"state": self.state} | ({"error": self.error} if self.error else {})
 
-def each(points: Sequence[Point], work: Callable[[int], object]) -> tuple[list[Outcome], Interrupted | None]:
+
+def each(points: Sequence[Point], work: Callable[[int], object]) -> Iterator[Outcome]:
     """Does the work of every point, given its index; one that fails is reported at once, and the others go on.
 
-    An interruption ends it, and comes back for the caller to raise.
+    An interruption is the last outcome, and is raised after it.
     """
-    outcomes: list[Outcome] = []
     for index, point in enumerate(points):
         print(f"\n[{index + 1}/{len(points)}] {' '.join(point.overrides)}")
         try:
             work(index)
-        except Interrupted as error:
-            outcomes.append(Outcome("interrupted", 0))
-            return outcomes, error
+        except Interrupted:
+            yield Outcome("interrupted", 0)
+            raise
         except Exception as error:
             code = exit_code(error)
             print(f"failed: {error}" if code != 1 else traceback.format_exc(), flush=True)
-            outcomes.append(Outcome("failed", code, f"{type(error).__name__}: {error}".partition("\n")[0]))
+            yield Outcome("failed", code, f"{type(error).__name__}: {error}".partition("\n")[0])
         else:
-            outcomes.append(Outcome("completed", 0))
-    return outcomes, None
+            yield Outcome("completed", 0)
 
 
 def sweep(points: Sequence[Point], runs: Sequence[Run], work: Callable[[int], object]) -> int:
     """Every point is an ordinary run; one that fails does not stop the others.
 
-    Its folder, named by the runs, has what `aetool compare` needs from the start, and their comparison at the end.
+    Its folder has what `aetool compare` needs from the start, and their comparison at the end.
     """
-    folder = Path(points[0].config["output"]) / f"sweep-{digest(sorted(one.id for one in runs))}"
-    entries: list[dict[str, Any]] = [
-        {"directory": os.path.relpath(one.directory, folder.parent), "overrides": point.overrides, "state": NOT_STARTED}
-        for point, one in zip(points, runs, strict=True)
-    ]
-    _write_sweep(folder, points, entries)
-    outcomes, interrupted = each(points, work)
-    for entry, outcome in zip(entries, outcomes, strict=False):
-        entry |= {"state": outcome.state} | ({"error": outcome.error} if outcome.error else {})
-    _write_sweep(folder, points, entries)
-    _print_sweep(folder, drawn=interrupted is None)
+    folder = folder_of(points, [one.id for one in runs])
+    entries = [entry(folder, one, point) for one, point in zip(runs, points, strict=True)]
+    write_sweep(folder, points, entries)
+    worst, interrupted = 0, None
+    try:
+        for outcome, noted in zip(each(points, work), entries, strict=False):
+            noted |= outcome.noted
+            worst = max(worst, outcome.exit_code)
+            write_sweep(folder, points, entries)
+    except Interrupted as error:
+        interrupted = error
+    conclude(folder, drawn=interrupted is None)
     if interrupted:
         raise interrupted
-    return max(outcome.exit_code for outcome in outcomes)
+    return worst
 
 
-def _write_sweep(folder: Path, points: Sequence[Point], entries: list[dict[str, Any]]) -> None:
+def folder_of(points: Sequence[Point], names: Sequence[str]) -> Path:
+    """The folder of a sweep, by the names of its points in any order."""
+    return Path(points[0].config["output"]) / f"sweep-{digest(sorted(names))}"
+
+
+def entry(folder: Path, run: Run, point: Point) -> dict[str, Any]:
+    """What stands of a run in sweep.json."""
+    directory = os.path.relpath(run.directory, folder.parent)
+    return {"directory": directory, "overrides": point.overrides, "state": NOT_STARTED}
+
+
+def write_sweep(folder: Path, points: Sequence[Point], entries: Sequence[dict[str, Any]]) -> None:
     """What `aetool compare` needs to know of a sweep, also of one that a kill has ended."""
     axes: dict[str, list[str]] = {}
     for point in points:
@@ -79,22 +94,23 @@ def _write_sweep(folder: Path, points: Sequence[Point], entries: list[dict[str, 
                 "command": points[0].command,
                 "axes": {key: list(dict.fromkeys(values)) for key, values in axes.items()},
                 "updated": datetime.now(UTC).isoformat(timespec="seconds"),
-                "runs": entries,
+                "runs": list(entries),
             },
         )
     except OSError as error:
         raise UserError(f"{folder}: cannot write there: {error}") from error
 
 
-def _print_sweep(folder: Path, drawn: bool) -> None:
+def conclude(folder: Path, drawn: bool, printed: bool = True) -> None:
     """The comparison of its points; figures and report only where nobody waits for the command to stop."""
     from aetool.report import charts, page, tables
     from aetool.report.comparison import compare
     from aetool.report.rows import read_sweep
 
     comparison = compare(*read_sweep(folder))
-    print()
-    tables.print_comparison(comparison)
+    if printed:
+        print()
+        tables.print_comparison(comparison)
     tables.write_csv(folder / "table.csv", comparison.rows)
     tables.write_markdown(folder / "table.md", comparison)
     written = "table.csv, table.md"

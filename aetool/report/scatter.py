@@ -35,6 +35,7 @@ def pareto(
     _cloud(axes, points, label="front", fmt="o-", color=PALETTE[0], zorder=3)
     if wide([x.mean for x, _ in [*points, *dominated]]):
         axes.set_xscale("log")
+    axes.margins(0.12)  # room for labels
     axes.grid(alpha=0.3)
     titled(axes, titles[0], titles[1], titles[2])
     legend(axes)

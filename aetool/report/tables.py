@@ -220,15 +220,28 @@ def _written(path: Path) -> Iterator[IO[str]]:
 
 
 def print_measures(title: str, lines: Mapping[str, Mapping[str, float | None]], console: Console | None = None) -> None:
-    """A small table: what was measured down, the run and its references across."""
-    columns = list(dict.fromkeys(name for values in lines.values() for name in values))
-    drawn = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0))
-    drawn.add_column("")
-    for name in columns:
-        drawn.add_column(name, justify="right")
-    for name, values in lines.items():
-        drawn.add_row(name, *(_text(values.get(column)) for column in columns))
-    (console or Console(markup=False, highlight=False)).print(drawn)
+    """A small table: what was measured down, the run and its references across.
+
+    Columns for which the width has no room follow below.
+    """
+    console = console or Console(markup=False, highlight=False)
+    names = list(dict.fromkeys(name for values in lines.values() for name in values))
+    columns = {name: [_text(values.get(name)) for values in lines.values()] for name in names}
+    room = console.width - max(map(len, lines), default=0) - 2
+    while columns:
+        drawn = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0))
+        drawn.add_column("", no_wrap=True)
+        shown: list[list[str]] = []
+        left = room
+        for name in list(columns):
+            left -= max(map(len, [name, *columns[name]])) + 3
+            if left >= 0 or not shown:
+                drawn.add_column(name, justify="right")
+                shown.append(columns.pop(name))
+        for name, *cells in zip(lines, *shown, strict=True):
+            drawn.add_row(name, *cells)
+        console.print(drawn)
+        title = ""
 
 
 def _text(value: Any) -> str:

@@ -141,8 +141,9 @@ class Run:
         """
         with self.hold():
             fresh = (overwrite and self._clear()) or not self.agree()
-            if fresh:
-                write_json(self.directory / CONFIG, {"aetool": version("aetool"), "id": self.id, "config": self.config})
+            made = {"aetool": version("aetool"), "id": self.id}  # stay those of the start; how it is measured may change
+            made = made if fresh else read_json(self.directory / CONFIG) or made
+            write_json(self.directory / CONFIG, made | {"config": self.config})
             self.update(state="running", pid=os.getpid(), host=socket.gethostname(), started=_now())
             try:
                 yield

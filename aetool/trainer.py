@@ -249,6 +249,11 @@ class Trainer:
 
     def _finish_epoch(self) -> None:
         values = self.evaluate(self.val)
+        if not math.isfinite(values["loss"]):
+            levers = self.objective.levers
+            raise NonFiniteError(
+                f"not finite on validation after epoch {self.epoch + 1}: loss {values['loss']:g}; lower {levers}"
+            )
         self.schedule.observe(values["loss"])
         rank = self.objective.rank(values)
         if rank < self.best_rank or self.objective.moves:

@@ -93,6 +93,7 @@ def test_a_new_probe_retrains_nothing(workplace, aetool, monkeypatch):
     done = aetool("train", *[word for word in TINY if not word.startswith("probe")], "probe.l2=[0.1,1.0]")
     assert done.code == 0, done.err
     assert len(list(run.glob("probe-linear-*"))) == 2
+    assert json.loads((run / "config.json").read_text())["config"]["probe"]["l2"] == [0.1, 1.0]
     headline = metrics(run)["probe-linear"]
     assert aetool("probe", f"run={run}", "probe.l2=[3.0]", "references=false").code == 0
     assert len(list(run.glob("probe-linear-*"))) == 3

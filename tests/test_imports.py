@@ -11,7 +11,7 @@ ROOT = Path(aetool.__file__).parent
 LAYERS = [  # a module may import from its own layer and from those below it
     {"cli", "completion", "__init__"},
     {"commands", "api"},
-    {"stages", "references", "speed", "probe_speed"},
+    {"stages", "speed", "probe_speed"},
     {"assembly"},
     {"trainer"},
     {"objective", "checkpoint", "record", "figures", "report", "compose", "feature_cache"},

@@ -15,9 +15,9 @@ from aetool.data.dataset import Dataset, Split
 from aetool.probes.base import Fitted, Labelled, calibration_error, judge
 from aetool.probes.linear import Linear
 from aetool.randomness import generator
-from aetool.references import References
 from aetool.stages.features import PLAIN
 from aetool.stages.probe import Budget, classify
+from aetool.stages.references import References
 
 LABELS = torch.arange(60) % 3
 POINTS = torch.eye(3)[LABELS] + torch.rand(60, 3, generator=torch.Generator().manual_seed(0))

@@ -118,6 +118,16 @@ def test_what_is_not_finite_stops_before_the_update(trainer, where):
     assert all(torch.equal(b, p) for b, p in zip(before, made.model.parameters(), strict=True))
 
 
+def test_a_validation_loss_that_is_not_finite_is_an_error(trainer):
+    made = trainer()
+    made.val = made.val._replace(images=made.val.images[:0].new_zeros(3, *made.val.images.shape[1:]))
+    loss = made.objective.loss
+    made.objective.loss = lambda reconstruction, x: loss(reconstruction, x) * (1 if len(x) > 3 else float("nan"))
+    with pytest.raises(NonFiniteError, match=r"validation after epoch 1: loss nan; lower optimizer\.lr"):
+        made.fit()
+    assert made.epoch == 0
+
+
 def test_divergence_is_exit_3_and_the_run_says_failed(workplace, aetool):
     done = aetool("train", *TINY, "optimizer=sgd", "optimizer.lr=1e9")
     assert done.code == 3

@@ -62,10 +62,10 @@ def measure(run: Run, config: dict[str, Any], session: "Session | None" = None) 
 def _evaluate(session: "Session") -> dict[str, float]:
     from aetool.likelihood import collapsed
     from aetool.record import Events
-    from aetool.references import LARGEST
     from aetool.stages.atlas import atlas
     from aetool.stages.evaluate import evaluate, geometry, sensitivity
     from aetool.stages.family import family_metrics
+    from aetool.stages.references import LARGEST
 
     run, settings = session.run, session.config["evaluation"]
     target = folder(run, session.config, session.step) / "metrics.json"

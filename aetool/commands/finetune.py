@@ -1,27 +1,24 @@
 """aetool finetune run=DIR"""
 
 import json
-import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from aetool import signals
 from aetool.commands import probe, training
+from aetool.commands.control import PREDICTIONS, Result, paired, print_points, sentence
 from aetool.commands.opening import open_trained
 from aetool.commands.sweep import Outcome, conclude, each, entry, folder_of, write_sweep
 from aetool.compatibility import untrainable
 from aetool.compose import Point, compose_points, known_targets
 from aetool.config import flatten
 from aetool.errors import Interrupted, UserError
-from aetool.report.groups import Group, Interval, Row, difference
 from aetool.report.tables import print_measures
 from aetool.run import Run, identity
 
 STAGE = "finetune"
 PRETRAINING = ("model", "dataset", "loss", "penalty", "corruption", "seed", "output", "device", "threads", "cache")
 UNUSED = ("run", "pretrain", "control", "loss", "penalty", "corruption")  # keys of the command, not of one fine-tune
-PREDICTIONS = "predictions.npy"
 ROWS = {
     "accuracy, test": "test_accuracy",
     "top-5 accuracy, test": "test_top5_accuracy",
@@ -34,14 +31,6 @@ ROWS = {
 }
 
 
-class Result(NamedTuple):
-    """What came of one point: test accuracies, and the difference to the control over the test images."""
-
-    metrics: dict[str, dict[str, float]]  # by column: fine-tuned, from scratch, frozen
-    gap: Interval | None
-    runs: list[Run]
-
-
 def run(points: list[Point], config_dir: Path | None) -> int:
     """Fine-tunes; several points are a sweep."""
     if len(points) == 1:
@@ -51,7 +40,7 @@ def run(points: list[Point], config_dir: Path | None) -> int:
         shown = {label: values for label, values in lines.items() if any(v is not None for v in values.values())}
         print_measures(f"classification, tap {tap}", shown)
         if result.gap is not None:
-            print(_sentence(result.gap, "the test images of this seed"))
+            print(sentence(result.gap, "the test images of this seed"))
         return 0
     if points[0].config["name"] is not None:
         raise UserError(f"name={points[0].config['name']}: points of a sweep need folders of their own; leave it out")
@@ -64,7 +53,7 @@ def run(points: list[Point], config_dir: Path | None) -> int:
     except Interrupted as error:
         interrupted = error
     print()
-    _print_sweep(points, outcomes, results)
+    print_points(points, outcomes, results)
     if results:
         folder = folder_of(points, [" ".join(point.words) for point in points])
         runs = [(run, index) for index, result in results.items() for run in result.runs]
@@ -123,21 +112,6 @@ def ceiling(run: Run) -> dict[str, float]:
     words = [f"{key}={run.config[key]}" for key in keys if run.config[key] is not None]
     (point,) = compose_points("finetune", [f"run={run.directory}", *words])
     return train(Run.of(_own(point.config, run) | {"parent": None, "run": None}), None)
-
-
-def paired(tuned: Run, control: Run) -> Interval:
-    """Test accuracy of one minus that of the other, and its 95 % interval: 1.96 standard errors of the mean over the
-    test images of the differences in correctness."""
-    import numpy as np
-
-    from aetool.commands.session import Session
-
-    labels = Session(tuned, tuned.config).dataset.test.labels
-    assert labels is not None
-    one, other = (np.load(found.directory / PREDICTIONS) == labels.numpy() for found in (tuned, control))
-    gaps = one.astype(float) - other
-    half = 1.96 * gaps.std(ddof=1) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.inf
-    return Interval(gaps.mean(), gaps.mean() - half, gaps.mean() + half)
 
 
 def _parent(point: Point, config_dir: Path | None) -> Run | None:
@@ -222,49 +196,3 @@ def _draw(session: Any, result: Any) -> None:
         events.scalars(int(metrics["best_step"]), shown)
         events.image("test/confusion", confusion, int(metrics["best_step"]))
     run.warn(events.warnings)
-
-
-def _print_sweep(points: Sequence[Point], outcomes: Sequence[Outcome], done: Mapping[int, Result]) -> None:
-    """A line a point, and for every setting the difference to the control over its seeds."""
-    table: dict[str, dict[str, float | None]] = {}
-    settings: dict[str, list[tuple[int, Result]]] = {}
-    for number, outcome in enumerate(outcomes):
-        point = points[number]
-        if number not in done:
-            table[f"{' '.join(point.overrides)} ({outcome.state})"] = {}
-            continue
-        result = done[number]
-        values: dict[str, float | None] = {name: found["test_accuracy"] for name, found in result.metrics.items()}
-        if result.gap is not None:
-            values["difference"] = result.gap.mean
-        table[" ".join(point.overrides)] = values
-        setting = " ".join(word for word in point.overrides if not word.startswith("seed="))
-        settings.setdefault(setting, []).append((point.config["seed"], result))
-    print_measures("accuracy on the test images", table)
-    for setting, results in settings.items():
-        if all(result.gap is not None for _, result in results):
-            label = f"{setting}: " if setting else ""
-            print(label + _over_seeds(results))
-
-
-def _over_seeds(results: Sequence[tuple[int, Result]]) -> str:
-    if len(results) == 1:
-        gap = results[0][1].gap
-        assert gap is not None
-        return _sentence(gap, "the test images of this seed")
-    groups = []
-    for name in ("fine-tuned", "from scratch"):
-        rows: list[Row] = [
-            {"seed": seed, "state": "completed", "accuracy": result.metrics[name]["test_accuracy"]}
-            for seed, result in results
-        ]
-        groups.append(Group({}, rows))
-    found = difference(groups[0], groups[1], "accuracy")
-    assert found is not None
-    return _sentence(found, f"{len(results)} seeds")
-
-
-def _sentence(gap: Interval, over: str) -> str:
-    verdict = "a difference" if gap.excludes_zero else "no difference shown"
-    points = f"{100 * gap.mean:+.2f} points, 95 % interval {100 * gap.low:+.2f} to {100 * gap.high:+.2f}"
-    return f"fine-tuned minus from scratch: {points} over {over}: {verdict}"

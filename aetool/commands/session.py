@@ -11,9 +11,9 @@ from aetool.checkpoint import Checkpoints
 from aetool.data.dataset import Dataset
 from aetool.errors import UserError
 from aetool.record import Record
-from aetool.references import References
 from aetool.run import Run
 from aetool.stages.frozen import Frozen
+from aetool.stages.references import References
 
 
 class Session:

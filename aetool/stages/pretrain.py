@@ -19,10 +19,10 @@ from aetool.objective import Objective
 from aetool.pca import PCA
 from aetool.randomness import generator
 from aetool.record import Record
-from aetool.references import LARGEST, References
 from aetool.run import Run
 from aetool.schema import OptimizerConfig
 from aetool.signature import constants
+from aetool.stages.references import LARGEST, References
 from aetool.trainer import Trainer
 
 log = logging.getLogger("aetool")

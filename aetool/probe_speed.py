@@ -11,7 +11,8 @@ from torch import Tensor
 
 from aetool.assembly import choose_device
 from aetool.probes.base import Labelled, accuracy
-from aetool.probes.linear import LogisticRegression, predict
+from aetool.probes.linear import LogisticRegression
+from aetool.probes.path import predict
 from aetool.probes.standardisation import standardisation
 
 Weights = tuple[Tensor, Tensor]  # (K, D) and (K,)

@@ -141,7 +141,7 @@ class Run:
         """
         with self.hold():
             fresh = (overwrite and self._clear()) or not self.agree()
-            made = {"aetool": version("aetool"), "id": self.id}  # stay those of the start; how it is measured may change
+            made = {"aetool": version("aetool"), "id": self.id}  # those of the start stay
             made = made if fresh else read_json(self.directory / CONFIG) or made
             write_json(self.directory / CONFIG, made | {"config": self.config})
             self.update(state="running", pid=os.getpid(), host=socket.gethostname(), started=_now())

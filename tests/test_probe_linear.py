@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import Features, Labels, Said, probed
-from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression as Reference
 from torch import Tensor
 
@@ -17,18 +16,11 @@ from aetool.data.cache import default_cache_dir
 from aetool.data.mnist import mnist
 from aetool.errors import Interrupted, NonFiniteError
 from aetool.probes.base import ProbeResult, accuracy
-from aetool.probes.linear import Linear, LogisticRegression, predict, standardisation
+from aetool.probes.linear import Linear, LogisticRegression
+from aetool.probes.path import predict
+from aetool.probes.standardisation import standardisation
 
 GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-
-
-@pytest.fixture(scope="module")
-def digits() -> tuple[Features, Labels]:
-    order = np.random.RandomState(0).permutation(1797)
-    x, y = load_digits(return_X_y=True)
-    sizes = [1000, 300, 497]
-    features = torch.tensor(x[order] / 16, dtype=torch.float32).split(sizes)
-    return Features(*features), Labels(*torch.tensor(y[order]).split(sizes))
 
 
 def standardised(features: Tensor, train: Tensor) -> Tensor:

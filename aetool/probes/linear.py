@@ -4,7 +4,6 @@ The fit is exact to a tolerance, deterministic and free of a learning rate, so t
 where they differ in what they hold: a penalty that shrinks a code cannot confound its accuracy with a step size.
 """
 
-import functools
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aetool.probes.base import Fitted, Labelled, accuracy, check_both
-from aetool.probes.standardisation import standardisation, unstandardised
+from aetool.probes.base import Fitted, Labelled
+from aetool.probes.path import choose
 from aetool.ranges import PositiveFloat, PositiveInt
 
 ROUNDING = 2.0**-9  # of bfloat16, relative
@@ -42,39 +41,19 @@ class Linear:
 
     def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Callable[[], None]) -> Fitted:
         """Fit; `train.features` are standardised in place. `poll` is called once per iteration."""
-        check_both(train, val, num_classes)
-        labels, val_labels = train.labels.to(train.features.device), val.labels.to(val.features.device)
-        mean, scale = standardisation(train.features)
-        features = train.features.sub_(mean).mul_(scale)
-
-        def raw(weights: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:  # for the other splits, left as they are
-            return unstandardised(weights, mean, scale)
-
-        regression = LogisticRegression(features, labels, num_classes)
-        iterations, unconverged = 0, 0
-        val_accuracy: dict[float, float] = {}
-        chosen, weights = self.l2[0], regression.weights()
-        for l2 in self.l2:  # strong to weak: each fit starts from the one before
-            used, converged = regression.fit(l2, self.tolerance, self.max_iterations, poll)
-            iterations += used
-            unconverged += not converged
-            val_accuracy[l2] = accuracy(predict(raw(regression.weights()), val.features), val_labels)
-            if l2 == self.l2[0] or val_accuracy[l2] > val_accuracy[chosen]:
-                chosen, weights = l2, regression.weights()
-        metrics = {
-            "train_accuracy": accuracy(predict(weights, features), labels),
-            "val_accuracy": val_accuracy[chosen],
-            "l2": float(chosen),
-            "l2_at_edge": float(len(self.l2) > 1 and chosen in (self.l2[0], self.l2[-1])),
-            "iterations": float(iterations),
-            "unconverged": float(unconverged),
-        }
-        return Fitted(functools.partial(predict, raw(weights)), True, metrics, val_accuracy)
-
-
-def predict(weights: tuple[Tensor, Tensor], features: Tensor) -> Tensor:
-    """(N, K) logits of (N, D) features, of any real type, under weights (K, D) and biases (K,)."""
-    return torch.cat([F.linear(part.to(weights[0].dtype), *weights) for part in features.split(8192)])
+        return choose(
+            "l2",
+            self.l2,
+            lambda l2: l2,
+            lambda x, y: LogisticRegression(x, y, num_classes),
+            train,
+            val,
+            num_classes,
+            tolerance=self.tolerance,
+            max_iterations=self.max_iterations,
+            probabilistic=True,
+            poll=poll,
+        )
 
 
 class LogisticRegression:

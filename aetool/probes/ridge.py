@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aetool.probes.base import Fitted, Labelled, accuracy, at_edge, check_both
-from aetool.probes.linear import predict
+from aetool.probes.path import predict
 from aetool.probes.standardisation import standardisation, unstandardised
 from aetool.ranges import PositiveFloat
 

@@ -1,6 +1,5 @@
 """The literature's linear support vector machine: squared hinge loss, one class against the rest."""
 
-import functools
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -8,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aetool.probes.base import Fitted, Labelled, accuracy, at_edge, check_both
-from aetool.probes.linear import predict
-from aetool.probes.standardisation import standardisation, unstandardised
+from aetool.probes.base import Fitted, Labelled
+from aetool.probes.path import choose
 from aetool.ranges import PositiveFloat, PositiveInt
 
 
@@ -37,31 +35,19 @@ class SVM:
 
     def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Callable[[], None]) -> Fitted:
         """Fit; `train.features` are standardised in place. `poll` is called once per iteration."""
-        check_both(train, val, num_classes)
-        labels, val_labels = train.labels.to(train.features.device), val.labels.to(val.features.device)
-        mean, scale = standardisation(train.features)
-        features = train.features.sub_(mean).mul_(scale)
-        machine = SquaredHinge(features, labels, num_classes)
-        iterations, unconverged = 0, 0
-        val_accuracy: dict[float, float] = {}
-        chosen, weights = self.c[0], machine.weights()
-        for c in self.c:  # strong to weak penalty: each fit starts from the one before
-            used, converged = machine.fit(1 / (2 * c * len(labels)), self.tolerance, self.max_iterations, poll)
-            iterations += used
-            unconverged += not converged
-            found = predict(unstandardised(machine.weights(), mean, scale), val.features)
-            val_accuracy[c] = accuracy(found, val_labels)
-            if c == self.c[0] or val_accuracy[c] > val_accuracy[chosen]:
-                chosen, weights = c, machine.weights()
-        metrics = {
-            "train_accuracy": accuracy(predict(weights, features), labels),
-            "val_accuracy": val_accuracy[chosen],
-            "c": float(chosen),
-            "c_at_edge": at_edge(chosen, self.c),
-            "iterations": float(iterations),
-            "unconverged": float(unconverged),
-        }
-        return Fitted(functools.partial(predict, unstandardised(weights, mean, scale)), False, metrics, val_accuracy)
+        return choose(
+            "c",
+            self.c,
+            lambda c: 1 / (2 * c * len(train.labels)),
+            lambda x, y: SquaredHinge(x, y, num_classes),
+            train,
+            val,
+            num_classes,
+            tolerance=self.tolerance,
+            max_iterations=self.max_iterations,
+            probabilistic=False,
+            poll=poll,
+        )
 
 
 class SquaredHinge:

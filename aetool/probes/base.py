@@ -38,6 +38,8 @@ class Fitted(NamedTuple):
 class Probe(Protocol):
     """Fits a classifier on frozen features; choices are made on the validation split.
 
+    The class attribute `any_scale = True` says that features times a constant give the same classifier.
+
     It may work on `train.features`, float32, in place: a copy of CIFAR-10's pixels is half a gigabyte. `poll` is called
     often and may raise to stop the fit. Raises ValueError for splits that are empty or do not fit together,
     NonFiniteError for features that are NaN or infinite (`check` does both).

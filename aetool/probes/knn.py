@@ -27,6 +27,8 @@ class NearestNeighbours:
     `train_accuracy`: a training image is its own nearest neighbour.
     """
 
+    any_scale = True
+
     def __init__(self, k: Sequence[PositiveInt], temperature: Sequence[PositiveFloat | None]) -> None:
         if not k or not temperature:
             raise ValueError(f"k={list(k)}, temperature={list(temperature)}: give at least one value of each")

@@ -17,6 +17,7 @@ from aetool.probes.path import choose
 from aetool.ranges import PositiveFloat, PositiveInt
 
 ROUNDING = 2.0**-9  # of bfloat16, relative
+FEW, MANY = 2**22, 2**27  # numbers, between which a rounded copy is worth its time and its memory
 
 
 class Linear:
@@ -31,6 +32,8 @@ class Linear:
     smallest or largest of several (a wider grid may do better); `iterations` over the whole grid; `unconverged`, the
     number of fits that `max_iterations` ended.
     """
+
+    any_scale = True
 
     def __init__(self, l2: Sequence[PositiveFloat], tolerance: PositiveFloat, max_iterations: PositiveInt) -> None:
         if not l2:
@@ -204,12 +207,12 @@ class LogisticRegression:
 
 
 def _bfloat16_is_fast(features: Tensor) -> bool:
-    """Whether these features are many and float32, and the processor has instructions for products of bfloat16."""
+    """Whether there are many float32 features, not too many, and instructions for products of bfloat16."""
     # Older versions of torch cannot tell.
     capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return (
         features.dtype == torch.float32
         and features.device.type == "cpu"
-        and features.numel() >= 2**22
+        and FEW <= features.numel() <= MANY
         and capabilities.get("avx512_bf16", False)
     )

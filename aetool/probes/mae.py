@@ -25,6 +25,8 @@ class MAE:
     Metrics: `train_accuracy`, `val_accuracy`. Raises ValueError for batches of one image.
     """
 
+    any_scale = True
+
     def __init__(
         self,
         base_lr: PositiveFloat,

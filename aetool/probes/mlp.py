@@ -28,6 +28,8 @@ class MLP:
     the number of epochs after which the chosen weights stood.
     """
 
+    any_scale = True
+
     def __init__(
         self,
         widths: Sequence[PositiveInt],

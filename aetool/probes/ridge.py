@@ -23,6 +23,8 @@ class Ridge:
     Metrics: `train_accuracy`, `val_accuracy`; `l2`, the chosen value, and `l2_at_edge`.
     """
 
+    any_scale = True
+
     def __init__(self, l2: Sequence[PositiveFloat]) -> None:
         if not l2:
             raise ValueError("l2 is empty: give at least one value")

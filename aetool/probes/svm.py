@@ -26,6 +26,8 @@ class SVM:
     grid; `unconverged`, the number of fits that `max_iterations` ended.
     """
 
+    any_scale = True
+
     def __init__(self, c: Sequence[PositiveFloat], tolerance: PositiveFloat, max_iterations: PositiveInt) -> None:
         if not c:
             raise ValueError("c is empty: give at least one value")

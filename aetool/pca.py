@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+RESOLUTION = 1e-10  # of the largest variance; below it a variance is rounding
 CHUNK = 1024  # images turned into floating point at a time
 
 
@@ -68,6 +69,11 @@ class PCA:
             pca.mean, pca.components, pca.spectrum = map(file.get_tensor, ("mean", "components", "spectrum"))
             pca.image_shape = torch.Size(map(int, file.metadata()["image_shape"].split(",")))
         return pca
+
+    @property
+    def rank(self) -> int:
+        """Number of components that have any variance, at least 1."""
+        return max(1, int((self.spectrum > RESOLUTION * self.spectrum[0]).sum()))
 
     def transform(self, images: Tensor, k: int) -> Tensor:
         """(N, k) float32 codes."""

@@ -100,3 +100,12 @@ def test_a_saved_fit_is_the_same(tmp_path: Path) -> None:
     assert torch.equal(loaded.reconstruct(images, 5), fitted.reconstruct(images, 5))
     assert torch.equal(loaded.spectrum, fitted.spectrum)
     assert [path.name for path in tmp_path.iterdir()] == ["pca.safetensors"]
+
+
+def test_the_rank_counts_directions_in_which_images_vary():
+    images = torch.randint(0, 256, (6, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert PCA().fit(images).rank == 5  # six points
+    many = torch.randint(0, 256, (200, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    many[:, :, 0] = 7  # four pixels that never change
+    assert PCA().fit(many).rank == 12
+    assert PCA().fit(torch.zeros(3, 1, 2, 2, dtype=torch.uint8)).rank == 1

@@ -29,7 +29,7 @@ BATCH = 500
 log = logging.getLogger("aetool")
 LARGEST = 6144  # pixel values of an image; the eigenvectors behind PCA and the pixel probe cost their cube
 Features = Callable[[], list[Tensor]]  # of train, val and test, (N, D) each
-VERSION = 2  # of the protocol; a change makes kept numbers void
+VERSION = 3  # of the protocol; a change makes kept numbers void
 
 
 class References:
@@ -89,7 +89,7 @@ class References:
             return [features(encode, split.images, cpu, signals.poll, views=views) for split in self._splits]
 
         def pca() -> dict[str, float]:
-            return self._probe(probe, encoded(lambda images: self.pca.transform(images, size)), budget)
+            return self._probe(probe, encoded(lambda images: self.pca.transform(images, self._components(size))), budget)
 
         def pixels() -> dict[str, float]:
             if getattr(probe, "any_scale", False) and not views.number:  # a quarter of the memory for val and test
@@ -113,7 +113,8 @@ class References:
         return classify(probe, features, self.dataset, budget, signals.poll).metrics
 
     def _components(self, code_size: int) -> int:
-        return min(code_size, self.dataset.train.images[0].numel())
+        """As many as the code has numbers, or as there are: standardised, one without variance would be noise."""
+        return min(code_size, self.pca.rank)
 
     @property
     def _data(self) -> dict[str, Any]:

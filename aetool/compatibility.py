@@ -46,9 +46,8 @@ def _finetune(config: dict[str, Any]) -> list[str]:
     problems = []
     model, dataset = config["model"], config["dataset"]
     if config["run"] is None and (model is None or dataset is None):
-        problems.append(
-            "run: missing; set run=DIR to start from a trained run, or model=… dataset=… to start from scratch"
-        )
+        missing = [key for key in ("model", "dataset") if config[key] is None]
+        problems.append(f"{' and '.join(missing)}: missing; set model=… dataset=…, or run=DIR of a trained run")
     if config["run"] is not None and config["pretrain"]:
         problems.append("pretrain=true: run=… is trained already; leave one of them out")
     if config["run"] is None and config["control"] and not config["pretrain"]:

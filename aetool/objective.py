@@ -49,8 +49,8 @@ class Goal(Protocol):
 
     def statistics(self) -> Statistics | None: ...
 
-    def settings(self, step: int) -> dict[str, float]:
-        """What it changes from step to step, for the record."""
+    def settings(self, step: int | None) -> dict[str, float]:
+        """What it changes from step to step, for the record; None: at the end."""
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
@@ -129,7 +129,7 @@ class Objective(nn.Module):
     def statistics(self) -> Sparsity:
         return Sparsity()
 
-    def settings(self, step: int) -> dict[str, float]:
+    def settings(self, step: int | None) -> dict[str, float]:
         return {"lambda": self.weight_at(step)}
 
     def weight_at(self, step: int | None) -> float:
@@ -214,5 +214,5 @@ class CrossEntropy(nn.Module):
     def statistics(self) -> None:
         return None
 
-    def settings(self, step: int) -> dict[str, float]:
+    def settings(self, step: int | None) -> dict[str, float]:
         return {}

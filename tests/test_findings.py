@@ -139,8 +139,14 @@ class TestKnee:
         assert said.startswith("penalty.weight=2 is within 0.5 points")
         assert said.endswith("(one seed)")
 
+    def test_among_equals_the_sparser_one_is_best(self):
+        runs = [point(lam, [0.97], l0, size=128) for lam, l0 in ((1, 60), (2, 20), (3, 40))]
+        assert knee(groups(*runs)).startswith(
+            "penalty.weight=2 has the best validation accuracy (0.9700) with 20 active"
+        )
+
     def test_dense_codes_are_told_by_their_size(self):
-        runs = [point(lam, [0.97], size, size=size) for lam, size in ((1, 128), (2, 32))]
+        runs = [point(lam, [val], size, size=size) for lam, val, size in ((1, 0.97, 128), (2, 0.968, 32))]
         assert ", with 4.0× fewer numbers in the code (32 instead of 128)" in knee(groups(*runs))
 
     def test_the_best_may_be_the_smallest(self):

@@ -461,7 +461,7 @@ def test_a_run_that_says_nothing_of_augmentation(place, aetool):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["model=dense"], ["run: missing; set run=DIR to start from a trained run, or model=… dataset=…"]),
+        (["model=dense"], ["dataset: missing; set model=… dataset=…, or run=DIR of a trained run"]),
         (
             ["run=outputs/parent", "model=dense", "dataset.path=x"],
             ["model: it is that of the run; leave out model=… or run=…", "dataset.path: it is that of the run"],

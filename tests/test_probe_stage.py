@@ -124,6 +124,14 @@ class TestCommand:
         each = [probe[f"code/test_class_accuracy/{name}"] for name in range(4)]
         assert statistics.fmean(each) == pytest.approx(probe["code/test_accuracy"])
 
+    def test_a_code_that_is_worth_less_than_a_reference_is_warned_about(self, aetool, workplace):
+        words = [word for word in TINY if not word.startswith("references")]
+        done = aetool("train", *words, "trainer.epochs=1", "optimizer.lr=1e-9", "model.code_size=1")
+        probe = json.loads((only_run(workplace) / "metrics.json").read_text())["probe-linear"]
+        assert probe["code/val_accuracy"] < probe["pixels/val_accuracy"]
+        assert f"warning: the code (accuracy {probe['code/val_accuracy']:.4f} on validation) is worth less" in done.out
+        assert f"the pixels ({probe['pixels/val_accuracy']:.4f})" in done.out
+
     def test_a_budget_is_a_stage_of_its_own(self, aetool, workplace):
         trained(aetool, workplace)
         run = only_run(workplace)
@@ -135,6 +143,7 @@ class TestCommand:
         found = json.loads((run / "metrics.json").read_text())
         assert found["probe-linear-1-labels-per-class"]["code/test_accuracy_std"] >= 0
         assert found["probe-linear"]["code/test_accuracy"] >= 0.5
+        assert "linear @1" in aetool("compare").out
 
     def test_features_are_encoded_once_for_a_grid_of_probes(self, aetool, workplace, monkeypatch):
         trained(aetool, workplace)
@@ -169,6 +178,7 @@ class TestCommand:
         assert kept > 4
         done = aetool("probe", f"run={run}", "references=false", "checkpoints=all", "probe.l2=[0.1]")
         assert "probe-linear-epochs.png" in done.out
+        assert "epoch 0.5 " in done.out
         assert (run / "figures" / "probe-linear-epochs.png").exists()
         assert len(list(run.glob("probe-linear-*/metrics.json"))) == kept
 

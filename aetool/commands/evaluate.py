@@ -80,7 +80,7 @@ def _evaluate(session: "Session") -> dict[str, float]:
     units = atlas(result.activations, session.dataset.val.labels) if settings["atlas_units"] else None
     if units is not None:
         metrics |= {f"val/{key}": value for key, value in units.metrics().items()}
-    warnings = degenerate(metrics, run.config["penalty"]["target_l0"])
+    warnings = degenerate(metrics, run.config["penalty"])
     if "likelihood/active_units" in metrics:
         warnings += collapsed(metrics["likelihood/active_units"], result.code_size)
     if session.config["references"]:
@@ -158,18 +158,21 @@ def _project(session: "Session", events: "Events", count: int) -> None:
     events.embedding(points.numpy(), *figures.sprites(images[chosen] / 255), words)
 
 
-def degenerate(metrics: dict[str, float], target_l0: float | None = None) -> list[str]:
+def degenerate(metrics: dict[str, float], penalty: dict[str, Any]) -> list[str]:
     """Warnings about a network that learned nothing of use, or not what was asked for, with the key to change."""
     warnings = []
-    if target_l0 is not None and abs(metrics["val/l0"] / target_l0 - 1) > 0.1:
+    target = penalty["target_l0"]
+    if target is not None and abs(metrics["val/l0"] / target - 1) > 0.1:
+        start = "larger" if metrics["val/l0"] > target else "smaller"
         warnings.append(
-            f"penalty.target_l0={target_l0:g}: {metrics['val/l0']:.1f} units are active: raise trainer.epochs, or "
-            "start from another penalty.weight"
+            f"penalty.target_l0={target:g}: {metrics['val/l0']:.1f} units are active on validation: raise "
+            f"trainer.epochs, or start from a {start} penalty.weight"
         )
+    lower = "lower penalty.weight or optimizer.lr" if penalty["weight"] else "lower optimizer.lr"
     if metrics["val/dead_fraction"] == 1:
-        warnings.append("all code units are dead: lower penalty.weight or optimizer.lr")
+        warnings.append(f"all code units are dead: {lower}")
     elif metrics["val/code_std"] == 0:
-        warnings.append("the code is the same for every image: lower penalty.weight or optimizer.lr")
+        warnings.append(f"the code is the same for every image: {lower}")
     elif metrics["val/explained_variance"] < 0.01:
-        warnings.append("reconstructions are no better than the mean image: lower penalty.weight, or train longer")
+        warnings.append(f"reconstructions are no better than the mean image: train longer, or {lower}")
     return warnings

@@ -12,6 +12,7 @@ from aetool.compatibility import viewless
 from aetool.compose import Point, known_targets
 from aetool.config import build
 from aetool.errors import UserError
+from aetool.report.tables import print_measures
 from aetool.run import Run, read_json, write_json
 from aetool.schema import ProbeKeys
 
@@ -33,6 +34,8 @@ def run(points: list[Point], config_dir: Path | None) -> int:
             metrics = measure(run, point.config)
             if _of_stage(run, point.config):
                 run.add_metrics(stage(point.config), metrics)
+            if len(points) > 1:
+                print(run.directory)
             print_probe(run, stage(point.config), metrics)
             if point.config["checkpoints"] == "all":
                 print(_follow(run, point.config))
@@ -123,10 +126,21 @@ def _probe(session: "Session", following: bool = False) -> dict[str, float]:
             events.scalars(session.step, _scalars(name, metrics))
             for tap, picture in pictures.items():
                 events.image(f"{name}/{tap}/confusion", picture, session.step)
-        session.run.warn(events.warnings)
+        session.run.warn(events.warnings + _beaten(metrics))
     write_json(target / "settings.json", {"probe": node, "step": session.step})
     write_json(target / "metrics.json", metrics)
     return metrics
+
+
+def _beaten(metrics: dict[str, float]) -> list[str]:
+    """A warning where the code, on validation, is worth less than a reference."""
+    own, references = metrics.get("code/val_accuracy", 1.0), {}
+    titles = {"random": "that of the untrained encoder", "pca": "PCA of equal size", "pixels": "the pixels"}
+    for name, title in titles.items():
+        if own < metrics.get(f"{name}/val_accuracy", 0.0):
+            references[title] = metrics[f"{name}/val_accuracy"]
+    better = ", ".join(f"{title} ({accuracy:.4f})" for title, accuracy in references.items())
+    return [f"the code (accuracy {own:.4f} on validation) is worth less than {better}"] if better else []
 
 
 def _follow(run: Run, config: dict[str, Any]) -> Path:
@@ -146,6 +160,12 @@ def _follow(run: Run, config: dict[str, Any]) -> Path:
     run.warn(events.warnings)
     path = session.figure(f"{name}.png")
     figures.save_probe_curve(path, curve, f"{run.directory.name}, {config['probe']['name']} probe")
+    suffix = "/val_accuracy"
+    shown = {
+        f"epoch {epoch:.4g}": {key.removesuffix(suffix): value for key, value in found.items() if key.endswith(suffix)}
+        for epoch, found in curve.items()
+    }
+    print_measures("accuracy on validation", shown)
     return path
 
 

@@ -21,6 +21,8 @@ def run(points: list[Point], config_dir: Path | None) -> int:
 
     def work(index: int) -> None:
         train(runs[index])
+        for warning in runs[index].status.get("warnings", []):
+            print(f"warning: {warning}")
         if runs[index].config["supervised"]:
             _ceiling(runs[index])
 

@@ -10,6 +10,7 @@ from aetool.report.rows import ABOUT
 
 SHOWN_FIRST = ("model.name", "dataset.name", "penalty.weight", "model.code_size")  # whenever they differ
 NEXT = ("start", "penalty", "penalty.target_l0", "model.code_channels", "corruption.level", "loss", "optimizer.lr")
+PARTS = ("loss", "penalty", "corruption", "optimizer", "scheduler")
 BY_SEED = ("seed", "parent", "parent.seed")  # see groups.seed
 
 
@@ -64,7 +65,7 @@ def telling(rows: Sequence[Row], axes: Sequence[str] = ()) -> list[str]:
     """The config keys that tell rows apart, the seed last.
 
     A key that differs is left out when those before it say as much: where the dataset differs, its image size adds
-    nothing. Swept axes, lambda and the code size stand in any case.
+    nothing. Swept axes, lambda, the code size, and last the parts of a run stand in any case.
     """
     first = list(dict.fromkeys([*SHOWN_FIRST, *axes]))
     found = dict.fromkeys(key for row in rows for key in row if "/" not in key and key not in ABOUT)
@@ -84,6 +85,7 @@ def telling(rows: Sequence[Row], axes: Sequence[str] = ()) -> list[str]:
             keys.append(key)
             number = {cell: index for index, cell in enumerate(dict.fromkeys(finer))}
             apart = [number[cell] for cell in finer]
+    keys += [key for key in PARTS if key not in keys and len({typed(row.get(key)) for row in readable}) > 1]
     seeds = [typed(row.get("seed")) for row in readable]
     return [*keys, "seed"] if len(set(seeds)) > 1 else keys
 

@@ -31,11 +31,14 @@ def title(group: Group, among: Sequence[Group]) -> str:
 
 
 def ranked(groups: Sequence[Group]) -> tuple[list[Group], Metric, Metric] | None:
-    """The groups from best to worst, by which validation metric, and its test metric; None where none has one."""
+    """The groups from best to worst, by which validation metric, and its test metric; None where none has one.
+
+    Among equals the one with fewer active units comes first.
+    """
     for val, test in CHOICES:
         having = [group for group in groups if group.stat(val.key) and group.stat(test.key)]
         if having:
-            return sorted(having, key=lambda group: _cost(group, val)), val, test
+            return sorted(having, key=lambda group: (_cost(group, val), _active(group))), val, test
     return None
 
 
@@ -138,6 +141,11 @@ def _stat(group: Group, metric: Metric) -> Stat:
     found = group.stat(metric.key)
     assert found is not None
     return found
+
+
+def _active(group: Group) -> float:
+    active = group.stat(VAL_L0.key)
+    return active.mean if active else math.inf
 
 
 def _cost(group: Group, metric: Metric) -> float:

@@ -36,6 +36,7 @@ METRICS = (  # in the order in which a narrow terminal drops them, last first
     TEST_FVU,
     Metric("evaluate/test/l0", "L0", ".1f", "lower", "active code units, test"),
     Metric("evaluate/test/dead_fraction", "dead", ".1%", "lower", "dead code units, test"),
+    Metric("pretrain/lambda", "lambda", ".3g", None, "lambda that penalty.target_l0 found"),
     Metric("pretrain/seconds", "seconds", ".0f", "lower", "training time, seconds"),
     VAL_ACCURACY,
     TUNED_VAL_ACCURACY,
@@ -64,11 +65,14 @@ CHOICES = (  # by what the best group is chosen, and what is then reported of it
 
 
 def measured(rows: Sequence[Mapping[str, Any]]) -> list[Metric]:
-    """The metrics that a row has, with the test accuracies of other probes than the linear one after the first two."""
+    """The metrics that a row has, with the test accuracies of other probes than the linear one after that one's."""
     keys = {key for row in rows for key, value in row.items() if "/" in key and isinstance(value, int | float)}
     others = []
     for key in sorted(keys - {TEST_ACCURACY.key}):
         if key.startswith("probe-") and key.endswith("/code/test_accuracy"):
-            name = key.removeprefix("probe-").partition("/")[0]
-            others.append(Metric(key, f"{name[:6]} acc", ".4f", "higher", f"{name} probe of the code, test accuracy"))
-    return [metric for metric in (*METRICS[:2], *others, *METRICS[2:]) if metric.key in keys]
+            name, _, budget = key.removeprefix("probe-").partition("/")[0].partition("-")
+            label = f"{name[:6]} @{budget.partition('-')[0]}" if budget else f"{name[:6]} acc"
+            title = f"{name} probe of the code{', ' if budget else ''}{budget.replace('-', ' ')}, test accuracy"
+            others.append(Metric(key, label, ".4f", "higher", title))
+    after = METRICS.index(VAL_ACCURACY) + 1
+    return [metric for metric in (*METRICS[:after], *others, *METRICS[after:]) if metric.key in keys]

@@ -30,7 +30,9 @@ log = logging.getLogger("aetool")
 
 def pretrain(run: Run, dataset: Dataset, device: torch.device, progress: Callable[[Trainer], None]) -> dict[str, float]:
     """Trains the run's autoencoder from its newest checkpoint, or from scratch, and returns the final numbers."""
-    return fit(run, make_trainer(run, dataset, device, progress)) | {"num_classes": dataset.num_classes}
+    trainer = make_trainer(run, dataset, device, progress)
+    result = fit(run, trainer) | {"num_classes": dataset.num_classes}
+    return result | (trainer.objective.settings(None) if trainer.objective.moves else {})
 
 
 def fit(run: Run, trainer: Trainer) -> dict[str, float]:

@@ -89,7 +89,9 @@ class References:
             return [features(encode, split.images, cpu, signals.poll, views=views) for split in self._splits]
 
         def pca() -> dict[str, float]:
-            return self._probe(probe, encoded(lambda images: self.pca.transform(images, self._components(size))), budget)
+            return self._probe(
+                probe, encoded(lambda images: self.pca.transform(images, self._components(size))), budget
+            )
 
         def pixels() -> dict[str, float]:
             if getattr(probe, "any_scale", False) and not views.number:  # a quarter of the memory for val and test

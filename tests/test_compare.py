@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import TINY
 from filelock import FileLock
 
 import aetool as package
@@ -337,3 +338,12 @@ def test_two_hundred_runs_without_torch(tmp_path):
     done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"})
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "all.csv").read_text().splitlines()) == 201
+
+
+def test_parts_that_differ_are_named_even_where_another_key_says_as_much(workplace, aetool):
+    aetool("train", *TINY, "trainer.epochs=1", "loss=huber", "optimizer=sgd", "optimizer.lr=1e-3")
+    words = [word for word in TINY if not word.startswith("model")]
+    aetool("train", *words, "trainer.epochs=1", "model=conv", "model.channels=[3]", "model.code_size=4")
+    said = " ".join(aetool("compare").out.split())
+    assert "loss" in said
+    assert "optimizer" in said

@@ -1,12 +1,13 @@
 """Sparse autoencoders, sparsity penalties and the steering of lambda against independent calculations."""
 
 import copy
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, only_run
 from torch.distributions import Bernoulli, kl_divergence
 
 from aetool.assembly import load_dataset
@@ -568,6 +569,15 @@ def test_what_makes_no_sense_is_refused(workplace, aetool, words, problem):
     said = aetool("train", *words)
     assert said.code == 2
     assert problem in said.err
+
+
+def test_the_lambda_that_was_found_is_a_metric(workplace, aetool):
+    own = [word for word in TINY if not word.startswith("model")]
+    assert aetool("train", *own, "model=sparse", "model.code_size=16", "penalty.target_l0=4").code == 0
+    rows = [json.loads(line) for line in (only_run(workplace) / "metrics.jsonl").read_text().splitlines()]
+    found = json.loads((only_run(workplace) / "metrics.json").read_text())["pretrain"]["lambda"]
+    assert found != 0.05
+    assert found == pytest.approx([row["train/lambda"] for row in rows if "train/lambda" in row][-1], rel=0.1)
 
 
 @pytest.mark.real

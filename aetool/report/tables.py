@@ -228,8 +228,9 @@ def print_measures(title: str, lines: Mapping[str, Mapping[str, float | None]], 
     names = list(dict.fromkeys(name for values in lines.values() for name in values))
     columns = {name: [_text(values.get(name)) for values in lines.values()] for name in names}
     room = console.width - max(map(len, lines), default=0) - 2
+    console.print(title, style="bold")
     while columns:
-        drawn = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0))
+        drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0))
         drawn.add_column("", no_wrap=True)
         shown: list[list[str]] = []
         left = room
@@ -241,7 +242,6 @@ def print_measures(title: str, lines: Mapping[str, Mapping[str, float | None]], 
         for name, *cells in zip(lines, *shown, strict=True):
             drawn.add_row(name, *cells)
         console.print(drawn)
-        title = ""
 
 
 def _text(value: Any) -> str:

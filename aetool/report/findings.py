@@ -96,7 +96,7 @@ def _compared(best: Group, other: Group, names: tuple[str, str], metric: Metric)
     if interval is None or not math.isfinite(interval.low):
         few = "one seed allows" if min(map(len, seeds)) < 2 else "two seeds with the same difference allow"
         return f"{first} against {second}: {few} no statement"
-    form = metric.form.lstrip("+")
+    form = f"z{metric.form.lstrip('+')}"  # z: no -0.0000
     bounds = f"[{format(interval.low, form)}, {format(interval.high, form)}]"
     paired = f"{len(seeds[0])} seeds, paired" if seeds[0] == seeds[1] else f"{len(seeds[0])} and {len(seeds[1])} seeds"
     basis = f"{bounds} ({CONFIDENCE * 100:.0f} %, {paired})"

@@ -1,6 +1,7 @@
 """Fine-tuning: the classifier, its optimizer, the command, its control."""
 
 import contextlib
+import hashlib
 import io
 import json
 import math
@@ -269,7 +270,10 @@ def test_the_command_leaves_a_run_with_a_parent(compared, trained, monkeypatch):
     assert run.name.startswith("finetune-dense-arrays-")
     config = json.loads((run / "config.json").read_text())["config"]
     parent = Run.open("outputs/parent")
-    assert config["parent"] == {"id": parent.id, "step": parent.metrics["pretrain"]["best_step"]}
+    step = parent.metrics["pretrain"]["best_step"]
+    weights = parent.directory / "checkpoints" / f"step-{step:08d}" / "model.safetensors"
+    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert config["parent"] == {"id": parent.id, "step": step, "weights": sha256[:8]}
     assert config["run"] == "parent"
     assert (config["model"], config["dataset"]) == (parent.config["model"], parent.config["dataset"])
     predictions = np.load(run / "predictions.npy")

@@ -14,7 +14,7 @@ from aetool.compose import Point, compose_points, known_targets
 from aetool.config import flatten
 from aetool.errors import Interrupted, UserError
 from aetool.report.tables import print_measures
-from aetool.run import Run, identity
+from aetool.run import Run, identity, read_json
 
 STAGE = "finetune"
 PRETRAINING = ("model", "dataset", "loss", "penalty", "corruption", "seed", "output", "device", "threads", "cache")
@@ -141,7 +141,10 @@ def _own(config: dict[str, Any], parent: Run | None) -> dict[str, Any]:
     own = {key: value for key, value in config.items() if key not in UNUSED}
     if parent is None:
         return own | {"parent": None, "run": None}
-    origin = {"id": parent.id, "step": int(parent.metrics["pretrain"]["best_step"])}
+    step = int(parent.metrics["pretrain"]["best_step"])
+    manifest = read_json(parent.directory / "checkpoints" / f"step-{step:08d}" / "manifest.json") or {}
+    weights = manifest.get("files", {}).get("model.safetensors", {}).get("sha256", "")  # of other data, other weights
+    origin = {"id": parent.id, "step": step, "weights": weights[:8]}
     parts = {"model": parent.config["model"], "dataset": parent.config["dataset"]}
     return own | parts | {"parent": origin, "run": parent.directory.name}
 

@@ -137,20 +137,26 @@ class MeasureConfig(ComputeConfig):
 
 
 @dataclass
-class TrainConfig(MeasureConfig):
+class TrainingConfig(ComputeConfig):
+    """What a run is trained with, by whichever command."""
+
     seed: NonNegativeInt
-    supervised: bool
     output: str
     name: str | None
     overwrite: bool
-    model: Annotated[ModelConfig, Component(GIVEN_TO_MODEL)]
-    dataset: Annotated[DatasetConfig, Component(("cache_dir",))]
     loss: Annotated[LossConfig, Component()]
     penalty: PenaltyConfig
     corruption: Annotated[CorruptionConfig, Component(("pca",))]
     optimizer: Annotated[OptimizerConfig, Component(("params",))]
     scheduler: Annotated[NoFixedKeys, Component()]
     trainer: TrainerConfig
+
+
+@dataclass
+class TrainConfig(MeasureConfig, TrainingConfig):
+    supervised: bool
+    model: Annotated[ModelConfig, Component(GIVEN_TO_MODEL)]
+    dataset: Annotated[DatasetConfig, Component(("cache_dir",))]
     probe: Annotated[ProbeKeys, Component()]
     evaluation: EvaluationConfig
 
@@ -186,14 +192,10 @@ class EncodeConfig(ComputeConfig):
 
 
 @dataclass
-class FinetuneConfig(ComputeConfig):
+class FinetuneConfig(TrainingConfig):
     run: str | None  # the run to start from
     pretrain: bool
     control: bool
-    seed: NonNegativeInt
-    output: str
-    name: str | None
-    overwrite: bool
     tap: str
     max_features: PositiveInt
     layer_decay: PositiveFraction
@@ -204,12 +206,6 @@ class FinetuneConfig(ComputeConfig):
     augment: bool
     model: Annotated[ModelConfig, Component(GIVEN_TO_MODEL)] | None
     dataset: Annotated[DatasetConfig, Component(("cache_dir",))] | None
-    loss: Annotated[LossConfig, Component()]
-    penalty: PenaltyConfig
-    corruption: Annotated[CorruptionConfig, Component(("pca",))]
-    optimizer: Annotated[OptimizerConfig, Component(("params",))]
-    scheduler: Annotated[NoFixedKeys, Component()]
-    trainer: TrainerConfig
 
 
 @dataclass

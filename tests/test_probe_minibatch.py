@@ -9,7 +9,7 @@ from conftest import Features, Labels, probed
 from torch import nn
 
 from aetool.errors import Interrupted, NonFiniteError
-from aetool.probes import mae, mlp, simclr
+from aetool.probes import minibatch, mlp
 from aetool.probes.base import Labelled, Probe
 from aetool.probes.mae import MAE
 from aetool.probes.minibatch import LARS, logits, train_head
@@ -196,15 +196,15 @@ def rates(module: Any, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> Callabl
 
 def test_the_learning_rates_of_mae(monkeypatch: pytest.MonkeyPatch) -> None:
     """0.1 · 32 / 256 after 10 epochs of warm-up, half of it at the middle of the other 80, 0 at the end."""
-    rate = rates(mae, MAE(base_lr=0.1, batch_size=32, epochs=90, warmup_epochs=10, seed=0), monkeypatch)
+    rate = rates(minibatch, MAE(base_lr=0.1, batch_size=32, epochs=90, warmup_epochs=10, seed=0), monkeypatch)
     peak = 0.1 * 32 / 256
     assert [rate(epoch) for epoch in (0, 5, 10, 50, 90)] == pytest.approx([0, peak / 2, peak, peak / 2, 0], abs=1e-12)
-    rate = rates(mae, MAE(base_lr=0.1, batch_size=1000, epochs=90, warmup_epochs=10, seed=0), monkeypatch)
+    rate = rates(minibatch, MAE(base_lr=0.1, batch_size=1000, epochs=90, warmup_epochs=10, seed=0), monkeypatch)
     assert rate(10) == pytest.approx(0.1 * 60 / 256)  # a batch is at most the train split
 
 
 def test_the_learning_rates_of_simclr(monkeypatch: pytest.MonkeyPatch) -> None:
-    rate = rates(simclr, SimCLR(lr=1.0, batch_size=16, epochs=100, milestones=[60, 80], seed=0), monkeypatch)
+    rate = rates(minibatch, SimCLR(lr=1.0, batch_size=16, epochs=100, milestones=[60, 80], seed=0), monkeypatch)
     assert [rate(epoch) for epoch in (0, 59.99, 60, 79.99, 80, 99)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
@@ -221,7 +221,7 @@ def test_mae_normalises_and_starts_small(monkeypatch: pytest.MonkeyPatch) -> Non
         heads.append(head.eval())
         return []
 
-    monkeypatch.setattr(mae, "train_head", spy)
+    monkeypatch.setattr(minibatch, "train_head", spy)
     wide = Features(*(torch.rand(count, 500) for count in (6, 3, 3)))
     probed(MAE(0.1, 16, 90, 10, 0), wide, Labels(*(torch.arange(count) % 3 for count in (6, 3, 3))), 3)
     norm, linear = heads[0].children()

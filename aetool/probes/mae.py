@@ -1,13 +1,12 @@
 """The linear probe of the masked-autoencoder literature, for numbers that compare with published ones."""
 
-import functools
 import math
 from collections.abc import Callable
 
 from torch import nn
 
-from aetool.probes.base import Fitted, Labelled, accuracy, check_both
-from aetool.probes.minibatch import LARS, logits, train_head
+from aetool.probes.base import Fitted, Labelled, check_both
+from aetool.probes.minibatch import LARS, last_epoch
 from aetool.randomness import seeded
 from aetool.ranges import NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -64,10 +63,5 @@ class MAE:
             return peak * 0.5 * (1 + math.cos(math.pi * progress))
 
         optimizer = LARS(head.parameters(), peak)
-        for _ in train_head(head, optimizer, schedule, train, self.epochs, batch_size, self.seed, poll):
-            pass
-        metrics = {
-            "train_accuracy": accuracy(logits(head, train.features), train.labels.to(device)),
-            "val_accuracy": accuracy(logits(head, val.features), val.labels.to(val.features.device)),
-        }
-        return Fitted(functools.partial(logits, head), True, metrics, {self.base_lr: metrics["val_accuracy"]})
+        settings = (self.epochs, batch_size, self.seed, poll)
+        return last_epoch(head, optimizer, schedule, train, val, *settings, self.base_lr)

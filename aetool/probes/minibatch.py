@@ -1,5 +1,6 @@
 """Mini-batch training of a small head on frozen features, shared by the probes that need it."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aetool.errors import NonFiniteError
-from aetool.probes.base import Labelled
+from aetool.probes.base import Fitted, Labelled, accuracy
 from aetool.randomness import generator
 
 
@@ -53,6 +54,28 @@ def train_head(
 def logits(head: nn.Module, features: Tensor) -> Tensor:
     """(N, K) logits of (N, D) features of any real type."""
     return torch.cat([head(part.float()) for part in features.split(8192)])
+
+
+def last_epoch(
+    head: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: Callable[[float], float],
+    train: Labelled,
+    val: Labelled,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    poll: Callable[[], None],
+    candidate: float,
+) -> Fitted:
+    """The head after its last epoch, as the literature's protocols take it; `candidate` is the one there is."""
+    for _ in train_head(head, optimizer, schedule, train, epochs, batch_size, seed, poll):
+        pass
+    metrics = {
+        f"{name}_accuracy": accuracy(logits(head, split.features), split.labels.to(split.features.device))
+        for name, split in (("train", train), ("val", val))
+    }
+    return Fitted(functools.partial(logits, head), True, metrics, {candidate: metrics["val_accuracy"]})
 
 
 class LARS(torch.optim.Optimizer):

@@ -1,13 +1,12 @@
 """The linear probe of the contrastive literature, for numbers that compare with published ones."""
 
-import functools
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
-from aetool.probes.base import Fitted, Labelled, accuracy, check_both
-from aetool.probes.minibatch import logits, train_head
+from aetool.probes.base import Fitted, Labelled, check_both
+from aetool.probes.minibatch import last_epoch
 from aetool.randomness import seeded
 from aetool.ranges import NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -51,10 +50,5 @@ class SimCLR:
         def schedule(epoch: float) -> float:
             return self.lr * 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
 
-        for _ in train_head(head, optimizer, schedule, train, self.epochs, batch_size, self.seed, poll):
-            pass
-        metrics = {
-            "train_accuracy": accuracy(logits(head, train.features), train.labels.to(device)),
-            "val_accuracy": accuracy(logits(head, val.features), val.labels.to(val.features.device)),
-        }
-        return Fitted(functools.partial(logits, head), True, metrics, {self.lr: metrics["val_accuracy"]})
+        settings = (self.epochs, batch_size, self.seed, poll)
+        return last_epoch(head, optimizer, schedule, train, val, *settings, self.lr)

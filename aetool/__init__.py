@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aetool.api import TrainedRun
+    from aetool.evaluation.inference import TrainedRun
 
 __all__ = ["load", "runs"]
 
 
 def load(directory: str | Path, device: str = "auto", config_dir: str | Path | None = None) -> "TrainedRun":
-    """The trained network of a run folder, in eval mode, with its preprocessing; see aetool.api."""
-    from aetool import api
+    """The trained network of a run folder, in eval mode, with its preprocessing; see aetool.evaluation.inference."""
+    from aetool.evaluation import inference as api
 
     return api.load(directory, device, config_dir)
 

@@ -88,11 +88,11 @@ def _run(words: list[str]) -> int:
         print(f"aetool {version('aetool')}")
         return 0
     if command in ("-sc", "--shell-completion"):
-        from aetool.completion import complete
+        from aetool.config.completion import complete
 
         return complete(rest, COMMANDS, COMPOSED)
     if command not in COMMANDS:
-        from aetool.config import suggest
+        from aetool.config.check import suggest
 
         raise UserError(f"{command}: unknown command; {suggest(command, COMMANDS)}")
     if command not in COMPOSED:
@@ -107,7 +107,7 @@ def _run(words: list[str]) -> int:
     for word in overrides:
         if word.startswith("-"):
             raise UserError(f"{word}: unknown option; there are -m, --config-dir DIR, --help, --cfg job")
-    from aetool.compose import compose_points
+    from aetool.config.compose import compose_points
 
     points = compose_points(command, overrides, options.multirun, options.config_dir)
     return importlib.import_module(f"aetool.commands.{command}").run(points, options.config_dir)
@@ -128,7 +128,7 @@ def _show(command: str, words: list[str], config_dir: Path | None) -> int:
             hydra.main(version_base="1.3", config_path="pkg://aetool.conf", config_name=command)(lambda config: None)()
     except SystemExit as stop:
         if stop.code:
-            from aetool.compose import compose_points
+            from aetool.config.compose import compose_points
 
             overrides = [word for word in words if "=" in word and not word.startswith("-")]
             compose_points(command, overrides, config_dir=config_dir)

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from aetool.pca import PCA
+from aetool.measures.pca import PCA
 from aetool.ranges import Fraction, NonNegativeFloat
 
 Corruption = Callable[[Tensor, torch.Generator], Tensor]

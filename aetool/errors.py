@@ -1,4 +1,14 @@
-"""Errors that a user can act on, each with the exit code of the command that raises it."""
+"""How work ends early: errors with the exit code of the command that raises them, and SIGINT and SIGTERM as requests
+that long work polls for."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_received: list[int] = []  # signals since `deferred_signals` was entered
 
 
 class UserError(Exception):
@@ -40,3 +50,30 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and memory):
         return 4
     return getattr(error, "exit_code", 1)
+
+
+@contextmanager
+def deferred_signals() -> Iterator[None]:
+    """Inside, a first SIGINT or SIGTERM only waits to be polled; a second one exits at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _received.clear()
+    before = {number: signal.signal(number, _handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def poll_signals() -> None:
+    """Raises Interrupted when a signal has arrived."""
+    if _received:
+        raise Interrupted(_received[0])
+
+
+def _handle(signum: int, frame: FrameType | None) -> None:
+    if _received:
+        os._exit(128 + signum)  # a second signal means now
+    _received.append(signum)

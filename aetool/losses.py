@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aetool.metrics import ssim_map
+from aetool.measures.reconstruction import ssim_map
 from aetool.ranges import PositiveFloat
 
 

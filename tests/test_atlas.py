@@ -14,14 +14,14 @@ from conftest import TINY, only_run, write_images
 from PIL import Image
 from torch import nn
 
-from aetool.assembly import Trained
-from aetool.checkpoint import Checkpoint
 from aetool.cli import main
 from aetool.data.preprocessing import Preprocessing
-from aetool.figures import save_atlas, sprites
-from aetool.run import LOCK, WRITTEN
-from aetool.stages.atlas import Atlas, atlas, class_selectivity, decoder_responses, unit_activations, write_atlas
-from aetool.stages.evaluate import encoded, projected
+from aetool.evaluation.atlas import Atlas, atlas, class_selectivity, decoder_responses, unit_activations, write_atlas
+from aetool.evaluation.evaluate import encoded, projected
+from aetool.evaluation.figures import save_atlas, sprites
+from aetool.storage.checkpoint import Checkpoint
+from aetool.storage.run import LOCK, WRITTEN
+from aetool.training.assembly import Trained
 
 DRAWN = [word for word in TINY if not word.startswith("evaluation.")]
 
@@ -73,7 +73,7 @@ def test_units_read_in_parts_are_as_read_together(monkeypatch):
     noise = torch.Generator().manual_seed(0)
     activations, labels = torch.randn(9, 7, generator=noise), torch.arange(9) % 3
     together = atlas(activations, labels)
-    monkeypatch.setattr("aetool.stages.atlas.UNITS", 3)
+    monkeypatch.setattr("aetool.evaluation.atlas.UNITS", 3)
     for found, expected in zip(atlas(activations, labels), together, strict=True):
         assert torch.equal(found, expected)
 

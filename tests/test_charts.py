@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from aetool.errors import UserError
+from aetool.evaluation.catalogue import METRICS
 from aetool.report import charts, plots
 from aetool.report.comparison import Comparison
 from aetool.report.groups import grouped
 from aetool.report.learning import POINTS, losses
-from aetool.report.metrics import METRICS
 from aetool.report.pareto import Front
 
 BY_LABEL = {metric.label: metric for metric in METRICS}

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from aetool.cli import COMMANDS, COMPOSED
-from aetool.completion import candidates
+from aetool.config.completion import candidates
 
 WITHOUT_TORCH = """
 import sys

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from aetool.assembly import load_dataset
-from aetool.compose import compose_points
-from aetool.config import ConfigError, check
-from aetool.run import Run
-from aetool.schema import TrainConfig
-from aetool.signature import constants
-from aetool.stages.pretrain import make_trainer
+from aetool.config.check import ConfigError, check
+from aetool.config.compose import compose_points
+from aetool.config.schema import TrainConfig
+from aetool.config.signature import constants
+from aetool.storage.run import Run
+from aetool.training.assembly import load_dataset
+from aetool.training.pretrain import make_trainer
 
 CONF = Path(__file__).parent.parent / "conf"
 SHAPES = {"grey": (28, 28), "colour": (9, 14, 3), "unlabelled": (5, 4)}

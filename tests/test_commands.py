@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import aetool as package
 from aetool.errors import UserError
-from aetool.run import Run
+from aetool.storage.run import Run
 
 
 def table(path) -> list[dict]:
@@ -67,8 +67,8 @@ def test_tensorboard_has_scalars_pictures_and_hparams_in_the_runs_own_folder(wor
 def test_the_same_command_again_does_nothing(workplace, aetool, monkeypatch):
     first = aetool("train", *TINY)
     stamp = {path: path.stat().st_mtime_ns for path in only_run(workplace).rglob("*")}
-    monkeypatch.setattr("aetool.stages.pretrain.pretrain", None)
-    monkeypatch.setattr("aetool.assembly.load_dataset", None)
+    monkeypatch.setattr("aetool.training.pretrain.pretrain", None)
+    monkeypatch.setattr("aetool.training.assembly.load_dataset", None)
     again = aetool("train", *TINY)
     assert again.code == 0, again.err
     assert "finished before" in again.out
@@ -89,7 +89,7 @@ def test_overwrite_trains_anew(workplace, aetool):
 def test_a_new_probe_retrains_nothing(workplace, aetool, monkeypatch):
     aetool("train", *TINY)
     run = only_run(workplace)
-    monkeypatch.setattr("aetool.stages.pretrain.pretrain", None)
+    monkeypatch.setattr("aetool.training.pretrain.pretrain", None)
     done = aetool("train", *[word for word in TINY if not word.startswith("probe")], "probe.l2=[0.1,1.0]")
     assert done.code == 0, done.err
     assert len(list(run.glob("probe-linear-*"))) == 2
@@ -131,7 +131,7 @@ def test_out_of_memory_in_a_sweep_is_exit_4(workplace, aetool, monkeypatch):
     def fail(*args: object, **kwargs: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("aetool.stages.pretrain.make_model", fail)
+    monkeypatch.setattr("aetool.training.pretrain.make_model", fail)
     assert aetool("train", "-m", *LINE, "model.code_size=2,3").code == 4
 
 
@@ -219,7 +219,7 @@ def test_a_sweep_is_ordinary_runs_and_one_table(workplace, aetool, monkeypatch):
     alone = aetool("train", *LINE, "model.code_size=3", "seed=1")
     assert "finished before" in alone.out
 
-    monkeypatch.setattr("aetool.stages.pretrain.pretrain", None)
+    monkeypatch.setattr("aetool.training.pretrain.pretrain", None)
     again = aetool("train", "-m", *LINE, "seed=1,0", "model.code_size=3,2")
     assert again.code == 0
     assert again.out.count("finished before") == 4
@@ -234,7 +234,7 @@ def test_a_failing_point_does_not_stop_the_others(workplace, aetool):
 
 
 def test_a_bug_in_a_point_shows_its_traceback_and_exits_1(workplace, aetool, monkeypatch):
-    monkeypatch.setattr("aetool.stages.pretrain.make_model", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("aetool.training.pretrain.make_model", lambda *a, **k: 1 / 0)
     done = aetool("train", "-m", *LINE, "model.code_size=2,3")
     assert done.code == 1
     assert done.out.count("\nZeroDivisionError") == 2
@@ -243,7 +243,7 @@ def test_a_bug_in_a_point_shows_its_traceback_and_exits_1(workplace, aetool, mon
 
 def test_an_interrupted_sweep_says_what_was_not_started(workplace, aetool, monkeypatch):
     from aetool.errors import Interrupted
-    from aetool.trainer import Trainer
+    from aetool.training.trainer import Trainer
 
     def stop(self: Trainer) -> None:
         raise Interrupted(15)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest import TINY
 
-from aetool.compose import compose_points, known_targets
-from aetool.config import ConfigError, build, check
-from aetool.schema import ModelConfig, TrainConfig
-from aetool.signature import TargetError, signature
+from aetool.config.check import ConfigError, build, check
+from aetool.config.compose import compose_points, known_targets
+from aetool.config.schema import ModelConfig, TrainConfig
+from aetool.config.signature import TargetError, signature
 
 GROUPS = (
     "model",
@@ -110,7 +110,7 @@ def test_a_users_choice_of_penalty_wins_over_the_models():
 
 
 @pytest.mark.parametrize(
-    "target", ["os.system", "logging.os.system", "aetool.run.shutil.rmtree", "torch.load", None, 3]
+    "target", ["os.system", "logging.os.system", "aetool.storage.run.shutil.rmtree", "torch.load", None, 3]
 )
 def test_a_config_from_elsewhere_names_only_known_targets(target):
     config = composed()

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aetool.figures import save_singular_values
-from aetool.jacobian import SMALL_CODE, jacobian_norm, singular_values, squared_norm
+from aetool.evaluation.figures import save_singular_values
+from aetool.measures.jacobian import SMALL_CODE, jacobian_norm, singular_values, squared_norm
 from aetool.models.base import AutoencoderOutput, Batch
 from aetool.models.batch_topk import BatchTopK
 from aetool.models.dense import Dense
@@ -226,7 +226,7 @@ def test_singular_values_are_those_of_the_jacobian_of_autograd(name: str, monkey
     jacobian = autograd_jacobian(model, x).detach()
     expected = torch.linalg.svd(jacobian.double()).S
     for numbers in (2**22, 2 * jacobian[0].numel(), 1):  # all images at a time, two, or a row of one
-        monkeypatch.setattr("aetool.jacobian.NUMBERS", numbers)
+        monkeypatch.setattr("aetool.measures.jacobian.NUMBERS", numbers)
         found = singular_values(model, x)
         assert found.shape == (5, min(jacobian.shape[1:]))
         torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-5)

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional as F
 
-from aetool.metrics import cost
+from aetool.measures.cost import cost
 from aetool.models.attention import Attention
 from aetool.models.base import Autoencoder
 from aetool.models.conv import Conv

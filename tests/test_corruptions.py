@@ -9,15 +9,15 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
-from aetool.assembly import Trained
-from aetool.checkpoint import Checkpoint
 from aetool.corruptions import Blur, Components, Gaussian, Identity, Masking, SaltAndPepper
 from aetool.data.dataset import Dataset, Split
 from aetool.data.preprocessing import Preprocessing
-from aetool.metrics import PSNR_CAP
+from aetool.evaluation.denoising import denoising
+from aetool.measures.pca import PCA
+from aetool.measures.reconstruction import PSNR_CAP
 from aetool.models.base import AutoencoderOutput
-from aetool.pca import PCA
-from aetool.stages.denoising import denoising
+from aetool.storage.checkpoint import Checkpoint
+from aetool.training.assembly import Trained
 
 PIXELS = 0.2 + 0.6 * torch.rand(200, 3, 8, 9, generator=torch.Generator().manual_seed(0))  # neither black nor white
 IMAGES = (torch.rand(60, 2, 4, 3, generator=torch.Generator().manual_seed(1)).cumsum(3) * 80).byte()

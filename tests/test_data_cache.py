@@ -190,9 +190,9 @@ WAITING = """
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from aetool import signals
 from aetool.data import cache
-with signals.deferred() if sys.argv[2] == "Interrupted" else nullcontext():
+from aetool.errors import deferred_signals
+with deferred_signals() if sys.argv[2] == "Interrupted" else nullcontext():
     cache.prepared("tiny", Path(sys.argv[1]), lambda: None)
 """
 

@@ -15,13 +15,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from aetool import signals
+from aetool.config.schema import DatasetConfig
 from aetool.data import catalog
 from aetool.data.arrays import arrays, channels_first
 from aetool.data.dataset import Arrays, split
 from aetool.data.folder import folder
 from aetool.errors import DataError, Interrupted
-from aetool.schema import DatasetConfig
 
 CONF = Path(__file__).parent.parent / "conf" / "dataset"
 
@@ -133,7 +132,7 @@ def test_the_catalog_finds_every_version_of_a_folder(tmp_path: Path, pictures: P
 
 
 def test_decoding_stops_at_a_signal(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signals, "_received", [signal.SIGTERM])
+    monkeypatch.setattr("aetool.errors._received", [signal.SIGTERM])
     with pytest.raises(Interrupted):
         load(tmp_path, pictures)
     monkeypatch.undo()

@@ -293,9 +293,9 @@ def test_a_truncated_archive_is_a_failed_source(bench: Bench) -> None:
 SIGNALLED = """
 import sys
 from pathlib import Path
-from aetool import signals
 from aetool.data import fetch
-with signals.deferred():
+from aetool.errors import deferred_signals
+with deferred_signals():
     fetch.npm_pack("x@1", Path(sys.argv[1]))
 """
 

@@ -8,8 +8,8 @@ import torch
 from conftest import TINY, only_run
 
 import aetool as package
-from aetool.assembly import load_dataset
 from aetool.randomness import subset
+from aetool.training.assembly import load_dataset
 
 
 def evaluated(workplace) -> dict[str, float]:

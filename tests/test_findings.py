@@ -7,11 +7,11 @@ import pytest
 import scipy.stats
 
 from aetool.errors import UserError
+from aetool.evaluation.catalogue import METRICS
 from aetool.report import tables
 from aetool.report.comparison import compare, natural, telling
 from aetool.report.findings import ONE_SEED, differences, knee, title
 from aetool.report.groups import Group, difference, grouped, scopes, typed
-from aetool.report.metrics import METRICS
 from aetool.report.pareto import front
 from aetool.report.selection import best_first, where
 

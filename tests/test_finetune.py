@@ -19,20 +19,20 @@ from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_cli import WITHOUT_TORCH
 
-from aetool.assembly import load_dataset, load_trained
 from aetool.cli import COMMANDS, COMPOSED, main
 from aetool.commands.finetune import _own
-from aetool.completion import candidates
-from aetool.compose import compose_points
+from aetool.config.completion import candidates
+from aetool.config.compose import compose_points
 from aetool.data.augmentation import augment
 from aetool.errors import Interrupted
 from aetool.models.base import Batch
 from aetool.models.classifier import Classifier, ClassifierOutput
-from aetool.objective import CrossEntropy
 from aetool.randomness import generator
-from aetool.run import Run
-from aetool.stages.finetune import encoder_layers, layer_of, make_trainer
-from aetool.trainer import Trainer
+from aetool.storage.run import Run
+from aetool.training.assembly import load_dataset, load_trained
+from aetool.training.finetune import encoder_layers, layer_of, make_trainer
+from aetool.training.objective import CrossEntropy
+from aetool.training.trainer import Trainer
 
 SHORT = ["trainer.epochs=3", "trainer.batch_size=16", "trainer.log_every=1", "threads=1"]  # 4 steps an epoch
 DATA = ["dataset=arrays", "dataset.path=images.npz"]
@@ -52,7 +52,7 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("AETOOL_CACHE", str(folder / "cache"))
-        patch.setattr("aetool.figures._save", undrawn)
+        patch.setattr("aetool.evaluation.figures._save", undrawn)
         assert main(["train", *TINY, "name=parent"]) == 0
     return folder
 
@@ -71,7 +71,7 @@ def compared(trained):
 @pytest.fixture
 def place(trained, tmp_path, monkeypatch):
     """A copy of that folder to work in; no figures."""
-    monkeypatch.setattr("aetool.figures._save", undrawn)
+    monkeypatch.setattr("aetool.evaluation.figures._save", undrawn)
     shutil.copytree(trained, tmp_path / "place")
     monkeypatch.chdir(tmp_path / "place")
     monkeypatch.setenv("AETOOL_CACHE", str(tmp_path / "place" / "cache"))
@@ -134,7 +134,7 @@ class TestClassifier:
         with torch.no_grad():
             made.model.autoencoder.encoder[-2].weight[0] = 0  # a unit that always says its bias
             code = made.model.features(made.batch(made.train, torch.arange(65)).x).double().numpy()
-        from aetool.stages.finetune import _standardise
+        from aetool.training.finetune import _standardise
 
         _standardise(made.model, made.train.images, made.preprocessing, torch.device("cpu"))
         found = (code - made.model.mean.numpy()) * made.model.scale.numpy()
@@ -316,7 +316,7 @@ def test_it_learns(place, aetool):
 
 def test_the_same_command_again_does_nothing(place, compared, aetool, monkeypatch):
     stamp = {path: path.stat().st_mtime_ns for path in Path("comparison").rglob("*") if path.is_file()}
-    monkeypatch.setattr("aetool.stages.finetune.finetune", None)
+    monkeypatch.setattr("aetool.training.finetune.finetune", None)
     again = aetool("finetune", "run=outputs/parent", *SHORT, "control=true", "output=comparison")
     assert again.code == 0, again.err
     assert again.out.count("finished before") == 2

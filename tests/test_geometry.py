@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.distance import cdist
 from sklearn.datasets import make_swiss_roll
 
-from aetool.geometry import intrinsic_dimension
+from aetool.measures.geometry import intrinsic_dimension
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:

@@ -5,16 +5,16 @@ import pytest
 import torch
 from conftest import TINY, only_run
 
-from aetool.assembly import load_dataset, load_trained, make_model
-from aetool.compose import compose_points
-from aetool.config import ConfigError
+from aetool.config.check import ConfigError
+from aetool.config.compose import compose_points
 from aetool.data.preprocessing import Preprocessing
-from aetool.metrics import ReconstructionMetrics
+from aetool.measures.pca import PCA
+from aetool.measures.reconstruction import ReconstructionMetrics
 from aetool.models.base import Autoencoder
 from aetool.models.pca import PCAModel
-from aetool.pca import PCA
-from aetool.run import Run
-from aetool.stages.pretrain import make_trainer
+from aetool.storage.run import Run
+from aetool.training.assembly import load_dataset, load_trained, make_model
+from aetool.training.pretrain import make_trainer
 
 CLOSED = [word for word in TINY if "widths" not in word and word != "model=dense"] + ["model=pca"]
 

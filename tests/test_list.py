@@ -8,8 +8,8 @@ import pytest
 from test_cli import WITHOUT_TORCH
 
 from aetool.cli import COMMANDS, COMPOSED
-from aetool.completion import candidates
-from aetool.compose import config_tree
+from aetool.config.completion import candidates
+from aetool.config.compose import config_tree
 
 FAILING = """
 from torch import nn

@@ -11,7 +11,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 import aetool as package
 from aetool.losses import BCE, L1, MSE, SSIM, Gaussian, Huber, anomaly_scores
-from aetool.metrics import ssim
+from aetool.measures.reconstruction import ssim
 
 X = torch.rand(5, 2, 12, 13, generator=torch.Generator().manual_seed(0))
 R = torch.randn(5, 2, 12, 13, generator=torch.Generator().manual_seed(1))

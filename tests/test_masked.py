@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from aetool.losses import MSE
-from aetool.metrics import cost
+from aetool.measures.cost import cost
 from aetool.models.attention import Attention, Block, MapAttention, SelfAttention
 from aetool.models.base import Autoencoder, Batch
 from aetool.models.masked import Masked
-from aetool.objective import Objective
+from aetool.training.objective import Objective
 
 SHAPES = [(1, 8, 8), (3, 9, 14), (2, 1, 5)]
 

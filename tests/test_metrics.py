@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aetool.metrics import PSNR_CAP, CodeStatistics, ReconstructionMetrics, cost, images_per_second, ssim
+from aetool.measures.code import CodeStatistics
+from aetool.measures.cost import cost, images_per_second
+from aetool.measures.reconstruction import PSNR_CAP, ReconstructionMetrics, ssim
 from aetool.models.base import AutoencoderOutput
 
 
@@ -234,7 +236,7 @@ def test_cost_of_linear_layers() -> None:
 
 def test_images_per_second_counts_every_image_of_every_timed_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = itertools.count()
-    monkeypatch.setattr("aetool.metrics.time.perf_counter", lambda: 0.25 * next(ticks))
+    monkeypatch.setattr("aetool.measures.cost.time.perf_counter", lambda: 0.25 * next(ticks))
     model = Small().eval()
     assert images_per_second(model, torch.zeros(16, 1, 8, 8), min_seconds=1) == 16 / 0.25
     assert model.passes == 1 + 4

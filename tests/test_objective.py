@@ -8,9 +8,9 @@ import torch
 
 from aetool.losses import BCE, MSE
 from aetool.models.base import AutoencoderOutput, Batch
-from aetool.objective import Objective, Term
 from aetool.penalties.sparsity import L1
-from aetool.schedules import Constant, Cosine, Plateau
+from aetool.training.objective import Objective, Term
+from aetool.training.schedules import Constant, Cosine, Plateau
 
 X = torch.rand(5, 2, 3, 4, generator=torch.Generator().manual_seed(0))
 R = torch.randn(5, 2, 3, 4, generator=torch.Generator().manual_seed(1))

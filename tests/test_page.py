@@ -10,14 +10,14 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from aetool.compose import compose_points
+from aetool.config.compose import compose_points
 from aetool.errors import UserError
+from aetool.evaluation.catalogue import METRICS
 from aetool.report import charts, page, pictures
 from aetool.report.comparison import Comparison
 from aetool.report.groups import grouped
-from aetool.report.metrics import METRICS
 from aetool.report.reproduce import Reproducer, point_command
-from aetool.run import identity
+from aetool.storage.run import identity
 
 EVIL = "<script>alert(1)</script>"
 

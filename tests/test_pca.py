@@ -7,8 +7,8 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA as REFERENCE
 from torch import Tensor
 
-from aetool.metrics import ReconstructionMetrics
-from aetool.pca import PCA
+from aetool.measures.pca import PCA
+from aetool.measures.reconstruction import ReconstructionMetrics
 
 
 @pytest.fixture(scope="module")

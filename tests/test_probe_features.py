@@ -1,19 +1,19 @@
 """Features of a probe: taps, pooled maps, augmented views, and the cache on disk."""
 
-import functools
 from pathlib import Path
 
 import pytest
 import torch
 
-from aetool.assembly import Network
 from aetool.data.augmentation import augment
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError
-from aetool.feature_cache import FeatureCache
+from aetool.evaluation.feature_cache import FeatureCache
+from aetool.evaluation.features import Views, encoder, features
 from aetool.models.conv import Conv
+from aetool.models.taps import choose_taps, pooled
 from aetool.randomness import generator
-from aetool.stages.features import Views, at_tap, choose_taps, features, pooled
+from aetool.training.assembly import Network
 
 CPU = torch.device("cpu")
 IMAGES = torch.randint(0, 256, (130, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -43,29 +43,29 @@ def test_larger_maps_become_the_largest_grid_within_the_limit():
 @torch.no_grad()
 def test_taps_are_the_code_extras_and_layers(network: Network):
     x = network.preprocessing.to_input(IMAGES[:3])
-    assert torch.equal(at_tap(network, IMAGES[:3], "code"), network.model.encode(x))
+    assert torch.equal(encoder(network, "code")(IMAGES[:3]), network.model.encode(x))
     feature_map = network.model.encoder(x)
-    assert torch.equal(at_tap(network, IMAGES[:3], "feature_map"), feature_map)
-    assert torch.equal(at_tap(network, IMAGES[:3], "encoder.5"), feature_map)
-    assert torch.equal(at_tap(network, IMAGES[:3], "encoder.0"), network.model.encoder[0](x))
+    assert torch.equal(encoder(network, "feature_map")(IMAGES[:3]), feature_map)
+    assert torch.equal(encoder(network, "encoder.5")(IMAGES[:3]), feature_map)
+    assert torch.equal(encoder(network, "encoder.0")(IMAGES[:3]), network.model.encoder[0](x))
     assert not network.model.encoder[0]._forward_hooks
 
 
 def test_the_code_and_the_feature_map_are_probed_where_nothing_is_said(network: Network):
-    assert choose_taps(network, IMAGES[:2], None) == ["code", "feature_map"]
-    assert choose_taps(network, IMAGES[:2], ["encoder.0"]) == ["encoder.0"]
+    assert choose_taps(network.model, network.preprocessing.to_input(IMAGES[:2]), None) == ["code", "feature_map"]
+    assert choose_taps(network.model, network.preprocessing.to_input(IMAGES[:2]), ["encoder.0"]) == ["encoder.0"]
     map_is_code = Network(Conv([1, 8, 8], [3], None, "identity").eval(), network.preprocessing)
-    assert choose_taps(map_is_code, IMAGES[:2], None) == ["code"]
+    assert choose_taps(map_is_code.model, map_is_code.preprocessing.to_input(IMAGES[:2]), None) == ["code"]
 
 
 @pytest.mark.parametrize("taps", [["cod"], []])
 def test_a_tap_that_is_not_there_is_refused_with_the_choices(network: Network, taps: list[str]):
     with pytest.raises(UserError, match=r"this model has code, feature_map, and the layers encoder, encoder\.0"):
-        choose_taps(network, IMAGES[:2], taps)
+        choose_taps(network.model, network.preprocessing.to_input(IMAGES[:2]), taps)
 
 
 def test_features_are_those_of_every_image_in_order(network: Network):
-    encode = functools.partial(at_tap, network, tap="code")
+    encode = encoder(network, "code")
     found = features(encode, IMAGES, CPU, lambda: None)
     assert found.shape == (130, 4)
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_features_are_those_of_every_image_in_order(network: Network):
 
 
 def test_views_are_averaged_with_the_image(network: Network):
-    encode = functools.partial(at_tap, network, tap="code")
+    encode = encoder(network, "code")
     found = features(encode, IMAGES[:20], CPU, lambda: None, views=Views(2, True, 1))
     with torch.no_grad():
         views = [encode(augment(IMAGES[:20], True, 1, generator(0, "view", view, 0))) for view in range(2)]

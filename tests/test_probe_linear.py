@@ -11,10 +11,10 @@ from sklearn.linear_model import LogisticRegression as Reference
 from torch import Tensor
 
 import aetool.probes.linear
-from aetool.api import load
 from aetool.data.cache import default_cache_dir
 from aetool.data.mnist import mnist
 from aetool.errors import Interrupted, NonFiniteError
+from aetool.evaluation.inference import load
 from aetool.probes.base import ProbeResult, accuracy
 from aetool.probes.linear import Linear, LogisticRegression
 from aetool.probes.path import predict

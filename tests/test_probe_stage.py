@@ -12,12 +12,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from aetool.data.budget import labelled
 from aetool.data.dataset import Dataset, Split
+from aetool.evaluation.baselines import References
+from aetool.evaluation.features import PLAIN
+from aetool.evaluation.probe import Budget, classify
 from aetool.probes.base import Fitted, Labelled, calibration_error, judge
 from aetool.probes.linear import Linear
 from aetool.randomness import generator
-from aetool.stages.features import PLAIN
-from aetool.stages.probe import Budget, classify
-from aetool.stages.references import References
 
 LABELS = torch.arange(60) % 3
 POINTS = torch.eye(3)[LABELS] + torch.rand(60, 3, generator=torch.Generator().manual_seed(0))
@@ -148,7 +148,7 @@ class TestCommand:
     def test_features_are_encoded_once_for_a_grid_of_probes(self, aetool, workplace, monkeypatch):
         trained(aetool, workplace)
         run = only_run(workplace)
-        from aetool.stages import features
+        from aetool.evaluation import features
 
         monkeypatch.setattr(features, "pooled", None)  # a call would raise
         done = aetool("probe", "-m", f"run={run}", "references=false", "probe=linear,ridge", "threads=1")

@@ -8,7 +8,7 @@ import torch
 import yaml
 from conftest import Features, Labels, probed
 
-from aetool.config import build
+from aetool.config.check import build
 
 OPTIONS = sorted((Path(__file__).parents[1] / "conf/probe").glob("*.yaml"))
 ACCURACY = {"mae": 0.05}  # the steps of LARS are too short to fit so few images

@@ -16,8 +16,8 @@ from tensorboard.plugins.projector import projector_plugin
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from tensorboard.summary.writer import event_file_writer
 
-from aetool.record import LAYOUTS, Events, Record
-from aetool.trainer import Trainer
+from aetool.storage.record import LAYOUTS, Events, Record
+from aetool.training.trainer import Trainer
 
 
 def read(folder) -> EventAccumulator:

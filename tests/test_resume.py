@@ -12,19 +12,19 @@ import pytest
 import torch
 from conftest import TINY, only_run, write_images
 
-from aetool.checkpoint import Checkpoints
 from aetool.cli import main
 from aetool.errors import NoValidCheckpointError, UserError
-from aetool.run import Run
+from aetool.storage.checkpoint import Checkpoints
+from aetool.storage.run import Run
 
 KILLED = """
 import os, signal, sys
-import aetool.trainer as trainer
+import aetool.training.trainer as trainer
 from aetool.cli import main
 kind, moment, words = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 number = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM, "INT": signal.SIGINT}.get(kind)
 if kind == "write":  # killed inside the write of a checkpoint, at its n-th sync
-    import aetool.checkpoint as checkpoint
+    import aetool.storage.checkpoint as checkpoint
     sync, count = checkpoint._sync, []
     def dying(path):
         count.append(path)
@@ -218,7 +218,7 @@ class TestCheckpoints:
         def full(*args: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("aetool.checkpoint.save_file", full)
+        monkeypatch.setattr("aetool.storage.checkpoint.save_file", full)
         with pytest.raises(UserError, match=r"cannot write .*step-00000010.*bytes.*free"):
             checkpoints.save(10, {"w": torch.zeros(1)}, {}, best_step=2)
         assert checkpoints.newest().step == 8

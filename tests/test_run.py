@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from aetool.compose import compose_points
+from aetool.config.compose import compose_points
 from aetool.errors import Interrupted, UserError
-from aetool.run import Run, write_json
+from aetool.storage.run import Run, write_json
 
 
 def config(*words: str) -> dict:
@@ -40,7 +40,7 @@ def test_the_id_is_of_what_decides_the_weights():
 def test_the_id_is_pinned():
     """Old folders must be found again; a change here makes every run of every user a new one."""
     plain = {"b": 1, "a": [1.5, None, "ü"]}
-    from aetool.run import digest
+    from aetool.storage.run import digest
 
     assert digest(plain) == digest(json.loads(json.dumps(plain)))
     assert digest({"a": [1.5, None, "ü"], "b": 1}) == digest(plain)
@@ -126,7 +126,7 @@ def test_a_name_is_one_folder(name):
 def test_two_processes_cannot_hold_one_run(workplace):
     run = Run.of(config())
     code = (
-        "import sys; from aetool.run import Run; from aetool.compose import compose_points\n"
+        "import sys; from aetool.storage.run import Run; from aetool.config.compose import compose_points\n"
         "from aetool.errors import UserError\n"
         "try:\n"
         "    with Run.of(compose_points('train', [])[0].config).claim(): pass\n"

@@ -12,20 +12,20 @@ from conftest import TINY, only_run, write_images
 from torch import Tensor, nn
 
 import aetool as package
-from aetool import generation
-from aetool.assembly import Trained, load_dataset, load_trained
 from aetool.cli import main
 from aetool.data.dataset import Arrays, Dataset, Split, split
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError
-from aetool.generation import Gaussian, Mixture, Noise, Prior, principal, prior_or_gaussian
+from aetool.evaluation import latents as generation
+from aetool.evaluation.compression import compression
+from aetool.evaluation.encode import indices_of
+from aetool.evaluation.generation import generate
+from aetool.evaluation.latents import Gaussian, Mixture, Noise, Prior, principal, prior_or_gaussian
+from aetool.measures.quantization import Quantizer, bytes_per_code
 from aetool.models.base import AutoencoderOutput
-from aetool.quantization import Quantizer, bytes_per_code
 from aetool.randomness import generator
-from aetool.run import Run
-from aetool.stages.compression import compression
-from aetool.stages.encode import indices_of
-from aetool.stages.sample import generate
+from aetool.storage.run import Run
+from aetool.training.assembly import Trained, load_dataset, load_trained
 
 CPU = torch.device("cpu")
 SIGMAS = 5  # standard errors that an estimate may be off
@@ -249,7 +249,7 @@ class TestSampleCommand:
         first = aetool(*words)
         assert first.code == 0, first.err
         stamp = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-        monkeypatch.setattr("aetool.assembly.load_dataset", None)
+        monkeypatch.setattr("aetool.training.assembly.load_dataset", None)
         again = aetool(*words)
         assert (again.code, again.out) == (0, first.out)
         assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == stamp
@@ -325,7 +325,7 @@ class TestEncodeCommand:
     def test_the_same_command_again_writes_nothing(self, run, workplace, aetool, monkeypatch):
         aetool("encode", f"run={run}")
         stamp = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-        monkeypatch.setattr("aetool.assembly.load_dataset", None)
+        monkeypatch.setattr("aetool.training.assembly.load_dataset", None)
         again = aetool("encode", f"run={run}")
         assert again.code == 0, again.err
         assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == stamp

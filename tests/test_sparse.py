@@ -10,11 +10,10 @@ import torch
 from conftest import TINY, only_run
 from torch.distributions import Bernoulli, kl_divergence
 
-from aetool.assembly import load_dataset
-from aetool.compose import compose_points
+from aetool.config.compose import compose_points
 from aetool.errors import UserError
 from aetool.losses import MSE
-from aetool.metrics import active_units
+from aetool.measures.code import active_units
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.models.batch_topk import BatchTopK
 from aetool.models.conv_wta import ConvWTA
@@ -22,12 +21,13 @@ from aetool.models.jumprelu import STRIDE, JumpReLU
 from aetool.models.sparse import Sparse, keep_largest
 from aetool.models.topk import TopK
 from aetool.models.wta import WTA
-from aetool.objective import LAMBDAS, Objective, Term
 from aetool.penalties.auxk import AuxK
 from aetool.penalties.l0 import L0
 from aetool.penalties.sparsity import L1, HoyerSquare, KLSparsity, Log, ReLUSum
-from aetool.run import Run
-from aetool.stages.pretrain import make_trainer
+from aetool.storage.run import Run
+from aetool.training.assembly import load_dataset
+from aetool.training.objective import LAMBDAS, Objective, Term
+from aetool.training.pretrain import make_trainer
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 9, 14), (2, 1, 5)]
 SHAPE = (1, 4, 4)

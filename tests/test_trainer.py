@@ -6,13 +6,13 @@ import pytest
 import torch
 from conftest import TINY, only_run
 
-from aetool.assembly import load_dataset
-from aetool.compose import compose_points
+from aetool.config.compose import compose_points
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import NonFiniteError
 from aetool.randomness import derive, generator, seeded
-from aetool.run import Run
-from aetool.stages.pretrain import make_trainer
+from aetool.storage.run import Run
+from aetool.training.assembly import load_dataset
+from aetool.training.pretrain import make_trainer
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_divergence_is_exit_3_and_the_run_says_failed(workplace, aetool):
 def test_validation_does_not_depend_on_how_it_is_batched(trainer, monkeypatch):
     made = trainer("penalty=l1")
     whole = made.evaluate(made.train)
-    monkeypatch.setattr("aetool.trainer.BATCH", 7)
+    monkeypatch.setattr("aetool.training.trainer.BATCH", 7)
     assert made.evaluate(made.train) == pytest.approx(whole, rel=1e-5)
 
 

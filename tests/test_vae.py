@@ -9,17 +9,17 @@ import torch
 from conftest import TINY
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from aetool.assembly import load_dataset
-from aetool.compose import compose_points
+from aetool.config.compose import compose_points
 from aetool.data.preprocessing import Preprocessing
-from aetool.likelihood import collapsed, likelihood, log_weights
 from aetool.losses import BCE, Gaussian
+from aetool.measures.likelihood import collapsed, likelihood, log_weights
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.models.vae import ConvVAE, DenseVAE
-from aetool.objective import Objective, Term
 from aetool.penalties.variational import KL, divergence
-from aetool.run import Run
-from aetool.stages.pretrain import make_trainer
+from aetool.storage.run import Run
+from aetool.training.assembly import load_dataset
+from aetool.training.objective import Objective, Term
+from aetool.training.pretrain import make_trainer
 
 SHAPES = [(1, 8, 8), (3, 32, 32), (3, 9, 14), (2, 1, 5)]
 

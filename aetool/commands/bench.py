@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from aetool.compose import Point
+from aetool.config.compose import Point
 from aetool.errors import UserError
 from aetool.report.tables import print_measures
 
@@ -27,7 +27,7 @@ def run(points: list[Point], config_dir: Path | None) -> int:
 
 
 def _trainer(config: dict[str, Any]) -> None:
-    from aetool import speed
+    from aetool.bench import trainer as speed
 
     with tempfile.TemporaryDirectory() as folder:
         rounds = speed.rounds(config, Path(folder), time.perf_counter)
@@ -41,7 +41,7 @@ def _trainer(config: dict[str, Any]) -> None:
 
 
 def _probe(config: dict[str, Any]) -> None:
-    from aetool import probe_speed
+    from aetool.bench import probe as probe_speed
 
     rounds = probe_speed.rounds(config, time.perf_counter)
     lines = {

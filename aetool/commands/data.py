@@ -8,8 +8,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from aetool.compose import Point, compose_points, option_names
-from aetool.config import ConfigError, suggest
+from aetool.config.check import ConfigError, suggest
+from aetool.config.compose import Point, compose_points, option_names
 from aetool.errors import UserError
 
 
@@ -59,15 +59,15 @@ def _list(points: dict[str, Point]) -> int:
 
 
 def _fetch(points: dict[str, Point]) -> int:
-    from aetool import signals
-    from aetool.assembly import load_dataset
+    from aetool.errors import deferred_signals, poll_signals
+    from aetool.training.assembly import load_dataset
 
-    with signals.deferred():
+    with deferred_signals():
         for name, point in points.items():
             dataset = load_dataset(point.config)
             sizes = ", ".join(f"{len(getattr(dataset, part).images)} {part}" for part in ("train", "val", "test"))
             print(f"{name}: {sizes} images {dataset.image_shape}, from {dataset.source}")
-            signals.poll()
+            poll_signals()
     return 0
 
 
@@ -85,6 +85,6 @@ def _check(points: dict[str, Point], named: bool) -> int:
 
 
 def _cache(point: Point) -> Any:
-    from aetool.assembly import cache_dir
+    from aetool.training.assembly import cache_dir
 
     return cache_dir(point.config)

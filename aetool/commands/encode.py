@@ -4,16 +4,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aetool import signals
-from aetool.commands.opening import opened
-from aetool.compose import Point, known_targets
-from aetool.config import build
-from aetool.errors import UserError
-from aetool.run import Run, digest
-from aetool.schema import DatasetConfig
+from aetool.config.check import build
+from aetool.config.compose import Point, known_targets
+from aetool.config.schema import DatasetConfig
+from aetool.errors import UserError, poll_signals
+from aetool.storage.opening import opened
+from aetool.storage.run import Run, digest
 
 if TYPE_CHECKING:
-    from aetool.commands.session import Session
+    from aetool.evaluation.session import Session
 
 
 def run(points: list[Point], config_dir: Path | None) -> int:
@@ -25,7 +24,7 @@ def run(points: list[Point], config_dir: Path | None) -> int:
         with opened(config["run"], targets) as run:
             path = Path(config["file"]) if config["file"] else default_file(run, config)
             if config["file"] or not path.exists():
-                from aetool.commands.session import Session
+                from aetool.evaluation.session import Session
 
                 path = _encode(Session(run, config))
         print(path)
@@ -53,13 +52,13 @@ def default_file(run: Run, config: dict[str, Any], step: int | None = None) -> P
 def _encode(session: "Session") -> Path:
     import numpy as np
 
-    from aetool.assembly import cache_dir
-    from aetool.stages.encode import encode, indices_of
+    from aetool.evaluation.encode import encode, indices_of
+    from aetool.training.assembly import cache_dir
 
     config, node = session.config, session.run.config["dataset"]
     trained = session.trained
     indices = indices_of(build(node, DatasetConfig, cache_dir=cache_dir(config)), node["val_fraction"])
-    arrays = encode(trained, session.dataset, indices, config["splits"], config["tap"], session.device, signals.poll)
+    arrays = encode(trained, session.dataset, indices, config["splits"], config["tap"], session.device, poll_signals)
     path = Path(config["file"]) if config["file"] else default_file(session.run, config, session.step)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -4,17 +4,17 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aetool import signals
-from aetool.commands.opening import opened
-from aetool.commands.summary import print_evaluation
-from aetool.compose import Point, known_targets
-from aetool.run import Run, read_json, write_json
+from aetool.config.compose import Point, known_targets
+from aetool.errors import poll_signals
+from aetool.report.summary import print_evaluation
+from aetool.storage.opening import opened
+from aetool.storage.run import Run, read_json, write_json
 
 if TYPE_CHECKING:
-    from aetool.commands.session import Session
-    from aetool.record import Events
-    from aetool.stages.atlas import Atlas
-    from aetool.stages.evaluate import Evaluation, Sensitivity
+    from aetool.evaluation.atlas import Atlas
+    from aetool.evaluation.evaluate import Evaluation, Sensitivity
+    from aetool.evaluation.session import Session
+    from aetool.storage.record import Events
 
 STAGE = "evaluate"
 HEADLINES = (  # what TensorBoard sorts runs by; it shows the first five in alphabetical order
@@ -53,30 +53,30 @@ def measure(run: Run, config: dict[str, Any], session: "Session | None" = None) 
     """The evaluation's numbers; from its folder when it was done before."""
     found = read_json(folder(run, config) / "metrics.json")
     if found is None:
-        from aetool.commands.session import Session
+        from aetool.evaluation.session import Session
 
         found = _evaluate(session or Session(run, config))
     return found
 
 
 def _evaluate(session: "Session") -> dict[str, float]:
-    from aetool.likelihood import collapsed
-    from aetool.record import Events
-    from aetool.stages.atlas import atlas
-    from aetool.stages.evaluate import evaluate, geometry, sensitivity
-    from aetool.stages.family import family_metrics
-    from aetool.stages.references import LARGEST
+    from aetool.evaluation.atlas import atlas
+    from aetool.evaluation.baselines import LARGEST
+    from aetool.evaluation.evaluate import evaluate, geometry, sensitivity
+    from aetool.evaluation.family import family_metrics
+    from aetool.measures.likelihood import collapsed
+    from aetool.storage.record import Events
 
     run, settings = session.run, session.config["evaluation"]
     target = folder(run, session.config, session.step) / "metrics.json"
     measured = (session.trained, session.dataset, session.device)
-    result = evaluate(*measured, signals.poll)
+    result = evaluate(*measured, poll_signals)
     found = sensitivity(session.trained, session.dataset, settings["jacobian_images"], session.device)
     metrics = result.metrics | {"code_size": result.code_size, "val/jacobian_norm": found.norm}
-    metrics |= family_metrics(*measured, run.config, settings, lambda: session.references.pca, signals.poll)
+    metrics |= family_metrics(*measured, run.config, settings, lambda: session.references.pca, poll_signals)
     if settings["geometry_images"]:
         counts = (settings["geometry_images"], settings["neighbors"])
-        metrics |= geometry(session.trained, session.dataset, *counts, session.device, signals.poll)
+        metrics |= geometry(session.trained, session.dataset, *counts, session.device, poll_signals)
     units = atlas(result.activations, session.dataset.val.labels) if settings["atlas_units"] else None
     if units is not None:
         metrics |= {f"val/{key}": value for key, value in units.metrics().items()}
@@ -103,7 +103,8 @@ def _evaluate(session: "Session") -> dict[str, float]:
 
 def _draw(session: "Session", events: "Events", result: "Evaluation", found: "Sensitivity", target: Path) -> None:
     """The figures, also for TensorBoard."""
-    from aetool import figures
+    from aetool.data.grid import grid, reconstruction_rows
+    from aetool.evaluation import figures
 
     name = session.run.directory.name
     images, reconstructions = (pixels.cpu() for pixels in result.samples)
@@ -112,19 +113,19 @@ def _draw(session: "Session", events: "Events", result: "Evaluation", found: "Se
     if found.singular_values is not None:
         title = f"{name}, validation images"
         figures.save_singular_values(session.figure("singular_values.png"), found.singular_values, title)
-    picture = figures.grid(figures.reconstruction_rows(images, reconstructions))
+    picture = grid(reconstruction_rows(images, reconstructions))
     events.image("test/reconstructions", picture, session.step)
     draw_atoms = getattr(session.trained.model, "atoms", None)
     if draw_atoms is not None:
         atoms = draw_atoms().detach()
         figures.save_atoms(session.figure("atoms.png"), atoms, f"{name}, atoms")
-        events.image("atoms", figures.grid(figures.atom_rows(atoms)), session.step)
+        events.image("atoms", grid(figures.atom_rows(atoms)), session.step)
 
 
 def _draw_atlas(session: "Session", events: "Events", result: "Evaluation", units: "Atlas", target: Path) -> None:
     """The most used units as a picture, all of them as csv."""
-    from aetool import figures
-    from aetool.stages.atlas import decoder_responses, write_atlas
+    from aetool.evaluation import figures
+    from aetool.evaluation.atlas import decoder_responses, write_atlas
 
     names, images = session.dataset.class_names, session.dataset.val.images
     write_atlas(target / "atlas.csv", units, names)
@@ -146,13 +147,13 @@ def _draw_atlas(session: "Session", events: "Events", result: "Evaluation", unit
 
 def _project(session: "Session", events: "Events", count: int) -> None:
     """Codes of validation images for TensorBoard's projector, with thumbnails and classes."""
-    from aetool import figures
+    from aetool.evaluation import figures
+    from aetool.evaluation.evaluate import projected
     from aetool.randomness import subset
-    from aetool.stages.evaluate import projected
 
     images, labels = session.dataset.val.images, session.dataset.val.labels
     chosen = subset(len(images), count)
-    points = projected(session.trained, images[chosen], session.device, signals.poll)
+    points = projected(session.trained, images[chosen], session.device, poll_signals)
     names = session.dataset.class_names
     words = [] if labels is None else [names[label] for label in labels[chosen].tolist()]
     events.embedding(points.numpy(), *figures.sprites(images[chosen] / 255), words)

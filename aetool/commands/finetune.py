@@ -4,17 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from aetool import signals
-from aetool.commands import probe, training
-from aetool.commands.control import PREDICTIONS, Result, paired, print_points, sentence
-from aetool.commands.opening import open_trained
-from aetool.commands.sweep import Outcome, conclude, each, entry, folder_of, write_sweep
-from aetool.compatibility import untrainable
-from aetool.compose import Point, compose_points, known_targets
-from aetool.config import flatten
-from aetool.errors import Interrupted, UserError
+from aetool.commands import probe
+from aetool.config.check import flatten
+from aetool.config.compose import Point, compose_points, known_targets
+from aetool.config.rules import untrainable
+from aetool.errors import Interrupted, UserError, deferred_signals, poll_signals
 from aetool.report.tables import print_measures
-from aetool.run import Run, identity, read_json
+from aetool.storage.opening import open_trained
+from aetool.storage.run import Run, identity, read_json
+from aetool.sweeps import train as training
+from aetool.sweeps.control import PREDICTIONS, Result, paired, print_points, sentence
+from aetool.sweeps.sweep import Outcome, conclude, each, entry, folder_of, write_sweep
 
 STAGE = "finetune"
 PRETRAINING = ("model", "dataset", "loss", "penalty", "corruption", "seed", "output", "device", "threads", "cache")
@@ -94,12 +94,12 @@ def train(run: Run, parent: Run | None) -> dict[str, float]:
     if not run.config["overwrite"] and run.agree() and _finished(run):
         print(f"{run.directory}: finished before; overwrite=true trains it anew")
         return run.metrics[STAGE]
-    with signals.deferred():
+    with deferred_signals():
         with run.claim(run.config["overwrite"]):
             start = parent.directory if parent else "scratch"
             print(f"{run.config['model']['name']} on {run.config['dataset']['name']} from {start} → {run.directory}")
             _train(run, parent)
-        signals.poll()  # a signal since the last poll still ends a sweep
+        poll_signals()  # a signal since the last poll still ends a sweep
     return run.metrics[STAGE]
 
 
@@ -157,9 +157,9 @@ def _finished(run: Run) -> bool:
 def _train(run: Run, parent: Run | None) -> None:
     import numpy as np
 
-    from aetool.commands.progress import TrainingProgress
-    from aetool.commands.session import Session
-    from aetool.stages.finetune import finetune
+    from aetool.evaluation.session import Session
+    from aetool.training.finetune import finetune
+    from aetool.training.progress import TrainingProgress
 
     session = Session(run, run.config)
     trained = None
@@ -181,8 +181,8 @@ def _train(run: Run, parent: Run | None) -> None:
 
 def _draw(session: Any, result: Any) -> None:
     """The figures, and TensorBoard's hyper-parameters."""
-    from aetool import figures
-    from aetool.record import Events
+    from aetool.evaluation import figures
+    from aetool.storage.record import Events
 
     run, metrics = session.run, result.metrics
     name, names = run.directory.name, session.dataset.class_names

@@ -9,8 +9,8 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 
-from aetool.compose import compose_each, compose_points, config_tree
-from aetool.config import ConfigError, suggest
+from aetool.config.check import ConfigError, suggest
+from aetool.config.compose import compose_each, compose_points, config_tree, groups
 from aetool.errors import UserError
 
 WIDTH = 80
@@ -46,15 +46,6 @@ def run(words: list[str]) -> int:
             if group == "model" and measured:
                 print(textwrap.fill(costs[name], WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6))
     return 0
-
-
-def groups(loader: ConfigLoader) -> dict[str, str]:
-    """The groups of the conf tree by their plurals, which is what they are asked for by."""
-    return {_plural(group): group for group in sorted(loader.list_groups("")) if group != "hydra"}
-
-
-def _plural(word: str) -> str:
-    return f"{word[:-1]}ies" if word.endswith("y") else f"{word}es" if word.endswith("s") else f"{word}s"
 
 
 def _descriptions(loader: ConfigLoader, group: str) -> Iterator[tuple[str, str]]:
@@ -99,8 +90,8 @@ def _cost(config: dict[str, Any] | ConfigError) -> str:
         return "; ".join(config.problems)
     import torch
 
-    from aetool.assembly import make_model
-    from aetool.metrics import cost
+    from aetool.measures.cost import cost
+    from aetool.training.assembly import make_model
 
     shape = config["dataset"]["image_shape"]
     try:

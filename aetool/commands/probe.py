@@ -5,22 +5,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aetool import signals
-from aetool.commands.opening import opened
-from aetool.commands.summary import REFERENCES, print_probe
-from aetool.compatibility import viewless
-from aetool.compose import Point, known_targets
-from aetool.config import build
-from aetool.errors import UserError
+from aetool.config.check import build
+from aetool.config.compose import Point, known_targets
+from aetool.config.rules import viewless
+from aetool.config.schema import ProbeKeys
+from aetool.errors import UserError, poll_signals
+from aetool.report.summary import REFERENCES, print_probe
 from aetool.report.tables import print_measures
-from aetool.run import Run, read_json, write_json
-from aetool.schema import ProbeKeys
+from aetool.storage.opening import opened
+from aetool.storage.run import Run, read_json, write_json
 
 if TYPE_CHECKING:
-    from aetool.commands.session import Session
+    from aetool.evaluation.frozen import Frozen
+    from aetool.evaluation.probe import Budget
+    from aetool.evaluation.session import Session
     from aetool.probes.base import Probe, ProbeResult
-    from aetool.stages.frozen import Frozen
-    from aetool.stages.probe import Budget
 
 
 def run(points: list[Point], config_dir: Path | None) -> int:
@@ -64,7 +63,7 @@ def measure(run: Run, config: dict[str, Any], session: "Session | None" = None) 
     """The probe's numbers; from its folder when it was done before."""
     found = read_json(folder(run, config) / "metrics.json")
     if found is None:
-        from aetool.commands.session import Session
+        from aetool.evaluation.session import Session
 
         found = _probe(session or Session(run, config))
     return found
@@ -77,16 +76,15 @@ def _of_stage(run: Run, config: dict[str, Any]) -> bool:
 
 def refuse(session: "Session") -> None:
     """Raises UserError for settings that could not be measured after the training, before it."""
-    from aetool.assembly import Network
-    from aetool.stages.features import choose_taps
-    from aetool.stages.pretrain import initial_model
+    from aetool.models.taps import choose_taps
+    from aetool.training.pretrain import initial_model
 
     node = session.config["probe"]
     build(node, ProbeKeys)
     if node["taps"] is not None:
         model, preprocessing = initial_model(session.run.config, session.dataset, session.device)
         images = session.dataset.val.images[:2].to(session.device)
-        _refuse_names(choose_taps(Network(model.eval(), preprocessing), images, node["taps"]))
+        _refuse_names(choose_taps(model.eval(), preprocessing.to_input(images), node["taps"]))
 
 
 def _refuse_names(taps: list[str]) -> None:
@@ -97,9 +95,9 @@ def _refuse_names(taps: list[str]) -> None:
 
 def _probe(session: "Session", following: bool = False) -> dict[str, float]:
     """Measures and draws; TensorBoard shows what metrics.json has for the stage, and `_follow` its many by itself."""
-    from aetool import figures
-    from aetool.record import Events
-    from aetool.stages.probe import Budget
+    from aetool.evaluation import figures
+    from aetool.evaluation.probe import Budget
+    from aetool.storage.record import Events
 
     node, names = session.config["probe"], session.dataset.class_names
     probe = build(node, ProbeKeys)
@@ -145,9 +143,9 @@ def _beaten(metrics: dict[str, float]) -> list[str]:
 
 def _follow(run: Run, config: dict[str, Any]) -> Path:
     """Probes every checkpoint, without references, and draws accuracy over epochs; returns the figure's path."""
-    from aetool import figures
-    from aetool.commands.session import Session
-    from aetool.record import Events
+    from aetool.evaluation import figures
+    from aetool.evaluation.session import Session
+    from aetool.storage.record import Events
 
     session = Session(run, config | {"references": False})
     curve, name = {}, f"{stage(config)}-epochs"
@@ -177,12 +175,12 @@ def _results(
     session: "Session", probe: "Probe", budget: "Budget", frozen: "Frozen"
 ) -> Iterator[tuple[str, "ProbeResult"]]:
     """Tap after tap, so that the features of one are in memory at a time."""
-    from aetool.stages.probe import classify, labels_of
+    from aetool.evaluation.probe import classify, labels_of
 
     labels_of(session.dataset)  # refused before anything is encoded
     for tap in frozen.taps:
         try:
-            yield tap, classify(probe, frozen.features(tap), session.dataset, budget, signals.poll)
+            yield tap, classify(probe, frozen.features(tap), session.dataset, budget, poll_signals)
         except ValueError as error:
             raise UserError(f"probe={session.config['probe']['name']}: {error}") from error
 

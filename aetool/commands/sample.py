@@ -3,16 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aetool import signals
-from aetool.commands.opening import opened
-from aetool.compose import Point, known_targets
-from aetool.config import build
-from aetool.errors import UserError
-from aetool.run import Run, read_json, write_json
+from aetool.config.check import build
+from aetool.config.compose import Point, known_targets
+from aetool.errors import UserError, poll_signals
+from aetool.storage.opening import opened
+from aetool.storage.run import Run, read_json, write_json
 
 if TYPE_CHECKING:
-    from aetool.commands.session import Session
-    from aetool.stages.sample import Generation
+    from aetool.evaluation.generation import Generation
+    from aetool.evaluation.session import Session
 
 SETTINGS = ("latent", "count", "images", "seed")
 FILES = ("samples.png", "interpolations.png", "traversals.png", "samples.npz")
@@ -42,21 +41,21 @@ def measure(run: Run, config: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     target = folder(run, config)
     found = read_json(target / "metrics.json")
     if found is None:
-        from aetool.commands.session import Session
+        from aetool.evaluation.session import Session
 
         return _sample(Session(run, config))
     return target, found
 
 
 def _sample(session: "Session") -> tuple[Path, dict[str, Any]]:
+    from aetool.evaluation.generation import generate
     from aetool.models.base import is_variational
-    from aetool.stages.sample import generate
 
     config, name = session.config, session.run.directory.name
     target = folder(session.run, config, session.step)
     latent = build(config["latent"], has_prior=is_variational(session.trained.model))
     keys = {key: config[key] for key in SETTINGS if key != "latent"}
-    made = generate(session.trained, session.dataset, latent, **keys, device=session.device, poll=signals.poll)
+    made = generate(session.trained, session.dataset, latent, **keys, device=session.device, poll=poll_signals)
     distribution = type(latent).__name__.lower()
     settings = {key: config[key] for key in SETTINGS} | {"step": session.step, "distribution": distribution}
     found = settings | made.samples.metrics
@@ -70,7 +69,7 @@ def _sample(session: "Session") -> tuple[Path, dict[str, Any]]:
 def _write(target: Path, made: "Generation", name: str, distribution: str, found: dict[str, Any]) -> None:
     import numpy as np
 
-    from aetool import figures
+    from aetool.evaluation import figures
 
     target.mkdir(parents=True, exist_ok=True)
     shown = made.samples.pixels[:SHOWN_SAMPLES]

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from aetool.commands import finetune
-from aetool.commands.sweep import sweep
-from aetool.commands.training import print_result, train
-from aetool.compose import Point
+from aetool.config.compose import Point
 from aetool.errors import UserError
-from aetool.run import Run
+from aetool.storage.run import Run
+from aetool.sweeps.sweep import sweep
+from aetool.sweeps.train import print_result, train
 
 SUPERVISED = "supervised"
 

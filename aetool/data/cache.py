@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aetool import signals
 from aetool.data.dataset import ARRAY_NAMES, Arrays, array_sha256, fingerprint, hashes, validate
-from aetool.errors import DataError
+from aetool.errors import DataError, poll_signals
 
 logger = logging.getLogger("aetool")
 
@@ -184,7 +183,7 @@ def _locked(name: str, cache_dir: Path) -> Iterator[None]:
                 if not waited:
                     logger.warning("%s: another process is preparing it; waiting", name)
                 waited = True
-                signals.poll()
+                poll_signals()
                 time.sleep(LOCK_POLL_SECONDS)
     except OSError as error:
         raise DataError(

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from aetool import signals
-from aetool.errors import DataError
+from aetool.errors import DataError, poll_signals
 
 logger = logging.getLogger("aetool")
 
@@ -40,7 +39,7 @@ def download(urls: Collection[str], target: Path, md5: str) -> Path:
             request = urllib.request.Request(url, headers={"User-Agent": "aetool"})
             with urllib.request.urlopen(request, timeout=CONNECT_SECONDS) as response, partial.open("wb") as file:
                 while chunk := response.read(CHUNK_BYTES):
-                    signals.poll()
+                    poll_signals()
                     received += len(chunk)
                     if received > MAX_DOWNLOAD_BYTES:
                         raise DataError(f"more than {MAX_DOWNLOAD_BYTES} bytes")
@@ -90,7 +89,7 @@ def deb_members(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, byte
 def _members(archive: tarfile.TarFile, wanted: Collection[str], label: str) -> Iterator[tuple[str, bytes]]:
     missing = set(wanted)
     for member in archive:
-        signals.poll()
+        poll_signals()
         name = member.name.removeprefix("./")
         if name not in missing:
             continue
@@ -135,7 +134,7 @@ def _client(command: list[str], folder: Path) -> None:
         except BaseException:  # a signal too must not leave the client running
             process.kill()
             raise
-    signals.poll()  # the terminal's Ctrl-C ends the client as well; that is no failure of the source
+    poll_signals()  # the terminal's Ctrl-C ends the client as well; that is no failure of the source
     if process.returncode:
         said = (err.strip() or out.strip()).decode(errors="replace")
         raise DataError(f"{name} failed with exit code {process.returncode}: {said[-300:]}")
@@ -148,7 +147,7 @@ def _communicate(process: "subprocess.Popen[bytes]", name: str) -> tuple[bytes, 
         try:
             return process.communicate(timeout=POLL_SECONDS)
         except subprocess.TimeoutExpired:
-            signals.poll()
+            poll_signals()
             if time.monotonic() > deadline:
                 raise DataError(f"{name} did not finish within {CLIENT_SECONDS} s") from None
 

@@ -10,11 +10,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from aetool import signals
 from aetool.data.cache import prepared
 from aetool.data.dataset import Arrays, holdout
 from aetool.data.decode import open_image, resized
-from aetool.errors import DataError
+from aetool.errors import DataError, poll_signals
 from aetool.ranges import OpenFraction
 
 logger = logging.getLogger("aetool")
@@ -129,7 +128,7 @@ def _decode(
     images = np.empty((len(found), channels, height, width), np.uint8)
     corrupt = {}
     for index, file in enumerate(found):
-        signals.poll()
+        poll_signals()
         try:
             with open_image(file.path, MAX_PIXELS) as image:
                 images[index] = resized(image, height, width, channels)

@@ -6,19 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from aetool.errors import UserError
+from aetool.models.taps import tapped
 
 HEAD_STD = 0.01  # of the head's initial weights: the first probabilities are near 1/K
-
-
-def tapped(autoencoder: nn.Module, tap: str, x: Tensor) -> Tensor:
-    """The code, (B, …), or an extra of that name, for which the decoder runs too; raises UserError for others."""
-    if tap == "code":
-        return autoencoder.encode(x)  # type: ignore[operator]
-    extras = autoencoder(x).extras
-    if tap not in extras:
-        raise UserError(f"tap={tap}: this model has {', '.join(['code', *extras])}")
-    return extras[tap]
 
 
 class ClassifierOutput(NamedTuple):

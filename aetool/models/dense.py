@@ -61,7 +61,7 @@ class Dense(nn.Module):
         return self.encoder[0].weight.unflatten(1, self.image_shape)  # type: ignore[operator, union-attr]
 
     def encoder_layer(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The encoder as one layer, for `aetool.jacobian`: weight (code_size, pixels) and slope (B, code_size).
+        """The encoder as one layer, weight (code_size, C·H·W) and slope (B, code_size).
 
         None with `widths`, or where the slope is not a function of the code (gelu).
         """

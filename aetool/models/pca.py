@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from aetool.measures.pca import PCA
 from aetool.models.base import AutoencoderOutput
-from aetool.pca import PCA
 from aetool.ranges import PositiveInt
 
 

@@ -66,8 +66,7 @@ class Sparse(nn.Module):
         return F.normalize(self.dictionary, dim=1).unflatten(1, self.image_shape)
 
     def encoder_layer(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The encoder as one layer, for aetool.jacobian: its weight (code_size, C·H·W), and the slope of each unit on
-        each image (B, code_size), 1 where it is active."""
+        """The encoder as one layer: weight (code_size, C·H·W), and slope (B, code_size), 1 where a unit is active."""
         return self.encoder_weight / self.scale, (self.encode(x) != 0).to(x.dtype)
 
     @property

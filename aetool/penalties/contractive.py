@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from aetool.jacobian import squared_norm
+from aetool.measures.jacobian import squared_norm
 from aetool.models.base import AutoencoderOutput, Batch
 from aetool.ranges import PositiveInt
 
@@ -12,8 +12,8 @@ from aetool.ranges import PositiveInt
 class Contractive:
     """R = ‖∂h/∂x‖²_F, the mean over the batch (Rifai et al. 2011, "Contractive auto-encoders").
 
-    x is what the network sees, and h its code without noise. See `aetool.jacobian.squared_norm` for the methods;
-    raises ValueError for one that the model cannot do.
+    x is what the network sees, and h its code without noise. The methods are those of
+    `aetool.measures.jacobian.squared_norm`; raises ValueError for one that the model cannot do.
 
     R is the plain sum, not divided by the number of pixels. Beside an error per pixel of standardised images lambda
     then means about the same at every image size: what a direction costs in R does not depend on the pixels that it

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from aetool.errors import UserError
+from aetool.evaluation.catalogue import PROBE, Metric
 from aetool.report import learning, plots, scatter
 from aetool.report.comparison import Comparison
 from aetool.report.findings import ranked
@@ -26,7 +27,6 @@ from aetool.report.layout import (
     spans,
     value,
 )  # fmt: skip
-from aetool.report.metrics import PROBE, Metric
 from aetool.report.pareto import Front
 from aetool.report.plots import Chart, Grid, Panel
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from aetool.evaluation.catalogue import Metric, measured
 from aetool.report import findings, pareto
 from aetool.report.groups import Group, Row, grouped, scopes, typed
-from aetool.report.metrics import Metric, measured
 from aetool.report.rows import ABOUT
 
 SHOWN_FIRST = ("model.name", "dataset.name", "penalty.weight", "model.code_size")  # whenever they differ

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from aetool.evaluation.catalogue import CHOICES, CODE_SIZE, VAL_L0, Metric
 from aetool.report.groups import CONFIDENCE, Group, Row, Stat, difference, seed, typed
-from aetool.report.metrics import CHOICES, CODE_SIZE, VAL_L0, Metric
 
 TOLERANCE = 0.005  # of a single seed: 0.5 points of accuracy, 0.005 of the variance
 DENSE = 0.99  # share of active units from which a code counts as dense

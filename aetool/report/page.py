@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aetool.errors import UserError
+from aetool.evaluation.catalogue import CHOICES, METRICS, TEST_ACCURACY, TEST_FVU, Metric
 from aetool.report import charts, pictures
 from aetool.report.comparison import Comparison
 from aetool.report.findings import ranked, spread, title
 from aetool.report.groups import Group, Row, scopes
 from aetool.report.layout import text
-from aetool.report.metrics import CHOICES, METRICS, TEST_ACCURACY, TEST_FVU, Metric
 from aetool.report.plots import Chart
 from aetool.report.reproduce import Reproducer
-from aetool.run import CONFIG, read_json
+from aetool.storage.run import CONFIG, read_json
 
 SHOWN_METRICS = 7  # in the first table; the others stand in a second one
 SHOWN_RUNS = 40  # with pictures

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from aetool.evaluation.catalogue import CODED_PSNR, RATE, TUNED_VAL_ACCURACY, VAL_ACCURACY, VAL_FVU, VAL_L0, Metric
 from aetool.report.groups import Group
-from aetool.report.metrics import CODED_PSNR, RATE, TUNED_VAL_ACCURACY, VAL_ACCURACY, VAL_FVU, VAL_L0, Metric
 
 Better = Literal["higher", "lower"]
 FRONTS = (  # mark, what is compared

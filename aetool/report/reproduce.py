@@ -6,10 +6,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from aetool.compose import compose_points, option_names
-from aetool.config import ConfigError, flatten
+from aetool.config.check import ConfigError, flatten
+from aetool.config.compose import compose_points, option_names
 from aetool.report.rows import NAMED, SWEEP
-from aetool.run import CONFIG, identity, read_json
+from aetool.storage.run import CONFIG, identity, read_json
 
 COMPOSED = 20  # configs of one report; a tenth of a second each
 PLAIN = re.compile(r"[\w./-]+")  # text that Hydra's grammar takes without quotes

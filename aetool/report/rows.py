@@ -9,8 +9,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from aetool.config import flatten
-from aetool.run import CONFIG, IDENTITY, IDENTITY_OF_FINETUNE, LOCK, WITHOUT_EFFECT
+from aetool.config.check import flatten
+from aetool.storage.run import CONFIG, IDENTITY, IDENTITY_OF_FINETUNE, LOCK, WITHOUT_EFFECT
 
 SWEEP = "sweep.json"
 STATES = ("completed", "running", "interrupted", "failed")  # of status.json

@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from aetool.config import suggest
+from aetool.config.check import suggest
 from aetool.errors import UserError
+from aetool.evaluation.catalogue import Metric, measured
 from aetool.report.groups import Group, Row, typed
-from aetool.report.metrics import Metric, measured
 
 SHORT = {"model": "model.name", "dataset": "dataset.name", "lambda": "penalty.weight"}
 ORDERS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}

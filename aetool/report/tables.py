@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from aetool.errors import UserError
+from aetool.evaluation.catalogue import Metric
 from aetool.report.comparison import Comparison
 from aetool.report.findings import spread
 from aetool.report.groups import Group, Row, scopes, seed, typed
-from aetool.report.metrics import Metric
 
 TABLES = 2  # one below the other, where the width has no room for all metrics
 LONG = 40  # lines above which there is one table only

@@ -1,0 +1,148 @@
+"""A feature atlas: what each unit of a code does on the validation images, and what the decoder draws for it.
+
+A unit is a number of a code (B, code_size), or a channel of a map (B, channels, h, w), whose activation is then the one
+of the largest magnitude over the places. A unit that takes both signs is read towards its stronger one, its sign: it is
+activated by max(0, sign * h), so the images that activate it are alike, and its picture is drawn in that direction.
+"""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from aetool.training.assembly import Trained
+
+TOP = 8  # images shown for a unit
+UNITS = 1024  # read at a time: bounds memory
+
+
+class Atlas(NamedTuple):
+    """Of `units` code units, on N images."""
+
+    frequency: Tensor  # (units,) share of the images on which it is not exactly 0
+    mean_activation: Tensor  # (units,) mean |h|
+    sign: Tensor  # (units,) 1 or -1
+    images: Tensor  # (units, TOP or N) positions of the images that activate it most, falling; -1 where no more do
+    strength: Tensor  # (units,) mean activation of those images
+    selectivity: Tensor | None  # (units,) see `class_selectivity`; None without labels or with one class
+    preferred_class: Tensor | None  # (units,)
+
+    @property
+    def by_use(self) -> Tensor:
+        """The units that are ever active, those with the largest mean |h| first."""
+        order = self.mean_activation.argsort(descending=True, stable=True)
+        return order[self.frequency[order] > 0]
+
+    def metrics(self) -> dict[str, float]:
+        """`class_selectivity`, the mean over units that are ever active; empty without labels."""
+        if self.selectivity is None or len(self.by_use) == 0:
+            return {}
+        return {"class_selectivity": self.selectivity[self.by_use].mean().item()}
+
+    def label(self, unit: int, class_names: Sequence[str]) -> str:
+        """Two lines about a unit."""
+        first = f"unit {unit} · {100 * self.frequency[unit].item():.3g} % of images"
+        if self.selectivity is None or self.preferred_class is None:
+            return first
+        name = class_names[int(self.preferred_class[unit])]
+        return f"{first}\n{name:.24} · selectivity {self.selectivity[unit].item():.2f}"
+
+
+def unit_activations(code: Tensor) -> Tensor:
+    """(B, code_size), or (B, channels, …) with the place of the largest |h| of each channel -> (B, units) float32."""
+    if code.ndim > 2:
+        places = code.flatten(2)
+        code = places.gather(2, places.abs().argmax(2, keepdim=True))[..., 0]
+    return code.float()
+
+
+def class_selectivity(activations: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Index of each unit in [0, 1], and its preferred class (Morcos et al. 2018).
+
+    (μ_max - μ_rest) / (μ_max + μ_rest) for the largest of the means over the images of a class and the mean of the
+    others; 0: alike for all classes, 1: active for one alone, NaN: never active. Of activations (N, units), none below
+    0, and labels (N,). Raises ValueError where there are fewer than two classes.
+    """
+    classes, members = labels.unique(return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError("class selectivity is of two classes or more")
+    one_hot = torch.nn.functional.one_hot(members).double()
+    means = one_hot.T @ activations.double() / one_hot.sum(0)[:, None]
+    largest, preferred = means.max(0)
+    rest = (means.sum(0) - largest) / (len(classes) - 1)
+    return (largest - rest) / (largest + rest), classes[preferred]
+
+
+def atlas(activations: Tensor, labels: Tensor | None) -> Atlas:
+    """What units do, from activations (N, units), see `unit_activations`, and labels (N,)."""
+    parts = [_atlas(part, labels) for part in activations.split(UNITS, dim=1)]
+    joined = (None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True))
+    return Atlas(*joined)  # type: ignore[arg-type]
+
+
+def _atlas(activations: Tensor, labels: Tensor | None) -> Atlas:
+    sign = torch.where(activations.amax(0) >= -activations.amin(0), 1.0, -1.0)
+    towards = (activations * sign).clamp(min=0)
+    most = towards.T.topk(min(TOP, len(towards)), dim=1)
+    shown = most.values > 0
+    labelled = labels is not None and len(labels.unique()) > 1
+    selectivity = class_selectivity(towards, labels) if labels is not None and labelled else (None, None)
+    return Atlas(
+        (activations != 0).double().mean(0),
+        activations.abs().double().mean(0),
+        sign,
+        most.indices.where(shown, -1),
+        most.values.sum(1) / shown.sum(1).clamp(min=1),
+        *selectivity,
+    )
+
+
+@torch.no_grad()
+def decoder_responses(trained: Trained, code: Tensor, found: Atlas, units: Tensor) -> Tensor:
+    """What the decoder adds for each of these units, in pixels: (units, C, H, W), for a map cropped to what changes.
+
+    `code` is the mean over images, without a batch dimension; the unit, in the middle of its map, is raised above it by
+    the strength of its top images. For a linear decoder that is its atom.
+    """
+    raised = code.repeat(len(units), *[1] * code.ndim)
+    steps = (found.sign * found.strength)[units].to(code)
+    middle = tuple(side // 2 for side in code.shape[1:])
+    for row, (unit, step) in enumerate(zip(units.tolist(), steps, strict=True)):
+        raised[(row, unit, *middle)] += step
+    decode, to_pixels = trained.model.decode, trained.preprocessing.to_pixels
+    pixels = to_pixels(decode(torch.cat([code[None], raised])).float())  # type: ignore[operator]
+    responses = pixels[1:] - pixels[:1]
+    return _cropped(responses) if code.ndim > 1 else responses
+
+
+def write_atlas(path: Path, found: Atlas, class_names: Sequence[str]) -> None:
+    """Every unit as a line of csv; `images` are positions in the validation split."""
+    keys = ["unit", "frequency", "mean_activation", "sign"]
+    keys += ["preferred_class", "class_selectivity"] if found.selectivity is not None else []
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*keys, "images"])
+        for unit, frequency in enumerate(found.frequency.tolist()):
+            row = [unit, f"{frequency:.6g}", f"{found.mean_activation[unit].item():.6g}", int(found.sign[unit])]
+            if found.selectivity is not None and found.preferred_class is not None:
+                live = frequency > 0
+                row += [class_names[int(found.preferred_class[unit])] if live else ""]
+                row += [f"{found.selectivity[unit].item():.4f}" if live else ""]
+            writer.writerow([*row, " ".join(str(image) for image in found.images[unit].tolist() if image >= 0)])
+
+
+def _cropped(responses: Tensor) -> Tensor:
+    """The smallest square that holds what is over a tenth of each response's peak."""
+    size = responses.abs().amax(1)
+    seen = (size > 0.1 * size.amax((1, 2), keepdim=True)).any(0)
+    rows, columns = seen.any(1).nonzero()[:, 0], seen.any(0).nonzero()[:, 0]
+    if len(rows) == 0:
+        return responses
+    side = int(max(rows[-1] - rows[0], columns[-1] - columns[0])) + 1
+    top, left = (
+        min(int(start[0]), max(0, full - side)) for start, full in ((rows, len(seen)), (columns, seen.shape[1]))
+    )
+    return responses[:, :, top : top + side, left : left + side]

@@ -1,0 +1,67 @@
+"""Features kept on disk, so that a network is encoded once for any number of probes."""
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from aetool.storage.run import digest
+
+LIMIT = 4 << 30  # bytes; those used longest ago are removed
+log = logging.getLogger("aetool")
+
+
+class FeatureCache:
+    """Named tensors by a key of plain values, as safetensors in one folder, `limit` bytes in all."""
+
+    def __init__(self, folder: Path, limit: int = LIMIT) -> None:
+        self.folder = folder
+        self.limit = limit
+
+    def get(self, key: dict[str, Any], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What is kept under the key, or what `compute` returns, which is kept; on the CPU, free to be changed.
+
+        Tensors above the limit are not kept. A folder that cannot be written is said, and does not stop the work.
+        """
+        path, text = self.folder / f"{digest(key)}.safetensors", json.dumps(key, sort_keys=True)
+        with contextlib.suppress(OSError, SafetensorError):  # not there, or not whole
+            with safe_open(path, framework="pt") as file:
+                same = (file.metadata() or {}).get("key") == text
+            if same:
+                os.utime(path)
+                return load_file(path)
+        found = {name: tensor.cpu().contiguous() for name, tensor in compute().items()}
+        size = sum(tensor.nbytes for tensor in found.values())
+        if size > self.limit:
+            return found
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._make_room(size)
+            save_file(found, temporary, {"key": text})
+            temporary.replace(path)
+        except (OSError, SafetensorError) as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            log.warning("features cannot be kept in %s: %s", self.folder, error)
+        return found
+
+    def _make_room(self, needed: int) -> None:
+        used = []
+        for path in self.folder.glob("*.safetensors*"):  # with what a killed process was writing
+            with contextlib.suppress(OSError):  # another process removed it
+                status = path.stat()
+                used.append((status.st_mtime, status.st_size, path))
+        total = needed + sum(size for _, size, _ in used)
+        for _, size, path in sorted(used):
+            if total <= self.limit:
+                return
+            path.unlink(missing_ok=True)
+            total -= size

@@ -1,0 +1,61 @@
+"""Features of images: what a frozen network says at one of its taps."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from aetool.data.augmentation import augment
+from aetool.models.base import BATCH
+from aetool.models.taps import at_tap, pooled
+from aetool.randomness import generator
+from aetool.training.assembly import Network
+
+
+class Views(NamedTuple):
+    """Random augmentations that features are averaged over."""
+
+    number: int  # beside the image itself; 0: the image alone
+    flip: bool
+    shift: int  # pixels
+
+
+PLAIN = Views(0, False, 0)
+
+
+Encode = Callable[[Tensor], Tensor]  # images (B, C, H, W) uint8 -> (B, …)
+
+
+def encoder(network: Network, tap: str) -> Encode:
+    """From uint8 images (B, C, H, W) to the activations at a tap, in its own shape."""
+    return lambda images: at_tap(network.model, network.preprocessing.to_input(images), tap)
+
+
+@torch.no_grad()
+def features(
+    encode: Encode,
+    images: Tensor,
+    device: torch.device,
+    poll: Callable[[], None],
+    max_features: int | None = None,
+    views: Views = PLAIN,
+) -> Tensor:
+    """(N, D) float32: what `encode` makes of every image, uint8 (N, C, H, W), flattened, maps `pooled`.
+
+    With views, the mean over the image and its augmentations, which depend on the position of the image alone.
+    """
+    found = torch.empty(0)
+    for start in range(0, len(images), BATCH):
+        poll()
+        pixels = images[start : start + BATCH].to(device)
+        part = pooled(encode(pixels).float(), max_features)
+        for view in range(views.number):
+            random = generator(0, "view", view, start, device=device)
+            augmented = augment(pixels, views.flip, views.shift, random)
+            part = part + pooled(encode(augmented).float(), max_features)
+        part = (part / (1 + views.number)).flatten(1)
+        if start == 0:
+            found = part.new_empty(len(images), part.shape[1])
+        found[start : start + len(part)] = part
+    return found

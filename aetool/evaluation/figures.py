@@ -1,0 +1,235 @@
+"""Pictures of a run: arrays for TensorBoard, PNG files for people."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aetool.data.grid import displayable, grid, reconstruction_rows
+
+
+def atom_rows(atoms: Tensor, columns: int = 16, rows: int = 8) -> list[Tensor]:
+    """The atoms (units, C, H, W) of the largest norm, each scaled to [0, 1] about grey."""
+    order = atoms.flatten(1).norm(dim=1).argsort(descending=True, stable=True)[: columns * rows]
+    chosen = _about_grey(atoms[order])
+    columns = min(columns, len(chosen))
+    return list(chosen[: len(chosen) // columns * columns].split(columns))
+
+
+def save_reconstructions(path: Path, images: Tensor, reconstructions: Tensor, title: str) -> None:
+    figure, axes = _figure(8, 2.9)
+    picture = grid(reconstruction_rows(images, reconstructions))
+    axes.imshow(picture)
+    height = picture.shape[0] / 3
+    axes.set_yticks([height * (row + 0.5) for row in range(3)], ["input", "output", "error"])
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    _save(figure, path, axes, title)
+
+
+def save_atoms(path: Path, atoms: Tensor, title: str) -> None:
+    rows = atom_rows(atoms)
+    figure, axes = _figure(8, 0.6 + 8 * len(rows) / len(rows[0]))
+    axes.imshow(grid(rows))
+    axes.set_axis_off()
+    _save(figure, path, axes, title)
+
+
+def save_samples(path: Path, images: Tensor, title: str) -> None:
+    """Images (N, C, H, W) in a grid as square as it gets; the last row is filled up in white."""
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = list(images.split(columns))
+    rows[-1] = torch.cat([rows[-1], images.new_ones(columns - len(rows[-1]), *images.shape[1:])])
+    figure, axes = _figure(8, 0.4 + 8 * len(rows) / columns)
+    axes.imshow(grid(rows))
+    axes.set_axis_off()
+    _save(figure, path, axes, title)
+
+
+def save_interpolations(path: Path, rows: Sequence[Tensor], title: str) -> None:
+    """Each row: an image, what lies between, another image."""
+    figure, axes, picture = _rows_figure(rows)
+    cell = picture.shape[1] / len(rows[0])
+    for edge in (cell, picture.shape[1] - cell):
+        axes.axvline(edge - 0.5, color="tab:red", linewidth=2)
+    axes.set_xticks([cell / 2, picture.shape[1] / 2, picture.shape[1] - cell / 2], ["image", "decoded", "image"])
+    axes.set_yticks([])
+    _save(figure, path, axes, title)
+
+
+def save_traversals(path: Path, rows: Sequence[Tensor], labels: Sequence[str], title: str) -> None:
+    """Each row: one unit changes from left to right."""
+    figure, axes, picture = _rows_figure(rows)
+    cell = picture.shape[0] / len(rows)
+    axes.set_yticks([cell * (row + 0.5) for row in range(len(rows))], labels)
+    axes.set_xticks([])
+    _save(figure, path, axes, title)
+
+
+def save_curves(path: Path, rows: Sequence[dict[str, Any]], title: str, quantity: str = "loss") -> None:
+    """Training and validation loss, or another quantity, over the steps, from the rows of metrics.jsonl."""
+    figure, axes = _figure(6, 3.5)
+    for name, label in ((f"train/{quantity}", "train"), (f"val/{quantity}", "validation")):
+        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label)
+    axes.set_xlabel("step")
+    axes.set_ylabel(quantity)
+    if quantity == "loss" and all(row.get(name, 1) > 0 for row in rows for name in ("train/loss", "val/loss")):
+        axes.set_yscale("log")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save(figure, path, axes, title)
+
+
+def save_probe_curve(path: Path, curve: Mapping[float, Mapping[str, float]], title: str) -> None:
+    """Validation accuracy of a probe over epochs, a line a tap, from the metrics (`code/val_accuracy`, …) of each."""
+    figure, axes = _figure(6, 3.5)
+    names = dict.fromkeys(key for metrics in curve.values() for key in metrics if key.endswith("/val_accuracy"))
+    for name in names:
+        points = [(epoch, metrics[name]) for epoch, metrics in sorted(curve.items()) if name in metrics]
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name.removesuffix("/val_accuracy"))
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("accuracy, validation")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save(figure, path, axes, title)
+
+
+def save_error_histogram(path: Path, errors: Tensor, title: str) -> None:
+    figure, axes = _figure(6, 3.5)
+    axes.hist(errors.cpu().numpy(), bins=60)
+    axes.set_xlabel("mean squared error of an image")
+    axes.set_ylabel("images")
+    _save(figure, path, axes, title)
+
+
+def save_singular_values(path: Path, values: Tensor, title: str) -> None:
+    """Singular values of the encoder's Jacobian (images, rank), falling: their mean over images by rank, and the band
+    that holds 80 % of the images (Rifai et al. 2011)."""
+    found = values.float().cpu().numpy()
+    low, high = np.quantile(found, [0.1, 0.9], axis=0)
+    ranks = range(1, found.shape[1] + 1)
+    figure, axes = _figure(6, 3.5)
+    axes.plot(ranks, found.mean(0))
+    axes.fill_between(ranks, low, high, alpha=0.2)
+    axes.set_xlabel("rank")
+    axes.set_ylabel("singular value of ∂h/∂x")
+    if found.max() > 0:
+        axes.set_yscale("log")
+    axes.grid(alpha=0.3)
+    _save(figure, path, axes, title)
+
+
+def save_confusion(path: Path, confusion: Tensor, class_names: Sequence[str], title: str) -> np.ndarray:
+    """Test images by true class (row) and predicted class (column), in percent of the row.
+
+    Returns the picture, (height, width, 3) uint8, for TensorBoard.
+    """
+    share = confusion.double() / confusion.sum(1, keepdim=True).clamp_min(1) * 100
+    side = max(4.0, 0.45 * len(class_names) + 1.5)
+    figure, axes = _figure(side, side)
+    axes.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=100)
+    axes.set_xticks(range(len(class_names)), class_names, rotation=90, parse_math=False)
+    axes.set_yticks(range(len(class_names)), class_names, parse_math=False)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if len(class_names) <= 20:
+        for row, column in np.ndindex(*share.shape):
+            value = share[row, column].item()
+            if value >= 0.5:
+                color = "white" if value > 50 else "black"
+                axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=color)
+    return _save(figure, path, axes, title)
+
+
+def save_atlas(path: Path, atoms: Tensor, images: Tensor, labels: Sequence[str], title: str) -> np.ndarray:
+    """A line for each code unit, in two columns: its atom, the images that activate it most, its label.
+
+    `atoms` (units, C, h, w), each scaled to [0, 1] about grey; `images` (units, n, C, H, W) in [0, 1].
+    Returns the picture, (height, width, 3) uint8, for TensorBoard.
+    """
+    side = max(40, *images.shape[-2:])
+    cells = torch.cat(
+        [
+            _resized(_about_grey(atoms), side)[:, None],
+            _resized(images.flatten(0, 1), side).unflatten(0, images.shape[:2]),
+        ],
+        dim=1,
+    )
+    columns, lines = 2, -(-len(cells) // 2)
+    text = 4 * side  # room for a label
+    width = cells.shape[1] * (side + 2) + side // 2  # of the pictures of a unit
+    canvas = np.full((lines * (side + 4), columns * (width + text), 3), 255, np.uint8)
+    figure, axes = _figure(12, 0.35 + 12 * canvas.shape[0] / canvas.shape[1])
+    for index, (row, label) in enumerate(zip(cells, labels, strict=True)):
+        top, left = index % lines * (side + 4), index // lines * (width + text)
+        for place, pixels in enumerate(displayable(row)):
+            start = left + place * (side + 2) + (side // 4 if place else 0)
+            canvas[top : top + side, start : start + side] = pixels
+        axes.text(left + width, top + side / 2, label, fontsize=7.5, va="center", parse_math=False)
+    axes.imshow(canvas)
+    axes.set_axis_off()
+    return _save(figure, path, axes, title)
+
+
+def sprites(images: Tensor, largest_side: int = 32) -> tuple[np.ndarray, tuple[int, int]]:
+    """Thumbnails of images (N, C, H, W) in [0, 1] as one picture (H, W, 3) uint8, row by row, as many in a row as in a
+    column, and the (width, height) of each; white beyond the last."""
+    factor = min(1.0, largest_side / max(images.shape[2:]))
+    size = max(1, round(images.shape[2] * factor)), max(1, round(images.shape[3] * factor))
+    small = torch.nn.functional.adaptive_avg_pool2d(images.float(), size)
+    columns = math.ceil(math.sqrt(len(small)))
+    rows = torch.cat([small, small.new_ones(columns**2 - len(small), *small.shape[1:])]).split(columns)
+    lines = [np.concatenate(list(displayable(row)), axis=1) for row in rows]
+    return np.concatenate(lines, axis=0), (size[1], size[0])
+
+
+def _about_grey(atoms: Tensor) -> Tensor:
+    """Atoms (units, C, H, W), each scaled to [0, 1] with 0 at grey."""
+    atoms = atoms.float().cpu()
+    return 0.5 + 0.5 * atoms / atoms.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
+
+
+def _resized(images: Tensor, side: int) -> Tensor:
+    """(n, C, H, W) with its longer side at `side`, pixels as they are, centred on white: (n, C, side, side)."""
+    factor = side / max(images.shape[2:])
+    size = [max(1, round(extent * factor)) for extent in images.shape[2:]]
+    found = images.new_ones(*images.shape[:2], side, side)
+    top, left = (side - size[0]) // 2, (side - size[1]) // 2
+    found[:, :, top : top + size[0], left : left + size[1]] = torch.nn.functional.interpolate(images, size)
+    return found
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure  # no pyplot: nothing global, no display needed
+
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _rows_figure(rows: Sequence[Tensor]) -> tuple[Any, Any, np.ndarray]:
+    """A figure of rows of images alike in number; ticks have no marks."""
+    picture = grid(rows)
+    figure, axes = _figure(8, 0.9 + 7.4 * picture.shape[0] / picture.shape[1])
+    axes.imshow(picture)
+    axes.tick_params(length=0, labelsize=8)
+    return figure, axes, picture
+
+
+def _save(figure: Any, path: Path, axes: Any, title: str) -> np.ndarray:
+    """Writes the figure as PNG and returns it, (height, width, 3) uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    axes.set_title(title, fontsize=9, parse_math=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = np.asarray(canvas.buffer_rgba())[..., :3]
+    Image.fromarray(picture).save(path)
+    return picture

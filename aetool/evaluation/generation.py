@@ -1,0 +1,152 @@
+"""Images decoded from new codes, and what lies between and around real ones."""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from aetool.data.dataset import Dataset, Split
+from aetool.errors import UserError
+from aetool.evaluation.evaluate import ten_images
+from aetool.evaluation.features import encoder, features
+from aetool.evaluation.latents import Latent
+from aetool.measures.code import active_units
+from aetool.models.base import BATCH
+from aetool.randomness import generator
+from aetool.training.assembly import Trained
+
+FITTED_VALUES = 2**24  # numbers in the codes that a distribution is fitted to, at most
+STEPS = 9  # decoded codes in a row of a figure
+ROWS = 8
+
+
+class Samples(NamedTuple):
+    codes: Tensor  # (count, code_size), or (count, channels, h, w)
+    pixels: Tensor  # (count, C, H, W) in [0, 1]
+    metrics: dict[str, float]
+
+
+class Rows(NamedTuple):
+    """The rows of a figure, each (n, C, H, W) pixels in [0, 1], and their labels."""
+
+    images: list[Tensor]
+    labels: list[str]
+
+
+class Generation(NamedTuple):
+    samples: Samples
+    interpolations: Rows  # an image, the way from its code to another one's, that image
+    traversals: Rows  # one unit changes, from left to right
+    non_negative: bool
+
+
+@torch.no_grad()
+def generate(
+    trained: Trained,
+    dataset: Dataset,
+    latent: Latent,
+    *,
+    count: int,
+    images: int,
+    seed: int,
+    device: torch.device,
+    poll: Callable[[], None],
+) -> Generation:
+    """Decodes `count` new codes; the distribution is fitted to the codes of up to `images` images of its split.
+
+    Codes that are nowhere negative (a ReLU's, TopK's) stay so: what is drawn below 0 becomes 0; those in [0, 1] (a
+    sigmoid's) stay there. Raises UserError for a
+    model that cannot decode a code alone.
+    """
+    _check_decode(trained)
+    chosen = ten_images(dataset.test).to(device)
+    real = trained.model.encode(trained.preprocessing.to_input(chosen)).float()  # type: ignore[operator]
+    shape = real.shape[1:]
+    images = min(images, max(1, FITTED_VALUES // shape.numel()))
+    val = _codes(trained, dataset.val, images, seed, device, poll)
+    codes = val if latent.split == "val" else _codes(trained, dataset.train, images, seed, device, poll)
+
+    drawn = latent(codes, count, generator(seed, "latent"))
+    non_negative = bool((codes >= 0).all())
+    metrics = {"real_l0": active_units(codes).double().mean().item()}
+    if latent.split == "train":
+        metrics["fitted_images"] = float(len(codes))
+    if non_negative:
+        largest = 1.0 if (codes <= 1).all() else math.inf
+        metrics["clamped_fraction"] = ((drawn < 0) | (drawn > largest)).double().mean().item()
+        drawn = drawn.clamp(0, largest)
+    metrics["l0"] = active_units(drawn).double().mean().item()
+    samples = drawn.unflatten(1, shape)
+    return Generation(
+        Samples(samples, _pixels(trained, samples, device, poll), metrics),
+        _interpolations(trained, chosen, real, poll),
+        _traversals(trained, real[0], val, non_negative, poll),
+        non_negative,
+    )
+
+
+def _check_decode(trained: Trained) -> None:
+    parameters = list(inspect.signature(trained.model.decode).parameters.values())  # type: ignore[arg-type]
+    kinds = inspect.Parameter
+    needed = [
+        p.name
+        for p in parameters
+        if p.default is kinds.empty and p.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)
+    ]
+    if len(needed) > 1:
+        more = ", ".join(needed[1:])
+        raise UserError(
+            f"{type(trained.model).__name__}.decode needs {more} beside the code: no images to draw from it"
+        )
+
+
+def _codes(
+    trained: Trained, split: Split, images: int, seed: int, device: torch.device, poll: Callable[[], None]
+) -> Tensor:
+    """(n, D) on the CPU: codes of up to `images` images, drawn at random, as a split may be sorted by class."""
+    order = torch.randperm(len(split.images), generator=generator(seed, "fitted"))[:images]
+    encode = encoder(trained.network, "code")
+    return features(encode, split.images[order], device, poll).cpu()
+
+
+def _pixels(trained: Trained, codes: Tensor, device: torch.device, poll: Callable[[], None]) -> Tensor:
+    """Codes decoded, pixels in [0, 1] on the CPU."""
+    parts = []
+    for part in codes.split(BATCH):
+        poll()
+        decoded = trained.model.decode(part.to(device)).float()  # type: ignore[operator]
+        parts.append(trained.preprocessing.to_pixels(decoded).clamp(0, 1).cpu())
+    return torch.cat(parts)
+
+
+def _interpolations(trained: Trained, images: Tensor, codes: Tensor, poll: Callable[[], None]) -> Rows:
+    """Straight lines between the codes of each image and the next."""
+    share = torch.linspace(0, 1, STEPS, device=codes.device)
+    rows = []
+    for first in range(min(ROWS, len(images))):
+        second = (first + 1) % len(images)
+        line = torch.stack([torch.lerp(codes[first], codes[second], weight) for weight in share])
+        ends = images[[first, second]].cpu() / 255
+        rows.append(torch.cat([ends[:1], _pixels(trained, line, codes.device, poll), ends[1:]]))
+    return Rows(rows, [""] * len(rows))
+
+
+def _traversals(trained: Trained, code: Tensor, codes: Tensor, non_negative: bool, poll: Callable[[], None]) -> Rows:
+    """A real code, with one of the units that vary most changed in each row.
+
+    By -3 to 3 of its standard deviations; where codes are not negative, set to 0 up to its largest value.
+    """
+    rows, labels = [], []
+    std, peak = codes.std(0, correction=0), codes.amax(0)
+    for unit in std.argsort(descending=True, stable=True)[:ROWS].tolist():
+        varied = code.flatten().repeat(STEPS, 1)
+        if non_negative:
+            varied[:, unit] = torch.linspace(0, peak[unit].item(), STEPS)
+        else:
+            varied[:, unit] += torch.linspace(-3, 3, STEPS).to(varied) * std[unit].item()
+        rows.append(_pixels(trained, varied.unflatten(1, code.shape), code.device, poll))
+        labels.append(f"unit {unit}")
+    return Rows(rows, labels)

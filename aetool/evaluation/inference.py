@@ -1,0 +1,93 @@
+"""Trained runs from Python."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from aetool.config.check import build
+from aetool.config.compose import known_targets
+from aetool.config.schema import LossConfig
+from aetool.losses import anomaly_scores
+from aetool.models.base import AutoencoderOutput
+from aetool.storage.opening import open_run
+from aetool.storage.run import Run
+from aetool.training.assembly import Trained, choose_device, load_trained
+
+Images = np.ndarray | Tensor
+BATCH = 1000
+
+
+class TrainedRun:
+    """The best network of a run, in eval mode, with its preprocessing.
+
+    Images are numpy arrays or tensors (N, C, H, W) of the run's `image_shape`, or one image (C, H, W): uint8 in
+    [0, 255], or floats in [0, 1]. What comes back is of the kind that went in.
+    """
+
+    def __init__(self, run: Run, trained: Trained, device: torch.device) -> None:
+        self.directory = run.directory
+        self.config = run.config
+        self.metrics = run.metrics
+        self.model = trained.model
+        self.preprocessing = trained.preprocessing
+        self.image_shape = trained.image_shape
+        self.device = device
+
+    def encode(self, images: Images) -> Images:
+        """Codes, float32: (N, code_size), or (N, code_channels, h, w) where the code is a feature map."""
+        return self._apply(images, lambda x, output: output.code)
+
+    def reconstruct(self, images: Images) -> Images:
+        """Reconstructions in the range of the input: uint8, or floats nominally in [0, 1], not clamped."""
+        whole = images.dtype in (np.uint8, torch.uint8)
+
+        def pixels(x: Tensor, output: AutoencoderOutput) -> Tensor:
+            found = self.preprocessing.to_pixels(output.reconstruction.float())
+            return (found.clamp(0, 1) * 255).round().byte() if whole else found
+
+        return self._apply(images, pixels)
+
+    def anomaly_scores(self, images: Images) -> Images:
+        """How badly each image is reconstructed, (N,) float32: the mean over its pixels of the loss of the run.
+
+        A loss with learned parameters is taken as it was before training, since the checkpoint of a model lacks them;
+        the learned sigma of loss=gaussian would not change which image scores higher.
+        """
+        loss = build(self.config["loss"], LossConfig)
+        loss = loss.to(self.device) if isinstance(loss, nn.Module) else loss
+        return self._apply(images, lambda x, output: anomaly_scores(loss(output.reconstruction.float(), x)))
+
+    @torch.no_grad()
+    def _apply(self, images: Images, take: Any) -> Images:
+        tensor = torch.as_tensor(images)
+        single = tensor.shape == self.image_shape
+        tensor = tensor[None] if single else tensor
+        if tensor.shape[1:] != self.image_shape:
+            wanted = ", ".join(map(str, self.image_shape))
+            raise ValueError(f"images of shape {tuple(tensor.shape)}: this run takes (N, {wanted})")
+        if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
+            raise TypeError(f"images of {tensor.dtype}: give uint8 in [0, 255] or floats in [0, 1]")
+        found = torch.cat([take(x, output) for x, output in self._outputs(tensor)])
+        found = found[0] if single else found
+        return found.cpu().numpy() if isinstance(images, np.ndarray) else found.to(images.device)
+
+    def _outputs(self, images: Tensor) -> Iterator[tuple[Tensor, AutoencoderOutput]]:
+        """Network input and output."""
+        for chunk in images.split(BATCH):
+            pixels = chunk.to(self.device)
+            x = self.preprocessing.to_input(pixels if pixels.dtype == torch.uint8 else pixels * 255)
+            yield x, self.model(x)
+
+
+def load(directory: str | Path, device: str = "auto", config_dir: str | Path | None = None) -> TrainedRun:
+    """Opens a run folder; `config_dir` is a conf tree of yours that names its targets.
+
+    Raises aetool.errors.UserError for a folder that is not a run, has no checkpoint, or names other targets.
+    """
+    run = open_run(directory, known_targets(Path(config_dir) if config_dir else None))
+    chosen = choose_device(device)
+    return TrainedRun(run, load_trained(run, chosen), chosen)

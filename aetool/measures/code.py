@@ -1,0 +1,101 @@
+"""What a code does over any number of batches: activity, spread and effective rank, with sums in float64."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from aetool.measures.reconstruction import ROUNDING
+
+RANKED_UNITS = 4096  # largest code whose effective rank is that of all its units: the sums take 128 MiB
+
+
+def active_units(code: Tensor) -> Tensor:
+    """(B,) int64: the units of each code whose value is not exactly 0."""
+    return (code != 0).flatten(1).sum(dim=1)
+
+
+class EffectiveRank:
+    """How many directions vectors (B, n) spread over, over any number of batches: `exp(-Σ p_i log p_i)` for the shares
+    `p_i = σ_i / Σ_j σ_j` of the singular values σ of the centred vectors (Roy & Vetterli 2007).
+
+    k for k uncorrelated directions of equal variance; 0 where all vectors are the same; NaN where there were none.
+    """
+
+    def __init__(self) -> None:
+        self._vectors = 0
+        self._sum = self._products = torch.zeros((), dtype=torch.float64)  # (n,) and (n, n) from the first batch on
+
+    @torch.no_grad()
+    def update(self, vectors: Tensor) -> None:
+        """Add a batch."""
+        vectors = vectors.double()
+        if self._vectors == 0:
+            self._sum = vectors.new_zeros(vectors.shape[1])
+            self._products = vectors.new_zeros(vectors.shape[1], vectors.shape[1])
+        self._vectors += len(vectors)
+        self._sum += vectors.sum(dim=0)
+        self._products.addmm_(vectors.T, vectors)
+
+    def compute(self) -> float:
+        if self._vectors == 0:
+            return math.nan
+        squares = torch.linalg.eigvalsh(self._products.addr(self._sum, self._sum / self._vectors, alpha=-1))
+        singular_values = squares[squares > ROUNDING * self._products.trace()].sqrt()
+        if len(singular_values) == 0:
+            return 0.0
+        return torch.special.entr(singular_values / singular_values.sum()).sum().exp().item()
+
+
+class CodeStatistics:
+    """What a code (B, code_size), or (B, channels, h, w) with every place a unit, does over any number of batches.
+
+    A unit is active on an image where its value is not exactly 0, so a dense linear code has an `l0` of its code size.
+
+    - `l0`: active units per image, the mean; `active_fraction`: the same as a share of all units.
+    - `dead_units`, `dead_fraction`: units that were never active, number and share.
+    - `mean_activation`: mean |h| over images and units.
+    - `code_std`: root mean square over units of a unit's standard deviation over images; 0 for a collapsed code.
+    - `effective_rank`: of the codes, see `EffectiveRank`; for maps of more than 4096 units that of the mean of each
+      channel, NaN for other codes of that size. Its cost grows with the square of the units: `effective_rank=False`
+      leaves it out.
+    """
+
+    def __init__(self, effective_rank: bool = True) -> None:
+        self._images = 0
+        self._rank = EffectiveRank() if effective_rank else None
+        # (units,) each from the first batch on; float64 holds the counts exactly.
+        self._active = self._magnitude = self._sum = self._squares = torch.zeros((), dtype=torch.float64)
+
+    @torch.no_grad()
+    def update(self, code: Tensor) -> None:
+        """Add a batch."""
+        if self._rank is not None:
+            if code.shape[1:].numel() <= RANKED_UNITS:
+                self._rank.update(code.flatten(1))
+            elif code.ndim > 2 and code.shape[1] <= RANKED_UNITS:
+                self._rank.update(code.double().flatten(2).mean(dim=2))
+        code = code.flatten(1).double()
+        self._images += len(code)
+        self._active = self._active + (code != 0).sum(dim=0)
+        self._magnitude = self._magnitude + code.abs().sum(dim=0)
+        self._sum = self._sum + code.sum(dim=0)
+        self._squares = self._squares + code.square().sum(dim=0)
+
+    def compute(self) -> dict[str, float]:
+        """The statistics of all batches so far. Raises ValueError if there were none."""
+        if self._images == 0:
+            raise ValueError("no codes seen")
+        units = self._active.numel()
+        l0 = self._active.sum().item() / self._images
+        dead = (self._active == 0).sum().item()
+        variance = (self._squares / self._images - (self._sum / self._images).square()).clamp(min=0)
+        statistics = {
+            "l0": l0,
+            "active_fraction": l0 / units,
+            "dead_units": float(dead),
+            "dead_fraction": dead / units,
+            "mean_activation": self._magnitude.mean().item() / self._images,
+            "code_std": variance.mean().sqrt().item(),
+        }
+        return statistics if self._rank is None else statistics | {"effective_rank": self._rank.compute()}

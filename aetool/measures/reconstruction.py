@@ -1,0 +1,112 @@
+"""How close reconstructions are to their images: the one definition of each metric.
+
+Images and reconstructions are float tensors (B, C, H, W) with pixels in [0, 1]. Sums are kept in float64, so that no
+metric depends on the batch size or on a short last batch.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PSNR_CAP = 100.0  # dB, an error of 1e-10: far above the 59 dB of rounding to 8 bits
+ROUNDING = 1e-12  # fraction of a sum of squares, below which a variance is taken for 0
+
+
+class ReconstructionMetrics:
+    """How close reconstructions are to their images, over any number of batches.
+
+    - `mse`: squared error per pixel.
+    - `psnr`: peak signal-to-noise ratio in dB for a peak of 1, the mean over images of `-10 log10(mse)` of the
+      reconstruction clamped to [0, 1]; an image's value is capped at 100 dB, which identical images would exceed.
+    - `ssim`: structural similarity, the mean over images, of the reconstruction clamped to [0, 1]; see `ssim`.
+    - `fvu`: fraction of variance unexplained, `Σ‖x - x̂‖² / Σ‖x - x̄‖²` with x̄ the mean of the images seen; NaN if they
+      are all the same image.
+    - `explained_variance`: `1 - fvu`; 0 for the mean image, 1 for a perfect reconstruction.
+
+    `mse` and `fvu` are of the reconstruction as it is, not clamped, as linear identities need it.
+    """
+
+    def __init__(self) -> None:
+        self._errors: list[Tensor] = []  # (B,) each
+        self._psnr: list[Tensor] = []
+        self._ssim: list[Tensor] = []
+        self._sum = torch.zeros((), dtype=torch.float64)  # (C, H, W) from the first batch on
+        self._squares = torch.zeros((), dtype=torch.float64)
+
+    @torch.no_grad()
+    def update(self, images: Tensor, reconstructions: Tensor) -> None:
+        """Add a batch. Raises ValueError if the shapes differ."""
+        if images.shape != reconstructions.shape:
+            raise ValueError(f"images {tuple(images.shape)}, reconstructions {tuple(reconstructions.shape)}")
+        clamped = reconstructions.float().clamp(0, 1)
+        self._errors.append(_squared_error(images, reconstructions))
+        self._psnr.append((-10 * _squared_error(images, clamped).log10()).clamp(max=PSNR_CAP))
+        self._ssim.append(ssim(images.float(), clamped).double())
+        self._sum = self._sum + images.double().sum(dim=0)
+        self._squares = self._squares + images.double().square().sum()
+
+    @property
+    def per_image_mse(self) -> Tensor:
+        """(N,) float64: squared error per pixel of every image seen, in the order seen."""
+        return torch.cat(self._errors)
+
+    def compute(self) -> dict[str, float]:
+        """The metrics of all batches so far. Raises ValueError if there were none."""
+        if not self._errors:
+            raise ValueError("no images seen")
+        errors = self.per_image_mse
+        squares = self._squares.item()
+        variance = squares - self._sum.square().sum().item() / len(errors)
+        varied = variance > ROUNDING * squares
+        fvu = errors.sum().item() * self._sum.numel() / variance if varied else math.nan
+        return {
+            "mse": errors.mean().item(),
+            "psnr": torch.cat(self._psnr).mean().item(),
+            "ssim": torch.cat(self._ssim).mean().item(),
+            "fvu": fvu,
+            "explained_variance": 1 - fvu,
+        }
+
+
+def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """Structural similarity of each pair of images, (B, C, H, W) in [0, 1] to (B,): the mean of `ssim_map`."""
+    return ssim_map(images, reconstructions).flatten(1).mean(dim=1)
+
+
+def ssim_map(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """Structural similarity of the windows around each pixel, (B, C, H, W) like the images, in [-1, 1].
+
+    Wang et al. 2004 with their constants (0.01 and 0.03) and their window, a Gaussian of σ 1.5 cut to 11 × 11,
+    reflected at the border. The mean over pixels and channels is torchmetrics' `structural_similarity_index_measure`;
+    one matrix product per axis instead of a convolution is many times faster on a CPU. Along a side below 11 pixels the
+    window is the largest odd number of pixels that fits, with σ in proportion: 7 pixels and σ 0.86 for a side of 8.
+    """
+    rows, columns = (_window(side, images) for side in images.shape[-2:])
+
+    def local_mean(x: Tensor) -> Tensor:
+        return rows @ x @ columns.T
+
+    mean_x, mean_y = local_mean(images), local_mean(reconstructions)
+    variance_x = (local_mean(images.square()) - mean_x.square()).clamp(min=0)
+    variance_y = (local_mean(reconstructions.square()) - mean_y.square()).clamp(min=0)
+    covariance = local_mean(images * reconstructions) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + 0.01**2) / (mean_x.square() + mean_y.square() + 0.01**2)
+    contrast_structure = (2 * covariance + 0.03**2) / (variance_x + variance_y + 0.03**2)
+    return luminance * contrast_structure
+
+
+def _window(side: int, like: Tensor) -> Tensor:
+    """(side, side) matrix that replaces a signal by its local Gaussian mean."""
+    radius = min((side - 1) // 2, 5)
+    sigma = 1.5 if radius == 5 else max(radius, 1) / 3.5
+    offsets = torch.arange(-radius, radius + 1, device=like.device, dtype=like.dtype)
+    weights = torch.softmax(-0.5 * (offsets / sigma).square(), dim=0)
+    padded = F.pad(torch.eye(side, device=like.device, dtype=like.dtype), (radius, radius), mode="reflect")
+    return (padded.unfold(1, 2 * radius + 1, 1) @ weights).T
+
+
+def _squared_error(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """(B,) float64: squared error per pixel of each image."""
+    return (images.double() - reconstructions.double()).square().flatten(1).mean(dim=1)

@@ -1,1 +1,0 @@
-"""What is done with a run: objects in, metrics out."""

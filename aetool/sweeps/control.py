@@ -1,0 +1,82 @@
+"""What fine-tuning gains over the same network from scratch, with the error of the difference."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from aetool.config.compose import Point
+from aetool.report.groups import Group, Interval, Row, difference
+from aetool.report.tables import print_measures
+from aetool.storage.run import Run
+from aetool.sweeps.sweep import Outcome
+
+PREDICTIONS = "predictions.npy"
+
+
+class Result(NamedTuple):
+    """What came of one point: test accuracies, and the difference to the control over the test images."""
+
+    metrics: dict[str, dict[str, float]]  # by column: fine-tuned, from scratch, frozen
+    gap: Interval | None
+    runs: list[Run]
+
+
+def paired(tuned: Run, control: Run) -> Interval:
+    """Test accuracy of one minus that of the other, and its 95 % interval: 1.96 standard errors of the mean over the
+    test images of the differences in correctness."""
+    import numpy as np
+
+    from aetool.evaluation.session import Session
+
+    labels = Session(tuned, tuned.config).dataset.test.labels
+    assert labels is not None
+    one, other = (np.load(found.directory / PREDICTIONS) == labels.numpy() for found in (tuned, control))
+    gaps = one.astype(float) - other
+    half = 1.96 * gaps.std(ddof=1) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.inf
+    return Interval(gaps.mean(), gaps.mean() - half, gaps.mean() + half)
+
+
+def print_points(points: Sequence[Point], outcomes: Sequence[Outcome], done: Mapping[int, Result]) -> None:
+    """A line a point, and for every setting the difference to the control over its seeds."""
+    table: dict[str, dict[str, float | None]] = {}
+    settings: dict[str, list[tuple[int, Result]]] = {}
+    for number, outcome in enumerate(outcomes):
+        point = points[number]
+        if number not in done:
+            table[f"{' '.join(point.overrides)} ({outcome.state})"] = {}
+            continue
+        result = done[number]
+        values: dict[str, float | None] = {name: found["test_accuracy"] for name, found in result.metrics.items()}
+        if result.gap is not None:
+            values["difference"] = result.gap.mean
+        table[" ".join(point.overrides)] = values
+        setting = " ".join(word for word in point.overrides if not word.startswith("seed="))
+        settings.setdefault(setting, []).append((point.config["seed"], result))
+    print_measures("accuracy on the test images", table)
+    for setting, results in settings.items():
+        if all(result.gap is not None for _, result in results):
+            label = f"{setting}: " if setting else ""
+            print(label + _over_seeds(results))
+
+
+def _over_seeds(results: Sequence[tuple[int, Result]]) -> str:
+    if len(results) == 1:
+        gap = results[0][1].gap
+        assert gap is not None
+        return sentence(gap, "the test images of this seed")
+    groups = []
+    for name in ("fine-tuned", "from scratch"):
+        rows: list[Row] = [
+            {"seed": seed, "state": "completed", "accuracy": result.metrics[name]["test_accuracy"]}
+            for seed, result in results
+        ]
+        groups.append(Group({}, rows))
+    found = difference(groups[0], groups[1], "accuracy")
+    assert found is not None
+    return sentence(found, f"{len(results)} seeds")
+
+
+def sentence(gap: Interval, over: str) -> str:
+    verdict = "a difference" if gap.excludes_zero else "no difference shown"
+    points = f"{100 * gap.mean:+.2f} points, 95 % interval {100 * gap.low:+.2f} to {100 * gap.high:+.2f}"
+    return f"fine-tuned minus from scratch: {points} over {over}: {verdict}"

@@ -1,0 +1,203 @@
+"""Classification end to end: a linear head on an encoder, and both are trained."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from aetool.config.check import build
+from aetool.config.schema import OptimizerConfig
+from aetool.data.augmentation import augment
+from aetool.data.budget import labelled
+from aetool.data.dataset import Dataset, Split
+from aetool.data.preprocessing import Preprocessing
+from aetool.errors import UserError, poll_signals
+from aetool.models.base import BATCH
+from aetool.models.classifier import Classifier
+from aetool.models.taps import pooled, tapped
+from aetool.probes.base import Fitted, Labelled, judge
+from aetool.randomness import generator, seeded
+from aetool.storage.record import Record
+from aetool.storage.run import Run
+from aetool.training.assembly import Trained
+from aetool.training.objective import CrossEntropy
+from aetool.training.pretrain import fit, initial_model, make_checkpoints, trainer_settings
+from aetool.training.trainer import Trainer
+
+LEAST_SPREAD = 0.1  # of a feature's std, as a share of the root mean square of all of them
+
+
+class Finetuned(NamedTuple):
+    metrics: dict[str, float]  # "val/accuracy", "test_accuracy", …
+    confusion: Tensor  # (K, K) test images by true class (row) and predicted class (column)
+    predictions: Tensor  # (N,) int64, of the test images
+
+
+def finetune(
+    run: Run, parent: Trained | None, dataset: Dataset, device: torch.device, progress: Callable[[Trainer], None]
+) -> Finetuned:
+    """Trains the run's classifier, from its newest checkpoint where there is one, and reads the test split once.
+
+    The encoder starts as that of `parent`, or from its initial weights. The epoch is chosen by validation accuracy.
+    Raises UserError where the dataset has no labels, and where nothing that can be trained leads to the tap.
+    """
+    trainer = make_trainer(run, parent, dataset, device, progress)
+    metrics = fit(run, trainer)
+    best = trainer.checkpoints.at(int(metrics["best_step"]))
+    if best is None:
+        raise UserError(f"{run.directory}: its best checkpoint is damaged; overwrite=true starts anew")
+    trainer.model.load_state_dict(best.model())
+    assert dataset.test.labels is not None
+    logits = _logits(trainer, dataset.test)
+    metrics["labels"] = len(trainer.train.images)
+    metrics["parameters"] = sum(parameter.numel() for parameter in trainer.parameters)
+    metrics["mean/test_accuracy"] = _majority(trainer.train, dataset.test)
+    fitted = Fitted(scores=lambda scores: scores, probabilistic=True, metrics=metrics, val_accuracy={})
+    judged = judge(fitted, Labelled(logits, dataset.test.labels), dataset.num_classes)
+    return Finetuned(judged.metrics, judged.confusion, logits.argmax(dim=1))
+
+
+def make_trainer(
+    run: Run,
+    parent: Trained | None,
+    dataset: Dataset,
+    device: torch.device,
+    progress: Callable[[Trainer], None] = lambda trainer: None,
+) -> Trainer:
+    """The trainer of a fine-tune at step 0. A batch has all labelled images where those are fewer."""
+    config = run.config
+    train, val = (_budgeted(config, name, getattr(dataset, name)) for name in ("train", "val"))
+    if parent is None:
+        autoencoder, preprocessing = initial_model(config | {"loss": {"logits": False}}, dataset, device)
+    else:
+        autoencoder, preprocessing = parent.model, parent.preprocessing
+    x = preprocessing.to_input(train.images[:2].to(device))
+    pool = functools.partial(pooled, max_features=config["max_features"])
+    encoder = encoder_layers(autoencoder, config["tap"], x)
+    with seeded(config["seed"], "head"):
+        size = pool(tapped(autoencoder, config["tap"], x)).flatten(1).shape[1]
+        model = Classifier(autoencoder, config["tap"], pool, size, dataset.num_classes).to(device)
+    _standardise(model, train.images, preprocessing, device)
+
+    settings = trainer_settings(config)
+    settings["batch_size"] = min(settings["batch_size"], len(train.images))
+    frozen_steps = config["frozen_epochs"] * (len(train.images) // settings["batch_size"])
+    lr, decay = config["optimizer"]["lr"], config["layer_decay"]
+    groups = [{"params": list(model.head.parameters()), "lr": lr}]
+    for depth, layer in enumerate(reversed(encoder), start=1):
+        groups.append({"params": layer, "lr": lr * decay**depth, "frozen_steps": frozen_steps})
+    return Trainer(
+        model,
+        CrossEntropy(config["label_smoothing"]),
+        build(config["optimizer"], OptimizerConfig, params=groups),
+        build(config["scheduler"]),
+        train,
+        val,
+        preprocessing,
+        None,
+        _augmentation(config, train),
+        Record(run.directory),
+        make_checkpoints(run, dataset, preprocessing, device),
+        stage="finetune",
+        seed=config["seed"],
+        poll=poll_signals,
+        progress=progress,
+        picture=None,
+        **settings,
+    )
+
+
+def encoder_layers(autoencoder: nn.Module, tap: str, x: Tensor) -> list[list[nn.Parameter]]:
+    """The parameters that lead from the input to the tap, by `layer_of`, in the order of the model.
+
+    The others, of the decoder, no longer ask for a gradient. Raises UserError for a tap that the model does not have,
+    and where there are none.
+    """
+    asking = {name: parameter for name, parameter in autoencoder.named_parameters() if parameter.requires_grad}
+    with torch.enable_grad():
+        found = tapped(autoencoder.eval(), tap, x)
+        if not asking or not found.requires_grad:
+            raise UserError(f"tap={tap}: nothing that can be trained leads to it")
+        gradients = torch.autograd.grad(found.sum(), list(asking.values()), allow_unused=True)
+    layers: dict[str, list[nn.Parameter]] = {}
+    for (name, parameter), gradient in zip(asking.items(), gradients, strict=True):
+        if gradient is None:
+            parameter.requires_grad_(False)
+        else:
+            layers.setdefault(layer_of(autoencoder, name), []).append(parameter)
+    return list(layers.values())
+
+
+def layer_of(model: nn.Module, parameter: str) -> str:
+    """The layer that a parameter belongs to, both by name: what stands in the model's lists and sequences of modules.
+
+    A block of several modules, as a transformer's or a Fire module, is one layer; the empty name is the model itself.
+    """
+    path: list[str] = []
+    module = model
+    for part in parameter.split(".")[:-1]:
+        path.append(part)
+        module = getattr(module, part)
+        if not isinstance(module, nn.Sequential | nn.ModuleList):
+            break
+    return ".".join(path)
+
+
+def _budgeted(config: dict[str, Any], name: str, split: Split) -> Split:
+    """The images of a split that keep their label."""
+    if split.labels is None:
+        raise UserError(f"dataset={config['dataset']['name']}: it has no labels; fine-tuning needs them")
+    random = generator(config["seed"], f"labels of {name}")
+    chosen = labelled(split.labels, config["labels_per_class"], config["label_fraction"], random)
+    return split if len(chosen) == len(split.labels) else Split(split.images[chosen], split.labels[chosen])
+
+
+def _augmentation(config: dict[str, Any], train: Split) -> Callable[[Tensor, torch.Generator], Tensor] | None:
+    change = config["dataset"].get("augmentation")
+    if not config["augment"] or not change:
+        return None
+    try:
+        augment(train.images[:1], **change, generator=generator(0, "trial"))
+    except ValueError as error:
+        raise UserError(f"dataset.{error}") from error
+    return lambda images, random: augment(images, change["flip"], change["shift"], random)
+
+
+@torch.no_grad()
+def _standardise(model: Classifier, images: Tensor, preprocessing: Preprocessing, device: torch.device) -> None:
+    """Sets the classifier's mean and scale to those of its training images as they are at the start.
+
+    A feature that hardly varies, as a unit that is silent now, counts as if it had LEAST_SPREAD: it may wake up.
+    """
+    total = torch.zeros(len(model.mean), dtype=torch.float64)
+    squares = total.clone()
+    for part in images.split(BATCH):
+        poll_signals()
+        found = model.features(preprocessing.to_input(part.to(device))).cpu().double()
+        total += found.sum(dim=0)
+        squares += found.square().sum(dim=0)
+    mean = total / len(images)
+    variance = (squares / len(images) - mean.square()).clamp_min(0)
+    floor = (LEAST_SPREAD * variance.mean().sqrt()).clamp_min(1e-6)
+    model.mean.copy_(mean)
+    model.scale.copy_(1 / variance.sqrt().clamp_min(floor))
+
+
+@torch.no_grad()
+def _logits(trainer: Trainer, split: Split) -> Tensor:
+    """(N, K) float32 on the CPU."""
+    trainer.model.eval()
+    found = []
+    for indices in torch.arange(len(split.images)).split(BATCH):
+        poll_signals()
+        found.append(trainer.forward(trainer.batch(split, indices)).logits.cpu())
+    return torch.cat(found)
+
+
+def _majority(train: Split, test: Split) -> float:
+    """Test accuracy of the class that most training labels name: what is right without looking at an image."""
+    assert train.labels is not None
+    assert test.labels is not None
+    return (test.labels == train.labels.bincount().argmax()).double().mean().item()

@@ -1,0 +1,218 @@
+"""What training minimises: reconstruction + lambda · Σ scale · R, or the cross-entropy of the classes."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aetool.measures.code import CodeStatistics, active_units
+from aetool.models.base import AutoencoderOutput, Batch
+from aetool.models.classifier import ClassifierOutput
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # (reconstruction, target) -> error of every pixel (B, C, H, W)
+CONTROL_GAIN = 2.0  # change of log lambda for a change of log L0: lambda yields as soon as L0 falls
+CONTROL_RATE = 0.02  # change of log lambda a step for an L0 that stays e times its target; L0 follows over 100 steps
+LAMBDAS = (1e-8, 1e4)  # where lambda may be steered: out of reach it must stay finite
+
+
+class Statistics(Protocol):
+    """Numbers of a split that are more than the mean over its batches."""
+
+    def update(self, output: Any) -> None: ...
+
+    def compute(self) -> dict[str, float]: ...
+
+
+class Goal(Protocol):
+    """What training minimises: a torch module that is called as (model, batch, output, step) -> (loss, terms by name).
+
+    Without a step it is the loss as validation takes it. Its parameters are trained with the model's.
+    """
+
+    headline: tuple[str, ...]  # of the validation numbers, those that sum up a run: `loss` or the name of a term
+    levers: str  # the keys that tame a loss which is not finite
+
+    @property
+    def moves(self) -> bool:
+        """Losses of different steps do not compare: the last epoch is the best one."""
+
+    def __call__(self, model: nn.Module, batch: Batch, output: Any, step: int | None = None) -> Any: ...
+
+    def rank(self, values: dict[str, float]) -> float:
+        """Of an epoch by its validation numbers; the lowest is the best."""
+
+    def observe(self, model: nn.Module, output: Any) -> None:
+        """Updates running statistics after a training step."""
+
+    def statistics(self) -> Statistics | None: ...
+
+    def settings(self, step: int | None) -> dict[str, float]:
+        """What it changes from step to step, for the record; None: at the end."""
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
+class Penalty(Protocol):
+    """A regulariser R; the weight is applied by Objective.
+
+    One that is a torch module may have parameters, which are trained with the model's, and buffers. `observe(output)`,
+    where there is one, updates the buffers after each training step.
+    """
+
+    def __call__(self, model: nn.Module, batch: Batch, output: AutoencoderOutput) -> Tensor: ...
+
+
+class Term(NamedTuple):
+    penalty: Penalty
+    scale: float
+
+
+class Sparsity:
+    """Of the codes of a split."""
+
+    def __init__(self) -> None:
+        self.code = CodeStatistics(effective_rank=False)
+
+    def update(self, output: AutoencoderOutput) -> None:
+        self.code.update(output.code)
+
+    def compute(self) -> dict[str, float]:
+        found = self.code.compute()
+        return {"l0": found["l0"], "dead_fraction": found["dead_fraction"]}
+
+
+class Objective(nn.Module):
+    """Reconstruction loss plus `weight` (lambda) times the scaled penalties.
+
+    With `target_l0` lambda starts at `weight` and is steered, so that the mean number of active units approaches the
+    target. After every step, log lambda += gain · (change of e) + rate · e for the smoothed error e = log(L0 / target):
+    a proportional-integral law. L0 answers late and a network that was too sparse recovers badly, so the rate counts
+    only after the warm-up, and an |e| above 1 as 1.
+    """
+
+    headline: tuple[str, ...] = ("loss",)
+    levers = "optimizer.lr or penalty.weight"
+
+    def __init__(
+        self,
+        loss: Loss,
+        terms: Mapping[str, Term],
+        weight: float,
+        warmup_steps: int,
+        target_l0: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.loss: Any = loss  # torch's modules annotate their attributes as tensors
+        self.terms = dict(terms)
+        self.warmup_steps = warmup_steps
+        self.target_l0 = target_l0
+        self.trained = nn.ModuleDict({name: t.penalty for name, t in terms.items() if isinstance(t.penalty, nn.Module)})
+        self.weight = weight
+        self.steered = 0  # steps
+        self.error: float | None = None  # log(L0 / target), smoothed over about 10 steps
+
+    @property
+    def moves(self) -> bool:
+        """Lambda is steered, so that losses of different steps do not compare."""
+        return self.target_l0 is not None
+
+    def rank(self, values: dict[str, float]) -> float:
+        return values["loss"]
+
+    def statistics(self) -> Sparsity:
+        return Sparsity()
+
+    def settings(self, step: int | None) -> dict[str, float]:
+        return {"lambda": self.weight_at(step)}
+
+    def weight_at(self, step: int | None) -> float:
+        """Lambda at a step: rises linearly over the warm-up; None: its present value without warm-up."""
+        if step is None or step >= self.warmup_steps:
+            return self.weight
+        return self.weight * (step + 1) / self.warmup_steps
+
+    def forward(
+        self, model: nn.Module, batch: Batch, output: AutoencoderOutput, step: int | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and its terms by name before weighting: `loss/reconstruction`, `penalty/<name>`."""
+        error = self.loss(output.reconstruction, batch.target)
+        pixel_weight = output.extras.get("pixel_weight")
+        loss = (error if pixel_weight is None else error * pixel_weight).mean()
+        terms = {"loss/reconstruction": loss.detach()}
+        weight = self.weight_at(step)
+        for name, (penalty, scale) in self.terms.items():
+            value = penalty(model, batch, output)
+            loss = loss + weight * scale * value
+            terms[f"penalty/{name}"] = value.detach()
+        return loss, terms
+
+    @torch.no_grad()
+    def observe(self, model: nn.Module, output: AutoencoderOutput) -> None:
+        """Updates running statistics after a training step: of the model, of the penalties, and lambda."""
+        for part in (model, *(term.penalty for term in self.terms.values())):
+            observe = getattr(part, "observe", None)
+            if observe is not None:
+                observe(output)
+        if self.target_l0 is not None:
+            self._steer(active_units(output.code).double().mean().item(), self.target_l0)
+
+    def _steer(self, l0: float, target: float) -> None:
+        error = math.log(max(l0 / target, 0.01))
+        before = error if self.error is None else self.error
+        self.error = 0.9 * before + 0.1 * error
+        change = CONTROL_GAIN * (self.error - before)
+        if self.steered >= self.warmup_steps:
+            change += CONTROL_RATE * max(-1.0, min(1.0, self.error))
+        self.steered += 1
+        low, high = LAMBDAS
+        self.weight = max(low, min(high, self.weight * math.exp(change)))
+
+    def get_extra_state(self) -> dict[str, float | None]:
+        return {"weight": self.weight, "steered": self.steered, "error": self.error}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.weight, self.steered, self.error = state["weight"], state["steered"], state["error"]
+
+
+class CrossEntropy(nn.Module):
+    """Mean cross-entropy of the classes, in nats; the best epoch is that of the highest validation accuracy.
+
+    In training the targets have 1 - `label_smoothing` at the label and the rest spread evenly over all classes
+    (Szegedy et al. 2016); validation compares with the labels themselves.
+    """
+
+    headline: tuple[str, ...] = ("loss", "accuracy")
+    levers = "optimizer.lr"
+    moves = False
+
+    def __init__(self, label_smoothing: float) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
+    def forward(
+        self, model: nn.Module, batch: Batch, output: ClassifierOutput, step: int | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and the share of the images whose class is the most probable one, `accuracy`."""
+        assert batch.labels is not None
+        smoothing = 0.0 if step is None else self.label_smoothing
+        loss = F.cross_entropy(output.logits, batch.labels, label_smoothing=smoothing)
+        return loss, {"accuracy": (output.logits.argmax(dim=1) == batch.labels).float().mean()}
+
+    def rank(self, values: dict[str, float]) -> float:
+        return -values["accuracy"]
+
+    def observe(self, model: nn.Module, output: ClassifierOutput) -> None:
+        """Nothing is running."""
+
+    def statistics(self) -> None:
+        return None
+
+    def settings(self, step: int | None) -> dict[str, float]:
+        return {}

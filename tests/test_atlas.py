@@ -201,7 +201,7 @@ def test_a_run_has_an_atlas_of_every_unit_and_is_measured_without_labels(run):
 
 def test_measured_again_nothing_is_shown_twice(run, aetool, shown):
     before = shown(run)
-    words = ["references=false", "evaluation.neighbors=2", "threads=1"]
+    words = ["baselines=false", "evaluation.neighbors=2", "threads=1"]
     assert aetool("evaluate", f"run={run}", *words).code == 0
     after = shown(run)
     assert before.keys() == after.keys()

@@ -138,7 +138,7 @@ class TestLines:
         chart = self.chart()
         (line,) = [line for line in chart.figure.axes[0].lines if line.get_label() == "PCA"]
         assert set(line.get_ydata()) == {0.7}
-        assert "references" in chart.caption
+        assert "baselines" in chart.caption
 
     def test_a_reference_that_is_not_the_same_for_all_lines_is_left_out(self):
         rows = [

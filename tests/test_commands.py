@@ -56,7 +56,7 @@ def test_tensorboard_has_scalars_pictures_and_hparams_in_the_runs_own_folder(wor
         "val/loss",
         "train/penalty/l1",
         "evaluate/test/mse",
-        "probe-linear/code/test_accuracy",
+        "probe-linear/code/test/accuracy",
     } <= set(tags["scalars"])
     assert {"reconstructions", "test/reconstructions", "atoms"} <= set(tags["images"])
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 13))
@@ -95,7 +95,7 @@ def test_a_new_probe_retrains_nothing(workplace, aetool, monkeypatch):
     assert len(list(run.glob("probe-linear-*"))) == 2
     assert json.loads((run / "config.json").read_text())["config"]["probe"]["l2"] == [0.1, 1.0]
     headline = metrics(run)["probe-linear"]
-    assert aetool("probe", f"run={run}", "probe.l2=[3.0]", "references=false").code == 0
+    assert aetool("probe", f"run={run}", "probe.l2=[3.0]", "baselines=false").code == 0
     assert len(list(run.glob("probe-linear-*"))) == 3
     assert metrics(run)["probe-linear"] == headline
 
@@ -149,8 +149,8 @@ def test_measuring_again_gives_the_same_numbers(workplace, aetool):
     for folder in folders:
         (folder / "metrics.json").unlink()
     evaluation = [word for word in TINY if word.startswith("evaluation.")]
-    assert aetool("evaluate", f"run={run}", *evaluation, "references=false", "threads=1").code == 0
-    assert aetool("probe", f"run={run}", "probe.l2=[0.1]", "references=false", "threads=1").code == 0
+    assert aetool("evaluate", f"run={run}", *evaluation, "baselines=false", "threads=1").code == 0
+    assert aetool("probe", f"run={run}", "probe.l2=[0.1]", "baselines=false", "threads=1").code == 0
     for folder, old in zip(folders, before, strict=True):
         new = json.loads((folder / "metrics.json").read_text())
         for name in old.keys() - {"images_per_second"}:
@@ -158,10 +158,10 @@ def test_measuring_again_gives_the_same_numbers(workplace, aetool):
 
 
 def test_references_stand_beside_the_run(workplace, aetool):
-    done = aetool("train", *[word for word in TINY if not word.startswith("references")])
+    done = aetool("train", *[word for word in TINY if not word.startswith("baselines")])
     assert done.code == 0, done.err
     found = metrics(only_run(workplace))
-    assert {"pca/test_accuracy", "pixels/test_accuracy", "code/test_accuracy"} <= set(found["probe-linear"])
+    assert {"pca/test/accuracy", "pixels/test/accuracy", "code/test/accuracy"} <= set(found["probe-linear"])
     assert 0 < found["evaluate"]["pca/test/fvu"] < 1
     assert "PCA-4" in done.out
     assert "pixels" in done.out
@@ -176,7 +176,7 @@ def test_probe_of_a_conv_run_reads_code_and_feature_map(workplace, aetool):
         "model.code_size=4",
     )
     assert done.code == 0, done.err
-    assert {"code/test_accuracy", "feature_map/test_accuracy"} <= set(metrics(only_run(workplace))["probe-linear"])
+    assert {"code/test/accuracy", "feature_map/test/accuracy"} <= set(metrics(only_run(workplace))["probe-linear"])
     done = aetool("probe", f"run={only_run(workplace)}", "probe.taps=[nowhere]")
     assert done.code == 2
     assert "this model has code, feature_map" in done.err
@@ -266,7 +266,7 @@ def test_compare_lists_runs_by_what_differs(workplace, aetool):
     assert "foreign: no config.json" in done.out
     lines = table(workplace / "all.csv")
     assert len(lines) == 6
-    accuracies = [float(line["probe-linear/code/test_accuracy"]) for line in lines[:4]]
+    accuracies = [float(line["probe-linear/code/test/accuracy"]) for line in lines[:4]]
     assert accuracies == sorted(accuracies, reverse=True)
     assert aetool("compare", "--sort", "nothing").code == 2
 
@@ -320,7 +320,7 @@ class TestFromPython:
     def test_the_table_of_runs(self, run):
         (row,) = package.runs("outputs")
         assert row["model.code_size"] == 4
-        assert row["probe-linear/code/test_accuracy"] == run.metrics["probe-linear"]["code/test_accuracy"]
+        assert row["probe-linear/code/test/accuracy"] == run.metrics["probe-linear"]["code/test/accuracy"]
 
     def test_a_config_from_elsewhere_runs_no_foreign_code(self, run, workplace, aetool):
         path = run.directory / "config.json"

@@ -31,7 +31,7 @@ def write_run(folder: Path, lam: float = 0.01, seed: int = 0, state: str = "comp
     metrics = {
         "pretrain": {"seconds": 3.0},
         "evaluate": {"val/l0": 30.0, "test/l0": 30.0, "code_size": 64, "val/fvu": 0.1, "test/fvu": 0.1 + lam},
-        "probe-linear": {"code/val_accuracy": accuracy, "code/test_accuracy": accuracy - 0.01},
+        "probe-linear": {"code/val/accuracy": accuracy, "code/test/accuracy": accuracy - 0.01},
     }
     directory = folder / f"sparse-mnist-{lam}-{seed}"
     directory.mkdir(parents=True)
@@ -71,7 +71,7 @@ class TestFolders:
         ("metrics.json", None, "unreadable", "no metrics.json"),
         ("metrics.json", '{"evaluate": {"test/fvu": "x", "test/l0": null, "val/l0": 1' + "0" * 400, "unreadable", None),
         ("metrics.json", '{"evaluate": {"test/fvu": "x", "test/l0": [], "val/l0": NaN}}', "completed", None),
-        ("metrics.json", '{"evaluate": 3, "probe-linear": {"code/val_accuracy": 1e999}}', "completed", None),
+        ("metrics.json", '{"evaluate": 3, "probe-linear": {"code/val/accuracy": 1e999}}', "completed", None),
         ("metrics.json", '{"evaluate": {"val/l0": 1' + "0" * 400 + "}}", "completed", None),
     )
 
@@ -148,7 +148,7 @@ def test_fine_tunes_of_one_pretraining_are_one_group(tmp_path):
                 config |= {"parent": origin, "run": parent.name if origin else None, "tap": "code"}
                 del config["penalty"], config["loss"]
                 path.write_text(json.dumps({"config": config}))
-                (tuned / "metrics.json").write_text(json.dumps({"finetune": {"test_accuracy": 0.9 + seed}}))
+                (tuned / "metrics.json").write_text(json.dumps({"finetune": {"test/accuracy": 0.9 + seed}}))
                 tuned.rename(tmp_path / f"{start}-{lam}-{seed}")
     comparison = compare([found for found in read_rows([tmp_path]) if found["run"] not in ("parent", "scratch")])
     found = {scope: len(members) for scope, members in scopes(comparison.groups).items()}
@@ -156,8 +156,8 @@ def test_fine_tunes_of_one_pretraining_are_one_group(tmp_path):
     tuned = [group for group in comparison.groups if group.values["start"] == "pretrained"]
     assert sorted((group.values["parent.penalty.weight"], len(group.rows)) for group in tuned) == [(0.1, 2), (0.2, 2)]
     assert {metric.key for metric in comparison.metrics} >= {
-        "probe-linear/code/test_accuracy",
-        "finetune/test_accuracy",
+        "probe-linear/code/test/accuracy",
+        "finetune/test/accuracy",
     }
 
 
@@ -168,12 +168,12 @@ def test_parents_of_other_seeds_are_seeds_of_a_fine_tune(tmp_path):
         config = json.loads((tuned / "config.json").read_text())["config"]
         config |= {"parent": {"id": parent.name, "step": 1}, "run": parent.name, "seed": 0}
         (tuned / "config.json").write_text(json.dumps({"config": config}))
-        (tuned / "metrics.json").write_text(json.dumps({"finetune": {"test_accuracy": 0.9 + number / 100}}))
+        (tuned / "metrics.json").write_text(json.dumps({"finetune": {"test/accuracy": 0.9 + number / 100}}))
         tuned.rename(tmp_path / f"tuned-{number}")
     (tmp_path / "tuned").rmdir()
     comparison = compare(read_rows([tmp_path]))
     assert [len(group.rows) for group in comparison.groups] == [3, 3]
-    assert comparison.groups[1].stat("finetune/test_accuracy").n == 3
+    assert comparison.groups[1].stat("finetune/test/accuracy").n == 3
     assert not comparison.troubles
 
 

@@ -15,7 +15,7 @@ from aetool.report.groups import Group, difference, grouped, scopes, typed
 from aetool.report.pareto import front
 from aetool.report.selection import best_first, where
 
-VAL, TEST = "probe-linear/code/val_accuracy", "probe-linear/code/test_accuracy"
+VAL, TEST = "probe-linear/code/val/accuracy", "probe-linear/code/test/accuracy"
 L0, SIZE, FVU = "evaluate/val/l0", "evaluate/code_size", "evaluate/val/fvu"
 
 

@@ -278,11 +278,11 @@ def test_the_command_leaves_a_run_with_a_parent(compared, trained, monkeypatch):
     assert (config["model"], config["dataset"]) == (parent.config["model"], parent.config["dataset"])
     predictions = np.load(run / "predictions.npy")
     assert predictions.shape == (20,)
-    assert metrics["test_accuracy"] == pytest.approx((predictions == labels_of_test(trained)).mean())
-    assert metrics["mean/test_accuracy"] == 0.25
+    assert metrics["test/accuracy"] == pytest.approx((predictions == labels_of_test(trained)).mean())
+    assert metrics["mean/test/accuracy"] == 0.25
     assert metrics["labels"] == 65
     assert metrics["parameters"] == 64 * 8 + 8 + 8 * 4 + 4 + 4 * 4 + 4
-    wanted = {"val/loss", "val/accuracy", "best_step", "epochs", "seconds", "test_calibration_error"}
+    wanted = {"val/loss", "val/accuracy", "best_step", "epochs", "seconds", "test/calibration_error"}
     assert wanted <= metrics.keys()
     assert {path.name for path in (run / "figures").iterdir()} == {"confusion.png", "loss.png", "accuracy.png"}
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -290,11 +290,11 @@ def test_the_command_leaves_a_run_with_a_parent(compared, trained, monkeypatch):
     best = max(row["val/accuracy"] for row in rows if "val/accuracy" in row)
     assert metrics["val/accuracy"] == best
     assert {"train/accuracy", "train/loss", "train/lr"} <= rows[0].keys()
-    frozen = parent.metrics["probe-linear"]["code/test_accuracy"]
+    frozen = parent.metrics["probe-linear"]["code/test/accuracy"]
     assert f"{frozen:.4g}" in compared.split("frozen, linear probe")[1]
     events = EventAccumulator(str(run))
     events.Reload()
-    assert {"train/accuracy", "val/accuracy", "finetune/test_accuracy"} <= set(events.Tags()["scalars"])
+    assert {"train/accuracy", "val/accuracy", "finetune/test/accuracy"} <= set(events.Tags()["scalars"])
     assert "test/confusion" in events.Tags()["images"]
 
 
@@ -311,7 +311,7 @@ def test_it_learns(place, aetool):
     """Four blobs in four corners: a trained classifier tells them apart."""
     done = aetool("finetune", "run=outputs/parent", *SHORT, "trainer.epochs=20", "optimizer.lr=0.02")
     assert done.code == 0, done.err
-    assert outcome(place)[1]["test_accuracy"] > 0.75
+    assert outcome(place)[1]["test/accuracy"] > 0.75
 
 
 def test_the_same_command_again_does_nothing(place, compared, aetool, monkeypatch):
@@ -361,7 +361,7 @@ def test_the_test_split_decides_nothing(place, aetool):
     assert aetool("finetune", *SCRATCH, "name=poisoned").code == 0
     honest, poisoned = (Run.open(f"outputs/{name}") for name in ("honest", "poisoned"))
     one, two = honest.metrics["finetune"], poisoned.metrics["finetune"]
-    before = [key for key in one if not key.startswith(("test_", "seconds"))]
+    before = [key for key in one if not key.startswith(("test/", "seconds"))]
     assert {key: one[key] for key in before} == {key: two[key] for key in before}
     for name, value in best_weights(honest.directory).items():
         assert torch.equal(value, best_weights(poisoned.directory)[name])
@@ -379,7 +379,7 @@ def test_the_control_is_an_ordinary_run_and_the_difference_is_paired_over_test_i
     interval = f"{mean:+.2f} points, 95 % interval {mean - half:+.2f} to {mean + half:+.2f}"
     assert f"{interval} over the test images of this seed" in compared
     assert compared.rstrip().endswith(": a difference" if abs(mean) > half else ": no difference shown")
-    for value in (tuned["test_accuracy"], scratch["test_accuracy"]):
+    for value in (tuned["test/accuracy"], scratch["test/accuracy"]):
         assert f"{value:.4g}" in compared
 
 
@@ -394,7 +394,7 @@ def test_the_control_trains_all_of_its_encoder_from_the_start(place, aetool):
 def test_the_frozen_probe_beside_it_has_the_same_labels(place, aetool):
     words = ["run=outputs/parent", *SHORT, "labels_per_class=2"]
     assert "frozen" not in aetool("finetune", *words).out
-    budget = ["probe.labels_per_class=2", "probe.l2=[0.1]", "references=false"]
+    budget = ["probe.labels_per_class=2", "probe.l2=[0.1]", "baselines=false"]
     assert aetool("probe", "run=outputs/parent", *budget).code == 0
     assert "frozen, linear probe" in aetool("finetune", *words).out
 
@@ -409,7 +409,7 @@ def test_over_seeds_the_interval_is_students(place, aetool):
         for path in (place / "outputs").glob("*-dense-arrays-*"):
             run = Run.open(path)
             if run.config["seed"] == seed:
-                accuracy[path.name.split("-")[0]] = run.metrics["finetune"]["test_accuracy"]
+                accuracy[path.name.split("-")[0]] = run.metrics["finetune"]["test/accuracy"]
         gaps.append(accuracy["finetune"] - accuracy["scratch"])
     mean = np.mean(gaps)
     low, high = stats.t.interval(0.95, 1, loc=mean, scale=stats.sem(gaps))
@@ -441,7 +441,7 @@ def test_pretraining_and_fine_tuning_in_one_command(place, aetool):
     run, _ = outcome(place)
     assert Run.open(run).config["run"] == parent.name
     assert outcome(place, "scratch")[1]["labels"] == 65
-    frozen = Run.open(parent).metrics["probe-linear"]["code/test_accuracy"]
+    frozen = Run.open(parent).metrics["probe-linear"]["code/test/accuracy"]
     assert f"{frozen:.4g}" in done.out.split("classification, tap code")[1]
     assert "finished before" in aetool("finetune", *words).out
 

@@ -71,7 +71,7 @@ def test_pca_is_counted_and_loads_into_zeros():
 
 
 def test_a_closed_form_run_takes_no_step_and_is_measured(workplace, aetool):
-    done = aetool("train", *CLOSED, "references=true")
+    done = aetool("train", *CLOSED, "baselines=true")
     assert done.code == 0, done.err
     run = Run.open(only_run(workplace))
     assert run.status["state"] == "completed"
@@ -81,9 +81,9 @@ def test_a_closed_form_run_takes_no_step_and_is_measured(workplace, aetool):
     for key in ("val/mse", "test/mse", "test/fvu", "test/psnr", "test/ssim"):
         assert measured[key] == pytest.approx(measured[f"pca/{key}"], rel=1e-4), key
     probed = run.metrics["probe-linear"]
-    assert probed["code/test_accuracy"] == probed["pca/test_accuracy"]
+    assert probed["code/test/accuracy"] == probed["pca/test/accuracy"]
     assert load_trained(run, torch.device("cpu")).checkpoint.step == 0
-    assert "finished before" in aetool("train", *CLOSED, "references=true").out
+    assert "finished before" in aetool("train", *CLOSED, "baselines=true").out
 
 
 def test_a_closed_form_run_goes_on_after_its_checkpoint(workplace):

@@ -55,11 +55,11 @@ def test_every_pair_is_judged_on_validation_and_the_best_is_reported(digits: tup
     result = probed(probe, *digits, 10)
     pairs = [(k, t) for k in (200, 5, 1) for t in ("null", "0.07")]
     assert list(result.val_accuracy) == [f"k={k}, temperature={t}" for k, t in pairs]
-    assert result.metrics["val_accuracy"] == max(result.val_accuracy.values()) > min(result.val_accuracy.values())
+    assert result.metrics["val/accuracy"] == max(result.val_accuracy.values()) > min(result.val_accuracy.values())
     assert result.metrics["k"] == 5
     assert result.metrics["k_at_edge"] == 0
-    assert result.metrics["test_accuracy"] > 0.96
-    assert "train_accuracy" not in result.metrics
+    assert result.metrics["test/accuracy"] > 0.96
+    assert "train/accuracy" not in result.metrics
     edge = probed(NearestNeighbours([5, 200], [0.07]), *digits, 10).metrics
     assert (edge["k_at_edge"], edge["temperature_at_edge"]) == (1, 0)
 

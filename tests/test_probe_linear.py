@@ -47,8 +47,8 @@ def test_agrees_with_scikit_learn(digits: tuple[Features, Labels], l2: float) ->
     )
 
     result = linear([l2], 1e-8)(features, labels, 10)
-    assert result.metrics["test_accuracy"] == pytest.approx(reference.score(test, labels.test), abs=0.001)
-    assert result.metrics["train_accuracy"] == pytest.approx(reference.score(train, labels.train), abs=0.001)
+    assert result.metrics["test/accuracy"] == pytest.approx(reference.score(test, labels.test), abs=0.001)
+    assert result.metrics["train/accuracy"] == pytest.approx(reference.score(train, labels.train), abs=0.001)
 
 
 def test_the_tolerance_is_the_distance_from_the_minimum_in_nats(digits: tuple[Features, Labels]) -> None:
@@ -91,10 +91,10 @@ def test_the_grid_is_judged_on_validation_and_the_best_is_reported(digits: tuple
     result = linear()(*digits, 10)
     best = max(result.val_accuracy.values())
     assert list(result.val_accuracy) == sorted(GRID, reverse=True)
-    assert result.metrics["val_accuracy"] == best
+    assert result.metrics["val/accuracy"] == best
     assert result.metrics["l2"] == max(l2 for l2, accuracy in result.val_accuracy.items() if accuracy == best)
     assert min(result.val_accuracy.values()) < best - 0.1, "the grid reaches too strong a penalty"
-    assert result.metrics["test_accuracy"] > 0.94
+    assert result.metrics["test/accuracy"] > 0.94
     assert result.metrics["l2_at_edge"] == 0
     assert result.metrics["unconverged"] == 0
 
@@ -112,17 +112,17 @@ def test_the_choice_never_looks_at_the_test_split(digits: tuple[Features, Labels
     features, labels = digits
     honest = linear()(features, labels, 10)
     poisoned = linear()(features._replace(test=features.test.flip(0)), labels._replace(test=labels.test * 0), 10)
-    for key in ("l2", "val_accuracy", "train_accuracy", "iterations"):
+    for key in ("l2", "val/accuracy", "train/accuracy", "iterations"):
         assert poisoned.metrics[key] == honest.metrics[key]
     assert poisoned.val_accuracy == honest.val_accuracy
-    assert poisoned.metrics["test_accuracy"] < 0.2
+    assert poisoned.metrics["test/accuracy"] < 0.2
 
 
 def test_the_choice_does_look_at_validation_and_the_fit_does_not(digits: tuple[Features, Labels]) -> None:
     features, labels = digits
     honest = linear((1.0, 1e-2))(features, labels, 10)
     poisoned = linear((1.0, 1e-2))(features, labels._replace(val=labels.val.flip(0)), 10)
-    assert poisoned.metrics["val_accuracy"] < 0.3
+    assert poisoned.metrics["val/accuracy"] < 0.3
     assert poisoned.metrics["iterations"] == honest.metrics["iterations"]
 
 
@@ -132,7 +132,7 @@ def test_confusion_counts_test_images_by_true_class() -> None:
     test = torch.eye(3)[[0, 0, 0, 1]]
     result = linear((1e-3,))(Features(features, features, test), Labels(labels, labels, torch.tensor([0, 0, 1, 1])), 4)
     assert result.confusion.tolist() == [[2, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
-    assert result.metrics["test_accuracy"] == 0.75
+    assert result.metrics["test/accuracy"] == 0.75
     assert result.per_class_accuracy[:2].tolist() == [1, 0.5]
     assert result.per_class_accuracy[2:].isnan().all()
 
@@ -141,7 +141,7 @@ def test_the_scale_and_offset_of_features_do_not_matter(digits: tuple[Features, 
     features, labels = digits
     moved = Features(*(1e-4 * x + 3e-5 for x in features))
     found, expected = linear()(moved, labels, 10), linear()(features, labels, 10)
-    assert found.metrics["test_accuracy"] == pytest.approx(expected.metrics["test_accuracy"], abs=0.005)
+    assert found.metrics["test/accuracy"] == pytest.approx(expected.metrics["test/accuracy"], abs=0.005)
 
 
 def test_constant_features_become_zero_and_change_nothing(digits: tuple[Features, Labels]) -> None:
@@ -152,7 +152,7 @@ def test_constant_features_become_zero_and_change_nothing(digits: tuple[Features
     torch.testing.assert_close(mean[-3:], constants)
     padded = Features(*(torch.cat([x, constants.expand(len(x), 3)], dim=1) for x in features))
     found, expected = linear((1e-2,))(padded, labels, 10), linear((1e-2,))(features, labels, 10)
-    assert found.metrics["test_accuracy"] == pytest.approx(expected.metrics["test_accuracy"], abs=0.003)
+    assert found.metrics["test/accuracy"] == pytest.approx(expected.metrics["test/accuracy"], abs=0.003)
 
 
 def test_standardised_features_have_mean_0_and_std_1() -> None:
@@ -167,14 +167,14 @@ def test_nothing_but_constant_features_gives_the_largest_class() -> None:
     labels = torch.tensor([0, 1, 1, 1])
     features = torch.full((4, 2), 0.3)
     result = linear()(Features(features, features, features), Labels(labels, labels, labels), 2)
-    assert result.metrics["test_accuracy"] == 0.75
+    assert result.metrics["test/accuracy"] == 0.75
     assert result.metrics["unconverged"] == 0
 
 
 def test_one_class() -> None:
     features, labels = torch.rand(6, 2), torch.zeros(6, dtype=torch.int64)
     result = linear()(Features(features, features, features), Labels(labels, labels, labels), 1)
-    assert result.metrics["test_accuracy"] == 1
+    assert result.metrics["test/accuracy"] == 1
     assert result.metrics["unconverged"] == 0
 
 
@@ -186,7 +186,7 @@ def test_fewer_samples_than_features(digits: tuple[Features, Labels]) -> None:
     train, test = (standardised(x, few.train) for x in (few.train, few.test))
     reference = Reference(C=1 / (80 * result.metrics["l2"]), tol=1e-7, max_iter=5000).fit(train, labels.train[:80])
     assert result.metrics["unconverged"] == 0
-    assert result.metrics["test_accuracy"] == pytest.approx(reference.score(test, labels.test), abs=0.005)
+    assert result.metrics["test/accuracy"] == pytest.approx(reference.score(test, labels.test), abs=0.005)
 
 
 def test_the_same_bits_twice(digits: tuple[Features, Labels]) -> None:
@@ -301,7 +301,7 @@ def test_agrees_with_scikit_learn_on_mnist_codes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aetool: Callable[..., Said]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["model=sparse", "model.code_size=256", "dataset=mnist", "trainer.epochs=1", "references=false"]
+    words = ["model=sparse", "model.code_size=256", "dataset=mnist", "trainer.epochs=1", "baselines=false"]
     assert aetool("train", *words, "name=codes", "threads=1").code == 0
     arrays = mnist(default_cache_dir())
     run = load(tmp_path / "outputs" / "codes", device="cpu")

@@ -135,12 +135,12 @@ def test_learns_and_reports_the_accuracy_of_what_it_gives_back(make: Callable[..
     features, labels = blobs()
     full = {"batch_size": 60, "epochs": 100}
     result = probed(make(**full), features, labels, 3)
-    assert result.metrics["test_accuracy"] > 0.8
-    assert 0 <= result.metrics["test_calibration_error"] < 0.5
+    assert result.metrics["test/accuracy"] > 0.8
+    assert 0 <= result.metrics["test/calibration_error"] < 0.5
     same = probed(make(**full), features._replace(test=features.val), labels._replace(test=labels.val), 3)
-    assert same.metrics["test_accuracy"] == result.metrics["val_accuracy"] == max(result.val_accuracy.values())
+    assert same.metrics["test/accuracy"] == result.metrics["val/accuracy"] == max(result.val_accuracy.values())
     same = probed(make(**full), features._replace(test=features.train), labels._replace(test=labels.train), 3)
-    assert same.metrics["test_accuracy"] == result.metrics["train_accuracy"]
+    assert same.metrics["test/accuracy"] == result.metrics["train/accuracy"]
 
 
 @every_probe
@@ -245,15 +245,15 @@ def test_mlp_finds_what_no_linear_classifier_does() -> None:
     x = torch.rand(300, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
     y = (x[:, 0] * x[:, 1] > 0).long()
     splits = Features(*x.split(100)), Labels(*y.split(100))
-    assert probed(MLP([16], 0.05, [0.0], 16, 20, 0), *splits, 2).metrics["test_accuracy"] > 0.9
-    assert probed(SimCLR(0.1, 16, 20, [15], 0), *splits, 2).metrics["test_accuracy"] < 0.7
+    assert probed(MLP([16], 0.05, [0.0], 16, 20, 0), *splits, 2).metrics["test/accuracy"] > 0.9
+    assert probed(SimCLR(0.1, 16, 20, [15], 0), *splits, 2).metrics["test/accuracy"] < 0.7
 
 
 def test_mlp_does_not_care_for_the_scale_and_offset_of_features() -> None:
     features, labels = blobs()
     moved = Features(*(1000 * x - 7 for x in features))
     found, expected = (probed(PROBES[0](), splits, labels, 3) for splits in (moved, features))
-    assert found.metrics["test_accuracy"] == expected.metrics["test_accuracy"]
+    assert found.metrics["test/accuracy"] == expected.metrics["test/accuracy"]
     standardised = Standardise(moved.train)(moved.train)
     torch.testing.assert_close(standardised.mean(dim=0), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(standardised.std(dim=0, correction=0), torch.ones(3))
@@ -271,7 +271,7 @@ def test_validation_labels_decide_weight_decay_and_epoch_of_mlp() -> None:
     poisoned = probed(probe, features, labels._replace(val=torch.full((30,), common)), 3)
     assert poisoned.metrics["weight_decay"] == 20
     assert poisoned.metrics["weight_decay_at_edge"] == 1
-    assert poisoned.metrics["test_accuracy"] < honest.metrics["test_accuracy"]
+    assert poisoned.metrics["test/accuracy"] < honest.metrics["test/accuracy"]
 
 
 def test_mlp_gives_back_the_epoch_that_validation_chose() -> None:
@@ -279,7 +279,7 @@ def test_mlp_gives_back_the_epoch_that_validation_chose() -> None:
     flipped = labels._replace(val=(labels.val + 1) % 3)  # the more it learns, the worse it gets
     result = probed(PROBES[0](), features, flipped, 3)
     assert result.metrics["epoch"] < 6
-    assert result.metrics["val_accuracy"] == max(result.val_accuracy.values())
+    assert result.metrics["val/accuracy"] == max(result.val_accuracy.values())
     assert probed(PROBES[0](), features, labels, 3).metrics["epoch"] > result.metrics["epoch"]
     with pytest.raises(ValueError, match="at least one value of each"):
         MLP([], 0.1, [0.0], 16, 1, 0)

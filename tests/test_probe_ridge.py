@@ -43,12 +43,12 @@ def test_the_grid_is_judged_on_validation_and_the_best_is_reported(digits: tuple
     result = probed(Ridge(GRID), *digits, 10)
     best = max(result.val_accuracy.values())
     assert sorted(result.val_accuracy) == list(GRID)
-    assert result.metrics["val_accuracy"] == best
+    assert result.metrics["val/accuracy"] == best
     assert result.metrics["l2"] == max(l2 for l2, reached in result.val_accuracy.items() if reached == best)
     assert min(result.val_accuracy.values()) < best
     assert result.metrics["l2_at_edge"] == 0
-    assert result.metrics["test_accuracy"] > 0.92
-    assert "test_calibration_error" not in result.metrics, "scores are no probabilities"
+    assert result.metrics["test/accuracy"] > 0.92
+    assert "test/calibration_error" not in result.metrics, "scores are no probabilities"
     assert result.metrics == probed(Ridge(GRID[::-1]), *digits, 10).metrics
 
 
@@ -68,8 +68,8 @@ def test_only_the_chosen_weights_are_given_back(digits: tuple[Features, Labels])
     features, labels = digits
     chosen = probed(Ridge(GRID), features, labels, 10)
     alone = probed(Ridge([chosen.metrics["l2"]]), features, labels, 10)
-    assert alone.metrics["test_accuracy"] == chosen.metrics["test_accuracy"]
-    assert alone.metrics["train_accuracy"] == chosen.metrics["train_accuracy"]
+    assert alone.metrics["test/accuracy"] == chosen.metrics["test/accuracy"]
+    assert alone.metrics["train/accuracy"] == chosen.metrics["train/accuracy"]
 
 
 def test_unstandardised_weights_give_the_same_scores() -> None:

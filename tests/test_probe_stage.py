@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from aetool.data.budget import labelled
 from aetool.data.dataset import Dataset, Split
-from aetool.evaluation.baselines import References
+from aetool.evaluation.baselines import Baselines
 from aetool.evaluation.features import PLAIN
 from aetool.evaluation.probe import Budget, classify
 from aetool.probes.base import Fitted, Labelled, calibration_error, judge
@@ -50,9 +50,9 @@ class TestBudget:
             train, val = labelled(LABELS, 2, None, noise), labelled(LABELS, 2, None, noise)
             few = [Labelled(x[i], LABELS[i]) for x, i in zip(points(), (train, val), strict=False)]
             result = judge(linear()(few[0], few[1], 3, lambda: None), Labelled(points()[2], LABELS), 3)
-            accuracies.append(result.metrics["test_accuracy"])
-        assert found.metrics["test_accuracy"] == pytest.approx(statistics.fmean(accuracies))
-        assert found.metrics["test_accuracy_std"] == pytest.approx(statistics.stdev(accuracies))
+            accuracies.append(result.metrics["test/accuracy"])
+        assert found.metrics["test/accuracy"] == pytest.approx(statistics.fmean(accuracies))
+        assert found.metrics["test/accuracy_std"] == pytest.approx(statistics.stdev(accuracies))
         assert found.confusion.sum() == 3 * 60
 
     def test_the_choice_sees_as_few_labels_as_the_fit(self):
@@ -85,7 +85,7 @@ class TestJudge:
         scores = torch.arange(8.0).repeat(4, 1)
         fitted = Fitted(lambda features: scores, False, {}, {})
         metrics = judge(fitted, Labelled(torch.zeros(4, 1), torch.tensor([7, 3, 2, 0])), 8).metrics
-        assert metrics == {"test_accuracy": 0.25, "test_top5_accuracy": 0.5}
+        assert metrics == {"test/accuracy": 0.25, "test/top5_accuracy": 0.5}
 
 
 def test_the_pixels_that_a_probe_sees_lie_between_0_and_1(tmp_path):
@@ -97,7 +97,7 @@ def test_the_pixels_that_a_probe_sees_lie_between_0_and_1(tmp_path):
         seen.append((train.features[0], val.features[0]))
         return Fitted(lambda x: x, False, {}, {})
 
-    References(dataset, tmp_path).probe(probe, {}, PLAIN, ALL, 1)
+    Baselines(dataset, tmp_path).probe(probe, {}, PLAIN, ALL, 1)
     torch.testing.assert_close(seen[-1], (torch.tensor([0, 0.2, 1]),) * 2)
 
 
@@ -108,41 +108,41 @@ def trained(aetool, folder: Path, *words: str) -> dict[str, dict[str, float]]:
 
 class TestCommand:
     def test_references_stand_beside_every_tap(self, aetool, workplace):
-        words = ["references=true", "model=conv", "model.channels=[3]", "model.code_size=4", "probe.l2=[0.1,1.0]"]
-        words = [word for word in TINY if not word.startswith(("model", "references", "probe"))] + words
+        words = ["baselines=true", "model=conv", "model.channels=[3]", "model.code_size=4", "probe.l2=[0.1,1.0]"]
+        words = [word for word in TINY if not word.startswith(("model", "baselines", "probe"))] + words
         assert aetool("train", *words).code == 0
         found = json.loads((only_run(workplace) / "metrics.json").read_text())
         probe, evaluation = found["probe-linear"], found["evaluate"]
-        for name in ("code", "feature_map", "pca", "pixels", "random", "random_feature_map"):
-            assert 0 < probe[f"{name}/test_accuracy"] <= 1
-            assert 0 <= probe[f"{name}/test_calibration_error"] <= 1
-        assert probe["mean/test_accuracy"] == 0.25
-        assert probe["code/gain_over_pca"] == probe["code/test_accuracy"] - probe["pca/test_accuracy"]
-        assert probe["random/test_accuracy"] != probe["code/test_accuracy"]
+        for name in ("code", "feature_map", "pca", "pixels", "untrained/code", "untrained/feature_map"):
+            assert 0 < probe[f"{name}/test/accuracy"] <= 1
+            assert 0 <= probe[f"{name}/test/calibration_error"] <= 1
+        assert probe["mean/test/accuracy"] == 0.25
+        assert probe["code/gain_over_pca"] == probe["code/test/accuracy"] - probe["pca/test/accuracy"]
+        assert probe["untrained/code/test/accuracy"] != probe["code/test/accuracy"]
         assert evaluation["mean/test/explained_variance"] == pytest.approx(0, abs=0.05)
         assert evaluation["mean/test/mse"] > evaluation["pca/test/mse"]
-        each = [probe[f"code/test_class_accuracy/{name}"] for name in range(4)]
-        assert statistics.fmean(each) == pytest.approx(probe["code/test_accuracy"])
+        each = [probe[f"code/test/class_accuracy/{name}"] for name in range(4)]
+        assert statistics.fmean(each) == pytest.approx(probe["code/test/accuracy"])
 
     def test_a_code_that_is_worth_less_than_a_reference_is_warned_about(self, aetool, workplace):
-        words = [word for word in TINY if not word.startswith("references")]
+        words = [word for word in TINY if not word.startswith("baselines")]
         done = aetool("train", *words, "trainer.epochs=1", "optimizer.lr=1e-9", "model.code_size=1")
         probe = json.loads((only_run(workplace) / "metrics.json").read_text())["probe-linear"]
-        assert probe["code/val_accuracy"] < probe["pixels/val_accuracy"]
-        assert f"warning: the code (accuracy {probe['code/val_accuracy']:.4f} on validation) is worth less" in done.out
-        assert f"the pixels ({probe['pixels/val_accuracy']:.4f})" in done.out
+        assert probe["code/val/accuracy"] < probe["pixels/val/accuracy"]
+        assert f"warning: the code (accuracy {probe['code/val/accuracy']:.4f} on validation) is worth less" in done.out
+        assert f"the pixels ({probe['pixels/val/accuracy']:.4f})" in done.out
 
     def test_a_budget_is_a_stage_of_its_own(self, aetool, workplace):
         trained(aetool, workplace)
         run = only_run(workplace)
         budget = ["probe.labels_per_class=1", "probe.label_draws=3", "probe.l2=[0.1]"]
-        done = aetool("probe", f"run={run}", "references=false", *budget)
+        done = aetool("probe", f"run={run}", "baselines=false", *budget)
         assert "probe linear 1 labels per class" in done.out
         assert "spread" in done.out
         assert "L2 chosen, mean over draws" in done.out
         found = json.loads((run / "metrics.json").read_text())
-        assert found["probe-linear-1-labels-per-class"]["code/test_accuracy_std"] >= 0
-        assert found["probe-linear"]["code/test_accuracy"] >= 0.5
+        assert found["probe-linear-1-labels-per-class"]["code/test/accuracy_std"] >= 0
+        assert found["probe-linear"]["code/test/accuracy"] >= 0.5
         assert "linear @1" in aetool("compare").out
 
     def test_features_are_encoded_once_for_a_grid_of_probes(self, aetool, workplace, monkeypatch):
@@ -151,7 +151,7 @@ class TestCommand:
         from aetool.evaluation import features
 
         monkeypatch.setattr(features, "pooled", None)  # a call would raise
-        done = aetool("probe", "-m", f"run={run}", "references=false", "probe=linear,ridge", "threads=1")
+        done = aetool("probe", "-m", f"run={run}", "baselines=false", "probe=linear,ridge", "threads=1")
         assert done.code == 0, done.err
         assert {"probe-linear", "probe-ridge"} <= json.loads((run / "metrics.json").read_text()).keys()
 
@@ -163,11 +163,11 @@ class TestCommand:
             del saved["config"][group][key]
         del saved["config"]["supervised"]
         path.write_text(json.dumps(saved))
-        done = aetool("probe", f"run={path.parent}", "references=false", "probe=ridge")
+        done = aetool("probe", f"run={path.parent}", "baselines=false", "probe=ridge")
         assert done.code == 0, done.err
         del saved["config"]["trainer"]["epochs"]
         path.write_text(json.dumps(saved))
-        done = aetool("probe", f"run={path.parent}", "references=false", "probe=ridge")
+        done = aetool("probe", f"run={path.parent}", "baselines=false", "probe=ridge")
         assert done.code == 2
         assert "trainer.epochs: missing" in done.err
 
@@ -176,7 +176,7 @@ class TestCommand:
         run = only_run(workplace)
         kept = len(list((run / "checkpoints").iterdir()))
         assert kept > 4
-        done = aetool("probe", f"run={run}", "references=false", "checkpoints=all", "probe.l2=[0.1]")
+        done = aetool("probe", f"run={run}", "baselines=false", "checkpoints=all", "probe.l2=[0.1]")
         assert "probe-linear-epochs.png" in done.out
         assert "epoch 0.5 " in done.out
         assert (run / "figures" / "probe-linear-epochs.png").exists()
@@ -186,9 +186,9 @@ class TestCommand:
         words = [*TINY, "supervised=true", "penalty=l1", "penalty.weight=1e-3,1e-2"]
         assert aetool("train", "-m", *words).code == 0
         (ceiling,) = Path("outputs").glob("scratch-dense-*")
-        expected = json.loads((ceiling / "metrics.json").read_text())["finetune"]["test_accuracy"]
+        expected = json.loads((ceiling / "metrics.json").read_text())["finetune"]["test/accuracy"]
         for run in Path("outputs").glob("dense-*"):
-            assert json.loads((run / "metrics.json").read_text())["supervised"]["test_accuracy"] == expected
+            assert json.loads((run / "metrics.json").read_text())["supervised"]["test/accuracy"] == expected
         done = aetool("train", *words[:-1], "penalty.weight=1e-2")
         assert f"20 epochs from scratch: accuracy {expected:.4f}, test" in done.out
         done = aetool("train", "dataset=digits", "model=pca", "supervised=true")
@@ -241,7 +241,7 @@ class TestCommand:
         words = [word for word in TINY if not word.startswith("model")]
         done = aetool("train", *words, "model=vae", "model.widths=[4]", "model.code_size=2", "probe.taps=[mean]")
         assert done.code == 2
-        assert "probe.taps=[mean]: a reference is called so" in done.err
+        assert "probe.taps=[mean]: this name is reserved for a baseline" in done.err
 
     def test_views_of_another_augmentation_are_measured_anew(self, aetool, workplace):
         measured = [
@@ -249,14 +249,14 @@ class TestCommand:
         ]
         first, second = (found["probe-linear"] for found in measured)
         assert len(list(only_run(workplace).glob("probe-linear-*/metrics.json"))) == 2
-        assert first["code/test_calibration_error"] != second["code/test_calibration_error"]
+        assert first["code/test/calibration_error"] != second["code/test/calibration_error"]
 
     def test_a_network_with_nothing_to_train_has_no_untrained_one(self, aetool, workplace):
-        words = [word for word in TINY if not word.startswith(("model", "references"))]
-        done = aetool("train", *words, "model=pixels", "references=true")
+        words = [word for word in TINY if not word.startswith(("model", "baselines"))]
+        done = aetool("train", *words, "model=pixels", "baselines=true")
         found = json.loads((only_run(workplace) / "metrics.json").read_text())["probe-linear"]
-        assert "random/test_accuracy" not in found
-        assert found["code/test_accuracy"] == found["pixels/test_accuracy"]
+        assert "untrained/code/test/accuracy" not in found
+        assert found["code/test/accuracy"] == found["pixels/test/accuracy"]
         (heads,) = [line.split() for line in done.out.splitlines() if "largest class" in line]
         assert heads == ["code", "PCA-64", "pixels", "largest", "class"]
 
@@ -264,22 +264,22 @@ class TestCommand:
         headline = trained(aetool, workplace)["probe-linear"]["code/l2"]
         run = only_run(workplace)
         for probe in (["probe.l2=[1.0]"], ["probe=ridge", "probe.l2=[1.0]"]):
-            assert aetool("probe", f"run={run}", "references=false", *probe).code == 0
+            assert aetool("probe", f"run={run}", "baselines=false", *probe).code == 0
         events = EventAccumulator(str(run)).Reload()
         assert [event.value for event in events.Scalars("probe-linear/code/l2")] == [pytest.approx(headline)]
         assert [event.value for event in events.Scalars("probe-ridge/code/l2")] == [1.0]
 
     def test_views_of_a_dataset_without_augmentation(self, aetool, workplace):
         trained(aetool, workplace)
-        done = aetool("probe", f"run={only_run(workplace)}", "probe.views=2", "references=false")
+        done = aetool("probe", f"run={only_run(workplace)}", "probe.views=2", "baselines=false")
         assert done.code == 2
         assert "probe.views=2: dataset.augmentation changes nothing" in done.err
 
 
 def test_poisoned_test_images_and_labels_change_no_choice(aetool, workplace, monkeypatch):
     """Two sweeps on data that differ in the test split alone: every number that is not of test is the same."""
-    sweep = [*TINY, "penalty=l1", "penalty.weight=1e-3,1e-1", "seed=0,1", "references=true", "probe.l2=[1e-2,1.0]"]
-    sweep.remove("references=false")
+    sweep = [*TINY, "penalty=l1", "penalty.weight=1e-3,1e-1", "seed=0,1", "baselines=true", "probe.l2=[1e-2,1.0]"]
+    sweep.remove("baselines=false")
     sweep.remove("probe.l2=[0.1]")
     assert aetool("train", "-m", *sweep, "output=honest").code == 0
     arrays = dict(np.load("images.npz"))

@@ -39,7 +39,7 @@ def test_agrees_with_liblinear(digits: tuple[Features, Labels], train: Tensor, c
     result = probed(SVM([c], 1e-8, 1000), features, labels, 10)
     mean, scale = standardisation(features.train)
     test = (features.test - mean) * scale
-    assert result.metrics["test_accuracy"] == pytest.approx(reference.score(test.double(), labels.test), abs=0.003)
+    assert result.metrics["test/accuracy"] == pytest.approx(reference.score(test.double(), labels.test), abs=0.003)
 
 
 def test_weights_minimise_the_objective_that_is_stated() -> None:
@@ -79,13 +79,13 @@ def test_the_grid_is_judged_on_validation_and_the_best_is_reported(digits: tuple
     result = probed(SVM(GRID, 1e-5, 500), *digits, 10)
     best = max(result.val_accuracy.values())
     assert list(result.val_accuracy) == sorted(GRID)
-    assert result.metrics["val_accuracy"] == best
+    assert result.metrics["val/accuracy"] == best
     assert result.metrics["c"] == min(c for c, reached in result.val_accuracy.items() if reached == best)
     assert result.val_accuracy[1e-5] < best - 0.05, "the grid reaches too strong a penalty"
     assert result.metrics["c_at_edge"] == 0
     assert result.metrics["unconverged"] == 0
-    assert result.metrics["test_accuracy"] > 0.94
-    assert "test_calibration_error" not in result.metrics, "scores are no probabilities"
+    assert result.metrics["test/accuracy"] > 0.94
+    assert "test/calibration_error" not in result.metrics, "scores are no probabilities"
     assert result.metrics == probed(SVM(GRID[::-1], 1e-5, 500), *digits, 10).metrics
 
 
@@ -106,14 +106,14 @@ def test_one_class_and_a_class_without_images() -> None:
     for num_classes in (1, 3):
         splits = Features(features, features, features), Labels(labels, labels, labels)
         metrics = probed(SVM(GRID, 1e-5, 500), *splits, num_classes).metrics
-        assert (metrics["test_accuracy"], metrics["unconverged"]) == (1, 0)
+        assert (metrics["test/accuracy"], metrics["unconverged"]) == (1, 0)
 
 
 def test_nothing_but_constant_features_gives_the_largest_class() -> None:
     features, labels = torch.full((4, 2), 0.3), torch.tensor([0, 1, 1, 1])
     splits = Features(features, features, features), Labels(labels, labels, labels)
     metrics = probed(SVM(GRID, 1e-5, 500), *splits, 2).metrics
-    assert (metrics["test_accuracy"], metrics["unconverged"]) == (0.75, 0)
+    assert (metrics["test/accuracy"], metrics["unconverged"]) == (0.75, 0)
 
 
 def test_a_fit_cut_short_is_reported_and_poll_may_stop_it(digits: tuple[Features, Labels]) -> None:

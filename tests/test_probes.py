@@ -25,11 +25,11 @@ def test_fits_finds_the_same_twice_and_reports_finite_numbers(path: Path, digits
     again = probed(probe, *few, 10)
     assert result.metrics == again.metrics
     assert torch.equal(result.confusion, again.confusion)
-    assert result.metrics["test_accuracy"] > ACCURACY.get(path.stem, 0.88)
-    assert result.metrics["val_accuracy"] == max(result.val_accuracy.values())
+    assert result.metrics["test/accuracy"] > ACCURACY.get(path.stem, 0.88)
+    assert result.metrics["val/accuracy"] == max(result.val_accuracy.values())
     assert all(type(value) is float and math.isfinite(value) for value in result.metrics.values())
     scaled = probed(probe, Features(*(255 * x for x in few[0])), few[1], 10)
     if getattr(probe, "any_scale", False):
-        assert scaled.metrics["test_accuracy"] == pytest.approx(result.metrics["test_accuracy"], abs=0.003)
+        assert scaled.metrics["test/accuracy"] == pytest.approx(result.metrics["test/accuracy"], abs=0.003)
     else:
-        assert scaled.metrics["test_accuracy"] != result.metrics["test_accuracy"]
+        assert scaled.metrics["test/accuracy"] != result.metrics["test/accuracy"]

@@ -74,11 +74,11 @@ def test_what_a_stage_measures_anew_takes_the_place_of_the_old(tmp_path):
             events.scalars(5, {"evaluate/test/mse": value})
             events.image("atlas", np.zeros((2, 2, 3), np.uint8), 5)
     with Events(tmp_path, "probe-linear") as events:
-        events.scalars(5, {"probe-linear/code/test_accuracy": 0.5})
+        events.scalars(5, {"probe-linear/code/test/accuracy": 0.5})
     found = read(tmp_path)
     assert [(event.step, event.value) for event in found.Scalars("evaluate/test/mse")] == [(5, 2.0)]
     assert len(found.Images("atlas")) == 1
-    assert len(found.Scalars("probe-linear/code/test_accuracy")) == 1
+    assert len(found.Scalars("probe-linear/code/test/accuracy")) == 1
     assert len(list(tmp_path.glob("events*"))) == 2
 
 

@@ -143,7 +143,7 @@ def rewrite(path: Path, state: dict) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["trainer.log_every=3"], ["trainer.checkpoint_every=null"], ["trainer.log_every=2", "references=true"]]
+    "words", [["trainer.log_every=3"], ["trainer.checkpoint_every=null"], ["trainer.log_every=2", "baselines=true"]]
 )
 def test_cadences_change_no_weights(workplace, uninterrupted, words):
     finish(*words)

@@ -19,7 +19,7 @@ def test_the_id_is_of_what_decides_the_weights():
     base = Run.of(config()).id
     for same in (
         ["output=elsewhere", "name=x"],
-        ["device=cpu", "threads=1", "cache=c", "references=false"],
+        ["device=cpu", "threads=1", "cache=c", "baselines=false"],
         ["trainer.log_every=7", "trainer.checkpoint_every=3"],
         ["probe.tolerance=1e-3"],
         ["optimizer.lr=0.001", "penalty.weight=0.05"],

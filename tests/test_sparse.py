@@ -585,7 +585,7 @@ def test_the_lambda_that_was_found_is_a_metric(workplace, aetool):
 @pytest.mark.parametrize("weight", [1e-3, 1])
 def test_target_l0_on_mnist(tmp_path, monkeypatch, aetool, code_size, weight):
     monkeypatch.chdir(tmp_path)
-    words = ["dataset=mnist", "penalty.target_l0=20", "trainer.epochs=3", "name=steered", "references=false"]
+    words = ["dataset=mnist", "penalty.target_l0=20", "trainer.epochs=3", "name=steered", "baselines=false"]
     assert aetool("train", *words, f"model.code_size={code_size}", f"penalty.weight={weight}").code == 0
     metrics = Run.open(tmp_path / "outputs" / "steered").metrics["evaluate"]
     assert metrics["test/l0"] == pytest.approx(20, rel=0.1)

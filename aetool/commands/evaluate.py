@@ -46,7 +46,7 @@ def run(points: list[Point], config_dir: Path | None) -> int:
 def folder(run: Run, config: dict[str, Any], step: int | None = None) -> Path:
     """Where the evaluation of a checkpoint, the best one by default, stands or will stand."""
     step = int(run.metrics["pretrain"]["best_step"]) if step is None else step
-    return run.measured(STAGE, {"references": config["references"], "step": step} | config["evaluation"])
+    return run.measured(STAGE, {"baselines": config["baselines"], "step": step} | config["evaluation"])
 
 
 def measure(run: Run, config: dict[str, Any], session: "Session | None" = None) -> dict[str, float]:
@@ -73,7 +73,7 @@ def _evaluate(session: "Session") -> dict[str, float]:
     result = evaluate(*measured, poll_signals)
     found = sensitivity(session.trained, session.dataset, settings["jacobian_images"], session.device)
     metrics = result.metrics | {"code_size": result.code_size, "val/jacobian_norm": found.norm}
-    metrics |= family_metrics(*measured, run.config, settings, lambda: session.references.pca, poll_signals)
+    metrics |= family_metrics(*measured, run.config, settings, lambda: session.baselines.pca, poll_signals)
     if settings["geometry_images"]:
         counts = (settings["geometry_images"], settings["neighbors"])
         metrics |= geometry(session.trained, session.dataset, *counts, session.device, poll_signals)
@@ -83,10 +83,10 @@ def _evaluate(session: "Session") -> dict[str, float]:
     warnings = degenerate(metrics, run.config["penalty"])
     if "likelihood/active_units" in metrics:
         warnings += collapsed(metrics["likelihood/active_units"], result.code_size)
-    if session.config["references"]:
-        metrics |= session.references.reconstruction(result.code_size)
-        if session.references.too_large:
-            warnings.append(f"no PCA and no pixel reference: an image has over {LARGEST} values")
+    if session.config["baselines"]:
+        metrics |= session.baselines.reconstruction(result.code_size)
+        if session.baselines.too_large:
+            warnings.append(f"no PCA and no pixel baseline: an image has over {LARGEST} values")
     target.parent.mkdir(parents=True, exist_ok=True)
     with Events(run.directory, STAGE) as events:
         _draw(session, events, result, found, target.parent)

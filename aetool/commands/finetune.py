@@ -20,11 +20,11 @@ STAGE = "finetune"
 PRETRAINING = ("model", "dataset", "loss", "penalty", "corruption", "seed", "output", "device", "threads", "cache")
 UNUSED = ("run", "pretrain", "control", "loss", "penalty", "corruption")  # keys of the command, not of one fine-tune
 ROWS = {
-    "accuracy, test": "test_accuracy",
-    "top-5 accuracy, test": "test_top5_accuracy",
-    "calibration error, test": "test_calibration_error",
+    "accuracy, test": "test/accuracy",
+    "top-5 accuracy, test": "test/top5_accuracy",
+    "calibration error, test": "test/calibration_error",
     "accuracy, validation": "val/accuracy",
-    "accuracy of the largest class, test": "mean/test_accuracy",
+    "accuracy of the largest class, test": "mean/test/accuracy",
     "labelled images": "labels",
     "trained parameters": "parameters",
     "epochs": "epochs",
@@ -85,7 +85,7 @@ def finetune(point: Point, config_dir: Path | None) -> Result:
     frozen = parent.metrics.get(probe.stage({"probe": point.config | {"name": "linear"}}), {})  # of the same budget
     found = {key.removeprefix(f"{tap}/"): value for key, value in frozen.items() if key.startswith(f"{tap}/")}
     if found:
-        metrics["frozen, linear probe"] = found | {"val/accuracy": found["val_accuracy"]}
+        metrics["frozen, linear probe"] = found | {"val/accuracy": found["val/accuracy"]}
     return Result(metrics, gap, runs)
 
 
@@ -186,7 +186,7 @@ def _draw(session: Any, result: Any) -> None:
 
     run, metrics = session.run, result.metrics
     name, names = run.directory.name, session.dataset.class_names
-    title = f"{name}: {metrics['test_accuracy']:.4f}"
+    title = f"{name}: {metrics['test/accuracy']:.4f}"
     confusion = figures.save_confusion(session.figure("confusion.png"), result.confusion, names, title)
     lines = (run.directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]

@@ -10,7 +10,7 @@ from aetool.config.compose import Point, known_targets
 from aetool.config.rules import viewless
 from aetool.config.schema import ProbeKeys
 from aetool.errors import UserError, poll_signals
-from aetool.report.summary import REFERENCES, print_probe
+from aetool.report.summary import BASELINES, print_probe
 from aetool.report.tables import print_measures
 from aetool.storage.opening import opened
 from aetool.storage.run import Run, read_json, write_json
@@ -53,7 +53,7 @@ def stage(config: dict[str, Any]) -> str:
 def folder(run: Run, config: dict[str, Any], step: int | None = None) -> Path:
     """Where the probe of a checkpoint, the best one by default, stands or will stand."""
     step = int(run.metrics["pretrain"]["best_step"]) if step is None else step
-    settings = {"probe": config["probe"], "references": config["references"], "step": step}
+    settings = {"probe": config["probe"], "baselines": config["baselines"], "step": step}
     if config["probe"]["views"]:
         settings["augmentation"] = run.config["dataset"].get("augmentation")
     return run.measured(f"probe-{config['probe']['name']}", settings)
@@ -89,8 +89,8 @@ def refuse(session: "Session") -> None:
 
 def _refuse_names(taps: list[str]) -> None:
     for tap in taps:
-        if tap.partition("_")[0] in REFERENCES:
-            raise UserError(f"probe.taps=[{tap}]: a reference is called so; read another tap or encoder layer")
+        if tap in BASELINES:
+            raise UserError(f"probe.taps=[{tap}]: this name is reserved for a baseline; choose another tap")
 
 
 def _probe(session: "Session", following: bool = False) -> dict[str, float]:
@@ -110,14 +110,14 @@ def _probe(session: "Session", following: bool = False) -> dict[str, float]:
     for tap, result in _results(session, probe, budget, frozen):
         metrics |= {f"{tap}/{key}": value for key, value in result.metrics.items()}
         classes = zip(names, result.per_class_accuracy.tolist(), strict=True)
-        metrics |= {f"{tap}/test_class_accuracy/{name}": value for name, value in classes if value == value}
-        title = f"{session.run.directory.name}, {tap}: {result.metrics['test_accuracy']:.4f}"
+        metrics |= {f"{tap}/test/class_accuracy/{name}": value for name, value in classes if value == value}
+        title = f"{session.run.directory.name}, {tap}: {result.metrics['test/accuracy']:.4f}"
         target.mkdir(exist_ok=True)
         pictures[tap] = figures.save_confusion(target / f"confusion-{tap}.png", result.confusion, names, title)
-    if session.config["references"]:
-        metrics |= _references(session, probe, budget, frozen)
-        if "code" in pictures and "pca/test_accuracy" in metrics:
-            metrics["code/gain_over_pca"] = metrics["code/test_accuracy"] - metrics["pca/test_accuracy"]
+    if session.config["baselines"]:
+        metrics |= _baselines(session, probe, budget, frozen)
+        if "code" in pictures and "pca/test/accuracy" in metrics:
+            metrics["code/gain_over_pca"] = metrics["code/test/accuracy"] - metrics["pca/test/accuracy"]
     if not following and _of_stage(session.run, session.config):
         name = stage(session.config)
         with Events(session.run.directory, name) as events:
@@ -131,23 +131,23 @@ def _probe(session: "Session", following: bool = False) -> dict[str, float]:
 
 
 def _beaten(metrics: dict[str, float]) -> list[str]:
-    """A warning where the code, on validation, is worth less than a reference."""
-    own, references = metrics.get("code/val_accuracy", 1.0), {}
-    titles = {"random": "that of the untrained encoder", "pca": "PCA of equal size", "pixels": "the pixels"}
+    """A warning where the code, on validation, is worth less than a baseline."""
+    own, baselines = metrics.get("code/val/accuracy", 1.0), {}
+    titles = {"untrained/code": "that of the untrained encoder", "pca": "PCA of equal size", "pixels": "the pixels"}
     for name, title in titles.items():
-        if own < metrics.get(f"{name}/val_accuracy", 0.0):
-            references[title] = metrics[f"{name}/val_accuracy"]
-    better = ", ".join(f"{title} ({accuracy:.4f})" for title, accuracy in references.items())
+        if own < metrics.get(f"{name}/val/accuracy", 0.0):
+            baselines[title] = metrics[f"{name}/val/accuracy"]
+    better = ", ".join(f"{title} ({accuracy:.4f})" for title, accuracy in baselines.items())
     return [f"the code (accuracy {own:.4f} on validation) is worth less than {better}"] if better else []
 
 
 def _follow(run: Run, config: dict[str, Any]) -> Path:
-    """Probes every checkpoint, without references, and draws accuracy over epochs; returns the figure's path."""
+    """Probes every checkpoint, without baselines, and draws accuracy over epochs; returns the figure's path."""
     from aetool.evaluation import figures
     from aetool.evaluation.session import Session
     from aetool.storage.record import Events
 
-    session = Session(run, config | {"references": False})
+    session = Session(run, config | {"baselines": False})
     curve, name = {}, f"{stage(config)}-epochs"
     with Events(run.directory, name) as events:
         for step in session.trained_steps:
@@ -158,7 +158,7 @@ def _follow(run: Run, config: dict[str, Any]) -> Path:
     run.warn(events.warnings)
     path = session.figure(f"{name}.png")
     figures.save_probe_curve(path, curve, f"{run.directory.name}, {config['probe']['name']} probe")
-    suffix = "/val_accuracy"
+    suffix = "/val/accuracy"
     shown = {
         f"epoch {epoch:.4g}": {key.removesuffix(suffix): value for key, value in found.items() if key.endswith(suffix)}
         for epoch, found in curve.items()
@@ -168,7 +168,7 @@ def _follow(run: Run, config: dict[str, Any]) -> Path:
 
 
 def _scalars(name: str, metrics: dict[str, float]) -> dict[str, float]:
-    return {f"{name}/{key}": value for key, value in metrics.items() if "/test_class_accuracy/" not in key}
+    return {f"{name}/{key}": value for key, value in metrics.items() if "/test/class_accuracy/" not in key}
 
 
 def _results(
@@ -185,16 +185,16 @@ def _results(
             raise UserError(f"probe={session.config['probe']['name']}: {error}") from error
 
 
-def _references(session: "Session", probe: "Probe", budget: "Budget", frozen: "Frozen") -> dict[str, float]:
+def _baselines(session: "Session", probe: "Probe", budget: "Budget", frozen: "Frozen") -> dict[str, float]:
     """Beside the run: the mean, PCA of equal size, pixels, and each tap of the untrained network."""
     views = frozen.views
     settings = {key: value for key, value in session.config["probe"].items() if key not in ("taps", "max_features")}
     settings["views"] = list(views) if views.number else 0
-    metrics = session.references.probe(probe, settings, views, budget, frozen.code_size)
+    metrics = session.baselines.probe(probe, settings, views, budget, frozen.code_size)
     if frozen.untrained is None:
         return metrics
     for tap in frozen.taps:
         encode = functools.partial(frozen.untrained_features, tap)
-        found = session.references.untrained(probe, settings, budget, frozen.untrained_key(tap), encode)
-        metrics |= {f"random{'' if tap == 'code' else f'_{tap}'}/{name}": value for name, value in found.items()}
+        found = session.baselines.untrained(probe, settings, budget, frozen.untrained_key(tap), encode)
+        metrics |= {f"untrained/{tap}/{name}": value for name, value in found.items()}
     return metrics

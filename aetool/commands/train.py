@@ -32,14 +32,14 @@ def run(points: list[Point], config_dir: Path | None) -> int:
     print_result(one, train(one))
     if one.config["supervised"]:
         found = _ceiling(one)
-        print(f"supervised, {found['epochs']:.0f} epochs from scratch: accuracy {found['test_accuracy']:.4f}, test")
+        print(f"supervised, {found['epochs']:.0f} epochs from scratch: accuracy {found['test/accuracy']:.4f}, test")
     return 0
 
 
 def _ceiling(run: Run) -> dict[str, float]:
     """The supervised ceiling, which stands in the metrics of the run too."""
     trained = finetune.ceiling(run)
-    found = {key: trained[key] for key in ("val/accuracy", "test_accuracy", "epochs")}
+    found = {key: trained[key] for key in ("val/accuracy", "test/accuracy", "epochs")}
     if run.metrics.get(SUPERVISED) != found:
         with run.hold():
             run.add_metrics(SUPERVISED, found)

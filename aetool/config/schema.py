@@ -133,7 +133,7 @@ class ComputeConfig:
 class MeasureConfig(ComputeConfig):
     """What measuring a run needs, whichever command asks for it."""
 
-    references: bool
+    baselines: bool
 
 
 @dataclass

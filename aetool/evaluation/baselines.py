@@ -32,12 +32,12 @@ Features = Callable[[], list[Tensor]]  # of train, val and test, (N, D) each
 VERSION = 3  # of the protocol; a change makes kept numbers void
 
 
-class References:
+class Baselines:
     """Reference numbers of a dataset."""
 
     def __init__(self, dataset: Dataset, cache_dir: Path) -> None:
         self.dataset = dataset
-        self.folder = cache_dir / "references"
+        self.folder = cache_dir / "baselines"
 
     @property
     def too_large(self) -> bool:
@@ -70,7 +70,7 @@ class References:
     def probe(
         self, probe: Probe, settings: dict[str, Any], views: Views, budget: Budget, size: int
     ) -> dict[str, float]:
-        """What the probe says of PCA with `size` components (`pca/test_accuracy`, …) and of raw pixels (`pixels/…`).
+        """What the probe says of PCA with `size` components (`pca/test/accuracy`, …) and of raw pixels (`pixels/…`).
 
         Also the accuracy of the class that most training images have (`mean/…`). `settings` are those of the probe.
 
@@ -79,7 +79,7 @@ class References:
         train, val, test = labels_of(self.dataset)
         largest = train.mode().values
         found = {
-            f"mean/{name}_accuracy": (y == largest).double().mean().item() for name, y in (("val", val), ("test", test))
+            f"mean/{name}/accuracy": (y == largest).double().mean().item() for name, y in (("val", val), ("test", test))
         }
         if self.too_large:
             return found
@@ -120,7 +120,7 @@ class References:
 
     @property
     def _data(self) -> dict[str, Any]:
-        """What the references depend on beside their settings."""
+        """What the baselines depend on beside their settings."""
         sizes = [len(split.images) for split in self._splits]
         return {"version": VERSION, "data": self.dataset.fingerprint, "sizes": sizes}
 
@@ -151,4 +151,4 @@ class References:
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path)
         except (OSError, SafetensorError) as error:
-            log.warning("references cannot be kept in %s: %s", self.folder, error)
+            log.warning("baselines cannot be kept in %s: %s", self.folder, error)

@@ -14,12 +14,12 @@ class Metric(NamedTuple):
 
 PROBE = "probe-linear"
 TEST_ACCURACY = Metric(
-    f"{PROBE}/code/test_accuracy", "test acc", ".4f", "higher", "linear probe of the code, test accuracy"
+    f"{PROBE}/code/test/accuracy", "test acc", ".4f", "higher", "linear probe of the code, test accuracy"
 )
 VAL_ACCURACY = Metric(
-    f"{PROBE}/code/val_accuracy", "val acc", ".4f", "higher", "linear probe of the code, validation accuracy"
+    f"{PROBE}/code/val/accuracy", "val acc", ".4f", "higher", "linear probe of the code, validation accuracy"
 )
-TUNED_ACCURACY = Metric("finetune/test_accuracy", "tuned acc", ".4f", "higher", "fine-tuned, test accuracy")
+TUNED_ACCURACY = Metric("finetune/test/accuracy", "tuned acc", ".4f", "higher", "fine-tuned, test accuracy")
 TUNED_VAL_ACCURACY = Metric("finetune/val/accuracy", "tuned val", ".4f", "higher", "fine-tuned, validation accuracy")
 TEST_FVU = Metric("evaluate/test/fvu", "FVU", ".4f", "lower", "fraction of variance unexplained, test")
 VAL_FVU = Metric("evaluate/val/fvu", "val FVU", ".4f", "lower", "fraction of variance unexplained, validation")
@@ -40,10 +40,10 @@ METRICS = (  # in the order in which a narrow terminal drops them, last first
     Metric("pretrain/seconds", "seconds", ".0f", "lower", "training time, seconds"),
     VAL_ACCURACY,
     TUNED_VAL_ACCURACY,
-    Metric(f"{PROBE}/pca/test_accuracy", "PCA acc", ".4f", "higher", "PCA of equal size, test accuracy"),
-    Metric(f"{PROBE}/random/test_accuracy", "random acc", ".4f", "higher", "untrained encoder, test accuracy"),
-    Metric("supervised/test_accuracy", "ceiling", ".4f", "higher", "same encoder trained with labels, test accuracy"),
-    Metric(f"{PROBE}/pixels/test_accuracy", "pixels acc", ".4f", "higher", "linear probe of pixels, test accuracy"),
+    Metric(f"{PROBE}/pca/test/accuracy", "PCA acc", ".4f", "higher", "PCA of equal size, test accuracy"),
+    Metric(f"{PROBE}/untrained/code/test/accuracy", "random acc", ".4f", "higher", "untrained encoder, test accuracy"),
+    Metric("supervised/test/accuracy", "ceiling", ".4f", "higher", "same encoder trained with labels, test accuracy"),
+    Metric(f"{PROBE}/pixels/test/accuracy", "pixels acc", ".4f", "higher", "linear probe of pixels, test accuracy"),
     Metric("evaluate/test/mse", "MSE", ".5f", "lower", "mean squared error, test"),
     Metric("evaluate/pca/test/fvu", "PCA FVU", ".4f", "lower", "PCA of equal size: variance unexplained, test"),
     Metric("evaluate/test/ssim", "SSIM", ".3f", "higher", "structural similarity, test"),
@@ -69,7 +69,7 @@ def measured(rows: Sequence[Mapping[str, Any]]) -> list[Metric]:
     keys = {key for row in rows for key, value in row.items() if "/" in key and isinstance(value, int | float)}
     others = []
     for key in sorted(keys - {TEST_ACCURACY.key}):
-        if key.startswith("probe-") and key.endswith("/code/test_accuracy"):
+        if key.startswith("probe-") and key.endswith("/code/test/accuracy"):
             name, _, budget = key.removeprefix("probe-").partition("/")[0].partition("-")
             label = f"{name[:6]} @{budget.partition('-')[0]}" if budget else f"{name[:6]} acc"
             title = f"{name} probe of the code{', ' if budget else ''}{budget.replace('-', ' ')}, test accuracy"

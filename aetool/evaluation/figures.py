@@ -87,12 +87,12 @@ def save_curves(path: Path, rows: Sequence[dict[str, Any]], title: str, quantity
 
 
 def save_probe_curve(path: Path, curve: Mapping[float, Mapping[str, float]], title: str) -> None:
-    """Validation accuracy of a probe over epochs, a line a tap, from the metrics (`code/val_accuracy`, …) of each."""
+    """Validation accuracy of a probe over epochs, a line a tap, from the metrics (`code/val/accuracy`, …) of each."""
     figure, axes = _figure(6, 3.5)
-    names = dict.fromkeys(key for metrics in curve.values() for key in metrics if key.endswith("/val_accuracy"))
+    names = dict.fromkeys(key for metrics in curve.values() for key in metrics if key.endswith("/val/accuracy"))
     for name in names:
         points = [(epoch, metrics[name]) for epoch, metrics in sorted(curve.items()) if name in metrics]
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name.removesuffix("/val_accuracy"))
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name.removesuffix("/val/accuracy"))
     axes.set_xlabel("epoch")
     axes.set_ylabel("accuracy, validation")
     axes.grid(alpha=0.3)

@@ -38,7 +38,7 @@ def classify(
 ) -> ProbeResult:
     """Fits the probe on features (N, D) of train and val, and reads those of test once.
 
-    Under a budget, the mean over its draws, with `test_accuracy_std` over them, and no candidates; choices see as few
+    Under a budget, the mean over its draws, with `test/accuracy_std` over them, and no candidates; choices see as few
     labels as the fit.
     """
     classes = dataset.num_classes
@@ -57,6 +57,6 @@ def classify(
 def _mean(results: Sequence[ProbeResult]) -> ProbeResult:
     metrics = {key: statistics.fmean(result.metrics[key] for result in results) for key in results[0].metrics}
     if len(results) > 1:
-        metrics["test_accuracy_std"] = statistics.stdev(result.metrics["test_accuracy"] for result in results)
+        metrics["test/accuracy_std"] = statistics.stdev(result.metrics["test/accuracy"] for result in results)
     confusion = sum((result.confusion for result in results[1:]), results[0].confusion)
     return ProbeResult(metrics, confusion, confusion.diag() / confusion.sum(dim=1).double(), {})

@@ -8,7 +8,7 @@ import torch
 
 from aetool.data.dataset import Dataset
 from aetool.errors import UserError
-from aetool.evaluation.baselines import References
+from aetool.evaluation.baselines import Baselines
 from aetool.evaluation.frozen import Frozen
 from aetool.storage.checkpoint import Checkpoints
 from aetool.storage.record import Record
@@ -36,8 +36,8 @@ class Session:
         return load_dataset(self.run.config | {"cache": self.config["cache"]})
 
     @cached_property
-    def references(self) -> References:
-        return References(self.dataset, cache_dir(self.config))
+    def baselines(self) -> Baselines:
+        return Baselines(self.dataset, cache_dir(self.config))
 
     @cached_property
     def trained(self) -> Trained:

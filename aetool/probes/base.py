@@ -29,7 +29,7 @@ class Fitted(NamedTuple):
         [Tensor], Tensor
     ]  # features (N, D) of any real type -> (N, K) float; the largest is the prediction
     probabilistic: bool  # softmax(scores) are class probabilities
-    # `train_accuracy` (not of knn, which holds its training images), `val_accuracy`, and what was chosen, by its name;
+    # `train/accuracy` (not of knn, which holds its training images), `val/accuracy`, and what was chosen, by its name;
     # all finite, and the same names for every fit.
     metrics: dict[str, float]
     val_accuracy: dict[float, float] | dict[str, float]  # every candidate of the choice and its validation accuracy
@@ -60,20 +60,20 @@ class ProbeResult(NamedTuple):
 def judge(fitted: Fitted, test: Labelled, num_classes: int) -> ProbeResult:
     """The one reading of the test split.
 
-    Adds `test_accuracy` to the metrics of the fit; `test_top5_accuracy` for more than five classes;
-    `test_calibration_error` where the classifier gives probabilities.
+    Adds `test/accuracy` to the metrics of the fit; `test/top5_accuracy` for more than five classes;
+    `test/calibration_error` where the classifier gives probabilities.
     """
     check("test", test, num_classes)
     labels = test.labels.to(test.features.device)
     scores = fitted.scores(test.features)
     pairs = torch.bincount(labels * num_classes + scores.argmax(dim=1), minlength=num_classes**2)
     confusion = pairs.reshape(num_classes, num_classes).cpu()
-    metrics = fitted.metrics | {"test_accuracy": confusion.trace().item() / len(labels)}
+    metrics = fitted.metrics | {"test/accuracy": confusion.trace().item() / len(labels)}
     if num_classes > 5:
         best = scores.topk(5, dim=1).indices
-        metrics["test_top5_accuracy"] = (best == labels[:, None]).any(dim=1).double().mean().item()
+        metrics["test/top5_accuracy"] = (best == labels[:, None]).any(dim=1).double().mean().item()
     if fitted.probabilistic:
-        metrics["test_calibration_error"] = calibration_error(scores.softmax(dim=1), labels)
+        metrics["test/calibration_error"] = calibration_error(scores.softmax(dim=1), labels)
     return ProbeResult(metrics, confusion, confusion.diag() / confusion.sum(dim=1).double(), fitted.val_accuracy)
 
 

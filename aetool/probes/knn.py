@@ -23,8 +23,8 @@ class NearestNeighbours:
     votes. Features are divided by their length, and nothing else: 0 stays 0 and is similar to nothing. softmax(scores)
     are the shares of the votes.
 
-    Metrics: `val_accuracy`; `k`, `k_at_edge`; `temperature`, 0 for equal votes, `temperature_at_edge`. There is no
-    `train_accuracy`: a training image is its own nearest neighbour.
+    Metrics: `val/accuracy`; `k`, `k_at_edge`; `temperature`, 0 for equal votes, `temperature_at_edge`. There is no
+    `train/accuracy`: a training image is its own nearest neighbour.
     """
 
     any_scale = True
@@ -61,7 +61,7 @@ class NearestNeighbours:
         k, temperature = chosen
         equal = temperature == math.inf  # nothing lies beyond
         metrics = {
-            "val_accuracy": best,
+            "val/accuracy": best,
             "k": float(k),
             "k_at_edge": at_edge(k, candidates),
             "temperature": 0.0 if equal else temperature,

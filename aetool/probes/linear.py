@@ -28,7 +28,7 @@ class Linear:
     value. A fit stops at an estimated distance of `tolerance` from its minimum, in nats per image, or after
     `max_iterations`.
 
-    Metrics: `train_accuracy`, `val_accuracy`; `l2`, the chosen value; `l2_at_edge`, 1 where it is the
+    Metrics: `train/accuracy`, `val/accuracy`; `l2`, the chosen value; `l2_at_edge`, 1 where it is the
     smallest or largest of several (a wider grid may do better); `iterations` over the whole grid; `unconverged`, the
     number of fits that `max_iterations` ended.
     """

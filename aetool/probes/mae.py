@@ -21,7 +21,7 @@ class MAE:
     number is not the best over epochs on the test split. A batch is at most the train split. A step of LARS changes the
     weights by `0.001 · lr` of their length, before momentum: the 90 epochs of a small dataset are too few to fit it.
 
-    Metrics: `train_accuracy`, `val_accuracy`. Raises ValueError for batches of one image.
+    Metrics: `train/accuracy`, `val/accuracy`. Raises ValueError for batches of one image.
     """
 
     any_scale = True

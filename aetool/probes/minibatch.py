@@ -72,10 +72,10 @@ def last_epoch(
     for _ in train_head(head, optimizer, schedule, train, epochs, batch_size, seed, poll):
         pass
     metrics = {
-        f"{name}_accuracy": accuracy(logits(head, split.features), split.labels.to(split.features.device))
+        f"{name}/accuracy": accuracy(logits(head, split.features), split.labels.to(split.features.device))
         for name, split in (("train", train), ("val", val))
     }
-    return Fitted(functools.partial(logits, head), True, metrics, {candidate: metrics["val_accuracy"]})
+    return Fitted(functools.partial(logits, head), True, metrics, {candidate: metrics["val/accuracy"]})
 
 
 class LARS(torch.optim.Optimizer):

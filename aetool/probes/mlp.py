@@ -24,7 +24,7 @@ class MLP:
     highest validation accuracy wins; ties go to the larger weight decay, then to the earlier epoch. A batch is at most
     the train split.
 
-    Metrics: `train_accuracy`, `val_accuracy`; `weight_decay`, the chosen value, and `weight_decay_at_edge`; `epoch`,
+    Metrics: `train/accuracy`, `val/accuracy`; `weight_decay`, the chosen value, and `weight_decay_at_edge`; `epoch`,
     the number of epochs after which the chosen weights stood.
     """
 
@@ -69,8 +69,8 @@ class MLP:
                 if reached > best:
                     chosen, best, network = (decay, epoch), reached, copy.deepcopy(head)
         metrics = {
-            "train_accuracy": accuracy(logits(network, train.features), labels),
-            "val_accuracy": best,
+            "train/accuracy": accuracy(logits(network, train.features), labels),
+            "val/accuracy": best,
             "weight_decay": float(chosen[0]),
             "weight_decay_at_edge": at_edge(chosen[0], self.weight_decay),
             "epoch": float(chosen[1]),

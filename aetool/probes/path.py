@@ -61,8 +61,8 @@ def choose(
         if value == grid[0] or val_accuracy[value] > val_accuracy[chosen]:
             chosen, weights = value, model.weights()
     metrics = {
-        "train_accuracy": accuracy(predict(weights, features), labels),
-        "val_accuracy": val_accuracy[chosen],
+        "train/accuracy": accuracy(predict(weights, features), labels),
+        "val/accuracy": val_accuracy[chosen],
         name: float(chosen),
         f"{name}_at_edge": at_edge(chosen, grid),
         "iterations": float(iterations),

@@ -20,7 +20,7 @@ class Ridge:
     so a value corresponds to scikit-learn's `alpha = N · l2`. The highest validation accuracy wins, ties go to the
     larger value. Scores are no probabilities.
 
-    Metrics: `train_accuracy`, `val_accuracy`; `l2`, the chosen value, and `l2_at_edge`.
+    Metrics: `train/accuracy`, `val/accuracy`; `l2`, the chosen value, and `l2_at_edge`.
     """
 
     any_scale = True
@@ -46,8 +46,8 @@ class Ridge:
             if val_accuracy[l2] > val_accuracy[chosen]:
                 chosen, weights = l2, fitted
         metrics = {
-            "train_accuracy": accuracy(predict(weights, features), labels),
-            "val_accuracy": val_accuracy[chosen],
+            "train/accuracy": accuracy(predict(weights, features), labels),
+            "val/accuracy": val_accuracy[chosen],
             "l2": float(chosen),
             "l2_at_edge": at_edge(chosen, self.l2),
         }

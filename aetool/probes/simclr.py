@@ -20,7 +20,7 @@ class SimCLR:
     are not standardised, their scale acts like the learning rate: numbers of codes with other scales do not compare.
     A batch is at most the train split.
 
-    Metrics: `train_accuracy`, `val_accuracy`.
+    Metrics: `train/accuracy`, `val/accuracy`.
     """
 
     def __init__(

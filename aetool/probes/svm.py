@@ -22,7 +22,7 @@ class SVM:
     class, in units of the mean squared hinge loss, which is 1 at w = 0, or after `max_iterations`. Scores are no
     probabilities.
 
-    Metrics: `train_accuracy`, `val_accuracy`; `c`, the chosen value, and `c_at_edge`; `iterations` over the whole
+    Metrics: `train/accuracy`, `val/accuracy`; `c`, the chosen value, and `c_at_edge`; `iterations` over the whole
     grid; `unconverged`, the number of fits that `max_iterations` ended.
     """
 

@@ -31,16 +31,16 @@ from aetool.report.pareto import Front
 from aetool.report.plots import Chart, Grid, Panel
 
 CHOSEN = (
-    f"{PROBE}/code/val_accuracy",
-    f"{PROBE}/code/test_accuracy",
+    f"{PROBE}/code/val/accuracy",
+    f"{PROBE}/code/test/accuracy",
     f"{PROBE}/code/gain_over_pca",
-    "finetune/test_accuracy",
+    "finetune/test/accuracy",
     "evaluate/test/fvu",
     "evaluate/test/l0",
     "evaluate/test/dead_fraction",
 )
-RANKED = (f"{PROBE}/code/test_accuracy", "finetune/test_accuracy", "evaluate/test/fvu")  # families: the first there is
-REFERENCES = {"PCA": "pca", "pixels": "pixels", "random encoder": "random"}
+RANKED = (f"{PROBE}/code/test/accuracy", "finetune/test/accuracy", "evaluate/test/fvu")  # families: the first there is
+BASELINES = {"PCA": "pca", "pixels": "pixels", "untrained": "untrained/code"}
 SERIES = 12  # lines of one panel
 DOTS = 40  # groups of one panel
 
@@ -145,22 +145,22 @@ def _lines(groups: Sequence[Group], keys: Sequence[str], metrics: Sequence[Metri
                 for label, part in named(shown, rest).items()
             }
             lines = {label or metric.label: points for label, points in lines.items() if points}
-            references = {
+            baselines = {
                 label: flat for label, other in beside(metric.key).items() if (flat := _agreed(shown, key, other))
             }
             if lines:
                 alone = name(own[0][0], apart) if len(own) == 1 else ""
-                drawn.append(Panel(alone or title, lines, references))
+                drawn.append(Panel(alone or title, lines, baselines))
         if drawn:
             caption = f"{_title(metric)} against {key}.{_bars(groups)}"
             caption += f" {metric.better.capitalize()} is better." if metric.better else ""
-            caption += " Dashed grey: references of the same code size." if any(p.references for p in drawn) else ""
+            caption += " Dashed grey: baselines of the same code size." if any(p.baselines for p in drawn) else ""
             caption += further(left_out, "lines") + fewer_datasets(groups)
             yield Chart(f"lines-{_slug(metric.label)}", caption, plots.lines(drawn, metric.title, key))
 
 
 def _agreed(parts: Sequence[list[Group]], key: str, metric: str) -> list[tuple[Any, float]]:
-    """A reference against a config key, where it is the same for all lines."""
+    """A baseline against a config key, where it is the same for all lines."""
     found: dict[Any, set[float]] = {}
     for group in (group for part in parts for group in part):
         stat = group.stat(metric)
@@ -172,10 +172,10 @@ def _agreed(parts: Sequence[list[Group]], key: str, metric: str) -> list[tuple[A
 
 
 def beside(key: str) -> dict[str, str]:
-    """The metrics that stand beside this one, by the name of the reference."""
+    """The metrics that stand beside this one, by the name of the baseline."""
     stage, _, rest = key.partition("/")
     if rest.startswith("code/"):
-        return {label: f"{stage}/{part}/{rest.removeprefix('code/')}" for label, part in REFERENCES.items()}
+        return {label: f"{stage}/{part}/{rest.removeprefix('code/')}" for label, part in BASELINES.items()}
     return {"PCA": f"{stage}/pca/{rest}"}
 
 
@@ -188,14 +188,14 @@ def _dots(groups: Sequence[Group], keys: Sequence[str], metric: Metric) -> Chart
         apart = distinguishing(part, keys)
         labels = _unique([name(part[index], apart) for index in order[:DOTS]])
         points = {label: [("", stats[index])] for label, index in zip(labels, order, strict=False)}
-        references = {}
+        baselines = {}
         for label, other in beside(metric.key).items():
             marks = [(line, part[index].stat(other)) for line, index in zip(labels, order, strict=False)]
-            references[label] = [(line, stat.mean) for line, stat in marks if stat]
+            baselines[label] = [(line, stat.mean) for line, stat in marks if stat]
         if points:
             title += f"\nlabels: {', '.join(apart)}" if len(apart) > 1 else ""
-            panels.append(Panel(title, points, {label: marks for label, marks in references.items() if marks}))
-    caption = f"{_title(metric)}, the best on top.{_bars(groups)} References beside each, where measured: "
+            panels.append(Panel(title, points, {label: marks for label, marks in baselines.items() if marks}))
+    caption = f"{_title(metric)}, the best on top.{_bars(groups)} Baselines beside each, where measured: "
     caption += "PCA of the same code size, the raw pixels, and an untrained encoder."
     caption += further(left_out, "groups") + fewer_datasets(groups)
     return Chart("families", caption, plots.dots(panels, metric.title))
@@ -216,12 +216,12 @@ def _pareto(front: Front, keys: Sequence[str]) -> Iterator[Chart]:
     )
     if not best or flat or len(everything) < 3:
         return
-    references = {}
+    baselines = {}
     for label, key in beside(front.y.key).items():
         levels = {stat.mean for group in groups if (stat := group.stat(key))}
         if levels:
             level = max(levels) if front.y.better == "higher" else min(levels)
-            references[label if len(levels) == 1 else f"{label}, the best"] = level
+            baselines[label if len(levels) == 1 else f"{label}, the best"] = level
     title = f"{front.scope}: " if front.scope else ""
     title += f"{front.y.label} against {front.x.label}"
     if apart:
@@ -229,7 +229,7 @@ def _pareto(front: Front, keys: Sequence[str]) -> Iterator[Chart]:
     caption = f"{_title(front.y)}, against {front.x.title}. On the joined front no other group is as good in both and "
     caption += f"better in one.{f' Faded: {len(dominated)} dominated.' if dominated else ''}{_bars(groups)}"
     faded = [(x, y) for _, x, y in dominated]
-    figure = scatter.pareto(best, faded, references, (title, front.x.title, front.y.title))
+    figure = scatter.pareto(best, faded, baselines, (title, front.x.title, front.y.title))
     name_of = [front.x.label, front.y.label, front.scope]
     yield Chart("-".join(["pareto", *map(_slug, filter(None, name_of))]), caption, figure)
 

@@ -124,7 +124,7 @@ def _counts(comparison: Comparison) -> str:
 
 
 def _best(groups: Sequence[Group]) -> list[str]:
-    """The best group by validation of each dataset, with its test metrics and their references."""
+    """The best group by validation of each dataset, with its test metrics and their baselines."""
     said = []
     for scope, part in scopes(groups).items():
         found = ranked(part)
@@ -132,8 +132,8 @@ def _best(groups: Sequence[Group]) -> list[str]:
             continue
         (best, *_), val, test = found
         words = [f"{metric.label} {shown}" for metric in (val, test) if (shown := _spread(best, metric))]
-        references = {label: best.stat(key) for label, key in charts.beside(test.key).items()}
-        words += [f"{label} {format(stat.mean, test.form)}" for label, stat in references.items() if stat]
+        baselines = {label: best.stat(key) for label, key in charts.beside(test.key).items()}
+        words += [f"{label} {format(stat.mean, test.form)}" for label, stat in baselines.items() if stat]
         said.append(f"{scope + ': ' if scope else ''}{title(best, part)}: {', '.join(words)}")
     return said
 

@@ -30,7 +30,7 @@ class Panel(NamedTuple):
 
     title: str
     series: dict[str, list[tuple[Any, Stat]]]
-    references: dict[str, list[tuple[Any, float]]]
+    baselines: dict[str, list[tuple[Any, float]]]
 
 
 class Grid(NamedTuple):
@@ -142,14 +142,14 @@ def lines(panels: Sequence[Panel], title: str, key: str) -> Any:
                 x, [stat.mean for _, stat in points], [stat.std for _, stat in points], label=label, marker="o",
                 markersize=4, capsize=3, **style(index),
             )  # fmt: skip
-        for index, (label, flat) in enumerate(panel.references.items()):
+        for index, (label, flat) in enumerate(panel.baselines.items()):
             x, y = [place(value) for value, _ in flat], [mean for _, mean in flat]
             axes.plot(x, y, color="#777777", linestyle=("--", "-.", ":")[index % 3], linewidth=1.2, label=label)
         if wide([stat.mean for points in panel.series.values() for _, stat in points]):
             axes.set_yscale("log")
         titled(axes, panel.title, key)
         axes.grid(alpha=0.3)
-        entries = len(panel.series) + len(panel.references)
+        entries = len(panel.series) + len(panel.baselines)
         if entries > 1:
             legend(axes, **(BESIDE if entries > 4 else {}))
     figure.suptitle(title, fontsize=11, parse_math=False)
@@ -179,7 +179,7 @@ def wide(values: Sequence[float]) -> bool:
 
 
 def dots(panels: Sequence[Panel], title: str) -> Any:
-    """One line a group, best on top, with error bars; references as marks, as a line where they are all the same."""
+    """One line a group, best on top, with error bars; baselines as marks, as a line where they are all the same."""
     tallest = max(len(panel.series) for panel in panels)
     figure, places = sheet(len(panels), 1, 5.4, 1.5 + 0.26 * tallest)
     for axes, panel in zip(places, panels, strict=True):
@@ -189,7 +189,7 @@ def dots(panels: Sequence[Panel], title: str) -> Any:
             [stat.mean for stat in stats], range(len(names)), xerr=[stat.std for stat in stats], fmt="o", markersize=6,
             capsize=3, color=PALETTE[0], label="code", zorder=3,
         )  # fmt: skip
-        for index, (label, marks) in enumerate(panel.references.items()):
+        for index, (label, marks) in enumerate(panel.baselines.items()):
             color, values = PALETTE[index + 1], [value for _, value in marks]
             if len(values) > 1 and max(values) - min(values) < 1e-9:
                 axes.axvline(values[0], color=color, linestyle=("--", "-.", ":")[index % 3], linewidth=1.2, label=label)
@@ -246,7 +246,7 @@ def style(index: int) -> dict[str, Any]:
 
 
 def legend(axes: Any, title: str = "", **place: Any) -> None:
-    """The references stand last."""
+    """The baselines stand last."""
     handles, labels = axes.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda index: hasattr(handles[index], "get_linestyle"))
     handles, labels = [handles[index] for index in order], [labels[index] for index in order]

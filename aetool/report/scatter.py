@@ -21,12 +21,12 @@ SHARE = {"left": 0.0, "bottom": 0.0, "center": 0.5, "right": 1.0, "top": 1.0}  #
 
 
 def pareto(
-    front: Sequence[tuple[str, Stat, Stat]], dominated: Sequence[tuple[Stat, Stat]], references: dict[str, float],
+    front: Sequence[tuple[str, Stat, Stat]], dominated: Sequence[tuple[Stat, Stat]], baselines: dict[str, float],
     titles: tuple[str, str, str],
 ) -> Any:  # fmt: skip
     """Points (x, y) with error bars: the front joined and labelled, dominated points faded."""
     figure, (axes,) = sheet(1, 1, 5.6, 4)
-    for index, (label, level) in enumerate(references.items()):
+    for index, (label, level) in enumerate(baselines.items()):
         dash = ("--", "-.", ":")[index % 3]
         axes.axhline(level, color="#777777", linestyle=dash, linewidth=1.2, label=label, zorder=1)
     if dominated:

@@ -6,12 +6,12 @@ from aetool.report.tables import print_measures
 from aetool.storage.run import Run
 
 PROBE_ROWS = {
-    "accuracy, test": "test_accuracy",
-    "its spread over draws of labels": "test_accuracy_std",
+    "accuracy, test": "test/accuracy",
+    "its spread over draws of labels": "test/accuracy_std",
     "gain over PCA": "gain_over_pca",
-    "top-5 accuracy, test": "test_top5_accuracy",
-    "accuracy, validation": "val_accuracy",
-    "calibration error, test": "test_calibration_error",
+    "top-5 accuracy, test": "test/top5_accuracy",
+    "accuracy, validation": "val/accuracy",
+    "calibration error, test": "test/calibration_error",
 }
 CHOSEN = {
     "l2": "L2",
@@ -21,7 +21,7 @@ CHOSEN = {
     "weight_decay": "weight decay",
     "epoch": "epoch",
 }
-REFERENCES = ("pca", "pixels", "random", "mean")
+BASELINES = ("pca", "pixels", "untrained", "mean")
 EVALUATION_ROWS = {
     "MSE": "mse",
     "PSNR, dB": "psnr",
@@ -57,14 +57,13 @@ COST_ROWS = {
 
 
 def print_probe(run: Run, stage: str, metrics: dict[str, float], console: Console | None = None) -> None:
-    """Each tap and each reference across."""
-    found = list(dict.fromkeys(name.partition("/")[0] for name in metrics))
-    taps = [name for name in found if name.partition("_")[0] not in REFERENCES]
-    columns = taps + [name for name in REFERENCES if name in found]
-    columns += [name for name in found if name.startswith("random_")]
+    """Each tap and each baseline across."""
+    found = list(dict.fromkeys(map(_subject, metrics)))
+    taps = [name for name in found if name.partition("/")[0] not in BASELINES]
+    columns = taps + [name for name in found if name.partition("/")[0] in BASELINES]
     model = run.config["model"]["name"]
     titles = {"code": "code" if model in columns else model, "pca": _pca(metrics), "mean": "largest class"}
-    mean = ", mean over draws" if any(name.endswith("/test_accuracy_std") for name in metrics) else ""
+    mean = ", mean over draws" if any(name.endswith("/test/accuracy_std") for name in metrics) else ""
     rows = PROBE_ROWS | {f"{label} chosen{mean}": key for key, label in CHOSEN.items()}
     lines = {
         label: {titles.get(name, name.replace("_", " ")): metrics.get(f"{name}/{key}") for name in columns}
@@ -72,6 +71,12 @@ def print_probe(run: Run, stage: str, metrics: dict[str, float], console: Consol
         if any(f"{name}/{key}" in metrics for name in columns)
     }
     print_measures(f"{stage.replace('-', ' ')}, frozen features", lines, console)
+
+
+def _subject(key: str) -> str:
+    """What a metric is of: a tap, a baseline, or the untrained encoder at a tap."""
+    first, _, rest = key.partition("/")
+    return f"{first}/{rest.partition('/')[0]}" if first == "untrained" else first
 
 
 def print_evaluation(run: Run, metrics: dict[str, float], console: Console | None = None) -> None:

@@ -220,7 +220,7 @@ def _written(path: Path) -> Iterator[IO[str]]:
 
 
 def print_measures(title: str, lines: Mapping[str, Mapping[str, float | None]], console: Console | None = None) -> None:
-    """A small table: what was measured down, the run and its references across.
+    """A small table: what was measured down, the run and its baselines across.
 
     Columns for which the width has no room follow below.
     """

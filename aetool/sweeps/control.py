@@ -46,7 +46,7 @@ def print_points(points: Sequence[Point], outcomes: Sequence[Outcome], done: Map
             table[f"{' '.join(point.overrides)} ({outcome.state})"] = {}
             continue
         result = done[number]
-        values: dict[str, float | None] = {name: found["test_accuracy"] for name, found in result.metrics.items()}
+        values: dict[str, float | None] = {name: found["test/accuracy"] for name, found in result.metrics.items()}
         if result.gap is not None:
             values["difference"] = result.gap.mean
         table[" ".join(point.overrides)] = values
@@ -67,7 +67,7 @@ def _over_seeds(results: Sequence[tuple[int, Result]]) -> str:
     groups = []
     for name in ("fine-tuned", "from scratch"):
         rows: list[Row] = [
-            {"seed": seed, "state": "completed", "accuracy": result.metrics[name]["test_accuracy"]}
+            {"seed": seed, "state": "completed", "accuracy": result.metrics[name]["test/accuracy"]}
             for seed, result in results
         ]
         groups.append(Group({}, rows))

@@ -30,7 +30,7 @@ LEAST_SPREAD = 0.1  # of a feature's std, as a share of the root mean square of 
 
 
 class Finetuned(NamedTuple):
-    metrics: dict[str, float]  # "val/accuracy", "test_accuracy", …
+    metrics: dict[str, float]  # "val/accuracy", "test/accuracy", …
     confusion: Tensor  # (K, K) test images by true class (row) and predicted class (column)
     predictions: Tensor  # (N,) int64, of the test images
 
@@ -53,7 +53,7 @@ def finetune(
     logits = _logits(trainer, dataset.test)
     metrics["labels"] = len(trainer.train.images)
     metrics["parameters"] = sum(parameter.numel() for parameter in trainer.parameters)
-    metrics["mean/test_accuracy"] = _majority(trainer.train, dataset.test)
+    metrics["mean/test/accuracy"] = _majority(trainer.train, dataset.test)
     fitted = Fitted(scores=lambda scores: scores, probabilistic=True, metrics=metrics, val_accuracy={})
     judged = judge(fitted, Labelled(logits, dataset.test.labels), dataset.num_classes)
     return Finetuned(judged.metrics, judged.confusion, logits.argmax(dim=1))

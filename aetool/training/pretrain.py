@@ -13,7 +13,7 @@ from aetool.data.dataset import Dataset
 from aetool.data.grid import grid, reconstruction_rows
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError, poll_signals
-from aetool.evaluation.baselines import LARGEST, References
+from aetool.evaluation.baselines import LARGEST, Baselines
 from aetool.measures.pca import PCA
 from aetool.models.base import Batch
 from aetool.randomness import generator
@@ -118,10 +118,10 @@ def initial_model(config: dict[str, Any], dataset: Dataset, device: torch.device
 
 def fitted_pca(config: dict[str, Any], dataset: Dataset) -> PCA:
     """PCA of the training images; raises UserError where they are too large for it."""
-    references = References(dataset, cache_dir(config))
-    if references.too_large:
+    baselines = Baselines(dataset, cache_dir(config))
+    if baselines.too_large:
         raise UserError(f"dataset: PCA of images of over {LARGEST} values is out of reach; choose smaller images")
-    return references.pca
+    return baselines.pca
 
 
 @torch.no_grad()

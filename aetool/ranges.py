@@ -1,40 +1,22 @@
-"""Argument types that carry their range.
+"""Argument types that carry their range, checked before any work.
 
-A component states the range of an argument in its signature (``code_size: PositiveInt``), and ``config.check`` reads it
-from there before any work: the signature is the schema.
+A component states the type and range of each argument in its signature (``code_size: PositiveInt``); the signature is
+the schema. Ranges are annotated-types', which pydantic enforces.
 """
 
-from dataclasses import dataclass
 from typing import Annotated
 
-
-@dataclass(frozen=True)
-class Interval:
-    """A range of finite numbers; `None` leaves a side open, `open_low`/`open_high` exclude the bound itself."""
-
-    low: float | None = None
-    high: float | None = None
-    open_low: bool = False
-    open_high: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        above = self.low is None or (value > self.low if self.open_low else value >= self.low)
-        below = self.high is None or (value < self.high if self.open_high else value <= self.high)
-        return above and below
-
-    def __str__(self) -> str:
-        sides = []
-        if self.low is not None:
-            sides.append(f"{'>' if self.open_low else '≥'} {self.low:g}")
-        if self.high is not None:
-            sides.append(f"{'<' if self.open_high else '≤'} {self.high:g}")
-        return " and ".join(sides)
+from annotated_types import Ge, Gt, Le, Lt
 
 
-PositiveInt = Annotated[int, Interval(low=1)]
-NonNegativeInt = Annotated[int, Interval(low=0)]
-PositiveFloat = Annotated[float, Interval(low=0, open_low=True)]
-NonNegativeFloat = Annotated[float, Interval(low=0)]
-Fraction = Annotated[float, Interval(low=0, high=1)]
-PositiveFraction = Annotated[float, Interval(low=0, high=1, open_low=True)]
-OpenFraction = Annotated[float, Interval(low=0, high=1, open_low=True, open_high=True)]
+class NotIdentifying:
+    """Marks a config key or an argument that does not change the trained network, so it is left out of the run id."""
+
+
+PositiveInt = Annotated[int, Ge(1)]
+NonNegativeInt = Annotated[int, Ge(0)]
+PositiveFloat = Annotated[float, Gt(0)]
+NonNegativeFloat = Annotated[float, Ge(0)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+PositiveFraction = Annotated[float, Gt(0), Le(1)]
+OpenFraction = Annotated[float, Gt(0), Lt(1)]

@@ -1,7 +1,7 @@
 """The linear probe's speed against scikit-learn's LogisticRegression, on the same features and with the same L2."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,11 +9,12 @@ from sklearn.linear_model import LogisticRegression as Reference
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from aetool.config.schema import BenchConfig
 from aetool.probes.base import Labelled, accuracy
 from aetool.probes.linear import LogisticRegression
 from aetool.probes.path import predict
 from aetool.probes.standardisation import standardisation
-from aetool.training.assembly import choose_device
+from aetool.training.assembly import prepare_torch
 
 Weights = tuple[Tensor, Tensor]  # (K, D) and (K,)
 MAX_ITERATIONS = 10_000
@@ -25,18 +26,15 @@ class Fit(NamedTuple):
     excess: float  # of the objective over its minimum, in nats per sample
 
 
-def rounds(config: dict[str, Any], clock: Callable[[], float]) -> list[tuple[Fit, Fit]]:
+def rounds(config: BenchConfig, clock: Callable[[], float]) -> list[tuple[Fit, Fit]]:
     """(ours, scikit-learn's), one pair a round, the two in turn; each time is that of a whole fit from nothing.
 
     Both minimise `mean cross-entropy + l2/2 · ‖W‖²` in float32. They measure the distance from the minimum in ways of
     their own, so how far each has come is compared with the minimum itself, of a fit in float64.
     """
-    device = choose_device(config["device"])
-    if config["threads"] is not None:
-        torch.set_num_threads(config["threads"])
-    settings = config["features"]
-    classes, l2 = settings["classes"], settings["l2"]
-    train, held_out = synthetic(settings["samples"], settings["width"], classes, config["seed"])
+    device, settings = prepare_torch(config), config.features
+    classes, l2 = settings.classes, settings.l2
+    train, held_out = synthetic(settings.samples, settings.width, classes, config.seed)
     on_device = Labelled(train.features.to(device), train.labels.to(device))
     arrays = train.features.numpy(), train.labels.numpy()
     precise = train.features.double()
@@ -48,13 +46,13 @@ def rounds(config: dict[str, Any], clock: Callable[[], float]) -> list[tuple[Fit
 
     def ours() -> Weights:
         regression = LogisticRegression(*on_device, classes)
-        regression.fit(l2, settings["tolerance"], MAX_ITERATIONS)
+        regression.fit(l2, settings.tolerance, MAX_ITERATIONS)
         weight, bias = regression.weights()
         return weight.cpu(), bias.cpu()
 
     def theirs() -> Weights:
         inverse = 1 / (len(train.features) * l2)
-        reference = Reference(C=inverse, tol=settings["gradient_tolerance"], max_iter=MAX_ITERATIONS).fit(*arrays)
+        reference = Reference(C=inverse, tol=settings.gradient_tolerance, max_iter=MAX_ITERATIONS).fit(*arrays)
         return torch.from_numpy(reference.coef_), torch.from_numpy(reference.intercept_)
 
     def timed(fit: Callable[[], Weights]) -> Fit:
@@ -63,11 +61,11 @@ def rounds(config: dict[str, Any], clock: Callable[[], float]) -> list[tuple[Fit
         seconds = clock() - started
         return Fit(seconds, accuracy(predict(weights, held_out.features), held_out.labels), objective(weights) - least)
 
-    with threadpool_limits(config["threads"]):
+    with threadpool_limits(config.threads):
         best = LogisticRegression(precise, train.labels, classes)
         best.fit(l2, 1e-12, MAX_ITERATIONS)
         least = objective(best.weights())
-        return [(timed(ours), timed(theirs)) for _ in range(config["rounds"])]
+        return [(timed(ours), timed(theirs)) for _ in range(config.rounds)]
 
 
 def synthetic(samples: int, width: int, classes: int, seed: int) -> tuple[Labelled, Labelled]:

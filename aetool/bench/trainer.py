@@ -3,51 +3,48 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aetool.config.check import build
-from aetool.config.schema import LossConfig, OptimizerConfig
+from aetool.config.schema import BenchConfig
+from aetool.config.targets import build
 from aetool.storage.run import Run
-from aetool.training.assembly import choose_device, load_dataset
+from aetool.training.assembly import cache_dir, load_dataset, prepare_torch
 from aetool.training.objective import Loss
 from aetool.training.pretrain import make_trainer
 
 
-def rounds(config: dict[str, Any], folder: Path, clock: Callable[[], float]) -> list[tuple[float, float]]:
+def rounds(config: BenchConfig, folder: Path, clock: Callable[[], float]) -> list[tuple[float, float]]:
     """Images per second of (the trainer, the bare loop), one pair a round, the two in turn.
 
     Both start from the same weights, see the same number of images in batches of the same size, and compute in the same
     precision with the same optimizer. The bare loop has the images as ready float tensors and keeps no record.
     """
-    device = choose_device(config["device"])
-    if config["threads"] is not None:
-        torch.set_num_threads(config["threads"])
-    dataset = load_dataset(config)
-    steps, batch_size = config["steps"], config["trainer"]["batch_size"]
+    device = prepare_torch(config)
+    dataset = load_dataset(config.dataset, cache_dir(config))
+    steps, batch_size = config.steps, config.trainer.batch_size
     trainer = make_trainer(Run(folder, config), dataset, device)
-    x = torch.cat([trainer.preprocessing.to_input(part) for part in dataset.train.images.split(1000)]).to(device)
+    x = torch.cat([trainer.batches.preprocessing.to_input(part) for part in dataset.train.images.split(1000)]).to(device)
     model = copy.deepcopy(trainer.model)
-    optimizer = build(config["optimizer"], OptimizerConfig, params=model.parameters())
-    loss = build(config["loss"], LossConfig)
+    optimizer = build(config.optimizer, params=model.parameters())
+    loss = build(config.loss)
 
     trainer.model.train()
     pairs = []
-    for number in range(config["rounds"] + 1):
+    for number in range(config.rounds + 1):
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(number))
         started = clock()
         for start in range(0, steps * batch_size, batch_size):
             at = start % (len(x) - batch_size + 1)
-            trainer.train_step(trainer.batch(dataset.train, order[at : at + batch_size]))
+            trainer.train_step(trainer.batches.training(order[at : at + batch_size], trainer.step))
             trainer.after_step()
         _synchronize(device)
         middle = clock()
         bare_loop(model, optimizer, loss, x, order, steps, batch_size, trainer.autocast)
         _synchronize(device)
         pairs.append((steps * batch_size / (middle - started), steps * batch_size / (clock() - middle)))
-    trainer.record.close()
+    trainer.journal.record.close()
     return pairs[1:]  # the first warms up
 
 

@@ -5,45 +5,42 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
+from aetool.bench import probe, trainer
 from aetool.config.compose import Point
+from aetool.config.schema import BenchConfig
 from aetool.errors import UserError
 from aetool.report.tables import print_measures
 
 
-def run(points: list[Point], config_dir: Path | None) -> int:
+def run(points: Sequence[Point[BenchConfig]]) -> int:
     """Times ours and what one would use instead in turn, and prints the median of the paired ratios."""
     if len(points) > 1:
         raise UserError("aetool bench takes one configuration at a time, not -m")
     config = points[0].config
-    if config["measure"] == "probe":
+    if config.measure == "probe":
         _probe(config)
     else:
         _trainer(config)
     return 0
 
 
-def _trainer(config: dict[str, Any]) -> None:
-    from aetool.bench import trainer as speed
-
+def _trainer(config: BenchConfig) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        rounds = speed.rounds(config, Path(folder), time.perf_counter)
+        rounds = trainer.rounds(config, Path(folder), time.perf_counter)
     lines = {
         "aetool": {"images/s": statistics.median(ours for ours, _ in rounds)},
         "bare loop": {"images/s": statistics.median(bare for _, bare in rounds)},
     }
-    title = f"{config['model']['name']} on {config['dataset']['name']}, batch {config['trainer']['batch_size']}"
+    title = f"{config.model.name} on {config.dataset.name}, batch {config.trainer.batch_size}"
     print_measures(title, lines)
     _print_ratio([ours / bare for ours, bare in rounds])
 
 
-def _probe(config: dict[str, Any]) -> None:
-    from aetool.bench import probe as probe_speed
-
-    rounds = probe_speed.rounds(config, time.perf_counter)
+def _probe(config: BenchConfig) -> None:
+    rounds = probe.rounds(config, time.perf_counter)
     lines = {
         name: {
             "seconds": statistics.median(fit.seconds for fit in fits),
@@ -52,8 +49,8 @@ def _probe(config: dict[str, Any]) -> None:
         }
         for name, fits in zip(("linear probe", "scikit-learn"), zip(*rounds, strict=True), strict=True)
     }
-    settings = config["features"]
-    print_measures(f"{settings['samples']} × {settings['width']} features, l2 {settings['l2']:g}", lines)
+    settings = config.features
+    print_measures(f"{settings.samples} × {settings.width} features, l2 {settings.l2:g}", lines)
     _print_ratio([theirs.seconds / ours.seconds for ours, theirs in rounds])
 
 

@@ -2,15 +2,19 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from aetool.config.check import ConfigError, suggest
-from aetool.config.compose import Point, compose_points, option_names
+from aetool.config.compose import Point, compose_one
+from aetool.config.schema import TrainConfig
+from aetool.config.tree import option_names
 from aetool.errors import UserError
+
+
+Points = dict[str, Point[TrainConfig]]
 
 
 def run(words: list[str]) -> int:
@@ -26,10 +30,11 @@ def run(words: list[str]) -> int:
     for name in names:
         if name not in known:
             raise UserError(f"{name}: no such dataset; {suggest(name, known)}")
-    points = {}
+    points: Points = {}
     for name in names or known:
         try:
-            points[name] = compose_points("train", [f"dataset={name}", *overrides], config_dir=options.config_dir)[0]
+            words = [f"dataset={name}", *overrides]
+            points[name] = compose_one("train", TrainConfig, words, options.config_dir)
         except ConfigError as error:
             if names or not any(problem.endswith("=…") for problem in error.problems):
                 raise  # without names only those are meant that need nothing said, such as a path
@@ -38,7 +43,7 @@ def run(words: list[str]) -> int:
     return {"list": _list, "fetch": _fetch}[options.action](points)
 
 
-def _list(points: dict[str, Point]) -> int:
+def _list(points: Points) -> int:
     from aetool.data import catalog
 
     drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0))
@@ -48,7 +53,7 @@ def _list(points: dict[str, Point]) -> int:
         found = catalog.status(name, _cache(point))
         shapes = found["shapes"]
         train, test = (str(shapes[key][0]) if key in shapes else "" for key in ("train_images", "test_images"))
-        shape = point.config["dataset"]["image_shape"]
+        shape = point.config.dataset.image_shape
         size = f"{found['bytes'] / 1e6:.1f}" if found["prepared"] else ""
         image = "×".join(map(str, shape)) if shape else ""
         here = "damaged" if found["problem"] else "yes" if found["prepared"] else "no"
@@ -58,20 +63,20 @@ def _list(points: dict[str, Point]) -> int:
     return 0
 
 
-def _fetch(points: dict[str, Point]) -> int:
+def _fetch(points: Points) -> int:
     from aetool.errors import deferred_signals, poll_signals
     from aetool.training.assembly import load_dataset
 
     with deferred_signals():
         for name, point in points.items():
-            dataset = load_dataset(point.config)
+            dataset = load_dataset(point.config.dataset, _cache(point))
             sizes = ", ".join(f"{len(getattr(dataset, part).images)} {part}" for part in ("train", "val", "test"))
             print(f"{name}: {sizes} images {dataset.image_shape}, from {dataset.source}")
             poll_signals()
     return 0
 
 
-def _check(points: dict[str, Point], named: bool) -> int:
+def _check(points: Points, named: bool) -> int:
     from aetool.data import catalog
 
     damaged = 0
@@ -84,7 +89,7 @@ def _check(points: dict[str, Point], named: bool) -> int:
     return 2 if damaged else 0
 
 
-def _cache(point: Point) -> Any:
+def _cache(point: Point[TrainConfig]) -> Path:
     from aetool.training.assembly import cache_dir
 
     return cache_dir(point.config)

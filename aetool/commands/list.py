@@ -3,14 +3,14 @@
 import argparse
 import textwrap
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 
 from aetool.config.check import ConfigError, suggest
-from aetool.config.compose import compose_each, compose_points, config_tree, groups
+from aetool.config.compose import compose_each, compose_one
+from aetool.config.schema import TrainConfig
+from aetool.config.tree import config_tree, plurals, text_of
 from aetool.errors import UserError
 
 WIDTH = 80
@@ -24,12 +24,10 @@ def run(words: list[str]) -> int:
     parser.add_argument("words", nargs="*", metavar="GROUP", help="models, datasets, …; dataset=NAME: of the models")
     parser.add_argument("-cd", "--config-dir", type=Path, help="a conf tree of yours")
     options = parser.parse_intermixed_args(words)
-    if options.config_dir is not None and not options.config_dir.is_dir():
-        raise UserError(f"--config-dir {options.config_dir}: there is no such folder")
     overrides = [word for word in options.words if "=" in word]
     chosen = [word for word in options.words if "=" not in word]
     with config_tree(options.config_dir) as loader:
-        known = groups(loader)
+        known = plurals(loader)
         for word in chosen:
             if word not in known and word not in known.values():
                 raise UserError(f"{word}: no such group; {suggest(word, known)}")
@@ -50,18 +48,9 @@ def run(words: list[str]) -> int:
 
 def _descriptions(loader: ConfigLoader, group: str) -> Iterator[tuple[str, str]]:
     for option in loader.get_group_options(group):
-        lines = _text(loader, f"{group}/{option}").splitlines()
+        lines = text_of(loader, f"{group}/{option}").splitlines()
         comments = (line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line)
         yield option, next(comments, "")
-
-
-def _text(loader: ConfigLoader, name: str) -> str:
-    """The YAML that Hydra takes for a config: the first on its search path."""
-    for source in loader.get_sources():
-        if source.scheme() in ("pkg", "file") and source.is_config(name):
-            root = resources.files(source.path) if source.scheme() == "pkg" else Path(source.path)
-            return root.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-    return ""
 
 
 def _print(name: str, text: str) -> None:
@@ -77,15 +66,15 @@ def _costs(overrides: list[str], config_dir: Path | None) -> dict[str, str]:
     """One line a model: what it costs on a dataset's images, or why it cannot be built."""
     if not any(word.startswith("dataset=") for word in overrides):
         overrides = [DATASET, *overrides]
-    dataset = compose_points("train", overrides, config_dir=config_dir)[0].config["dataset"]  # its mistakes, once
-    if dataset["image_shape"] is None:
+    dataset = compose_one("train", TrainConfig, overrides, config_dir).config.dataset  # its mistakes, once
+    if dataset.image_shape is None:
         unknown = "the shape of its images is not known before they are read"
-        raise UserError(f"dataset={dataset['name']}: {unknown}; set dataset.image_shape=[C,H,W]")
+        raise UserError(f"dataset={dataset.name}: {unknown}; set dataset.image_shape=[C,H,W]")
     configs = compose_each("model", overrides, config_dir)
     return {name: _cost(config) for name, config in configs.items()}
 
 
-def _cost(config: dict[str, Any] | ConfigError) -> str:
+def _cost(config: TrainConfig | ConfigError) -> str:
     if isinstance(config, ConfigError):
         return "; ".join(config.problems)
     import torch
@@ -93,7 +82,7 @@ def _cost(config: dict[str, Any] | ConfigError) -> str:
     from aetool.measures.cost import cost
     from aetool.training.assembly import make_model
 
-    shape = config["dataset"]["image_shape"]
+    shape = config.dataset.image_shape or []
     try:
         model = make_model(config, tuple(shape)).eval()
         with torch.no_grad():

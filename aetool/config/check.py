@@ -1,66 +1,67 @@
-"""The check of a config before any work, and the building of the parts that it names.
+"""The check of a config before any work: plain values in, the typed config out, or all problems at once.
 
-A config is plain values (dict, list, str, int, float, bool, None). The fixed part is described by the dataclasses of
-schema.py, every other key by the signature of the `_target_` beside it.
+First what the config alone shows: unknown and missing keys, types, ranges and contradictions. Then what only the classes
+that it names can show, which imports them: the types, ranges and names of their arguments, and what goes with what.
 """
 
+import copy
 import difflib
-import importlib
-import inspect
-import math
-import traceback
-import types
+import json
 import typing
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import MISSING, fields, is_dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar
 
-from aetool.config.rules import disagreements
-from aetool.config.schema import Component, NoFixedKeys
-from aetool.config.signature import TargetError, signature
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
+
+from aetool.config import rules
+from aetool.config.schema import STRICT, Component, Node
 from aetool.errors import UserError
-from aetool.ranges import Interval
+
+C = TypeVar("C", bound=Node)
+Targets = Mapping[str, Mapping[str, str]]  # by group: the targets that a config may name, by their stable names
+MISSING = "???"
+Location = tuple[str | int, ...]
 
 
 class ConfigError(UserError):
-    """All problems of a config, one a line."""
+    """All problems of a config, one per line."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = list(problems)
 
 
-def check(config: dict[str, Any], schema: type, targets: Collection[str] | None = None) -> dict[str, Any]:
-    """The config with its numbers in their declared types; `targets`, where given, are the only ones it may name.
+def check(
+    plain: Mapping[str, Any], schema: type[C], targets: Targets | None = None, typed: Collection[str] | None = None
+) -> C:
+    """The typed config of plain values.
 
-    Raises ConfigError with every problem: unknown or missing keys, wrong types, ranges, and arguments that a target's
-    signature does not take.
+    `targets`, where given, are the only ones that it may name. `typed` are the keys that the user set, where known: when
+    the config alone shows problems, only classes whose arguments are among them are imported to find more.
+
+    Raises ConfigError with every problem: unknown or missing keys, wrong types, out-of-range values, arguments that a
+    target does not take, and parts that do not go together.
     """
-    problems: list[str] = []
-    checked = _check_value("", config, schema, problems, targets)
-    if not problems:
-        problems += disagreements(checked)
-    if problems:
-        raise ConfigError(problems)
-    return checked
-
-
-def build(node: dict[str, Any], fixed: type = NoFixedKeys, **given: Any) -> Any:
-    """Calls the node's `_target_` with its own keys and those of the `given` arguments that it takes.
-
-    Raises UserError for a ValueError of the call: a value that only the target itself can judge.
-    """
-    module, _, name = node["_target_"].rpartition(".")
-    target = getattr(importlib.import_module(module), name)
-    takes = inspect.signature(target).parameters
-    own = {field.name for field in fields(fixed)} - set(takes)
-    arguments = {key: value for key, value in node.items() if key != "_target_" and key not in own}
-    try:
-        return target(**arguments, **{key: value for key, value in given.items() if key in takes})
-    except ValueError as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        raise UserError(f"{node['_target_']}: {error} ({Path(where.filename).name}:{where.lineno})") from error
+    values = copy.deepcopy(dict(plain))
+    components = list(_components((), values, schema))
+    refused = _resolve(components, targets) if targets is not None else []
+    if refused:
+        raise ConfigError(refused)
+    config, problems = _typed(values, schema)
+    problems += rules.of_values(config) if config else []
+    suspects = [one for one in components if not problems or typed is None or _is_typed(one, typed)]
+    found = [problem for one in suspects for problem in _argument_problems(*one)]
+    if not problems and not found:
+        config, _ = _typed(values, schema)  # numbers now have the types of their arguments
+        assert config is not None
+        found = rules.of_classes(config)
+        if not found:
+            return config
+    raise ConfigError(list(dict.fromkeys([*problems, *found])))
 
 
 def suggest(word: str, choices: Collection[str]) -> str:
@@ -69,7 +70,7 @@ def suggest(word: str, choices: Collection[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"choices: {', '.join(sorted(choices))}"
 
 
-def flatten(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and their values, parents before children."""
     for key, value in config.items():
         yield f"{prefix}{key}", value
@@ -77,114 +78,180 @@ def flatten(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from flatten(value, f"{prefix}{key}.")
 
 
-def _check_value(
-    path: str, value: Any, annotation: Any, problems: list[str], targets: Collection[str] | None = None
-) -> Any:
-    """The value in its declared type; what is wrong goes to `problems`."""
-    if value == "???":
-        problems.append(f"{path}: missing; set {path}=…")
-        return value
-    component, interval = None, None
-    if typing.get_origin(annotation) is Annotated:
-        annotation, *marks = typing.get_args(annotation)
-        component = next((mark for mark in marks if isinstance(mark, Component)), None)
-        interval = next((mark for mark in marks if isinstance(mark, Interval)), None)
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if is_dataclass(annotation):
-        if not isinstance(value, dict):
-            problems.append(f"{path}={_show(value)}: expected a group of keys")
-            return value
-        return _check_node(path, value, typing.cast(type, annotation), component, problems, targets)
-    if origin in (Union, types.UnionType):
-        return _check_union(path, value, arguments, problems, targets)
-    if origin is Literal:
-        if value not in arguments:
-            problems.append(f"{path}={_show(value)}: choices: {', '.join(map(str, arguments))}")
-        return value
-    if origin is list and isinstance(value, list):
-        return [_check_value(f"{path}[{i}]", item, arguments[0], problems) for i, item in enumerate(value)]
-    if origin is dict and isinstance(value, dict):
-        return {k: _check_value(f"{path}.{k}", item, arguments[1], problems, targets) for k, item in value.items()}
-    if annotation is str and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    if annotation is Any or _fits(value, origin or annotation, interval):
-        return float(value) if annotation is float else value
-    problems.append(f"{path}={_show(value)}: expected {_describe(origin or annotation, interval)}")
-    return value
+def _typed(values: dict[str, Any], schema: type[C]) -> tuple[C | None, list[str]]:
+    missing = [f"{key}: missing; set {key}=…" for key, value in flatten(values) if value == MISSING]
+    try:
+        return schema.model_validate(values), missing
+    except ValidationError as error:
+        found = [_problem(schema, line["loc"], line["type"], line["input"]) for line in error.errors(include_url=False)]
+        return None, missing + [problem for problem in found if f"={MISSING}:" not in problem]
 
 
-def _check_union(
-    path: str, value: Any, options: tuple[Any, ...], problems: list[str], targets: Collection[str] | None
-) -> Any:
-    if value is None and type(None) in options:
-        return None
-    tried: list[str] = []
-    for option in options:
-        if option is not type(None):
-            tried = []
-            checked = _check_value(path, value, option, tried, targets)
-            if not tried:
-                return checked
-    null = " or null" if type(None) in options else ""
-    problems += [problem + null for problem in tried]
-    return value
+def _problem(schema: Any, location: Location, kind: str, value: Any) -> str:
+    path = _dotted(location)
+    if kind == "missing":
+        return f"{path}: missing; set {path}=…"
+    if kind == "extra_forbidden":
+        parent = _annotation(schema, location[:-1])
+        prefix = f"{_dotted(location[:-1])}." if location[1:] else ""
+        return f"{path}: unknown key; {suggest(path, [f'{prefix}{name}' for name in parent.model_fields])}"
+    return f"{path}={show(value)}: expected {describe(_annotation(schema, location))}"
 
 
-def _check_node(
-    path: str,
-    node: dict[str, Any],
-    schema: type,
-    component: Component | None,
-    problems: list[str],
-    targets: Collection[str] | None,
-) -> dict[str, Any]:
-    dot = f"{path}." if path else ""
-    known = typing.get_type_hints(schema, include_extras=True)
-    required = {item.name for item in fields(schema) if item.default is MISSING}
-    takes_any = False
-    if component is not None:
-        target = node.get("_target_")
-        if not isinstance(target, str) or (targets is not None and target not in targets):
-            problems.append(f"{dot}_target_={_show(target)}: refused; no config here names this target")
-            return node
-        try:
-            described = signature(target)
-        except TargetError as error:
-            problems.append(f"{dot}_target_={target}: {error}")
-            return node
-        arguments = {key: value for key, value in described.parameters.items() if key not in component.given}
-        required |= {key for key, parameter in arguments.items() if parameter.required} | {"_target_"}
-        own = {key: parameter.annotation for key, parameter in arguments.items()}
-        known = {"_target_": str} | own | known | {key: kind for key, kind in own.items() if kind is not Any}
-        takes_any = described.takes_any
-    checked = {}
-    for key, value in node.items():
-        if key in known:
-            checked[key] = _check_value(dot + str(key), value, known[key], problems, targets)
-        elif takes_any:
-            checked[key] = value
+def _annotation(schema: Any, location: Location) -> Any:
+    """The annotation of what stands at a location."""
+    for step in location:
+        schema = _without_null(schema)
+        if isinstance(schema, type) and issubclass(schema, Node):
+            field = next(f for name, f in schema.model_fields.items() if step in (name, f.alias))
+            schema = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
         else:
-            problems.append(f"{dot}{key}: unknown key; {suggest(f'{dot}{key}', [f'{dot}{name}' for name in known])}")
-    problems += [f"{dot}{key}: missing; set {dot}{key}=…" for key in sorted(required - set(node))]
-    return checked
+            schema = typing.get_args(_bare(schema))[-1]  # the values of a dict or a list
+    return schema
 
 
-def _fits(value: Any, kind: Any, interval: Interval | None) -> bool:
-    if kind is float:
-        kind = (int, float)
-    if isinstance(value, bool) and kind is not bool:
-        return False
-    if not isinstance(value, kind):
-        return False
-    if isinstance(value, float) and not math.isfinite(value):
-        return False
-    return interval is None or value in interval
+def describe(annotation: Any) -> str:
+    """What values an annotation allows: `an integer ≥ 1`, `fp32 or bf16`, `a finite number > 0 or null`."""
+    options = typing.get_args(_bare(annotation)) if _is_union(annotation) else (annotation,)
+    words = [_describe(option) for option in options if option is not type(None)]
+    return " or ".join(dict.fromkeys([*words, *(["null"] if type(None) in options else [])]))
 
 
-def _describe(kind: Any, interval: Interval | None) -> str:
-    names = {int: "an integer", float: "a finite number", str: "text", bool: "true or false", list: "a list [a,b,…]"}
-    return f"{names.get(kind, str(kind))}{f' {interval}' if interval else ''}"
+def _describe(annotation: Any) -> str:
+    kind = _bare(annotation)
+    if typing.get_origin(kind) is Literal:
+        return " or ".join(show(choice) for choice in typing.get_args(kind))
+    names = {int: "an integer", float: "a finite number", str: "text", bool: "true or false"}
+    ranges = [
+        f" {sign} {getattr(mark, key):g}"
+        for mark in (typing.get_args(annotation)[1:] if kind is not annotation else ())
+        for mark_type, sign, key in ((Ge, "≥", "ge"), (Gt, ">", "gt"), (Le, "≤", "le"), (Lt, "<", "lt"))
+        if isinstance(mark, mark_type)
+    ]
+    if kind in names:
+        return names[kind] + " and".join(ranges)
+    if isinstance(kind, type) and issubclass(kind, Node):
+        return "a group of keys"
+    origin = typing.get_origin(kind) or kind
+    if origin in (list, tuple) or (isinstance(origin, type) and issubclass(origin, Sequence)):
+        return "a list [a,b,…]"
+    return "a group of keys" if origin is dict else getattr(kind, "__name__", str(kind))
 
 
-def _show(value: Any) -> str:
+def _bare(annotation: Any) -> Any:
+    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is Annotated else annotation
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(_bare(annotation)) in (typing.Union, UnionType)
+
+
+def _without_null(annotation: Any) -> Any:
+    if not _is_union(annotation):
+        return _bare(annotation)
+    return next(option for option in typing.get_args(_bare(annotation)) if option is not type(None))
+
+
+def _dotted(location: Location) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location).lstrip(".")
+
+
+def show(value: Any) -> str:
+    """A value as one types it."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+Found = tuple[Location, type[Component], dict[str, Any]]
+
+
+def _components(location: Location, node: Any, annotation: Any) -> Iterator[Found]:
+    """Every component of a config, with where it stands and its plain values."""
+    kind = _without_null(annotation)
+    if not isinstance(node, dict):
+        return
+    if typing.get_origin(kind) is dict:
+        for key, value in node.items():
+            yield from _components((*location, key), value, typing.get_args(kind)[1])
+    elif isinstance(kind, type) and issubclass(kind, Node):
+        if issubclass(kind, Component):
+            yield location, kind, node
+        for name, field in kind.model_fields.items():
+            if name in node:
+                yield from _components((*location, name), node[name], field.annotation)
+
+
+def _resolve(components: Sequence[Found], targets: Targets) -> list[str]:
+    """Replaces each target by the known one of the same name, wherever its module is now; refuses all others."""
+    from aetool.config.targets import stable_name
+
+    problems = []
+    for location, _, node in components:
+        target = node.get("_target_")
+        known = targets.get(str(location[0]), {})
+        if isinstance(target, str) and stable_name(target) in known:
+            node["_target_"] = known[stable_name(target)]
+        else:
+            problems.append(f"{_dotted(location)}._target_={show(target)}: refused; no config here names this target")
+    return problems
+
+
+def _is_typed(component: Found, typed: Collection[str]) -> bool:
+    """Whether the user set an argument of this component, or its target."""
+    location, kind, _ = component
+    prefix = f"{_dotted(location)}."
+    own = {key.removeprefix(prefix).partition(".")[0] for key in typed if key.startswith(prefix)}
+    return bool(own - kind.model_fields.keys())
+
+
+def _argument_problems(location: Location, kind: type[Component], node: dict[str, Any]) -> list[str]:
+    """What the signature of the target says of its arguments; numbers take the types that it states."""
+    from aetool.config.targets import TargetError, signature
+
+    target, prefix = node.get("_target_"), f"{_dotted(location)}."
+    if not isinstance(target, str):
+        return []  # the schema names it
+    try:
+        takes = signature(target)
+    except TargetError as error:
+        return [f"{prefix}_target_={target}: {error}"]
+    known = {key: annotation for key, annotation in takes.annotations.items() if key not in kind.given}
+    own = node.keys() - {field.alias or name for name, field in kind.model_fields.items()}
+    names = [f"{prefix}{name}" for name in (*known, *kind.model_fields.keys() - {"target"})]
+    problems = []
+    if not takes.takes_any:
+        problems += [f"{prefix}{k}: unknown key; {suggest(f'{prefix}{k}', names)}" for k in node if k in own - known.keys()]
+    for key in [key for key in node if key in known and node[key] != MISSING]:
+        adapter = _adapter(known[key])
+        if adapter is None:
+            continue
+        try:
+            value = adapter.validate_json(json.dumps(node[key]))
+            node[key] = adapter.dump_python(value, mode="json") if value != node[key] or type(value) is float else value
+        except ValidationError as error:
+            problems += _value_problems((*location, key), known[key], error)
+    required = (takes.required & known.keys()) - node.keys()
+    return problems + [f"{prefix}{key}: missing; set {prefix}{key}=…" for key in sorted(required)]
+
+
+def _value_problems(location: Location, annotation: Any, error: ValidationError) -> list[str]:
+    """One problem per value: the item of a list that does not fit, or the whole value."""
+    lines = error.errors(include_url=False)
+    items = {line["loc"][0]: line["input"] for line in lines if line["loc"] and isinstance(line["loc"][0], int)}
+    whole = _without_null(annotation)
+    if items and not _is_union(whole) and (inner := typing.get_args(_bare(whole))):
+        return [
+            f"{_dotted((*location, place))}={show(value)}: expected {describe(inner[0])}"
+            for place, value in items.items()
+        ]
+    return [f"{_dotted(location)}={show(lines[0]['input'])}: expected {describe(annotation)}"]
+
+
+@cache
+def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
+    """The validator of an annotation; None for what pydantic cannot check."""
+    if annotation is Any:
+        return None
+    try:
+        return TypeAdapter(annotation, config=STRICT)
+    except PydanticSchemaGenerationError:
+        return None

@@ -4,7 +4,7 @@ import os
 import shlex
 from collections.abc import Container, Iterable
 
-from aetool.config.compose import config_tree, groups
+from aetool.config.tree import config_tree, plurals
 from aetool.errors import UserError
 
 SCRIPT = """_aetool() {
@@ -44,7 +44,7 @@ def candidates(line: str, commands: Iterable[str], composed: Container[str]) -> 
         return [name for name in ("list", "fetch", "check") if name.startswith(last)]
     if command == "list":
         with config_tree() as loader:
-            return [name for name in groups(loader) if name.startswith(last)]
+            return [name for name in plurals(loader) if name.startswith(last)]
     if command not in composed:
         return []
     from hydra._internal.core_plugins.bash_completion import BashCompletion

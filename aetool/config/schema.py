@@ -1,102 +1,125 @@
-"""The fixed part of every config: its keys, their types and ranges; knows no torch.
+"""The typed config of every command: the fixed keys with their types and ranges; imports no torch.
 
-Every other key of a component is described by the signature of the `_target_` beside it.
+All other keys of a component are the arguments of its `_target_`, described by the signature of that class. A key
+identifies the run unless it is marked `NotIdentifying`.
 """
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from annotated_types import Ge
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from aetool.ranges import (
     Fraction,
-    Interval,
     NonNegativeFloat,
     NonNegativeInt,
+    NotIdentifying,
     OpenFraction,
     PositiveFloat,
     PositiveFraction,
     PositiveInt,
 )
 
-
-@dataclass(frozen=True)
-class Component:
-    """Marks a node with a `_target_`: `given` are the arguments that the program passes when it builds the target."""
-
-    given: tuple[str, ...] = ()
+T = TypeVar("T")
+Unidentifying = Annotated[T, NotIdentifying()]
+Text = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) in (int, float) else value)]
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, hide_input_in_errors=True)
 
 
-GIVEN_TO_MODEL = ("image_shape", "mean_image", "input_std", "pca")
+class Node(BaseModel):
+    """A group of keys, all of them known."""
+
+    model_config = STRICT | ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
+
+    def fixed(self) -> dict[str, Any]:
+        """The values of the keys that the schema names, a component's target aside."""
+        return {key: value for key, value in self.model_dump().items() if key in type(self).model_fields}
 
 
-@dataclass
-class ModelConfig:
-    name: str
+class Component(Node):
+    """A node with a `_target_`, the class or function that it is built by; its other keys are arguments of the target.
+
+    `given` names the arguments that the program passes when it builds the target.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    given: ClassVar[tuple[str, ...]] = ()
+    target: str = Field(alias="_target_")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The target's own arguments: plain values."""
+        return self.model_extra or {}
 
 
-@dataclass
-class LossConfig:
+class ModelConfig(Component):
+    given = ("image_shape", "mean_image", "input_std", "pca")
+    name: Text
+
+
+class LossConfig(Component):
     logits: bool  # reconstructions are logits of pixels in [0, 1]
     pixels: bool  # it compares pixels in [0, 1]
 
 
-@dataclass
-class TermConfig:
+class TermConfig(Component):
+    given = ("code_size", "num_classes", "train_labels")
     scale: NonNegativeFloat  # of this term within lambda * sum(scale * R)
 
 
-@dataclass
-class PenaltyConfig:
+class PenaltyConfig(Node):
     weight: NonNegativeFloat  # lambda
-    warmup: Fraction  # share of all steps over which lambda rises from 0
+    warmup: Fraction  # fraction of all steps over which lambda rises from 0
     target_l0: PositiveFloat | None
-    terms: dict[str, Annotated[TermConfig, Component(("code_size", "num_classes", "train_labels"))]]
+    terms: dict[str, TermConfig]
 
 
-@dataclass
-class CorruptionConfig:
+class CorruptionConfig(Component):
+    given = ("pca",)
     level: NonNegativeFloat  # strength; 0: none
 
 
-@dataclass
-class OptimizerConfig:
+class OptimizerConfig(Component):
+    given = ("params",)
     lr: PositiveFloat
 
 
-@dataclass
-class AugmentationConfig:
+class SchedulerConfig(Component):
+    pass
+
+
+class AugmentationConfig(Node):
     flip: bool  # left to right
     shift: NonNegativeInt  # pixels
 
 
-@dataclass
-class DatasetConfig:
-    name: str
+class DatasetConfig(Component):
+    given = ("cache_dir",)
+    name: Text
     image_shape: list[PositiveInt] | None  # C, H, W
     num_train: PositiveInt | None  # before the validation split is carved out
     num_classes: PositiveInt | None
     val_fraction: OpenFraction
     standardize: bool
-    epochs: PositiveInt
-    batch_size: PositiveInt
-    augmentation: AugmentationConfig | None = None  # a dataset may say nothing of it
+    epochs: Unidentifying[PositiveInt]  # the default of trainer.epochs
+    batch_size: Unidentifying[PositiveInt]
+    augmentation: Unidentifying[AugmentationConfig | None] = None  # a dataset may not mention it
 
 
-@dataclass
-class TrainerConfig:
+class TrainerConfig(Node):
     epochs: PositiveInt
     batch_size: PositiveInt
     precision: Literal["fp32", "bf16"]
     clip_norm: PositiveFloat | None
     patience: PositiveInt | None
-    log_every: PositiveInt
-    checkpoint_every: PositiveInt | None
-    keep_checkpoints: PositiveInt | None
+    log_every: Unidentifying[PositiveInt]
+    checkpoint_every: Unidentifying[PositiveInt | None]
+    keep_checkpoints: Unidentifying[PositiveInt | None]
 
 
-@dataclass
-class ProbeKeys:
-    name: str
-    taps: list[str] | None  # where features are read; None: the code, and the feature map where there is one
+class ProbeConfig(Component):
+    name: Text
+    taps: list[Text] | None  # where features are read; None: the code, and the feature map where there is one
     max_features: PositiveInt  # larger maps are average-pooled
     labels_per_class: PositiveInt | None
     label_fraction: PositiveFraction | None
@@ -104,8 +127,7 @@ class ProbeKeys:
     views: NonNegativeInt
 
 
-@dataclass
-class EvaluationConfig:
+class EvaluationConfig(Node):
     denoising_levels: list[PositiveFloat]  # multiples of corruption.level
     importance_samples: PositiveInt
     jacobian_images: PositiveInt
@@ -115,110 +137,134 @@ class EvaluationConfig:
     projector_images: NonNegativeInt
 
 
-@dataclass
-class NoFixedKeys:
-    """A component whose keys are all its target's."""
+class LatentConfig(Component):
+    given = ("has_prior",)
 
 
-@dataclass
-class ComputeConfig:
+class ComputeConfig(Node):
     """Where a command computes, and where it finds prepared datasets."""
 
-    device: str
-    threads: PositiveInt | None
-    cache: str | None
+    device: Unidentifying[str]
+    threads: Unidentifying[PositiveInt | None]
+    cache: Unidentifying[Text | None]
 
 
-@dataclass
 class MeasureConfig(ComputeConfig):
     """What measuring a run needs, whichever command asks for it."""
 
-    baselines: bool
+    baselines: Unidentifying[bool]
 
 
-@dataclass
-class TrainingConfig(ComputeConfig):
-    """What a run is trained with, by whichever command."""
+class FitConfig(ComputeConfig):
+    """What any run is trained with."""
 
     seed: NonNegativeInt
-    output: str
-    name: str | None
-    overwrite: bool
-    loss: Annotated[LossConfig, Component()]
-    penalty: PenaltyConfig
-    corruption: Annotated[CorruptionConfig, Component(("pca",))]
-    optimizer: Annotated[OptimizerConfig, Component(("params",))]
-    scheduler: Annotated[NoFixedKeys, Component()]
+    output: Unidentifying[Text]
+    name: Unidentifying[Text | None]
+    overwrite: Unidentifying[bool]
+    optimizer: OptimizerConfig
+    scheduler: SchedulerConfig
     trainer: TrainerConfig
 
 
-@dataclass
-class TrainConfig(MeasureConfig, TrainingConfig):
-    supervised: bool
-    model: Annotated[ModelConfig, Component(GIVEN_TO_MODEL)]
-    dataset: Annotated[DatasetConfig, Component(("cache_dir",))]
-    probe: Annotated[ProbeKeys, Component()]
-    evaluation: EvaluationConfig
+class RunConfig(FitConfig):
+    """What every trained run has: an architecture and its data."""
+
+    model: ModelConfig
+    dataset: DatasetConfig
 
 
-@dataclass
-class ProbeConfig(MeasureConfig):
-    run: str
+class TrainConfig(RunConfig, MeasureConfig):
+    loss: LossConfig
+    penalty: PenaltyConfig
+    corruption: CorruptionConfig
+    supervised: Unidentifying[bool]
+    probe: Unidentifying[ProbeConfig]
+    evaluation: Unidentifying[EvaluationConfig]
+
+
+class RemeasureConfig(MeasureConfig):
+    """A trained run to measure again."""
+
+    run: Text
+    overwrite: bool
+
+
+class ProbeCommandConfig(RemeasureConfig):
     checkpoints: Literal["best", "all"]
-    probe: Annotated[ProbeKeys, Component()]
+    probe: ProbeConfig
 
 
-@dataclass
-class EvaluateConfig(MeasureConfig):
-    run: str
+class EvaluateConfig(RemeasureConfig):
     evaluation: EvaluationConfig
 
 
-@dataclass
 class SampleConfig(ComputeConfig):
-    run: str
-    latent: Annotated[NoFixedKeys, Component(("has_prior",))]
+    run: Text
+    latent: LatentConfig
     count: PositiveInt
     images: PositiveInt
     seed: NonNegativeInt
 
 
-@dataclass
 class EncodeConfig(ComputeConfig):
-    run: str
+    run: Text
     splits: list[Literal["train", "val", "test"]]
-    tap: str
-    file: str | None
+    tap: Text
+    file: Text | None
 
 
-@dataclass
-class FinetuneConfig(TrainingConfig):
-    run: str | None  # the run to start from
-    pretrain: bool
-    control: bool
-    tap: str
+class ClassifierConfig(FitConfig):
+    """How a classifier is trained on an encoder."""
+
+    tap: Text
     max_features: PositiveInt
     layer_decay: PositiveFraction
     frozen_epochs: NonNegativeInt
     label_smoothing: Fraction
     labels_per_class: PositiveInt | None
     label_fraction: PositiveFraction | None
+
+
+class FinetuneConfig(ClassifierConfig):
+    """What a user composes: one fine-tune, perhaps with its pretraining and its control."""
+
+    run: Text | None  # the run to start from
+    pretrain: bool
+    control: bool
     augment: bool
-    model: Annotated[ModelConfig, Component(GIVEN_TO_MODEL)] | None
-    dataset: Annotated[DatasetConfig, Component(("cache_dir",))] | None
+    loss: LossConfig
+    penalty: PenaltyConfig
+    corruption: CorruptionConfig
+    model: ModelConfig | None
+    dataset: DatasetConfig | None
 
 
-@dataclass
-class BenchFeaturesConfig:
+class ParentConfig(Node):
+    """The checkpoint that a fine-tune starts from."""
+
+    id: str  # of its run
+    step: NonNegativeInt
+    weights: str  # the first digits of the SHA-256 of its model
+
+
+class FinetuneRunConfig(ClassifierConfig, RunConfig):
+    """One fine-tune: model and dataset are those of its parent, where it has one."""
+
+    parent: ParentConfig | None  # None: from scratch
+    run: Unidentifying[str | None]  # the parent's folder, beside this one
+    augmentation: AugmentationConfig | None  # of the training images
+
+
+class BenchFeaturesConfig(Node):
     samples: PositiveInt
     width: PositiveInt
-    classes: Annotated[int, Interval(low=2)]
+    classes: Annotated[int, Ge(2)]
     l2: PositiveFloat
     tolerance: PositiveFloat
     gradient_tolerance: PositiveFloat
 
 
-@dataclass
 class BenchConfig(TrainConfig):
     measure: Literal["trainer", "probe"]
     steps: PositiveInt
@@ -226,9 +272,9 @@ class BenchConfig(TrainConfig):
     features: BenchFeaturesConfig
 
 
-SCHEMAS: dict[str, type] = {
+SCHEMAS: dict[str, type[Node]] = {
     "train": TrainConfig,
-    "probe": ProbeConfig,
+    "probe": ProbeCommandConfig,
     "finetune": FinetuneConfig,
     "evaluate": EvaluateConfig,
     "sample": SampleConfig,

@@ -1,52 +1,56 @@
 """What any autoencoder has to beat: the mean, PCA with the same code size, raw pixels, and its own untrained encoder.
 
-They depend on the data, the probe and the architecture alone, so their numbers are kept beside the prepared datasets
+They depend on the data, the probe and the architecture alone, so their metrics are kept beside the prepared datasets
 and computed once.
 """
 
-import contextlib
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
+from aetool.config.identity import digest
 from aetool.data.dataset import Dataset, Split
 from aetool.errors import poll_signals
+from aetool.evaluation.catalogue import PROTOCOL
+from aetool.evaluation.classify import Budget, classify, labels_of
 from aetool.evaluation.features import Encode, Views, features
-from aetool.evaluation.probe import Budget, classify, labels_of
+from aetool.files import read_json, write_json
 from aetool.measures.pca import PCA
 from aetool.measures.reconstruction import ReconstructionMetrics
 from aetool.probes.base import Probe
-from aetool.storage.run import digest, read_json, write_json
+from aetool.training.pca import has_pca, pca_of
 
 BATCH = 500
-log = logging.getLogger("aetool")
-LARGEST = 6144  # pixel values of an image; the eigenvectors behind PCA and the pixel probe cost their cube
+Settings = Mapping[str, Any]  # plain values that a baseline depends on
 Features = Callable[[], list[Tensor]]  # of train, val and test, (N, D) each
-VERSION = 3  # of the protocol; a change makes kept numbers void
+log = logging.getLogger("aetool")
 
 
 class Baselines:
-    """Reference numbers of a dataset."""
+    """The metrics of the baselines of a dataset."""
 
-    def __init__(self, dataset: Dataset, cache_dir: Path) -> None:
+    def __init__(self, dataset: Dataset, cache: Path) -> None:
         self.dataset = dataset
-        self.folder = cache_dir / "baselines"
+        self.cache = cache
 
     @property
     def too_large(self) -> bool:
-        return self.dataset.train.images[0].numel() > LARGEST
+        return not has_pca(self.dataset)
+
+    @cached_property
+    def pca(self) -> PCA:
+        return pca_of(self.dataset, self.cache)
 
     def reconstruction(self, code_size: int) -> dict[str, float]:
         """PCA's `pca/val/mse`, `pca/test/fvu`, … at this code size, and the mean image's, `mean/…`.
 
-        Nothing for images over LARGEST.
+        Nothing for images that are too large for PCA.
         """
         if self.too_large:
             return {}
@@ -68,13 +72,13 @@ class Baselines:
         return found
 
     def probe(
-        self, probe: Probe, settings: dict[str, Any], views: Views, budget: Budget, size: int
+        self, probe: Probe, settings: Settings, views: Views, budget: Budget, size: int
     ) -> dict[str, float]:
         """What the probe says of PCA with `size` components (`pca/test/accuracy`, …) and of raw pixels (`pixels/…`).
 
         Also the accuracy of the class that most training images have (`mean/…`). `settings` are those of the probe.
 
-        No PCA and no pixels for images over LARGEST.
+        No PCA and no pixels for images that are too large.
         """
         train, val, test = labels_of(self.dataset)
         largest = train.mode().values
@@ -94,7 +98,7 @@ class Baselines:
             )
 
         def pixels() -> dict[str, float]:
-            if getattr(probe, "any_scale", False) and not views.number:  # a quarter of the memory for val and test
+            if probe.traits.any_scale and not views.number:  # a quarter of the memory for val and test
                 first, *others = (split.images.flatten(1) for split in self._splits)
                 return self._probe(probe, [first.float(), *others], budget)
             return self._probe(probe, encoded(lambda images: images.float() / 255), budget)
@@ -105,7 +109,7 @@ class Baselines:
         return found | {"pca/components": self._components(size)}
 
     def untrained(
-        self, probe: Probe, settings: dict[str, Any], budget: Budget, model: dict[str, Any], encode: Features
+        self, probe: Probe, settings: Settings, budget: Budget, model: Settings, encode: Features
     ) -> dict[str, float]:
         """What the probe says of a network before training: `model` is all that it depends on."""
         key = {"stage": "probe", "probe": settings, "untrained": model}
@@ -115,40 +119,25 @@ class Baselines:
         return classify(probe, features, self.dataset, budget, poll_signals).metrics
 
     def _components(self, code_size: int) -> int:
-        """As many as the code has numbers, or as there are: standardised, one without variance would be noise."""
+        """At most the code size; standardised, components without variance would be noise."""
         return min(code_size, self.pca.rank)
-
-    @property
-    def _data(self) -> dict[str, Any]:
-        """What the baselines depend on beside their settings."""
-        sizes = [len(split.images) for split in self._splits]
-        return {"version": VERSION, "data": self.dataset.fingerprint, "sizes": sizes}
 
     @property
     def _splits(self) -> tuple[Split, Split, Split]:
         return self.dataset.train, self.dataset.val, self.dataset.test
 
-    @cached_property
-    def pca(self) -> PCA:
-        """Of the training images, kept beside the numbers."""
-        path = self.folder / f"pca-{digest(self._data)}.safetensors"
-        with contextlib.suppress(OSError, SafetensorError):  # not there, or not whole: fit it
-            return PCA.load(path)
-        pca = PCA().fit(self.dataset.train.images, poll=poll_signals)
-        self._keep(path, pca.save)
-        return pca
-
-    def _kept(self, key: dict[str, Any], compute: Callable[[], dict[str, float]]) -> dict[str, float]:
-        path = self.folder / f"{digest(self._data | key)}.json"
+    def _kept(self, key: Settings, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """What is stored for these settings, or what `compute` returns, which is stored."""
+        sizes = [len(split.images) for split in self._splits]
+        data = {"protocol": PROTOCOL, "data": self.dataset.fingerprint, "sizes": sizes}
+        path = self.cache / "baselines" / f"{digest(data | dict(key))}.json"
         found = read_json(path)
-        if found is None:
-            found = compute()
-            self._keep(path, lambda path: write_json(path, found))
-        return found
-
-    def _keep(self, path: Path, write: Callable[[Path], None]) -> None:
+        if found is not None:
+            return found
+        metrics = compute()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write(path)
-        except (OSError, SafetensorError) as error:
-            log.warning("baselines cannot be kept in %s: %s", self.folder, error)
+            write_json(path, metrics)
+        except OSError as error:
+            log.warning("baselines cannot be cached in %s: %s", path.parent, error)
+        return metrics

@@ -1,15 +1,48 @@
 """Codes of a dataset's images, with their labels and their places in it."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from aetool.config.identity import digest
+from aetool.config.schema import EncodeConfig, TrainConfig
+from aetool.config.targets import build
 from aetool.data.dataset import Arrays, Dataset, holdout
-from aetool.errors import UserError
+from aetool.errors import UserError, poll_signals
 from aetool.evaluation.features import encoder, features
+from aetool.evaluation.measurement import best_step
+from aetool.evaluation.session import Session
+from aetool.files import replacing
+from aetool.storage.run import Run
 from aetool.training.assembly import Trained
+
+Codes = dict[str, NDArray[np.generic]]  # `<split>_codes`, `<split>_indices`, `<split>_labels`
+
+
+def path_of(run: Run[TrainConfig], config: EncodeConfig, step: int | None = None) -> Path:
+    """Where the codes of a checkpoint, the best one by default, are written."""
+    if config.file:
+        return Path(config.file)
+    keys = {"splits": config.splits, "tap": config.tap, "step": best_step(run) if step is None else step}
+    return run.directory / f"codes-{digest(keys)}.npz"
+
+
+def write_codes(session: Session, config: EncodeConfig) -> tuple[Path, Codes]:
+    """Encodes and writes the .npz; raises UserError where it cannot be written."""
+    dataset = session.run.config.dataset
+    indices = indices_of(build(dataset, cache_dir=session.cache), dataset.val_fraction)
+    arrays = encode(session.trained, session.dataset, indices, config.splits, config.tap, session.device, poll_signals)
+    path = path_of(session.run, config, session.step)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+    except OSError as error:
+        raise UserError(f"file={path}: cannot be written: {error}") from error
+    return path, arrays
 
 
 @torch.no_grad()
@@ -21,7 +54,7 @@ def encode(
     tap: str,
     device: torch.device,
     poll: Callable[[], None],
-) -> dict[str, NDArray[np.generic]]:
+) -> Codes:
     """For each split `<split>_codes` (N, …) float32, `<split>_indices` (N,) and `<split>_labels` (N,) int64.
 
     There are no labels where the dataset has none. Raises UserError for a tap that the model does not have.
@@ -30,7 +63,7 @@ def encode(
     taps = {"code": output.code, **output.extras}
     if tap not in taps:
         raise UserError(f"tap={tap}: this model has {', '.join(taps)}")
-    arrays: dict[str, NDArray[np.generic]] = {}
+    arrays: Codes = {}
     for name in splits:
         split = getattr(dataset, name)
         found = features(encoder(trained.network, tap), split.images, device, poll).unflatten(1, taps[tap].shape[1:])

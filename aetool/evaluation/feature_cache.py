@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from aetool.storage.run import digest
+from aetool.config.identity import digest
+from aetool.files import replacing
 
 LIMIT = 4 << 30  # bytes; those used longest ago are removed
 log = logging.getLogger("aetool")
@@ -25,10 +26,10 @@ class FeatureCache:
         self.folder = folder
         self.limit = limit
 
-    def get(self, key: dict[str, Any], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """What is kept under the key, or what `compute` returns, which is kept; on the CPU, free to be changed.
+    def get(self, key: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors stored under the key, or those that `compute` returns, which are stored; on the CPU, free to be changed.
 
-        Tensors above the limit are not kept. A folder that cannot be written is said, and does not stop the work.
+        Tensors above the limit are not stored. If the folder is not writable, logs a warning and continues.
         """
         path, text = self.folder / f"{digest(key)}.safetensors", json.dumps(key, sort_keys=True)
         with contextlib.suppress(OSError, SafetensorError):  # not there, or not whole
@@ -41,16 +42,13 @@ class FeatureCache:
         size = sum(tensor.nbytes for tensor in found.values())
         if size > self.limit:
             return found
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._make_room(size)
-            save_file(found, temporary, {"key": text})
-            temporary.replace(path)
+            with replacing(path) as temporary:
+                save_file(found, temporary, {"key": text})
         except (OSError, SafetensorError) as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            log.warning("features cannot be kept in %s: %s", self.folder, error)
+            log.warning("features cannot be cached in %s: %s", self.folder, error)
         return found
 
     def _make_room(self, needed: int) -> None:

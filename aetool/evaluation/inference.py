@@ -1,16 +1,15 @@
 """Trained runs from Python."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aetool.config.check import build
-from aetool.config.compose import known_targets
-from aetool.config.schema import LossConfig
+from aetool.config.schema import TrainConfig
+from aetool.config.targets import build
+from aetool.config.tree import known_targets
 from aetool.losses import anomaly_scores
 from aetool.models.base import AutoencoderOutput
 from aetool.storage.opening import open_run
@@ -28,7 +27,7 @@ class TrainedRun:
     [0, 255], or floats in [0, 1]. What comes back is of the kind that went in.
     """
 
-    def __init__(self, run: Run, trained: Trained, device: torch.device) -> None:
+    def __init__(self, run: Run[TrainConfig], trained: Trained, device: torch.device) -> None:
         self.directory = run.directory
         self.config = run.config
         self.metrics = run.metrics
@@ -36,6 +35,10 @@ class TrainedRun:
         self.preprocessing = trained.preprocessing
         self.image_shape = trained.image_shape
         self.device = device
+
+    def __repr__(self) -> str:
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        return f"<{type(self.model).__name__} of {self.directory}: {parameters:,} parameters>"
 
     def encode(self, images: Images) -> Images:
         """Codes, float32: (N, code_size), or (N, code_channels, h, w) where the code is a feature map."""
@@ -57,12 +60,12 @@ class TrainedRun:
         A loss with learned parameters is taken as it was before training, since the checkpoint of a model lacks them;
         the learned sigma of loss=gaussian would not change which image scores higher.
         """
-        loss = build(self.config["loss"], LossConfig)
+        loss = build(self.config.loss)
         loss = loss.to(self.device) if isinstance(loss, nn.Module) else loss
         return self._apply(images, lambda x, output: anomaly_scores(loss(output.reconstruction.float(), x)))
 
     @torch.no_grad()
-    def _apply(self, images: Images, take: Any) -> Images:
+    def _apply(self, images: Images, take: Callable[[Tensor, AutoencoderOutput], Tensor]) -> Images:
         tensor = torch.as_tensor(images)
         single = tensor.shape == self.image_shape
         tensor = tensor[None] if single else tensor
@@ -70,7 +73,7 @@ class TrainedRun:
             wanted = ", ".join(map(str, self.image_shape))
             raise ValueError(f"images of shape {tuple(tensor.shape)}: this run takes (N, {wanted})")
         if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
-            raise TypeError(f"images of {tensor.dtype}: give uint8 in [0, 255] or floats in [0, 1]")
+            raise TypeError(f"images of {tensor.dtype}: expected uint8 in [0, 255] or floats in [0, 1]")
         found = torch.cat([take(x, output) for x, output in self._outputs(tensor)])
         found = found[0] if single else found
         return found.cpu().numpy() if isinstance(images, np.ndarray) else found.to(images.device)

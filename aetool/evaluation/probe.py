@@ -1,62 +1,169 @@
-"""Classification on the frozen features of a network."""
+"""A run judged by a probe: classification on its frozen features, beside the baselines."""
 
-import statistics
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import functools
+from collections.abc import Iterator
+from pathlib import Path
 
-from torch import Tensor
+import numpy as np
 
-from aetool.data.budget import labelled
+from aetool.config.rules import viewless
+from aetool.config.schema import ProbeConfig, TrainConfig
+from aetool.config.targets import build
 from aetool.data.dataset import Dataset
-from aetool.errors import UserError
-from aetool.probes.base import Labelled, Probe, ProbeResult, judge
-from aetool.randomness import generator
+from aetool.errors import UserError, poll_signals
+from aetool.evaluation import figures
+from aetool.evaluation.catalogue import BASELINES, PROTOCOL
+from aetool.evaluation.classify import Budget, classify, labels_of
+from aetool.evaluation.diagnosis import below_baselines
+from aetool.evaluation.frozen import Frozen
+from aetool.evaluation.measurement import Measurement, best_step
+from aetool.evaluation.session import Session
+from aetool.models.taps import choose_taps
+from aetool.probes.base import Probe, ProbeResult
+from aetool.storage.record import Events
+from aetool.storage.run import Run
 
 
-class Budget(NamedTuple):
-    """How many labels the probe sees, in the train and in the validation split; `draws` random choices of them."""
-
-    labels_per_class: int | None
-    label_fraction: float | None
-    draws: int
-
-    @property
-    def all_labels(self) -> bool:
-        return self.labels_per_class is None and self.label_fraction is None
+def stage(settings: ProbeConfig) -> str:
+    """`probe-<name>`, and the label budget where there is one."""
+    name = f"probe-{settings.name}"
+    if settings.labels_per_class is not None:
+        return f"{name}-{settings.labels_per_class}-labels-per-class"
+    return name if settings.label_fraction is None else f"{name}-{settings.label_fraction:g}-of-labels"
 
 
-def labels_of(dataset: Dataset) -> list[Tensor]:
-    """The labels of train, val and test, each (N,); raises UserError where there are none."""
-    labels = [split.labels for split in (dataset.train, dataset.val, dataset.test)]
-    if any(part is None for part in labels):
-        raise UserError("the dataset has no labels: a probe needs them")
-    return [part for part in labels if part is not None]
+def measurement(run: Run[TrainConfig], settings: ProbeConfig, baselines: bool, step: int | None = None) -> Measurement:
+    """The probe of a checkpoint, the best one by default."""
+    keys = {"probe": settings.model_dump(), "baselines": baselines}
+    if settings.views and run.config.dataset.augmentation:
+        keys["augmentation"] = run.config.dataset.augmentation.model_dump()
+    return Measurement(run, f"probe-{settings.name}", keys, best_step(run) if step is None else step)
 
 
-def classify(
-    probe: Probe, features: Sequence[Tensor], dataset: Dataset, budget: Budget, poll: Callable[[], None]
-) -> ProbeResult:
-    """Fits the probe on features (N, D) of train and val, and reads those of test once.
+def probe(session: Session, settings: ProbeConfig, baselines: bool, overwrite: bool = False) -> dict[str, float]:
+    """The metrics of a probe by `tap/split/name`; measured once, or again with `overwrite`.
 
-    Under a budget, the mean over its draws, with `test/accuracy_std` over them, and no candidates; choices see as few
-    labels as the fit.
+    The run's metrics.json keeps them, unless the run itself is probed by other settings of the same name. Raises
+    UserError where the dataset has no labels, or the settings do not fit the run.
     """
-    classes = dataset.num_classes
-    train, val, test = map(Labelled, features, labels_of(dataset))
-    if budget.all_labels:
-        return judge(probe(train, val, classes, poll), test, classes)
-    results = []
-    for draw in range(budget.draws):
-        noise = generator(0, "labels", draw)
-        chosen = [labelled(y, budget.labels_per_class, budget.label_fraction, noise) for _, y in (train, val)]
-        few = [Labelled(x[i.to(x.device)], y[i]) for (x, y), i in zip((train, val), chosen, strict=True)]
-        results.append(judge(probe(few[0], few[1], classes, poll), test, classes))
-    return _mean(results)
+    run = session.run
+    problems = viewless(settings, run.config.dataset)
+    if problems:
+        raise UserError(problems[0])
+    found = None if overwrite else measurement(run, settings, baselines).read()
+    metrics = found or _measure(session, settings, baselines, shown=_is_of_stage(run, settings, baselines))
+    if _is_of_stage(run, settings, baselines):
+        run.add_metrics(stage(settings), metrics)
+    return metrics
 
 
-def _mean(results: Sequence[ProbeResult]) -> ProbeResult:
-    metrics = {key: statistics.fmean(result.metrics[key] for result in results) for key in results[0].metrics}
-    if len(results) > 1:
-        metrics["test/accuracy_std"] = statistics.stdev(result.metrics["test/accuracy"] for result in results)
-    confusion = sum((result.confusion for result in results[1:]), results[0].confusion)
-    return ProbeResult(metrics, confusion, confusion.diag() / confusion.sum(dim=1).double(), {})
+def probe_checkpoints(session: Session, settings: ProbeConfig) -> tuple[dict[float, dict[str, float]], Path]:
+    """The metrics at every kept checkpoint by epoch, without baselines, and the figure that shows them."""
+    run, curve, name = session.run, {}, f"{stage(settings)}-epochs"
+    with Events(run.directory, name) as events:
+        for step in session.trained_steps:
+            found = measurement(run, settings, False, step).read()
+            metrics = found or _measure(session.at(step), settings, False, shown=False)
+            events.scalars(step, _scalars(name, metrics))
+            curve[step / session.steps_per_epoch] = metrics
+    run.warn(events.warnings)
+    path = session.figure(f"{name}.png")
+    figures.save_probe_curve(path, curve, f"{run.directory.name}, {settings.name} probe")
+    return curve, path
+
+
+def refuse_settings(session: Session, settings: ProbeConfig) -> None:
+    """Raises UserError before the training for settings that could not be used after it."""
+    build(settings)
+    if settings.taps is not None:
+        model, preprocessing = session.untrained()
+        x = preprocessing.to_input(session.dataset.val.images[:2].to(session.device))
+        _refuse_names(choose_taps(model, x, settings.taps))
+
+
+def _refuse_names(taps: list[str]) -> None:
+    for tap in taps:
+        if tap in BASELINES:
+            raise UserError(f"probe.taps=[{tap}]: this name is reserved for a baseline; choose another tap")
+
+
+def _is_of_stage(run: Run[TrainConfig], settings: ProbeConfig, baselines: bool) -> bool:
+    """Whether these are the metrics of their stage: a stage that the run measures itself is what it says there."""
+    own = run.config.probe
+    if stage(settings) != stage(own):
+        return True
+    return measurement(run, settings, baselines).folder == measurement(run, own, run.config.baselines).folder
+
+
+def _measure(session: Session, settings: ProbeConfig, baselines: bool, shown: bool) -> dict[str, float]:
+    """Measures and draws; with `shown` TensorBoard gets the metrics."""
+    classifier: Probe = build(settings)
+    budget = Budget(settings.labels_per_class, settings.label_fraction, settings.label_draws)
+    frozen = Frozen(session, settings)
+    _refuse_names(frozen.taps)
+    target = measurement(session.run, settings, baselines, session.step)
+    metrics: dict[str, float] = {"protocol": PROTOCOL}
+    pictures = {}
+    for tap, result in _results(session, classifier, settings, budget, frozen):
+        metrics |= {f"{tap}/{key}": value for key, value in result.metrics.items()}
+        metrics |= _per_class(tap, result, session.dataset)
+        pictures[tap] = _draw(session, target.path(f"confusion-{tap}.png"), tap, result)
+    if baselines:
+        metrics |= _baselines(session, classifier, settings, budget, frozen)
+        if "code" in pictures and "pca/test/accuracy" in metrics:
+            metrics["code/gain_over_pca"] = metrics["code/test/accuracy"] - metrics["pca/test/accuracy"]
+    if shown:
+        name = stage(settings)
+        with Events(session.run.directory, name) as events:
+            events.scalars(session.step, _scalars(name, metrics))
+            for tap, picture in pictures.items():
+                events.image(f"{name}/{tap}/confusion", picture, session.step)
+        session.run.warn(events.warnings + below_baselines(metrics))
+    target.write(metrics)
+    return metrics
+
+
+def _results(
+    session: Session, probe: Probe, settings: ProbeConfig, budget: Budget, frozen: Frozen
+) -> Iterator[tuple[str, ProbeResult]]:
+    """Tap after tap, so that the features of one are in memory at a time."""
+    labels_of(session.dataset)  # refused before anything is encoded
+    for tap in frozen.taps:
+        try:
+            yield tap, classify(probe, frozen.features(tap), session.dataset, budget, poll_signals)
+        except ValueError as error:
+            raise UserError(f"probe={settings.name}: {error}") from error
+
+
+def _per_class(tap: str, result: ProbeResult, dataset: Dataset) -> dict[str, float]:
+    classes = zip(dataset.class_names, result.per_class_accuracy.tolist(), strict=True)
+    return {f"{tap}/test/class_accuracy/{name}": value for name, value in classes if value == value}
+
+
+def _draw(session: Session, path: Path, tap: str, result: ProbeResult) -> np.ndarray:
+    title = f"{session.run.directory.name}, {tap}: {result.metrics['test/accuracy']:.4f}"
+    return figures.save_confusion(path, result.confusion, session.dataset.class_names, title)
+
+
+def _scalars(name: str, metrics: dict[str, float]) -> dict[str, float]:
+    return {
+        f"{name}/{key}": value
+        for key, value in metrics.items()
+        if "/test/class_accuracy/" not in key and key != "protocol"
+    }
+
+
+def _baselines(
+    session: Session, probe: Probe, settings: ProbeConfig, budget: Budget, frozen: Frozen
+) -> dict[str, float]:
+    """The mean, PCA of equal size, pixels, and each tap of the untrained network."""
+    views = frozen.views
+    keys = settings.model_dump(exclude={"taps", "max_features"}) | {"views": list(views) if views.number else 0}
+    metrics = session.baselines.probe(probe, keys, views, budget, frozen.code_size)
+    if frozen.untrained is None:
+        return metrics
+    for tap in frozen.taps:
+        encode = functools.partial(frozen.untrained_features, tap)
+        found = session.baselines.untrained(probe, keys, budget, frozen.untrained_key(tap), encode)
+        metrics |= {f"untrained/{tap}/{name}": value for name, value in found.items()}
+    return metrics

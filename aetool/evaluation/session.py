@@ -1,43 +1,48 @@
-"""What the stages of one command share, made when first needed."""
+"""What the measurements of one run share, made when first needed."""
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from aetool.config.schema import ComputeConfig, RunConfig, TrainConfig
 from aetool.data.dataset import Dataset
 from aetool.errors import UserError
 from aetool.evaluation.baselines import Baselines
-from aetool.evaluation.frozen import Frozen
+from aetool.measures.pca import PCA
 from aetool.storage.checkpoint import Checkpoints
-from aetool.storage.record import Record
 from aetool.storage.run import Run
-from aetool.training.assembly import Trained, cache_dir, choose_device, load_dataset, load_trained
+from aetool.training.assembly import Network, Trained, cache_dir, initial_network, load_dataset, load_trained, prepare_torch
+from aetool.training.pca import pca_of
 
 
-class Session:
-    """A run and the settings it is measured with."""
+class DataSession:
+    """Where a command computes, and the dataset of its run."""
 
-    def __init__(self, run: Run, config: dict[str, Any], chosen: int | None = None) -> None:
-        self.run = run
-        self.config = config
-        self.chosen = chosen  # the step whose checkpoint is measured; None: the best one
-        if config["threads"] is not None:
-            torch.set_num_threads(config["threads"])
-        torch.set_flush_denormal(True)  # moments of silent units decay into denormals, which are slow
+    def __init__(self, config: RunConfig, compute: ComputeConfig) -> None:
+        self.data_config, self.compute = config.dataset, compute
+        self.cache = cache_dir(compute)
 
     @cached_property
     def device(self) -> torch.device:
-        return choose_device(self.config["device"])
+        return prepare_torch(self.compute)
 
     @cached_property
     def dataset(self) -> Dataset:
-        return load_dataset(self.run.config | {"cache": self.config["cache"]})
+        prepare_torch(self.compute)
+        return load_dataset(self.data_config, self.cache)
+
+
+class Session(DataSession):
+    """A run of an autoencoder, at the checkpoint of a step; None: the best one."""
+
+    def __init__(self, run: Run[TrainConfig], compute: ComputeConfig, chosen: int | None = None) -> None:
+        super().__init__(run.config, compute)
+        self.run, self.chosen = run, chosen
 
     @cached_property
     def baselines(self) -> Baselines:
-        return Baselines(self.dataset, cache_dir(self.config))
+        return Baselines(self.dataset, self.cache)
 
     @cached_property
     def trained(self) -> Trained:
@@ -47,9 +52,19 @@ class Session:
             raise UserError(f"{self.run.directory}: the dataset has changed since it was trained; restore it")
         return trained
 
+    def untrained(self) -> Network:
+        """The network before training, in eval mode."""
+        config = self.run.config
+        model, preprocessing = initial_network(config, self.dataset, self.device, config.loss.logits, self.pca)
+        return Network(model.eval(), preprocessing)
+
+    def pca(self) -> PCA:
+        """Of the training images; raises UserError where they are too large."""
+        return pca_of(self.dataset, self.cache)
+
     def at(self, step: int) -> "Session":
         """The same at another checkpoint, with the dataset that is loaded."""
-        other = Session(self.run, self.config, step)
+        other = Session(self.run, self.compute, step)
         other.dataset = self.dataset
         return other
 
@@ -60,21 +75,12 @@ class Session:
 
     @property
     def steps_per_epoch(self) -> int:
-        return max(1, len(self.dataset.train.images) // self.run.config["trainer"]["batch_size"])
+        return max(1, len(self.dataset.train.images) // self.run.config.trainer.batch_size)
 
     @property
     def step(self) -> int:
         """Of the checkpoint that is measured."""
         return self.trained.checkpoint.step
-
-    @cached_property
-    def frozen(self) -> Frozen:
-        """The features that the probe's settings ask for."""
-        found = (self.trained, self.dataset, self.device, cache_dir(self.config) / "features")
-        return Frozen(self.run.config, self.config["probe"], *found)
-
-    def record(self) -> Record:
-        return Record(self.run.directory)
 
     def figure(self, name: str) -> Path:
         return self.run.directory / "figures" / name

@@ -1,6 +1,5 @@
 """Principal component analysis of images: the best linear autoencoder of every code size, from one fit."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
@@ -51,15 +50,12 @@ class PCA:
         return self
 
     def save(self, path: Path) -> None:
-        """Writes beside the target and renames."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         tensors = {
             "mean": self.mean,
             "components": self.components.contiguous(),
             "spectrum": self.spectrum.contiguous(),
         }
-        save_file(tensors, temporary, {"image_shape": ",".join(map(str, self.image_shape))})
-        temporary.replace(path)
+        save_file(tensors, path, {"image_shape": ",".join(map(str, self.image_shape))})
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -8,7 +8,6 @@ checksum of its own.
 import hashlib
 import json
 import logging
-import os
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from aetool.errors import NoValidCheckpointError, UserError
+from aetool.files import replacing_folder
 
 FORMAT = 1
 FILES = {"model.safetensors", "state.pt"}
@@ -56,25 +56,17 @@ class Checkpoints:
         Raises UserError when the disk is full; the checkpoints before stay as they were.
         """
         target = self.directory / f"step-{step:08d}"
-        temporary = self.directory / f".{target.name}.tmp"
-        self.directory.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
         try:
-            temporary.mkdir()
-            tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.items()}
-            save_file(tensors, temporary / "model.safetensors")
-            torch.save(state, temporary / "state.pt")
-            files = {path.name: _describe(path) for path in sorted(temporary.iterdir())}
-            manifest = {"format": FORMAT, "step": step, **self.info, "files": files}
-            (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-            for path in temporary.iterdir():
-                _sync(path)
-            _sync(temporary)
-            shutil.rmtree(target, ignore_errors=True)
-            temporary.rename(target)
-            _sync(self.directory)
+            self.directory.mkdir(parents=True, exist_ok=True)
+            temporary = self.directory / f".{target.name}.tmp"
+            with replacing_folder(target, temporary):
+                tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.items()}
+                save_file(tensors, temporary / "model.safetensors")
+                torch.save(state, temporary / "state.pt")
+                files = {path.name: _describe(path) for path in sorted(temporary.iterdir())}
+                manifest = {"format": FORMAT, "step": step, **self.info, "files": files}
+                (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         except (OSError, RuntimeError) as error:  # torch.save reports a failed write as a RuntimeError
-            shutil.rmtree(temporary, ignore_errors=True)
             needed = sum(value.nbytes for value in model.values()) * 3
             free = shutil.disk_usage(self.directory).free
             raise UserError(f"cannot write {target}: {error} (needs about {needed} bytes, {free} are free)") from error
@@ -92,7 +84,7 @@ class Checkpoints:
                 return found
         if paths:
             raise NoValidCheckpointError(
-                f"no checkpoint in {self.directory} is valid ({'; '.join(self.warnings)}); overwrite=true starts anew"
+                f"no checkpoint in {self.directory} is valid ({'; '.join(self.warnings)}); start over with overwrite=true"
             )
         return None
 
@@ -141,11 +133,3 @@ class Checkpoints:
 def _describe(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,26 +2,26 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from aetool.config.check import check
-from aetool.config.compose import compose_points
-from aetool.config.schema import ProbeKeys, TrainConfig
+from aetool.config.check import Targets, check
+from aetool.config.compose import compose_one
+from aetool.config.schema import Node, TrainConfig
 from aetool.errors import UserError, deferred_signals
-from aetool.storage.run import IDENTITY, WITHOUT_EFFECT, Run
+from aetool.ranges import NotIdentifying
+from aetool.storage.run import Run, RunFolder
 
 
 @contextmanager
-def opened(directory: str, targets: set[str]) -> Iterator[Run]:
+def opened(directory: str, targets: Targets) -> Iterator[Run[TrainConfig]]:
     """A trained run, held while it is measured; raises UserError where the training is not finished."""
     run = open_trained(directory, targets)
     with deferred_signals(), run.hold():
         yield run
 
 
-def open_trained(directory: str, targets: set[str]) -> Run:
+def open_trained(directory: str, targets: Targets) -> Run[TrainConfig]:
     """Raises UserError where the training is not finished."""
     run = open_run(directory, targets)
     if "pretrain" not in run.metrics:
@@ -30,32 +30,33 @@ def open_trained(directory: str, targets: set[str]) -> Run:
     return run
 
 
-def open_run(directory: str | Path, targets: set[str]) -> Run:
+def open_run(directory: str | Path, targets: Targets) -> Run[TrainConfig]:
     """A run whose config passes the schema and names only targets of the conf tree."""
-    run = Run.open(directory)
-    if "parent" in run.config:
+    found = RunFolder(Path(directory)).saved
+    config = found.get("config")
+    if not isinstance(config, dict):
+        raise UserError(f"run={directory}: not a run folder (it has no readable config.json)")
+    if "parent" in config:
         raise UserError(f"run={directory}: a fine-tuned classifier; give the run of an autoencoder")
     try:
-        checked = check(_with_new_keys(run.config), TrainConfig, targets)
+        now = compose_one("train", TrainConfig).config
+        checked = check(_with_new_keys(config, now), TrainConfig, targets)
     except UserError as error:
-        hint = "its config.json does not pass: give the --config-dir it was trained with, or its version of aetool"
+        hint = "its config.json is not valid here: give the --config-dir it was trained with, or use its aetool version"
         raise UserError(f"run={directory}: {hint}\n{error}") from error
-    return Run(run.directory, checked)
+    return Run(Path(directory), checked, found.get("command"))
 
 
-def _with_new_keys(config: dict[str, Any]) -> dict[str, Any]:
-    """The config of an older version, and the keys that it lacks of those that do not change the trained network.
+def _with_new_keys(stored: dict[str, Any], now: Node) -> dict[str, Any]:
+    """A config of an older version with the keys that it lacks, of those that do not change the trained network.
 
-    They are as the conf tree sets them; those that do change it are never filled in.
+    They take the defaults of the conf tree; keys that do change the network are never filled in.
     """
-    (point,) = compose_points("train", [])
-    free = {
-        "probe": [field.name for field in fields(ProbeKeys)],
-        "evaluation": point.config["evaluation"].keys(),
-        "trainer": WITHOUT_EFFECT["trainer"],
-    }
-    if not all(isinstance(config.get(group), dict) for group in free):
-        return config
-    now = {key: value for key, value in point.config.items() if key not in IDENTITY}
-    groups = {group: {key: point.config[group][key] for key in keys} | config[group] for group, keys in free.items()}
-    return now | config | groups
+    values = dict(stored)
+    for name, field in type(now).model_fields.items():
+        default, free = getattr(now, name), any(isinstance(mark, NotIdentifying) for mark in field.metadata)
+        if isinstance(default, Node) and isinstance(values.get(name), dict):
+            values[name] = default.fixed() | values[name] if free else _with_new_keys(values[name], default)
+        elif free and name not in values:
+            values[name] = default.model_dump() if isinstance(default, Node) else default
+    return values

@@ -1,42 +1,18 @@
-"""What fine-tuning gains over the same network from scratch, with the error of the difference."""
+"""What fine-tuning gains over the same network from scratch, over the points of a sweep."""
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from aetool.config.compose import Point
-from aetool.report.groups import Group, Interval, Row, difference
+from aetool.config.schema import FinetuneConfig
+from aetool.measures.statistics import Interval, difference
 from aetool.report.tables import print_measures
-from aetool.storage.run import Run
+from aetool.sweeps.finetune import Result
 from aetool.sweeps.sweep import Outcome
 
-PREDICTIONS = "predictions.npy"
 
-
-class Result(NamedTuple):
-    """What came of one point: test accuracies, and the difference to the control over the test images."""
-
-    metrics: dict[str, dict[str, float]]  # by column: fine-tuned, from scratch, frozen
-    gap: Interval | None
-    runs: list[Run]
-
-
-def paired(tuned: Run, control: Run) -> Interval:
-    """Test accuracy of one minus that of the other, and its 95 % interval: 1.96 standard errors of the mean over the
-    test images of the differences in correctness."""
-    import numpy as np
-
-    from aetool.evaluation.session import Session
-
-    labels = Session(tuned, tuned.config).dataset.test.labels
-    assert labels is not None
-    one, other = (np.load(found.directory / PREDICTIONS) == labels.numpy() for found in (tuned, control))
-    gaps = one.astype(float) - other
-    half = 1.96 * gaps.std(ddof=1) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.inf
-    return Interval(gaps.mean(), gaps.mean() - half, gaps.mean() + half)
-
-
-def print_points(points: Sequence[Point], outcomes: Sequence[Outcome], done: Mapping[int, Result]) -> None:
+def print_points(
+    points: Sequence[Point[FinetuneConfig]], outcomes: Sequence[Outcome], done: Mapping[int, Result]
+) -> None:
     """A line a point, and for every setting the difference to the control over its seeds."""
     table: dict[str, dict[str, float | None]] = {}
     settings: dict[str, list[tuple[int, Result]]] = {}
@@ -51,8 +27,8 @@ def print_points(points: Sequence[Point], outcomes: Sequence[Outcome], done: Map
             values["difference"] = result.gap.mean
         table[" ".join(point.overrides)] = values
         setting = " ".join(word for word in point.overrides if not word.startswith("seed="))
-        settings.setdefault(setting, []).append((point.config["seed"], result))
-    print_measures("accuracy on the test images", table)
+        settings.setdefault(setting, []).append((point.config.seed, result))
+    print_measures("test accuracy", table)
     for setting, results in settings.items():
         if all(result.gap is not None for _, result in results):
             label = f"{setting}: " if setting else ""
@@ -64,15 +40,11 @@ def _over_seeds(results: Sequence[tuple[int, Result]]) -> str:
         gap = results[0][1].gap
         assert gap is not None
         return sentence(gap, "the test images of this seed")
-    groups = []
-    for name in ("fine-tuned", "from scratch"):
-        rows: list[Row] = [
-            {"seed": seed, "state": "completed", "accuracy": result.metrics[name]["test/accuracy"]}
-            for seed, result in results
-        ]
-        groups.append(Group({}, rows))
-    found = difference(groups[0], groups[1], "accuracy")
-    assert found is not None
+    tuned, scratch = (
+        {seed: result.metrics[name]["test/accuracy"] for seed, result in results}
+        for name in ("fine-tuned", "from scratch")
+    )
+    found = difference(tuned, scratch)
     return sentence(found, f"{len(results)} seeds")
 
 

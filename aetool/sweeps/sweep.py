@@ -5,12 +5,17 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from aetool.config.compose import Point
 from aetool.errors import Interrupted, UserError, exit_code
 from aetool.report.rows import NOT_STARTED, SWEEP
-from aetool.storage.run import Run, digest, write_json
+from aetool.config.identity import digest
+from aetool.config.schema import FitConfig
+from aetool.files import JsonObject, write_json
+from aetool.storage.run import C, Run
+
+F = TypeVar("F", bound=FitConfig)
 
 
 class Outcome(NamedTuple):
@@ -26,7 +31,7 @@ class Outcome(NamedTuple):
         return {"state": self.state} | ({"error": self.error} if self.error else {})
 
 
-def each(points: Sequence[Point], work: Callable[[int], object]) -> Iterator[Outcome]:
+def each(points: Sequence[Point[F]], work: Callable[[int], object]) -> Iterator[Outcome]:
     """Does the work of every point, given its index; one that fails is reported at once, and the others go on.
 
     An interruption is the last outcome, and is raised after it.
@@ -46,7 +51,7 @@ def each(points: Sequence[Point], work: Callable[[int], object]) -> Iterator[Out
             yield Outcome("completed", 0)
 
 
-def sweep(points: Sequence[Point], runs: Sequence[Run], work: Callable[[int], object]) -> int:
+def sweep(points: Sequence[Point[F]], runs: Sequence[Run[C]], work: Callable[[int], object]) -> int:
     """Every point is an ordinary run; one that fails does not stop the others.
 
     Its folder has what `aetool compare` needs from the start, and their comparison at the end.
@@ -68,18 +73,18 @@ def sweep(points: Sequence[Point], runs: Sequence[Run], work: Callable[[int], ob
     return worst
 
 
-def folder_of(points: Sequence[Point], names: Sequence[str]) -> Path:
+def folder_of(points: Sequence[Point[F]], names: Sequence[str]) -> Path:
     """The folder of a sweep, by the names of its points in any order."""
-    return Path(points[0].config["output"]) / f"sweep-{digest(sorted(names))}"
+    return Path(points[0].config.output) / f"sweep-{digest(sorted(names))}"
 
 
-def entry(folder: Path, run: Run, point: Point) -> dict[str, Any]:
+def entry(folder: Path, run: Run[C], point: Point[F]) -> JsonObject:
     """What stands of a run in sweep.json."""
     directory = os.path.relpath(run.directory, folder.parent)
-    return {"directory": directory, "overrides": point.overrides, "state": NOT_STARTED}
+    return {"directory": directory, "overrides": list(point.overrides), "state": NOT_STARTED}
 
 
-def write_sweep(folder: Path, points: Sequence[Point], entries: Sequence[dict[str, Any]]) -> None:
+def write_sweep(folder: Path, points: Sequence[Point[F]], entries: Sequence[JsonObject]) -> None:
     """What `aetool compare` needs to know of a sweep, also of one that a kill has ended."""
     axes: dict[str, list[str]] = {}
     for point in points:

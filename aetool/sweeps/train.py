@@ -1,16 +1,20 @@
-"""Bringing one run to its end: training, then what it is measured by."""
+"""One run of an autoencoder, brought to its end: training, then evaluation and probe."""
 
 import contextlib
 import ctypes
 import json
-from types import ModuleType
-from typing import Any
+import logging
 
-from aetool.commands import evaluate, probe
+from aetool.config.identity import identity
 from aetool.config.check import flatten
+from aetool.config.schema import TrainConfig
 from aetool.errors import UserError, deferred_signals, poll_signals
-from aetool.report.summary import print_evaluation, print_probe
-from aetool.storage.run import Run, identity
+from aetool.evaluation import evaluate, figures, probe
+from aetool.evaluation.session import Session
+from aetool.storage.record import Events
+from aetool.storage.run import C, Run
+from aetool.training.pretrain import pretrain
+from aetool.training.progress import TrainingProgress
 
 PLUMBING = (  # keys that nobody compares runs by
     "_target_",
@@ -21,92 +25,88 @@ PLUMBING = (  # keys that nobody compares runs by
     "loss.pixels",
     "optimizer.fused",
 )
+log = logging.getLogger("aetool")
 
 
-def train(run: Run) -> dict[str, dict[str, float]]:
-    """Brings a run to its end and returns the numbers of each stage; what is done already is not done again."""
-    config = run.config
-    if not config["overwrite"] and run.agree() and _finished(run):
-        print(f"{run.directory}: finished before; overwrite=true trains it anew")
-        return _measure(run, None)
+def train(run: Run[TrainConfig]) -> Run[TrainConfig]:
+    """Trains and measures a run, from where it stands; what is done already is not done again."""
+    if not run.config.overwrite and run.agree() and _is_finished(run):
+        log.info(f"{run.directory}: already finished; overwrite=true trains it again")
+        return run
     with deferred_signals():
-        with run.claim(config["overwrite"]):
-            print(f"{config['model']['name']} on {config['dataset']['name']} → {run.directory}", flush=True)
-            from aetool.evaluation.session import Session
-
-            session = Session(run, config)
+        with run.claim():
+            log.info(f"{run.config.model.name} on {run.config.dataset.name} → {run.directory}")
+            session = Session(run, run.config)
             if "pretrain" not in run.metrics:
-                if session.dataset.num_classes:
-                    probe.refuse(session)
-                elif config["supervised"]:
-                    raise UserError("supervised=true: the dataset has no labels; set supervised=false")
+                _refuse(session)
                 _pretrain(session)
-            metrics = _measure(run, session)
-            _declare_hparams(session)
+            _measure(session)
+            result = run.metrics["pretrain"]
+            declare_hparams(run, {f"pretrain/{key}": result[key] for key in ("val/loss", "seconds")})
         poll_signals()  # a signal since the last poll still ends a sweep
-    return metrics
+    return run
 
 
-def print_result(run: Run, metrics: dict[str, dict[str, float]]) -> None:
-    """The summary at the end of a run."""
-    print_evaluation(run, metrics["evaluate"])
-    stage = probe.stage(run.config)
-    if stage in metrics:
-        print_probe(run, stage, metrics[stage])
-    for warning in run.status.get("warnings", []):
-        print(f"warning: {warning}")
-    print(f"{run.directory}: figures/, metrics.json; tensorboard --logdir {run.directory.parent}")
+def declare_hparams(run: Run[C], headline: dict[str, float]) -> None:
+    """The identifying config for TensorBoard's HParams tab, beside a stage's headline metrics."""
+    scalars = ((k, v) for k, v in flatten(identity(run.config)) if isinstance(v, bool | int | float | str))
+    stage = next(iter(run.metrics))
+    with Events(run.directory, "hparams") as events:
+        events.hparams({key: value for key, value in scalars if not key.endswith(PLUMBING)})
+        events.scalars(int(run.metrics[stage]["best_step"]), headline)
+    run.warn(events.warnings)
 
 
-def _stages(run: Run) -> dict[str, ModuleType]:
-    """How a trained run is measured, by stage; images without labels are not probed."""
-    stages = {evaluate.STAGE: evaluate}
-    if run.metrics["pretrain"]["num_classes"]:
-        stages[probe.stage(run.config)] = probe
-    return stages
+def save_curves(run: Run[C], quantities: dict[str, str]) -> None:
+    """Curves of the quantities in the record, one figure each by its name."""
+    lines = (run.directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    for name, quantity in quantities.items():
+        figures.save_curves(run.directory / "figures" / name, rows, run.directory.name, quantity)
 
 
-def _measure(run: Run, session: Any) -> dict[str, dict[str, float]]:
-    """Evaluation and probe with the run's own settings, which metrics.json keeps."""
-    stages = _stages(run)
-    for stage, command in stages.items():
-        if session is not None:
-            run.update(stage=stage)
-        found = command.measure(run, run.config, session)
-        if run.metrics.get(stage) != found:
-            run.add_metrics(stage, found)
-    if session is not None and len(stages) == 1:
-        run.warn(["no probe: the dataset has no labels"])
-    return run.metrics
+def _refuse(session: Session) -> None:
+    """Raises UserError before the training for what could not be measured after it."""
+    if session.dataset.num_classes:
+        probe.refuse_settings(session, session.run.config.probe)
+    elif session.run.config.supervised:
+        raise UserError("supervised=true: the dataset has no labels; set supervised=false")
 
 
-def _finished(run: Run) -> bool:
-    if run.status.get("state") != "completed" or "pretrain" not in run.metrics:
-        return False
-    return all((command.folder(run, run.config) / "metrics.json").exists() for command in _stages(run).values())
-
-
-def _pretrain(session: Any) -> None:
-    from aetool.evaluation import figures
-    from aetool.training.pretrain import pretrain
-    from aetool.training.progress import TrainingProgress
-
+def _pretrain(session: Session) -> None:
     run = session.run
     with TrainingProgress() as progress:
         run.add_metrics("pretrain", pretrain(run, session.dataset, session.device, progress))
-    with contextlib.suppress(OSError, AttributeError):  # glibc keeps what training freed; the pixel probe needs it
+    _release_memory()
+    save_curves(run, {"loss.png": "loss"})
+
+
+def _measure(session: Session) -> None:
+    """Evaluation and probe with the run's own settings; images without labels are not probed."""
+    run, config = session.run, session.run.config
+    run.update(stage="evaluate")
+    evaluate.evaluate(session, config.evaluation, config.baselines)
+    if _has_labels(run):
+        run.update(stage=probe.stage(config.probe))
+        probe.probe(session, config.probe, config.baselines)
+    else:
+        run.warn(["no probe: the dataset has no labels"])
+
+
+def _is_finished(run: Run[TrainConfig]) -> bool:
+    """Trained, and measured with its own settings by today's protocol."""
+    if run.status.get("state") != "completed" or "pretrain" not in run.metrics:
+        return False
+    config = run.config
+    done = evaluate.measurement(run, config.evaluation, config.baselines).exists
+    return done and (not _has_labels(run) or probe.measurement(run, config.probe, config.baselines).exists)
+
+
+def _has_labels(run: Run[TrainConfig]) -> bool:
+    return bool(run.metrics["pretrain"]["num_classes"])
+
+
+def _release_memory() -> None:
+    """Returns freed memory to the system: glibc keeps what training freed, and the pixel probe needs as much again."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-    lines = (run.directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    figures.save_curves(session.figure("loss.png"), [json.loads(line) for line in lines], run.directory.name)
-
-
-def _declare_hparams(session: Any) -> None:
-    """For TensorBoard's HParams tab; the numbers that it sorts by stand in the events of each stage."""
-    from aetool.storage.record import Events
-
-    run = session.run
-    scalars = ((k, v) for k, v in flatten(identity(run.config)) if isinstance(v, bool | int | float | str))
-    with Events(run.directory, "hparams") as events:
-        events.hparams({key: value for key, value in scalars if not key.endswith(PLUMBING)})
-        result = run.metrics["pretrain"]
-        events.scalars(int(result["best_step"]), {f"pretrain/{key}": result[key] for key in ("val/loss", "seconds")})

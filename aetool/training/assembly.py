@@ -1,18 +1,21 @@
-"""From a checked config to the objects that the stages work on."""
+"""From a checked config to the objects that training and evaluation work on."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from aetool.config.check import build
-from aetool.config.schema import CorruptionConfig, DatasetConfig, LossConfig, ModelConfig, TermConfig
-from aetool.corruptions import Corruption
+from aetool.config.schema import ComputeConfig, CorruptionConfig, DatasetConfig, RunConfig, TrainConfig
+from aetool.config.targets import build
+from aetool.data.corruptions import Corruption
 from aetool.data.cache import default_cache_dir
 from aetool.data.dataset import Dataset, split
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError
+from aetool.measures.pca import PCA
+from aetool.models.base import Autoencoder
 from aetool.randomness import seeded
 from aetool.storage.checkpoint import Checkpoint, Checkpoints
 from aetool.storage.run import Run
@@ -20,16 +23,16 @@ from aetool.training.objective import Objective, Term
 
 
 class Network(NamedTuple):
-    """A network in eval mode, and what its input is made by."""
+    """An autoencoder and the preprocessing of its input."""
 
-    model: nn.Module
+    model: Autoencoder
     preprocessing: Preprocessing
 
 
 class Trained(NamedTuple):
-    """A network in eval mode and what stands around it."""
+    """A trained network in eval mode and the checkpoint it comes from."""
 
-    model: nn.Module
+    model: Autoencoder
     preprocessing: Preprocessing
     image_shape: tuple[int, int, int]
     checkpoint: Checkpoint
@@ -39,12 +42,12 @@ class Trained(NamedTuple):
         return Network(self.model, self.preprocessing)
 
 
-def cache_dir(config: dict[str, Any]) -> Path:
-    return Path(config["cache"]) if config["cache"] else default_cache_dir()
+def cache_dir(config: ComputeConfig) -> Path:
+    return Path(config.cache) if config.cache else default_cache_dir()
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; raises UserError for one that is not here."""
+    """The device of that name; raises UserError for one that is not available."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -52,45 +55,90 @@ def choose_device(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"device={name}: not available here ({reason}); auto takes what is") from error
+        raise UserError(f"device={name}: not available here ({reason}); auto picks the available device") from error
     return device
 
 
-def load_dataset(config: dict[str, Any]) -> Dataset:
-    """The dataset of a train config, verified, with its validation split."""
-    node = config["dataset"]
-    dataset = split(build(node, DatasetConfig, cache_dir=cache_dir(config)), node["val_fraction"])
-    if node["image_shape"] and tuple(node["image_shape"]) != dataset.image_shape:
-        raise UserError(f"dataset.image_shape={node['image_shape']}: the images are {list(dataset.image_shape)}")
+def prepare_torch(config: ComputeConfig) -> torch.device:
+    """Sets torch's threads as the config says, and returns its device."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    torch.set_flush_denormal(True)  # moments of silent units decay into denormals, which are slow
+    return choose_device(config.device)
+
+
+def load_dataset(config: DatasetConfig, cache: Path) -> Dataset:
+    """The dataset, verified, with its validation split."""
+    dataset = split(build(config, cache_dir=cache), config.val_fraction)
+    if config.image_shape and tuple(config.image_shape) != dataset.image_shape:
+        raise UserError(f"dataset.image_shape={config.image_shape}: the images are {list(dataset.image_shape)}")
     return dataset
 
 
-def make_model(config: dict[str, Any], image_shape: tuple[int, ...], **given: Any) -> nn.Module:
-    """A model with its initial weights, which depend on the seed alone."""
-    with seeded(config["seed"], "weights"):
-        return build(config["model"], ModelConfig, image_shape=image_shape, **given)
+def initial_network(
+    config: RunConfig, dataset: Dataset, device: torch.device, logits: bool, pca: Callable[[], PCA]
+) -> Network:
+    """The untrained network of a config; its preprocessing depends on the training images."""
+    images = dataset.train.images
+    preprocessing = Preprocessing.fit(images, config.dataset.standardize, logits)
+    model = make_model(
+        config,
+        dataset.image_shape,
+        mean_image=mean_input(preprocessing, images)[0],
+        input_std=torch.tensor(preprocessing.std),
+        pca=pca,
+    )
+    return Network(model.to(device), preprocessing)
 
 
-def make_objective(config: dict[str, Any], total_steps: int, **given: Any) -> Objective:
+def make_model(
+    config: RunConfig,
+    image_shape: tuple[int, ...],
+    mean_image: Tensor | None = None,
+    input_std: Tensor | None = None,
+    pca: Callable[[], PCA] | None = None,
+) -> Autoencoder:
+    """A model with its initial weights, which depend on the seed alone.
+
+    `mean_image` (C, H, W) and `input_std` (C,) are those of the training images as the network sees them; without them,
+    as before a checkpoint is loaded, a model takes others.
+    """
+    given = {"mean_image": mean_image, "input_std": input_std, "pca": pca}
+    with seeded(config.seed, "weights"):
+        model: Autoencoder = build(config.model, image_shape=image_shape, **given)
+    return model
+
+
+def make_objective(
+    config: TrainConfig, total_steps: int, code_size: int, num_classes: int, train_labels: Tensor | None
+) -> Objective:
     """The objective of a train config; the initial weights of its own parameters depend on the seed alone."""
-    penalty = config["penalty"]
-    with seeded(config["seed"], "objective"):
-        built = {name: build(node, TermConfig, **given) for name, node in penalty["terms"].items()}
-        loss = build(config["loss"], LossConfig)
-    terms = {name: Term(built[name], node["scale"]) for name, node in penalty["terms"].items()}
-    return Objective(loss, terms, penalty["weight"], round(penalty["warmup"] * total_steps), penalty["target_l0"])
+    penalty, given = config.penalty, {"code_size": code_size, "num_classes": num_classes, "train_labels": train_labels}
+    with seeded(config.seed, "objective"):
+        terms = {name: Term(build(term, **given), term.scale) for name, term in penalty.terms.items()}
+        loss = build(config.loss)
+    return Objective(loss, terms, penalty.weight, round(penalty.warmup * total_steps), penalty.target_l0)
 
 
-def make_corruption(config: dict[str, Any], **given: Any) -> Corruption | None:
+def make_corruption(config: CorruptionConfig, pca: Callable[[], PCA]) -> Corruption | None:
     """None where the level is 0."""
-    node = config["corruption"]
-    return build(node, CorruptionConfig, **given) if node["level"] else None
+    if not config.level:
+        return None
+    corruption: Corruption = build(config, pca=pca)
+    return corruption
 
 
-def load_trained(run: Run, device: torch.device, step: int | None = None) -> Trained:
+def mean_input(preprocessing: Preprocessing, images: Tensor) -> Tensor:
+    """The mean of uint8 images (N, C, H, W) as the network sees it, (1, C, H, W)."""
+    # In chunks, so that no float copy of all images is made.
+    total = sum(chunk.sum(0, keepdim=True, dtype=torch.float64) for chunk in images.split(1000))
+    return preprocessing.to_input(torch.as_tensor(total) / len(images))
+
+
+def load_trained(run: Run[TrainConfig], device: torch.device, step: int | None = None) -> Trained:
     """The run's network at a step, by default the best by validation loss.
 
-    Where the best one is damaged, the newest whole one with a warning.
+    Where the best one is damaged, the newest valid one with a warning.
     """
     checkpoints = Checkpoints(run.directory / "checkpoints")
     best = run.metrics.get("pretrain", {}).get("best_step")
@@ -101,12 +149,12 @@ def load_trained(run: Run, device: torch.device, step: int | None = None) -> Tra
     run.warn(checkpoints.warnings)
     if checkpoint is None:
         raise UserError(f"run={run.directory}: it has no checkpoint yet; train it first")
-    image_shape = tuple(checkpoint.manifest["image_shape"])
-    model = make_model(run.config, image_shape)
+    channels, height, width = checkpoint.manifest["image_shape"]
+    model = make_model(run.config, (channels, height, width))
     try:
         model.load_state_dict(checkpoint.model())
     except RuntimeError as error:
         raise UserError(f"run={run.directory}: {checkpoint.path.name} is of another model: {error}") from error
     saved = checkpoint.manifest["preprocessing"]
     preprocessing = Preprocessing(tuple(saved["mean"]), tuple(saved["std"]), saved["logits"])
-    return Trained(model.to(device).eval(), preprocessing, image_shape, checkpoint)
+    return Trained(model.to(device).eval(), preprocessing, (channels, height, width), checkpoint)

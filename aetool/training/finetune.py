@@ -1,32 +1,33 @@
 """Classification end to end: a linear head on an encoder, and both are trained."""
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from aetool.config.check import build
-from aetool.config.schema import OptimizerConfig
+from aetool.config.schema import AugmentationConfig, FinetuneRunConfig
+from aetool.config.targets import build
 from aetool.data.augmentation import augment
 from aetool.data.budget import labelled
 from aetool.data.dataset import Dataset, Split
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError, poll_signals
-from aetool.models.base import BATCH
+from aetool.models.base import BATCH, Autoencoder
 from aetool.models.classifier import Classifier
 from aetool.models.taps import pooled, tapped
 from aetool.probes.base import Fitted, Labelled, judge
 from aetool.randomness import generator, seeded
 from aetool.storage.record import Record
 from aetool.storage.run import Run
-from aetool.training.assembly import Trained
+from aetool.training.assembly import Trained, cache_dir, initial_network
+from aetool.training.batches import Augmentation, Batches
 from aetool.training.objective import CrossEntropy
-from aetool.training.pretrain import fit, initial_model, make_checkpoints, trainer_settings
-from aetool.training.trainer import Trainer
+from aetool.training.pca import pca_of
+from aetool.training.pretrain import Progress, fit, make_checkpoints
+from aetool.training.trainer import Journal, Trainer
 
-LEAST_SPREAD = 0.1  # of a feature's std, as a share of the root mean square of all of them
+LEAST_SPREAD = 0.1  # of a feature's std, as a fraction of the root mean square of all of them
 
 
 class Finetuned(NamedTuple):
@@ -36,7 +37,7 @@ class Finetuned(NamedTuple):
 
 
 def finetune(
-    run: Run, parent: Trained | None, dataset: Dataset, device: torch.device, progress: Callable[[Trainer], None]
+    run: Run[FinetuneRunConfig], parent: Trained | None, dataset: Dataset, device: torch.device, progress: Progress
 ) -> Finetuned:
     """Trains the run's classifier, from its newest checkpoint where there is one, and reads the test split once.
 
@@ -45,71 +46,67 @@ def finetune(
     """
     trainer = make_trainer(run, parent, dataset, device, progress)
     metrics = fit(run, trainer)
-    best = trainer.checkpoints.at(int(metrics["best_step"]))
+    best = trainer.journal.checkpoints.at(int(metrics["best_step"]))
     if best is None:
-        raise UserError(f"{run.directory}: its best checkpoint is damaged; overwrite=true starts anew")
+        raise UserError(f"{run.directory}: its best checkpoint is damaged; start over with overwrite=true")
     trainer.model.load_state_dict(best.model())
     assert dataset.test.labels is not None
-    logits = _logits(trainer, dataset.test)
-    metrics["labels"] = len(trainer.train.images)
+    logits, train = _logits(trainer, dataset.test), trainer.batches.train
+    metrics["labels"] = len(train.images)
     metrics["parameters"] = sum(parameter.numel() for parameter in trainer.parameters)
-    metrics["mean/test/accuracy"] = _majority(trainer.train, dataset.test)
+    metrics["mean/test/accuracy"] = _majority(train, dataset.test)
     fitted = Fitted(scores=lambda scores: scores, probabilistic=True, metrics=metrics, val_accuracy={})
     judged = judge(fitted, Labelled(logits, dataset.test.labels), dataset.num_classes)
     return Finetuned(judged.metrics, judged.confusion, logits.argmax(dim=1))
 
 
 def make_trainer(
-    run: Run,
+    run: Run[FinetuneRunConfig],
     parent: Trained | None,
     dataset: Dataset,
     device: torch.device,
-    progress: Callable[[Trainer], None] = lambda trainer: None,
+    progress: Progress = lambda trainer: None,
 ) -> Trainer:
     """The trainer of a fine-tune at step 0. A batch has all labelled images where those are fewer."""
     config = run.config
     train, val = (_budgeted(config, name, getattr(dataset, name)) for name in ("train", "val"))
-    if parent is None:
-        autoencoder, preprocessing = initial_model(config | {"loss": {"logits": False}}, dataset, device)
-    else:
-        autoencoder, preprocessing = parent.model, parent.preprocessing
+    pca = functools.partial(pca_of, dataset, cache_dir(config))
+    autoencoder, preprocessing = parent.network if parent else initial_network(config, dataset, device, False, pca)
     x = preprocessing.to_input(train.images[:2].to(device))
-    pool = functools.partial(pooled, max_features=config["max_features"])
-    encoder = encoder_layers(autoencoder, config["tap"], x)
-    with seeded(config["seed"], "head"):
-        size = pool(tapped(autoencoder, config["tap"], x)).flatten(1).shape[1]
-        model = Classifier(autoencoder, config["tap"], pool, size, dataset.num_classes).to(device)
+    pool = functools.partial(pooled, max_features=config.max_features)
+    encoder = encoder_layers(autoencoder, config.tap, x)
+    with seeded(config.seed, "head"):
+        size = pool(tapped(autoencoder, config.tap, x)).flatten(1).shape[1]
+        model = Classifier(autoencoder, config.tap, pool, size, dataset.num_classes).to(device)
     _standardise(model, train.images, preprocessing, device)
-
-    settings = trainer_settings(config)
-    settings["batch_size"] = min(settings["batch_size"], len(train.images))
-    frozen_steps = config["frozen_epochs"] * (len(train.images) // settings["batch_size"])
-    lr, decay = config["optimizer"]["lr"], config["layer_decay"]
-    groups = [{"params": list(model.head.parameters()), "lr": lr}]
-    for depth, layer in enumerate(reversed(encoder), start=1):
-        groups.append({"params": layer, "lr": lr * decay**depth, "frozen_steps": frozen_steps})
+    settings = config.trainer.model_copy(update={"batch_size": min(config.trainer.batch_size, len(train.images))})
+    augmentation = _augmentation(config.augmentation, train)
+    batches = Batches(
+        train, val, preprocessing, settings.batch_size, config.seed, device, augmentation=augmentation
+    )
     return Trainer(
         model,
-        CrossEntropy(config["label_smoothing"]),
-        build(config["optimizer"], OptimizerConfig, params=groups),
-        build(config["scheduler"]),
-        train,
-        val,
-        preprocessing,
-        None,
-        _augmentation(config, train),
-        Record(run.directory),
-        make_checkpoints(run, dataset, preprocessing, device),
-        stage="finetune",
-        seed=config["seed"],
-        poll=poll_signals,
-        progress=progress,
-        picture=None,
-        **settings,
+        CrossEntropy(config.label_smoothing),
+        build(config.optimizer, params=_parameter_groups(config, model, encoder, batches.steps_per_epoch)),
+        build(config.scheduler),
+        batches,
+        settings,
+        Journal("finetune", Record(run.directory), make_checkpoints(run, dataset, batches), progress),
     )
 
 
-def encoder_layers(autoencoder: nn.Module, tap: str, x: Tensor) -> list[list[nn.Parameter]]:
+def _parameter_groups(
+    config: FinetuneRunConfig, model: Classifier, encoder: list[list[nn.Parameter]], steps_per_epoch: int
+) -> list[dict[str, Any]]:
+    """torch's parameter groups: the head, then the encoder's layers from the last to the first, frozen at the start."""
+    lr, frozen_steps = config.optimizer.lr, config.frozen_epochs * steps_per_epoch
+    groups: list[dict[str, Any]] = [{"params": list(model.head.parameters()), "lr": lr}]
+    for depth, layer in enumerate(reversed(encoder), start=1):
+        groups.append({"params": layer, "lr": lr * config.layer_decay**depth, "frozen_steps": frozen_steps})
+    return groups
+
+
+def encoder_layers(autoencoder: Autoencoder, tap: str, x: Tensor) -> list[list[nn.Parameter]]:
     """The parameters that lead from the input to the tap, by `layer_of`, in the order of the model.
 
     The others, of the decoder, no longer ask for a gradient. Raises UserError for a tap that the model does not have,
@@ -145,24 +142,24 @@ def layer_of(model: nn.Module, parameter: str) -> str:
     return ".".join(path)
 
 
-def _budgeted(config: dict[str, Any], name: str, split: Split) -> Split:
+def _budgeted(config: FinetuneRunConfig, name: str, split: Split) -> Split:
     """The images of a split that keep their label."""
     if split.labels is None:
-        raise UserError(f"dataset={config['dataset']['name']}: it has no labels; fine-tuning needs them")
-    random = generator(config["seed"], f"labels of {name}")
-    chosen = labelled(split.labels, config["labels_per_class"], config["label_fraction"], random)
+        raise UserError(f"dataset={config.dataset.name}: it has no labels; fine-tuning needs them")
+    random = generator(config.seed, f"labels of {name}")
+    chosen = labelled(split.labels, config.labels_per_class, config.label_fraction, random)
     return split if len(chosen) == len(split.labels) else Split(split.images[chosen], split.labels[chosen])
 
 
-def _augmentation(config: dict[str, Any], train: Split) -> Callable[[Tensor, torch.Generator], Tensor] | None:
-    change = config["dataset"].get("augmentation")
-    if not config["augment"] or not change:
+def _augmentation(change: AugmentationConfig | None, train: Split) -> Augmentation | None:
+    if change is None:
         return None
+    apply = functools.partial(augment, flip=change.flip, shift=change.shift)
     try:
-        augment(train.images[:1], **change, generator=generator(0, "trial"))
+        apply(train.images[:1], generator=generator(0, "trial"))
     except ValueError as error:
         raise UserError(f"dataset.{error}") from error
-    return lambda images, random: augment(images, change["flip"], change["shift"], random)
+    return lambda images, random: apply(images, generator=random)
 
 
 @torch.no_grad()
@@ -192,7 +189,7 @@ def _logits(trainer: Trainer, split: Split) -> Tensor:
     found = []
     for indices in torch.arange(len(split.images)).split(BATCH):
         poll_signals()
-        found.append(trainer.forward(trainer.batch(split, indices)).logits.cpu())
+        found.append(trainer.forward(trainer.batches.of(split, indices)).logits.cpu())
     return torch.cat(found)
 
 

@@ -1,5 +1,6 @@
 """The progress of training in the terminal."""
 
+import logging
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -8,6 +9,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from aetool.training.trainer import Trainer
+
+
+log = logging.getLogger("aetool")
 
 
 class TrainingProgress:
@@ -21,7 +25,7 @@ class TrainingProgress:
             TimeRemainingColumn(),
             transient=True,
         )
-        self.terminal = sys.stderr.isatty() and self.bar.console.is_terminal
+        self.terminal = sys.stderr.isatty() and self.bar.console.is_terminal and log.isEnabledFor(logging.INFO)
         self.task = self.bar.add_task("train", total=None, epoch="", loss="", rate="")
         self.interval = 0.2 if self.terminal else 10.0
         self.shown_at, self.shown_step = time.monotonic(), -1
@@ -40,7 +44,7 @@ class TrainingProgress:
         if now - self.shown_at < self.interval:
             return
         steps = trainer.step - self.shown_step if self.shown_step >= 0 else 0
-        rate = f"{steps * trainer.batch_size / (now - self.shown_at):,.0f}" if steps else "…"
+        rate = f"{steps * trainer.batches.batch_size / (now - self.shown_at):,.0f}" if steps else "…"
         epoch, loss = f"{trainer.epoch + 1}/{trainer.epochs}", f"{trainer.mean_loss:.4g}"
         self.shown_at, self.shown_step = now, trainer.step
         if self.terminal:
@@ -48,4 +52,4 @@ class TrainingProgress:
                 self.task, total=trainer.total_steps, completed=trainer.step, epoch=epoch, loss=loss, rate=rate
             )
         else:
-            print(f"epoch {epoch}  step {trainer.step}/{trainer.total_steps}  loss {loss}  {rate} images/s", flush=True)
+            log.info(f"epoch {epoch}  step {trainer.step}/{trainer.total_steps}  loss {loss}  {rate} images/s")

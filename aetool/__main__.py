@@ -1,0 +1,7 @@
+"""python -m aetool"""
+
+import sys
+
+from aetool.cli import main
+
+sys.exit(main())

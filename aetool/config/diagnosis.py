@@ -1,0 +1,72 @@
+"""Why overrides do not compose: each one's own reason, and what the check says of the rest."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
+
+from aetool.config.check import ConfigError, check, flatten, suggest
+from aetool.config.overrides import COMPOSITION_ERRORS, composed, first_line, plain, spelled_out
+from aetool.config.schema import SCHEMAS
+from aetool.config.tree import groups
+
+
+def diagnose(
+    command: str, overrides: Sequence[Override], loader: ConfigLoader, multirun: bool, error: Exception | None
+) -> ConfigError:
+    """The error to raise for overrides that do not compose, or that sweep without -m."""
+    names = set(groups(loader))
+    problems: list[str] = []
+    good: list[str] = []
+    values: list[Override] = []
+    for item in overrides:
+        key, line = str(item.key_or_group), item.input_line or ""
+        if item.is_sweep_override() and not multirun:
+            problems.append(f"{line}: several values; add -m to sweep over them, or write [a,b] for a list")
+        elif key in names and not isinstance(item.value(), dict):
+            unknown = _unknown_options(item, loader)
+            problems += unknown
+            good += [] if unknown else spelled_out(item)[:1]
+        else:
+            values.append(item)
+    try:
+        base = composed(command, good)
+    except COMPOSITION_ERRORS as deeper:
+        return ConfigError(problems or [first_line(deeper)])
+    plain_base = OmegaConf.to_container(base)
+    known = {key for key, _ in flatten(plain_base if isinstance(plain_base, dict) else {})}
+    visible = {key for key in known if key.split(".")[0] != "hydra"} | names
+    for item in values:
+        key = str(item.key_or_group)
+        if key not in known and not (item.is_add() or item.is_force_add()):
+            problems.append(f"{key}: unknown key; {_closest(key, visible, command)}")
+        else:
+            good.append(spelled_out(item)[0])
+    try:
+        check(plain(composed(command, good)), SCHEMAS[command], typed=[str(item.key_or_group) for item in values])
+    except ConfigError as rest:
+        problems += rest.problems
+    except COMPOSITION_ERRORS as deeper:
+        problems.append(first_line(deeper))
+    return ConfigError(problems or [first_line(error) if error else "the overrides do not compose"])
+
+
+def _unknown_options(item: Override, loader: ConfigLoader) -> list[str]:
+    key = str(item.key_or_group)
+    options = loader.get_group_options(key)
+    chosen = [re.split(r"[\[\],\s]+", word.partition("=")[2]) for word in spelled_out(item)]
+    unknown = [name for names in chosen for name in names if name not in (*options, "", "null")]
+    return [f"{key}={name}: no such option; {suggest(name, options)}" for name in unknown]
+
+
+def _closest(key: str, visible: Iterable[str], command: str) -> str:
+    """The key that was probably meant: spelled alike, of the same last name, or beside it."""
+    visible = set(visible)
+    close = suggest(key, visible)
+    if close.startswith("did"):
+        return close
+    same = sorted(name for name in visible if name.rpartition(".")[2] == key.rpartition(".")[2])
+    siblings = [name for name in visible if name.rpartition(".")[0] == key.rpartition(".")[0]]
+    return f"did you mean {same[0]}?" if same else suggest(key, siblings or [command])

@@ -1,0 +1,115 @@
+"""Overrides in Hydra's grammar: parsed, spelled out over a sweep, and composed to plain values."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra import compose
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from aetool.config.check import ConfigError
+from aetool.config.tree import groups
+
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)  # Hydra lets the last two through
+PATH_KEYS = ("run", "output", "name", "cache", "file", "dataset.path", "dataset.data_dir")
+
+
+def parse(words: Sequence[str], loader: ConfigLoader) -> list[Override]:
+    """The overrides; raises ConfigError with every word that is none."""
+    parser = OverridesParser.create(config_loader=loader)
+    overrides, problems = [], []
+    for word in words:
+        try:
+            overrides.append(parser.parse_override(word))
+        except HydraException:
+            key, equals, value = word.partition("=")
+            if key in PATH_KEYS and value:  # the shell took the quotes that Hydra's grammar wants
+                quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+                overrides.append(parser.parse_override(f"{key}='{quoted}'"))
+            elif not equals:
+                problems.append(f"{word}: expected key=value")
+            else:
+                problems.append(f"{word}: not valid in Hydra's override grammar; quote the value: '{key}=\"…\"'")
+    for item in overrides:
+        item.config_loader = loader
+        problems += _misused_group(item, loader)
+    problems += _ambiguous_lambda(overrides)
+    if problems:
+        raise ConfigError(problems)
+    return overrides
+
+
+def _misused_group(override: Override, loader: ConfigLoader) -> list[str]:
+    """Hydra takes a list or null for every group; here only penalty takes several, and only experiment none."""
+    key = str(override.key_or_group)
+    if override.is_sweep_override() or "." in key or key == "experiment":
+        return []
+    value = override.value()
+    misused = value is None or (isinstance(value, list) and (key != "penalty" or "none" in value or not value))
+    if not misused or key not in groups(loader):  # asked last: it lists the tree
+        return []
+    given = "null" if value is None else (override.input_line or "").partition("=")[2]
+    return [f"{key}={given}: choose one of {', '.join(loader.get_group_options(key))}"]
+
+
+def _ambiguous_lambda(overrides: Sequence[Override]) -> list[str]:
+    """Of several penalties each has its own default lambda, and the last one listed would silently win."""
+    typed = {str(item.key_or_group) for item in overrides}
+    if typed & {"penalty.weight", "experiment"}:
+        return []
+    for item in overrides:
+        chosen = spelled_out(item) if item.is_sweep_override() else [item.input_line or ""]
+        several = [word for word in chosen if "," in word]
+        if str(item.key_or_group) == "penalty" and several:
+            return [f"{several[0]}: several penalties share one lambda; set penalty.weight=…"]
+    return []
+
+
+def spelled_out(override: Override) -> list[str]:
+    """One word for every value that it sweeps over; raises ConfigError where there is none."""
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    try:
+        values = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
+    except COMPOSITION_ERRORS:  # a sweep as one of the values of another
+        values = []
+    if not values:
+        raise ConfigError([f"{override.input_line}: no values to sweep over; list them: key=a,b,c"])
+    return [f"{override.get_key_element()}={value}" for value in values]
+
+
+def composed(command: str, words: Sequence[str | None]) -> DictConfig:
+    return compose(command, overrides=[word for word in words if word], return_hydra_config=True)
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Plain values, interpolations resolved; raises ConfigError naming every one that cannot be."""
+    OmegaConf.set_struct(config, False)
+    config.pop("hydra")
+    try:
+        values: Any = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException:
+        raise ConfigError(_unresolved(config)) from None
+    return values
+
+
+def _unresolved(node: Any, path: str = "") -> list[str]:
+    problems = []
+    for key in node if isinstance(node, DictConfig) else range(len(node)):
+        child = ".".join([*filter(None, [path]), str(key)])
+        try:
+            value = node[key] if not OmegaConf.is_missing(node, key) else None
+        except (OmegaConfBaseException, RecursionError) as error:
+            problems.append(f"{child}: {str(error).splitlines()[0]}")
+        else:
+            problems += _unresolved(value, child) if OmegaConf.is_config(value) else []
+    return problems
+
+
+def first_line(error: Exception) -> str:
+    return " ".join(str(error).split("\n")[:2])

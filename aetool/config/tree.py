@@ -1,0 +1,97 @@
+"""The conf tree: the installed one, and a user's `--config-dir` before it. Its groups, options, texts and targets."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+from hydra import initialize_config_module
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from aetool.config.check import Targets, flatten
+from aetool.config.targets import stable_name
+from aetool.errors import UserError
+
+CONFIG_MODULE = "aetool.conf"
+
+
+@contextmanager
+def config_tree(config_dir: Path | None = None) -> Iterator[ConfigLoader]:
+    """The conf tree; modules beside the user's configs can be imported meanwhile and afterwards.
+
+    Raises UserError where `config_dir` is no folder.
+    """
+    if config_dir is not None and not config_dir.is_dir():
+        raise UserError(f"--config-dir {config_dir}: there is no such folder")
+    for folder in (Path.cwd(), config_dir):
+        if folder is not None and str(folder.resolve()) not in sys.path:
+            sys.path.append(str(folder.resolve()))
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        if config_dir is not None:
+            path = loader.get_search_path()
+            path.prepend("command-line", f"file://{config_dir.resolve()}", anchor="schema")
+            loader.repository.initialize_sources(path)  # type: ignore[attr-defined]  # Hydra's own, of the concrete class
+        yield loader
+
+
+def groups(loader: ConfigLoader, parent: str = "") -> Iterator[str]:
+    """Every group by its path, Hydra's own aside."""
+    for name in loader.list_groups(parent):
+        path = f"{parent}/{name}".lstrip("/")
+        if path != "hydra":
+            yield path
+            yield from groups(loader, path)
+
+
+def plurals(loader: ConfigLoader) -> dict[str, str]:
+    """The groups by their plurals: `models`, `penalties`, …"""
+    return {_plural(group): group for group in sorted(loader.list_groups("")) if group != "hydra"}
+
+
+def _plural(word: str) -> str:
+    return f"{word[:-1]}ies" if word.endswith("y") else f"{word}es" if word.endswith("s") else f"{word}s"
+
+
+def option_names(group: str, config_dir: Path | None = None) -> list[str]:
+    """The options of a group."""
+    with config_tree(config_dir) as loader:
+        return loader.get_group_options(group)
+
+
+def text_of(loader: ConfigLoader, name: str) -> str:
+    """The YAML that Hydra takes for a config such as `model/sparse`: the first on its search path."""
+    for source in loader.get_sources():
+        if source.scheme() in ("pkg", "file") and source.is_config(name):
+            root = resources.files(source.path) if source.scheme() == "pkg" else Path(source.path)
+            return root.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    return ""
+
+
+def known_targets(config_dir: Path | None = None) -> Targets:
+    """By group, every `_target_` that the conf tree names, by its stable name: a stored config may name no other."""
+    with config_tree(config_dir) as loader:
+        found: dict[str, dict[str, str]] = {}
+        top = {group for group in loader.list_groups("")}
+        for source in loader.get_sources():
+            if source.provider in ("hydra", "schema"):
+                continue
+            pending = [""]
+            while pending:
+                folder = pending.pop()
+                for name in source.list(folder, results_filter=None):
+                    path = f"{folder}/{name}".lstrip("/")
+                    if source.is_group(path):
+                        pending.append(path)
+                    if not source.is_config(path):
+                        continue
+                    config = OmegaConf.to_container(source.load_config(path).config)
+                    for key, value in flatten(config if isinstance(config, dict) else {}):
+                        if key.rpartition(".")[2] == "_target_":
+                            first = key.partition(".")[0]
+                            group = first if first in top else path.partition("/")[0]
+                            found.setdefault(group, {}).setdefault(stable_name(str(value)), str(value))
+        return found

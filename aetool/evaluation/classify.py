@@ -1,0 +1,62 @@
+"""Classification on the frozen features of a network."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from aetool.data.budget import labelled
+from aetool.data.dataset import Dataset
+from aetool.errors import UserError
+from aetool.probes.base import Labelled, Probe, ProbeResult, judge
+from aetool.randomness import generator
+
+
+class Budget(NamedTuple):
+    """How many labels the probe sees, in the train and in the validation split; `draws` random choices of them."""
+
+    labels_per_class: int | None
+    label_fraction: float | None
+    draws: int
+
+    @property
+    def all_labels(self) -> bool:
+        return self.labels_per_class is None and self.label_fraction is None
+
+
+def labels_of(dataset: Dataset) -> list[Tensor]:
+    """The labels of train, val and test, each (N,); raises UserError where there are none."""
+    labels = [split.labels for split in (dataset.train, dataset.val, dataset.test)]
+    if any(part is None for part in labels):
+        raise UserError("the dataset has no labels: a probe needs them")
+    return [part for part in labels if part is not None]
+
+
+def classify(
+    probe: Probe, features: Sequence[Tensor], dataset: Dataset, budget: Budget, poll: Callable[[], None]
+) -> ProbeResult:
+    """Fits the probe on features (N, D) of train and val, and reads those of test once.
+
+    Under a budget, the mean over its draws, with `test/accuracy_std` over them, and no candidates; choices see as few
+    labels as the fit.
+    """
+    classes = dataset.num_classes
+    train, val, test = map(Labelled, features, labels_of(dataset))
+    if budget.all_labels:
+        return judge(probe(train, val, classes, poll), test, classes)
+    results = []
+    for draw in range(budget.draws):
+        noise = generator(0, "labels", draw)
+        chosen = [labelled(y, budget.labels_per_class, budget.label_fraction, noise) for _, y in (train, val)]
+        few = [Labelled(x[i.to(x.device)], y[i]) for (x, y), i in zip((train, val), chosen, strict=True)]
+        results.append(judge(probe(few[0], few[1], classes, poll), test, classes))
+    return _mean(results)
+
+
+def _mean(results: Sequence[ProbeResult]) -> ProbeResult:
+    metrics = {key: statistics.fmean(result.metrics[key] for result in results) for key in results[0].metrics}
+    if len(results) > 1:
+        metrics["test/accuracy_std"] = statistics.stdev(result.metrics["test/accuracy"] for result in results)
+    confusion = sum((result.confusion for result in results[1:]), results[0].confusion)
+    return ProbeResult(metrics, confusion, confusion.diag() / confusion.sum(dim=1).double(), {})

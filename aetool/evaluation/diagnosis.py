@@ -1,0 +1,48 @@
+"""Warnings about a network that learned nothing of use, or not what was asked for; each names the key to change."""
+
+from collections.abc import Mapping
+
+from aetool.config.schema import PenaltyConfig
+
+COLLAPSED = 0.05  # fraction of active units below which a posterior counts as collapsed
+
+
+def degenerate(metrics: Mapping[str, float], penalty: PenaltyConfig) -> list[str]:
+    """Dead or constant codes, mean-image reconstructions, and a missed target_l0."""
+    warnings = []
+    target = penalty.target_l0
+    if target is not None and abs(metrics["val/l0"] / target - 1) > 0.1:
+        start = "larger" if metrics["val/l0"] > target else "smaller"
+        warnings.append(
+            f"penalty.target_l0={target:g}: {metrics['val/l0']:.1f} units are active on validation: raise "
+            f"trainer.epochs, or start from a {start} penalty.weight"
+        )
+    lower = "lower penalty.weight or optimizer.lr" if penalty.weight else "lower optimizer.lr"
+    if metrics["val/dead_fraction"] == 1:
+        warnings.append(f"all code units are dead: {lower}")
+    elif metrics["val/code_std"] == 0:
+        warnings.append(f"the code is the same for every image: {lower}")
+    elif metrics["val/explained_variance"] < 0.01:
+        warnings.append(f"reconstructions are no better than the mean image: train longer, or {lower}")
+    return warnings
+
+
+def collapsed_posterior(active_units: float, code_size: int) -> list[str]:
+    """Under 5 % of the code tells images apart: the posterior has collapsed onto the prior."""
+    if active_units > 0 and active_units >= COLLAPSED * code_size:
+        return []
+    return [
+        f"posterior collapse: {active_units:.0f} of {code_size} code units are active: lower penalty.weight, "
+        "or raise penalty.warmup or penalty.terms.kl.free_bits"
+    ]
+
+
+def below_baselines(metrics: Mapping[str, float]) -> list[str]:
+    """Validation accuracy of the code below that of a baseline."""
+    own = metrics.get("code/val/accuracy")
+    if own is None:
+        return []
+    titles = {"untrained/code": "untrained", "pca": "pca", "pixels": "pixels"}
+    accuracies = {title: metrics.get(f"{name}/val/accuracy", 0.0) for name, title in titles.items()}
+    better = ", ".join(f"{title} ({accuracy:.4f})" for title, accuracy in accuracies.items() if accuracy > own)
+    return [f"validation accuracy of the code ({own:.4f}) is below baseline {better}"] if better else []

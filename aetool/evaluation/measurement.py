@@ -1,0 +1,51 @@
+"""A measurement of a run: its folder, keyed by the settings, the checkpoint and the protocol, and what stands there."""
+
+import html
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aetool.config.identity import digest
+from aetool.evaluation.catalogue import PROTOCOL
+from aetool.files import read_json, write_json
+from aetool.storage.run import RunFolder
+
+
+class Measurement:
+    """`kind` is the first part of the folder's name; `step` that of the checkpoint."""
+
+    def __init__(self, run: RunFolder, kind: str, settings: Mapping[str, Any], step: int) -> None:
+        self.settings = dict(settings) | {"step": step, "protocol": PROTOCOL}
+        self.folder = run.directory / f"{kind}-{digest(self.settings)}"
+
+    @property
+    def exists(self) -> bool:
+        return (self.folder / "metrics.json").exists()
+
+    def read(self) -> dict[str, Any] | None:
+        """What was measured before with these settings, by this protocol."""
+        return read_json(self.folder / "metrics.json")
+
+    def write(self, metrics: Mapping[str, Any]) -> None:
+        """The metrics last: a folder with metrics.json is complete."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / "settings.json", self.settings)
+        write_json(self.folder / "metrics.json", metrics)
+
+    def path(self, name: str) -> Path:
+        """A file in the folder, which is made."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.folder / name
+
+
+def best_step(run: RunFolder) -> int:
+    """Of the checkpoint with the lowest validation loss."""
+    return int(run.metrics["pretrain"]["best_step"])
+
+
+class Metrics(dict[str, float]):
+    """Metrics by their names; a table in a notebook."""
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><td>{html.escape(name)}</td><td>{value:.6g}</td></tr>" for name, value in self.items())
+        return f"<table><tr><th>metric</th><th>value</th></tr>{rows}</table>"

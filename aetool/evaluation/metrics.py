@@ -1,0 +1,179 @@
+"""Reconstruction, code, cost and geometry metrics of a trained network on the splits of a dataset."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from aetool.data.dataset import Dataset, Split
+from aetool.evaluation.atlas import unit_activations
+from aetool.measures.code import CodeStatistics
+from aetool.measures.cost import cost, images_per_second
+from aetool.measures.geometry import intrinsic_dimension
+from aetool.measures.jacobian import jacobian_norm, singular_values
+from aetool.measures.reconstruction import ReconstructionMetrics
+from aetool.models.base import BATCH
+from aetool.models.taps import pooled
+from aetool.randomness import generator, subset
+from aetool.training.assembly import Trained
+
+PROBES = 16  # draws an image in the estimate of ‖J‖_F
+PROFILED = 10  # images whose singular values are computed
+LARGEST_CODE = 1024  # numbers in a code whose Jacobian is computed in full
+LARGEST_MAP = 4096  # numbers in a map that is a point; larger ones are average-pooled
+PROJECTED = 50  # dimensions in the projector, which reads the points of all runs at its start
+
+
+class Evaluation(NamedTuple):
+    metrics: dict[str, float]  # "val/mse", "test/l0", "parameters", …
+    code_size: int  # numbers in a code
+    samples: tuple[Tensor, Tensor]  # ten test images and their reconstructions, pixels (10, C, H, W)
+    errors: Tensor  # (N,) mean squared error of each test image
+    mean_code: Tensor  # of the validation images, in the shape of a code
+    activations: Tensor  # (N, units) of the validation images, see `unit_activations`; on the CPU
+
+
+@torch.no_grad()
+def split_metrics(
+    trained: Trained, dataset: Dataset, device: torch.device, poll: Callable[[], None]
+) -> Evaluation:
+    """Measures the validation split, for choices, and the test split, for the final reading; on pixels in [0, 1]."""
+    metrics: dict[str, float] = {}
+    activations: list[Tensor] = []
+    total: Tensor | float = 0.0
+    for name, split in (("val", dataset.val), ("test", dataset.test)):
+        reconstruction, code = ReconstructionMetrics(), CodeStatistics()
+        for start in range(0, len(split.images), BATCH):
+            poll()
+            pixels, output_pixels, codes = _forward(trained, split.images[start : start + BATCH].to(device))
+            reconstruction.update(pixels, output_pixels)
+            code.update(codes)
+            if split is dataset.val:
+                activations.append(unit_activations(codes).cpu())
+                total = total + codes.sum(0)
+        metrics |= {f"{name}/{key}": value for key, value in (reconstruction.compute() | code.compute()).items()}
+    metrics |= {key: float(value) for key, value in cost(trained.model, trained.image_shape).items()}
+    metrics["model_bytes"] = (trained.checkpoint.path / "model.safetensors").stat().st_size
+    metrics["images_per_second"] = images_per_second(
+        trained.model, trained.preprocessing.to_input(dataset.test.images[:1000].to(device))
+    )
+    pixels, output_pixels, codes = _forward(trained, ten_images(dataset.test).to(device))
+    return Evaluation(
+        metrics,
+        codes[0].numel(),
+        (pixels, output_pixels),
+        reconstruction.per_image_mse,
+        total / len(dataset.val.images),  # type: ignore[arg-type]
+        torch.cat(activations),
+    )
+
+
+def geometry(
+    trained: Trained, dataset: Dataset, images: int, neighbors: int, device: torch.device, poll: Callable[[], None]
+) -> dict[str, float]:
+    """How the codes of so many validation images lie, the same for every run, and beside them their pixels.
+
+    Trustworthiness and continuity (Venna & Kaski 2001) and the silhouette (Rousseeuw 1987) are scikit-learn's.
+
+    `val/trustworthiness` and `val/continuity` of the code against the pixels, absent unless there are over twice as
+    many images as neighbors; `val/intrinsic_dimension`, absent where too few differ; `val/silhouette`, absent without
+    labels or with one class. `pixels/…` are the last two of the pixels.
+    """
+    from sklearn.manifold import trustworthiness  # a second's import
+    from sklearn.metrics import silhouette_score
+
+    chosen = subset(len(dataset.val.images), images)
+    labels = None if dataset.val.labels is None else dataset.val.labels[chosen].numpy()
+    pixels = dataset.val.images[chosen].flatten(1).double().numpy() / 255
+    code = encoded(trained, dataset.val.images[chosen], device, poll).double().cpu().numpy()
+    metrics = {}
+    if 2 * neighbors < len(chosen):
+        metrics["val/trustworthiness"] = float(trustworthiness(pixels, code, n_neighbors=neighbors))
+        metrics["val/continuity"] = float(trustworthiness(code, pixels, n_neighbors=neighbors))
+    for prefix, points in (("", code), ("pixels/", pixels)):
+        poll()
+        metrics[f"{prefix}val/intrinsic_dimension"] = intrinsic_dimension(points)
+        if labels is not None and 1 < len(np.unique(labels)) < len(labels):
+            metrics[f"{prefix}val/silhouette"] = float(silhouette_score(points, labels))
+    return {key: value for key, value in metrics.items() if math.isfinite(value)}
+
+
+def projected(trained: Trained, images: Tensor, device: torch.device, poll: Callable[[], None]) -> Tensor:
+    """The codes of uint8 images (N, C, H, W) as points for TensorBoard's projector, (N, D) float64 on the CPU.
+
+    Codes of over PROJECTED numbers are given by that many principal components of themselves.
+    """
+    code = encoded(trained, images, device, poll).double().cpu()
+    if code.shape[1] <= PROJECTED:
+        return code
+    centred = code - code.mean(0)
+    variances, directions = torch.linalg.eigh(centred @ centred.T)  # (N, N): cheaper than the (D, D) of large codes
+    kept = min(PROJECTED, len(code))
+    return (directions * variances.clamp(min=0).sqrt()).flip(1)[:, :kept]
+
+
+@torch.no_grad()
+def encoded(trained: Trained, images: Tensor, device: torch.device, poll: Callable[[], None]) -> Tensor:
+    """The codes of uint8 images (N, C, H, W) as points (N, D); maps of over LARGEST_MAP numbers are pooled."""
+    parts = []
+    for part in images.split(BATCH):
+        poll()
+        code = trained.model.encode(trained.preprocessing.to_input(part.to(device)))  # type: ignore[operator]
+        parts.append(pooled(code.float(), LARGEST_MAP).flatten(1))
+    return torch.cat(parts)
+
+
+class Sensitivity(NamedTuple):
+    """How strongly codes respond to pixels in [0, 1]: J = ∂h/∂pixels on validation images."""
+
+    norm: float  # mean ‖J‖_F
+    singular_values: Tensor | None  # (images, rank), falling; None for a code of over LARGEST_CODE numbers
+
+
+class _OfPixels(nn.Module):
+    """A trained encoder as a function of pixels in [0, 1], which are in the same unit for every run."""
+
+    def __init__(self, trained: Trained) -> None:
+        super().__init__()
+        self.model, self.preprocessing = trained.model, trained.preprocessing
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return self.model.encode(self.preprocessing.to_input(pixels * 255))  # type: ignore[operator]
+
+    def encoder_layer(self, pixels: Tensor) -> tuple[Tensor, Tensor] | None:
+        of_input = getattr(self.model, "encoder_layer", lambda x: None)
+        found = of_input(self.preprocessing.to_input(pixels * 255))
+        if found is None:
+            return None
+        std = torch.tensor(self.preprocessing.std, device=pixels.device)[:, None, None].expand(pixels.shape[1:])
+        return found[0] / std.flatten(), found[1]
+
+
+def sensitivity(trained: Trained, dataset: Dataset, images: int, device: torch.device) -> Sensitivity:
+    """Of so many validation images, the same for every run. ‖J‖_F is exact for an encoder of one layer and for very
+    small codes, else an estimate with PROBES draws an image; the singular values, of PROFILED images, are exact."""
+    chosen = dataset.val.images[subset(len(dataset.val.images), images)]
+    pixels, model = chosen.to(device).float() / 255, _OfPixels(trained)
+    noise = generator(0, "jacobian", device=device)
+    norm = torch.cat([jacobian_norm(model, part, noise, PROBES) for part in pixels.split(10)]).mean().item()
+    small = model.encode(pixels[:1]).numel() <= LARGEST_CODE
+    return Sensitivity(norm, singular_values(model, pixels[:PROFILED]) if small else None)
+
+
+def ten_images(split: Split) -> Tensor:
+    """The first image of up to ten classes, or the first ten, uint8 (n, C, H, W)."""
+    if split.labels is None:
+        return split.images[:10]
+    labels = split.labels
+    first = [int((labels == label).nonzero()[0]) for label in labels.unique()[:10]]
+    others = [index for index in range(min(20, len(labels))) if index not in first]
+    return split.images[(first + others)[:10]]
+
+
+def _forward(trained: Trained, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels in [0, 1], their reconstructions and their codes."""
+    output = trained.model(trained.preprocessing.to_input(images))
+    return images.float() / 255, trained.preprocessing.to_pixels(output.reconstruction.float()), output.code.float()

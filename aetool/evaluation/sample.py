@@ -1,0 +1,69 @@
+"""New images of a run, interpolations and traversals, as pictures and arrays in the run's folder."""
+
+from pathlib import Path
+
+import numpy as np
+
+from aetool.config.schema import SampleConfig, TrainConfig
+from aetool.config.targets import build
+from aetool.errors import UserError, poll_signals
+from aetool.evaluation import figures
+from aetool.evaluation.generation import Generation, generate
+from aetool.evaluation.measurement import Measurement, best_step
+from aetool.evaluation.session import Session
+from aetool.files import JsonObject, replacing
+from aetool.models.base import is_variational
+from aetool.storage.run import Run
+
+SETTINGS = {"latent", "count", "images", "seed"}
+FILES = ("samples.png", "interpolations.png", "traversals.png", "samples.npz")
+SHOWN_SAMPLES = 256  # in the picture; the .npz has all
+
+
+def measurement(run: Run[TrainConfig], config: SampleConfig, step: int | None = None) -> Measurement:
+    """The samples of a checkpoint, the best one by default."""
+    return Measurement(run, "sample", config.model_dump(include=SETTINGS), best_step(run) if step is None else step)
+
+
+def sample(session: Session, config: SampleConfig) -> tuple[Path, JsonObject]:
+    """The folder of the samples and what its metrics.json says; drawn once.
+
+    Raises UserError where the folder cannot be written.
+    """
+    made = measurement(session.run, config)
+    found = made.read()
+    return made.folder, found if found is not None else _sample(session, config)
+
+
+def _sample(session: Session, config: SampleConfig) -> JsonObject:
+    target, name = measurement(session.run, config, session.step), session.run.directory.name
+    latent = build(config.latent, has_prior=is_variational(session.trained.model))
+    made = generate(
+        session.trained,
+        session.dataset,
+        latent,
+        count=config.count,
+        images=config.images,
+        seed=config.seed,
+        device=session.device,
+        poll=poll_signals,
+    )
+    distribution = type(latent).__name__.lower()
+    found = target.settings | {"distribution": distribution} | made.samples.metrics
+    try:
+        _draw(target, made, name, distribution)
+        target.write(found)
+    except OSError as error:
+        raise UserError(f"{target.folder}: cannot be written: {error}") from error
+    return found
+
+
+def _draw(target: Measurement, made: Generation, name: str, distribution: str) -> None:
+    paths = [target.path(file) for file in FILES]
+    figures.save_samples(paths[0], made.samples.pixels[:SHOWN_SAMPLES], f"{name}, new codes ({distribution})")
+    figures.save_interpolations(paths[1], made.interpolations.images, f"{name}, between test images")
+    change = "each unit from 0 to its largest value" if made.non_negative else "each unit by -3 to 3 of its std"
+    figures.save_traversals(paths[2], *made.traversals, f"{name}, {change}")
+    pixels = (made.samples.pixels * 255).round().byte().numpy()
+    with replacing(paths[3]) as temporary, temporary.open("wb") as file:
+        np.savez(file, images=pixels, codes=made.samples.codes.numpy())

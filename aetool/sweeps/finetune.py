@@ -1,0 +1,200 @@
+"""One fine-tune brought to its end, with its pretraining and its control where they are asked for."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from aetool.config.compose import Point, compose_one
+from aetool.config.rules import untrainable
+from aetool.config.schema import (
+    ClassifierConfig,
+    DatasetConfig,
+    FinetuneConfig,
+    FinetuneRunConfig,
+    ModelConfig,
+    ParentConfig,
+    ProbeConfig,
+    TrainConfig,
+)
+from aetool.config.tree import known_targets
+from aetool.errors import UserError, deferred_signals, poll_signals
+from aetool.evaluation import figures
+from aetool.evaluation.catalogue import tensorboard_headlines
+from aetool.evaluation.probe import stage
+from aetool.evaluation.session import DataSession, Session
+from aetool.files import read_json, replacing
+from aetool.measures.statistics import Interval, paired_accuracy_interval
+from aetool.storage.opening import open_trained
+from aetool.storage.record import Events
+from aetool.storage.run import Run
+from aetool.sweeps.train import declare_hparams, save_curves, train
+from aetool.training.finetune import Finetuned, finetune
+from aetool.training.progress import TrainingProgress
+
+STAGE, PREDICTIONS, SUPERVISED = "finetune", "predictions.npy", "supervised"
+PRETRAINING = ("model", "dataset", "loss", "penalty", "corruption", "seed", "output", "device", "threads", "cache")
+log = logging.getLogger("aetool")
+
+
+class Result(NamedTuple):
+    """What came of one fine-tune: metrics by column (fine-tuned, from scratch, frozen), and the runs."""
+
+    metrics: dict[str, dict[str, float]]
+    gap: Interval | None  # test accuracy minus that of the control, over the test images
+    runs: list[Run[FinetuneRunConfig]]
+    pretrained: Run[TrainConfig] | None  # by this command
+
+    def _repr_html_(self) -> str:
+        from aetool.report.summary import html_table
+
+        return html_table("classification", self.metrics)
+
+
+def run_finetune(point: Point[FinetuneConfig]) -> Result:
+    """Brings one fine-tune, its pretraining and its control to their end; what is done is not done again."""
+    config = point.config
+    pretrained = _pretrained(point) if config.pretrain else None
+    directory = str(pretrained.directory) if pretrained else config.run
+    parent = None if directory is None else _open_parent(directory, point.config_dir)
+    tuned = Run.of(_own(config, parent), point.own_command)
+    name = "fine-tuned" if parent else "from scratch"
+    metrics, runs, gap = {name: _bring_to_end(tuned, parent)}, [tuned], None
+    if parent is None:
+        return Result(metrics, None, runs, None)
+    if config.control:
+        control = Run.of(_scratch(tuned.config, config.output), point.own_command)
+        metrics["from scratch"] = _bring_to_end(control, None)
+        labels = DataSession(tuned.config, tuned.config).dataset.test.labels
+        assert labels is not None
+        correct = [np.load(one.directory / PREDICTIONS) == labels.numpy() for one in (tuned, control)]
+        gap = paired_accuracy_interval(*correct)
+        runs.append(control)
+    frozen = _frozen(parent, config)
+    if frozen:
+        metrics["frozen, linear probe"] = frozen
+    return Result(metrics, gap, runs, pretrained)
+
+
+def supervised_baseline(run: Run[TrainConfig]) -> dict[str, float]:
+    """The network of a run trained from scratch on all labels; its metrics stand in those of the run too.
+
+    It is a run of its own beside this one, trained once for all runs that differ in their pretraining alone.
+    """
+    keys = ("seed", "output", "device", "threads", "cache")
+    words = [f"{key}={getattr(run.config, key)}" for key in keys if getattr(run.config, key) is not None]
+    point = compose_one("finetune", FinetuneConfig, [f"run={run.directory}", *words])
+    scratch = Run.of(_scratch(_own(point.config, run), point.config.output), point.own_command)
+    trained = _bring_to_end(scratch, None)
+    found = {key: trained[key] for key in ("val/accuracy", "test/accuracy", "epochs")}
+    if run.metrics.get(SUPERVISED) != found:
+        with run.hold():
+            run.add_metrics(SUPERVISED, found)
+    return found
+
+
+def _pretrained(point: Point[FinetuneConfig]) -> Run[TrainConfig]:
+    """The autoencoder of the same groups, trained first."""
+    own = [word for word in point.words if _is_of_pretraining(word.lstrip("+~").partition("=")[0])]
+    pretraining = compose_one("train", TrainConfig, own, config_dir=point.config_dir)
+    return train(Run.of(pretraining.config, pretraining.own_command))
+
+
+def _is_of_pretraining(key: str) -> bool:
+    return key.partition(".")[0] in PRETRAINING or key == "trainer.precision"
+
+
+def _open_parent(directory: str, config_dir: Path | None) -> Run[TrainConfig]:
+    parent = open_trained(directory, known_targets(config_dir))
+    problems = untrainable(parent.config.model)
+    if problems:
+        raise UserError(f"run={directory}: {problems[0]}")
+    return parent
+
+
+def _own(config: FinetuneConfig, parent: Run[TrainConfig] | None) -> FinetuneRunConfig:
+    """The config of one fine-tune, with the model and the dataset of its parent."""
+    model, dataset = (parent.config.model, parent.config.dataset) if parent else (config.model, config.dataset)
+    assert isinstance(model, ModelConfig)
+    assert isinstance(dataset, DatasetConfig)  # as the rules ask where there is no parent
+    values = {key: getattr(config, key) for key in ClassifierConfig.model_fields}
+    return FinetuneRunConfig.model_construct(
+        **values,
+        model=model,
+        dataset=dataset,
+        augmentation=dataset.augmentation if config.augment else None,
+        parent=_origin(parent) if parent else None,
+        run=parent.directory.name if parent else None,
+    )
+
+
+def _origin(parent: Run[TrainConfig]) -> ParentConfig:
+    step = int(parent.metrics["pretrain"]["best_step"])
+    manifest = read_json(parent.directory / "checkpoints" / f"step-{step:08d}" / "manifest.json") or {}
+    weights = manifest.get("files", {}).get("model.safetensors", {}).get("sha256", "")  # of other data, other weights
+    return ParentConfig(id=parent.id, step=step, weights=weights[:8])
+
+
+def _scratch(config: FinetuneRunConfig, output: str) -> FinetuneRunConfig:
+    """The same network from scratch, without what only spares weights that are trained already."""
+    changes = {"layer_decay": 1.0, "frozen_epochs": 0, "parent": None, "run": None, "name": None, "overwrite": False}
+    return config.model_copy(update=changes | {"output": output})
+
+
+def _bring_to_end(run: Run[FinetuneRunConfig], parent: Run[TrainConfig] | None) -> dict[str, float]:
+    if not run.config.overwrite and run.agree() and _is_finished(run):
+        log.info(f"{run.directory}: already finished; overwrite=true trains it again")
+        return run.metrics[STAGE]
+    with deferred_signals():
+        with run.claim():
+            start = parent.directory if parent else "scratch"
+            log.info(f"{run.config.model.name} on {run.config.dataset.name} from {start} → {run.directory}")
+            _train(run, parent)
+        poll_signals()  # a signal since the last poll still ends a sweep
+    return run.metrics[STAGE]
+
+
+def _is_finished(run: Run[FinetuneRunConfig]) -> bool:
+    completed = run.status.get("state") == "completed" and STAGE in run.metrics
+    return completed and (run.directory / PREDICTIONS).exists()
+
+
+def _train(run: Run[FinetuneRunConfig], parent: Run[TrainConfig] | None) -> None:
+    session, trained = DataSession(run.config, run.config), None
+    if parent is not None:
+        source = Session(parent, run.config)
+        source.dataset = session.dataset
+        trained = source.trained
+        if run.config.parent is None or trained.checkpoint.step != run.config.parent.step:
+            raise UserError(f"run={parent.directory}: its best checkpoint is damaged; train it again: overwrite=true")
+    with TrainingProgress() as progress:
+        result = finetune(run, trained, session.dataset, session.device, progress)
+    with replacing(run.directory / PREDICTIONS) as temporary, temporary.open("wb") as file:
+        np.save(file, result.predictions.numpy())
+    run.add_metrics(STAGE, result.metrics)
+    _draw(run, result, session.dataset.class_names)
+
+
+def _draw(run: Run[FinetuneRunConfig], result: Finetuned, class_names: Sequence[str]) -> None:
+    """The figures, and TensorBoard's hyper-parameters and headlines."""
+    metrics = result.metrics
+    title = f"{run.directory.name}: {metrics['test/accuracy']:.4f}"
+    path = run.directory / "figures" / "confusion.png"
+    confusion = figures.save_confusion(path, result.confusion, class_names, title)
+    save_curves(run, {"loss.png": "loss", "accuracy.png": "accuracy"})
+    shown = {f"{STAGE}/{key}": metrics[key] for key in tensorboard_headlines(STAGE) if key in metrics}
+    declare_hparams(run, shown)
+    with Events(run.directory, STAGE) as events:
+        events.image("test/confusion", confusion, int(metrics["best_step"]))
+    run.warn(events.warnings)
+
+
+def _frozen(parent: Run[TrainConfig], config: FinetuneConfig) -> dict[str, float]:
+    """What the linear probe found at the same tap, with the same label budget."""
+    own = parent.config.probe
+    budget = {"labels_per_class": config.labels_per_class, "label_fraction": config.label_fraction}
+    linear: ProbeConfig = own.model_copy(update={"name": "linear", **budget})
+    metrics = parent.metrics.get(stage(linear), {})
+    return {k.removeprefix(f"{config.tap}/"): value for k, value in metrics.items() if k.startswith(f"{config.tap}/")}

@@ -1,0 +1,40 @@
+"""The principal components of a dataset's training images, kept on disk beside the prepared datasets."""
+
+import contextlib
+import logging
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from aetool.config.identity import digest
+from aetool.data.dataset import Dataset
+from aetool.errors import UserError, poll_signals
+from aetool.files import replacing
+from aetool.measures.pca import PCA
+
+LARGEST = 6144  # pixel values of an image; the eigenvectors behind PCA and the pixel probe cost their cube
+VERSION = 1  # of the file
+log = logging.getLogger("aetool")
+
+
+def has_pca(dataset: Dataset) -> bool:
+    """Whether the images are small enough."""
+    return dataset.train.images[0].numel() <= LARGEST
+
+
+def pca_of(dataset: Dataset, cache: Path) -> PCA:
+    """PCA of the training images, fitted once; raises UserError where they are too large for it."""
+    if not has_pca(dataset):
+        raise UserError(f"dataset: PCA supports at most {LARGEST:,} values per image; choose smaller images")
+    key = {"version": VERSION, "data": dataset.fingerprint, "images": len(dataset.train.images)}
+    path = cache / "baselines" / f"pca-{digest(key)}.safetensors"
+    with contextlib.suppress(OSError, SafetensorError):  # missing or damaged: fit it
+        return PCA.load(path)
+    pca = PCA().fit(dataset.train.images, poll=poll_signals)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            pca.save(temporary)
+    except (OSError, SafetensorError) as error:
+        log.warning("PCA cannot be cached in %s: %s", path.parent, error)
+    return pca

@@ -129,9 +129,7 @@ def _composed(command: str, words: list[str]) -> int:
     options, overrides = parser.parse_known_args(words)
     for word in overrides:
         if word.startswith("-"):
-            raise UserError(
-                f"{word}: unknown option; options: -m, --full, -v, -q, --config-dir DIR, --help, --cfg job"
-            )
+            raise UserError(f"{word}: unknown option; options: -m, --full, -v, -q, --config-dir DIR, --help, --cfg job")
     if options.full and command not in WITH_FULL:
         raise UserError(f"--full: aetool {command} prints all of its metrics anyway; leave it out")
     from aetool.config.compose import compose_points

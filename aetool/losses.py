@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aetool.components import PositiveFloat
 from aetool.measures.reconstruction import ssim_map
-from aetool.ranges import PositiveFloat
 
 
 def anomaly_scores(error: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
-from aetool.corruptions import Blur, Components, Gaussian, Identity, Masking, SaltAndPepper
+from aetool.data.corruptions import Blur, Components, Gaussian, Identity, Masking, SaltAndPepper
 from aetool.data.dataset import Dataset, Split
 from aetool.data.preprocessing import Preprocessing
 from aetool.evaluation.denoising import denoising

@@ -25,7 +25,9 @@ def rounds(config: BenchConfig, folder: Path, clock: Callable[[], float]) -> lis
     dataset = load_dataset(config.dataset, cache_dir(config))
     steps, batch_size = config.steps, config.trainer.batch_size
     trainer = make_trainer(Run(folder, config), dataset, device)
-    x = torch.cat([trainer.batches.preprocessing.to_input(part) for part in dataset.train.images.split(1000)]).to(device)
+    x = torch.cat([trainer.batches.preprocessing.to_input(part) for part in dataset.train.images.split(1000)]).to(
+        device
+    )
     model = copy.deepcopy(trainer.model)
     optimizer = build(config.optimizer, params=model.parameters())
     loss = build(config.loss)

@@ -13,7 +13,6 @@ from aetool.config.schema import TrainConfig
 from aetool.config.tree import option_names
 from aetool.errors import UserError
 
-
 Points = dict[str, Point[TrainConfig]]
 
 

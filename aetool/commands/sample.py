@@ -30,5 +30,7 @@ def _summary(found: JsonObject) -> str:
         f"active units (L0): {found['l0']:.1f}; of real codes {found['real_l0']:.1f}",
     ]
     if "clamped_fraction" in found:
-        lines.append(f"codes here are non-negative: out-of-range samples were clamped ({found['clamped_fraction']:.1%})")
+        lines.append(
+            f"codes here are non-negative: out-of-range samples were clamped ({found['clamped_fraction']:.1%})"
+        )
     return "\n".join(lines)

@@ -1,7 +1,8 @@
 """The check of a config before any work: plain values in, the typed config out, or all problems at once.
 
-First what the config alone shows: unknown and missing keys, types, ranges and contradictions. Then what only the classes
-that it names can show, which imports them: the types, ranges and names of their arguments, and what goes with what.
+First what the config alone shows: unknown and missing keys, types, ranges and contradictions. Then what only the
+classes that it names can show, which imports them: the types, ranges and names of their arguments, and what goes with
+what.
 """
 
 import copy
@@ -40,8 +41,8 @@ def check(
 ) -> C:
     """The typed config of plain values.
 
-    `targets`, where given, are the only ones that it may name. `typed` are the keys that the user set, where known: when
-    the config alone shows problems, only classes whose arguments are among them are imported to find more.
+    `targets`, where given, are the only ones that it may name. `typed` are the keys that the user set, where known:
+    when the config alone shows problems, only classes whose arguments are among them are imported to find more.
 
     Raises ConfigError with every problem: unknown or missing keys, wrong types, out-of-range values, arguments that a
     target does not take, and parts that do not go together.
@@ -219,14 +220,15 @@ def _argument_problems(location: Location, kind: type[Component], node: dict[str
     names = [f"{prefix}{name}" for name in (*known, *kind.model_fields.keys() - {"target"})]
     problems = []
     if not takes.takes_any:
-        problems += [f"{prefix}{k}: unknown key; {suggest(f'{prefix}{k}', names)}" for k in node if k in own - known.keys()]
+        problems += [
+            f"{prefix}{k}: unknown key; {suggest(f'{prefix}{k}', names)}" for k in node if k in own - known.keys()
+        ]
     for key in [key for key in node if key in known and node[key] != MISSING]:
         adapter = _adapter(known[key])
         if adapter is None:
             continue
         try:
-            value = adapter.validate_json(json.dumps(node[key]))
-            node[key] = adapter.dump_python(value, mode="json") if value != node[key] or type(value) is float else value
+            node[key] = adapter.dump_python(adapter.validate_json(json.dumps(node[key])), mode="json")
         except ValidationError as error:
             problems += _value_problems((*location, key), known[key], error)
     required = (takes.required & known.keys()) - node.keys()

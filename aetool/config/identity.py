@@ -4,9 +4,9 @@ import hashlib
 import json
 from typing import Any
 
+from aetool.components import NotIdentifying
 from aetool.config.schema import Component, Node
 from aetool.config.targets import identifying_arguments, stable_name
-from aetool.ranges import NotIdentifying
 
 
 def identity(value: Any) -> Any:

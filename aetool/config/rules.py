@@ -22,7 +22,6 @@ from aetool.config.schema import (
 )
 
 
-
 def of_values(config: Node) -> list[str]:
     """Problems that the config alone shows."""
     problems = _names(config)
@@ -117,7 +116,9 @@ def _contract(config: RunConfig | FinetuneConfig) -> list[str]:
 
 def _names(config: Node) -> list[str]:
     """Of those that name a folder."""
-    parts = {f"{group}.name": getattr(getattr(config, group, None), "name", None) for group in ("model", "dataset", "probe")}
+    parts = {
+        f"{group}.name": getattr(getattr(config, group, None), "name", None) for group in ("model", "dataset", "probe")
+    }
     return [
         f"{key}={name}: expected one folder name, not starting with a dot"
         for key, name in {"name": getattr(config, "name", None), **parts}.items()

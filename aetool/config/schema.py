@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from annotated_types import Ge
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from aetool.ranges import (
+from aetool.components import (
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
@@ -29,7 +29,7 @@ STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=Tr
 class Node(BaseModel):
     """A group of keys, all of them known."""
 
-    model_config = STRICT | ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
+    model_config = STRICT | ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True, defer_build=True)
 
     def fixed(self) -> dict[str, Any]:
         """The values of the keys that the schema names, a component's target aside."""

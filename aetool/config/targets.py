@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from aetool.components import NotIdentifying
 from aetool.config.schema import Component
 from aetool.errors import UserError
-from aetool.ranges import NotIdentifying
 
 
 class TargetError(Exception):

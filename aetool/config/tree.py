@@ -75,7 +75,7 @@ def known_targets(config_dir: Path | None = None) -> Targets:
     """By group, every `_target_` that the conf tree names, by its stable name: a stored config may name no other."""
     with config_tree(config_dir) as loader:
         found: dict[str, dict[str, str]] = {}
-        top = {group for group in loader.list_groups("")}
+        top = set(loader.list_groups(""))
         for source in loader.get_sources():
             if source.provider in ("hydra", "schema"):
                 continue

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aetool.components import OpenFraction
 from aetool.data.dataset import Arrays, holdout
 from aetool.errors import DataError
-from aetool.ranges import OpenFraction
 
 logger = logging.getLogger("aetool")
 

@@ -10,11 +10,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from aetool.components import OpenFraction
 from aetool.data.cache import prepared
 from aetool.data.dataset import Arrays, holdout
 from aetool.data.decode import open_image, resized
 from aetool.errors import DataError, poll_signals
-from aetool.ranges import OpenFraction
 
 logger = logging.getLogger("aetool")
 

@@ -71,9 +71,7 @@ class Baselines:
             found |= {f"{name}/{key}": value for key, value in metrics.compute().items()}
         return found
 
-    def probe(
-        self, probe: Probe, settings: Settings, views: Views, budget: Budget, size: int
-    ) -> dict[str, float]:
+    def probe(self, probe: Probe, settings: Settings, views: Views, budget: Budget, size: int) -> dict[str, float]:
         """What the probe says of PCA with `size` components (`pca/test/accuracy`, …) and of raw pixels (`pixels/…`).
 
         Also the accuracy of the class that most training images have (`mean/…`). `settings` are those of the probe.

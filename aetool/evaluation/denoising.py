@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from aetool.corruptions import Corruption
+from aetool.data.corruptions import Corruption
 from aetool.data.dataset import Dataset
 from aetool.measures.reconstruction import ReconstructionMetrics
 from aetool.models.base import BATCH

@@ -27,7 +27,9 @@ def measurement(
     return Measurement(run, STAGE, keys, best_step(run) if step is None else step)
 
 
-def evaluate(session: Session, settings: EvaluationConfig, baselines: bool, overwrite: bool = False) -> dict[str, float]:
+def evaluate(
+    session: Session, settings: EvaluationConfig, baselines: bool, overwrite: bool = False
+) -> dict[str, float]:
     """The metrics of the evaluation by `split/name`; measured once, or again with `overwrite`.
 
     The run's metrics.json keeps those of the run's own settings.

@@ -27,7 +27,7 @@ class FeatureCache:
         self.limit = limit
 
     def get(self, key: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The tensors stored under the key, or those that `compute` returns, which are stored; on the CPU, free to be changed.
+        """The tensors stored under the key, or those that `compute` returns, which are stored; on the CPU, not shared.
 
         Tensors above the limit are not stored. If the folder is not writable, logs a warning and continues.
         """

@@ -11,8 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from aetool.components import NonNegativeFloat, PositiveInt
 from aetool.errors import UserError
-from aetool.ranges import NonNegativeFloat, PositiveInt
 
 log = logging.getLogger("aetool")
 EXACT = 2048  # units up to which the covariance is decomposed as a whole

@@ -37,9 +37,7 @@ class Evaluation(NamedTuple):
 
 
 @torch.no_grad()
-def split_metrics(
-    trained: Trained, dataset: Dataset, device: torch.device, poll: Callable[[], None]
-) -> Evaluation:
+def split_metrics(trained: Trained, dataset: Dataset, device: torch.device, poll: Callable[[], None]) -> Evaluation:
     """Measures the validation split, for choices, and the test split, for the final reading; on pixels in [0, 1]."""
     metrics: dict[str, float] = {}
     activations: list[Tensor] = []

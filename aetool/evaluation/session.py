@@ -12,7 +12,15 @@ from aetool.evaluation.baselines import Baselines
 from aetool.measures.pca import PCA
 from aetool.storage.checkpoint import Checkpoints
 from aetool.storage.run import Run
-from aetool.training.assembly import Network, Trained, cache_dir, initial_network, load_dataset, load_trained, prepare_torch
+from aetool.training.assembly import (
+    Network,
+    Trained,
+    cache_dir,
+    initial_network,
+    load_dataset,
+    load_trained,
+    prepare_torch,
+)
 from aetool.training.pca import pca_of
 
 

@@ -7,8 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from aetool.components import PositiveInt
 from aetool.models.base import ACTIVATIONS, Activation, AutoencoderOutput
-from aetool.ranges import PositiveInt
 
 Size = tuple[int, int]  # H, W of a map
 

@@ -6,9 +6,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from aetool.components import Fraction, PositiveInt
 from aetool.models.base import AutoencoderOutput
 from aetool.models.wta import LifetimeSparsity
-from aetool.ranges import Fraction, PositiveInt
 
 
 class ConvWTA(nn.Module):

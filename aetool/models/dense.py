@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aetool.components import PositiveInt
 from aetool.models.base import ACTIVATIONS, Activation, AutoencoderOutput
-from aetool.ranges import PositiveInt
 
 SLOPES: dict[str, Callable[[Tensor], Tensor]] = {  # of an activation, as a function of its value; gelu has none
     "relu": lambda h: (h > 0).to(h),

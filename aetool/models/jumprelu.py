@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from aetool.components import PositiveFloat, PositiveInt
 from aetool.models.base import AutoencoderOutput
 from aetool.models.sparse import Sparse
-from aetool.ranges import PositiveFloat, PositiveInt
 
 STRIDE = 10.0  # log θ = STRIDE · parameter: by Adam's equal steps θ keeps pace with the encoder
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aetool.components import Fraction, NonNegativeInt, OpenFraction, PositiveInt
 from aetool.models.attention import Block, positions
 from aetool.models.base import AutoencoderOutput
-from aetool.ranges import Fraction, NonNegativeInt, OpenFraction, PositiveInt
 
 EPSILON = 1e-6  # added to the variance of a patch (He et al. 2022)
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from aetool.components import PositiveInt
 from aetool.measures.pca import PCA
 from aetool.models.base import AutoencoderOutput
-from aetool.ranges import PositiveInt
 
 
 class PCAModel(nn.Module):

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aetool.components import PositiveInt
 from aetool.models.base import AutoencoderOutput
-from aetool.ranges import PositiveInt
 
 
 def keep_largest(x: Tensor, k: int, dim: int) -> Tensor:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
+from aetool.components import PositiveFloat, PositiveInt
 from aetool.models.sparse import Sparse, keep_largest
-from aetool.ranges import PositiveFloat, PositiveInt
 
 
 class TopK(Sparse):

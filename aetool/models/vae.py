@@ -7,10 +7,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from aetool.components import PositiveInt
 from aetool.models.base import ACTIVATIONS, Activation, AutoencoderOutput
 from aetool.models.conv import map_sizes
 from aetool.models.dense import layers
-from aetool.ranges import PositiveInt
 
 LARGEST_LOG_VARIANCE = 15.0  # a standard deviation between 1/1800 and 1800; the bound is smooth, so gradients pass
 

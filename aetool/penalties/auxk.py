@@ -5,9 +5,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from aetool.components import PositiveInt
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.models.sparse import keep_largest
-from aetool.ranges import PositiveInt
 
 
 class AuxK(nn.Module):

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aetool.components import PositiveFraction
 from aetool.data.dataset import holdout
 from aetool.models.base import AutoencoderOutput, Batch
-from aetool.ranges import PositiveFraction
 
 
 class Classification(nn.Module):

@@ -4,9 +4,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from aetool.components import PositiveInt
 from aetool.measures.jacobian import squared_norm
 from aetool.models.base import AutoencoderOutput, Batch
-from aetool.ranges import PositiveInt
 
 
 class Contractive:

@@ -6,9 +6,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from aetool.components import Fraction, OpenFraction, PositiveFloat
 from aetool.errors import UserError
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
-from aetool.ranges import Fraction, OpenFraction, PositiveFloat
 
 
 class L1:

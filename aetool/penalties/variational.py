@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
+from aetool.components import NonNegativeFloat
 from aetool.models.base import AutoencoderOutput, Batch
-from aetool.ranges import NonNegativeFloat
 
 
 class KL:

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aetool.components import PositiveFloat, PositiveInt
 from aetool.probes.base import Fitted, Labelled
 from aetool.probes.path import choose
-from aetool.ranges import PositiveFloat, PositiveInt
 
 ROUNDING = 2.0**-9  # of bfloat16, relative
 FEW, MANY = 2**22, 2**27  # numbers, between which a rounded copy is worth its time and its memory

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aetool.components import PositiveFloat
 from aetool.probes.base import Fitted, Labelled, accuracy, at_edge, check_both
 from aetool.probes.path import predict
 from aetool.probes.standardisation import standardisation, unstandardised
-from aetool.ranges import PositiveFloat
 
 
 class Ridge:

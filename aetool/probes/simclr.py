@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from aetool.components import NonNegativeInt, PositiveFloat, PositiveInt
 from aetool.probes.base import Fitted, Labelled, check_both
 from aetool.probes.minibatch import last_epoch
 from aetool.randomness import seeded
-from aetool.ranges import NonNegativeInt, PositiveFloat, PositiveInt
 
 
 class SimCLR:

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aetool.components import PositiveFloat, PositiveInt
 from aetool.probes.base import Fitted, Labelled
 from aetool.probes.path import choose
-from aetool.ranges import PositiveFloat, PositiveInt
 
 
 class SVM:

@@ -84,7 +84,8 @@ class Checkpoints:
                 return found
         if paths:
             raise NoValidCheckpointError(
-                f"no checkpoint in {self.directory} is valid ({'; '.join(self.warnings)}); start over with overwrite=true"
+                f"no checkpoint in {self.directory} is valid ({'; '.join(self.warnings)}); start over with "
+                "overwrite=true"
             )
         return None
 

@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from aetool.components import NotIdentifying
 from aetool.config.check import Targets, check
 from aetool.config.compose import compose_one
 from aetool.config.schema import Node, TrainConfig
 from aetool.errors import UserError, deferred_signals
-from aetool.ranges import NotIdentifying
 from aetool.storage.run import Run, RunFolder
 
 

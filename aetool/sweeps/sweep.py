@@ -5,14 +5,14 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from aetool.config.compose import Point
-from aetool.errors import Interrupted, UserError, exit_code
-from aetool.report.rows import NOT_STARTED, SWEEP
 from aetool.config.identity import digest
 from aetool.config.schema import FitConfig
+from aetool.errors import Interrupted, UserError, exit_code
 from aetool.files import JsonObject, write_json
+from aetool.report.rows import NOT_STARTED, SWEEP
 from aetool.storage.run import C, Run
 
 F = TypeVar("F", bound=FitConfig)

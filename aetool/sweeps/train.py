@@ -5,8 +5,8 @@ import ctypes
 import json
 import logging
 
-from aetool.config.identity import identity
 from aetool.config.check import flatten
+from aetool.config.identity import identity
 from aetool.config.schema import TrainConfig
 from aetool.errors import UserError, deferred_signals, poll_signals
 from aetool.evaluation import evaluate, figures, probe

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from aetool.config.schema import ComputeConfig, CorruptionConfig, DatasetConfig, RunConfig, TrainConfig
 from aetool.config.targets import build
-from aetool.data.corruptions import Corruption
 from aetool.data.cache import default_cache_dir
+from aetool.data.corruptions import Corruption
 from aetool.data.dataset import Dataset, split
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError

@@ -81,9 +81,7 @@ def make_trainer(
     _standardise(model, train.images, preprocessing, device)
     settings = config.trainer.model_copy(update={"batch_size": min(config.trainer.batch_size, len(train.images))})
     augmentation = _augmentation(config.augmentation, train)
-    batches = Batches(
-        train, val, preprocessing, settings.batch_size, config.seed, device, augmentation=augmentation
-    )
+    batches = Batches(train, val, preprocessing, settings.batch_size, config.seed, device, augmentation=augmentation)
     return Trainer(
         model,
         CrossEntropy(config.label_smoothing),

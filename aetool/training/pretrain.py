@@ -68,7 +68,9 @@ def make_trainer(
         device,
         corruption=make_corruption(config.corruption, lambda: pca_of(dataset, cache)),
     )
-    objective = _fitting_objective(config, dataset, model, preprocessing, config.trainer.epochs * batches.steps_per_epoch)
+    objective = _fitting_objective(
+        config, dataset, model, preprocessing, config.trainer.epochs * batches.steps_per_epoch
+    )
     parameters = [*model.parameters(), *objective.parameters()]
     if not parameters:
         raise UserError(f"model={config.model.name}: it has no parameters to train")

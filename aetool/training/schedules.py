@@ -3,7 +3,7 @@
 import math
 from typing import Any, Protocol
 
-from aetool.ranges import Fraction, NonNegativeFloat, NonNegativeInt, OpenFraction
+from aetool.components import Fraction, NonNegativeFloat, NonNegativeInt, OpenFraction
 
 
 class Schedule(Protocol):

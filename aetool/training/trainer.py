@@ -220,6 +220,9 @@ class Trainer:
         row["train/lr"] = self.optimizer.param_groups[0]["lr"]
         row |= {f"train/{name}": value for name, value in self.objective.settings(self.step - 1).items()}
         self.sums, self.summed, self.logged_loss = {}, 0, row["train/loss"]
+        self._record(row)
+
+    def _record(self, row: dict[str, float]) -> None:
         self.journal.record.row(self.journal.stage, self.step, self.epoch, self.seconds, row)
 
     def _finish_epoch(self) -> None:
@@ -237,7 +240,9 @@ class Trainer:
         else:
             self.epochs_without_best += 1
         self.epoch += 1
-        self.journal.record.row(self.journal.stage, self.step, self.epoch, self.seconds, {f"val/{k}": v for k, v in values.items()})
+        self.journal.record.row(
+            self.journal.stage, self.step, self.epoch, self.seconds, {f"val/{k}": v for k, v in values.items()}
+        )
         if self.journal.picture is not None and (self.epoch % max(1, self.epochs // 10) == 0 or self.finished):
             self.journal.picture(self)
         self.save()

@@ -1,6 +1,6 @@
 """What a component declares: the types and ranges of its arguments, and its traits.
 
-The signature of a component is the schema of its arguments (``code_size: PositiveInt``), checked before any work. Ranges
+The signature of a component is the schema of its arguments (``code_size: PositiveInt``), checked before work. Ranges
 are those of annotated-types, which pydantic enforces. `traits`, a class attribute, says what a component offers and
 needs; the rules of a config are read from there. Imports no torch.
 """

@@ -71,7 +71,7 @@ def suggest(word: str, choices: Collection[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"choices: {', '.join(sorted(choices))}"
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and their values, parents before children."""
     for key, value in config.items():
         yield f"{prefix}{key}", value

@@ -1,72 +1,66 @@
 """What training minimises: reconstruction + lambda · Σ scale · R, or the cross-entropy of the classes."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aetool.losses import Loss
 from aetool.measures.code import CodeStatistics, active_units
-from aetool.models.base import AutoencoderOutput, Batch
-from aetool.models.classifier import ClassifierOutput
+from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
+from aetool.models.classifier import Classifier, ClassifierOutput
+from aetool.penalties.base import Penalty
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # (reconstruction, target) -> error of every pixel (B, C, H, W)
+Terms = dict[str, Tensor]  # scalars by name
 CONTROL_GAIN = 2.0  # change of log lambda for a change of log L0: lambda yields as soon as L0 falls
 CONTROL_RATE = 0.02  # change of log lambda a step for an L0 that stays e times its target; L0 follows over 100 steps
-LAMBDAS = (1e-8, 1e4)  # where lambda may be steered: out of reach it must stay finite
+LAMBDAS = (1e-8, 1e4)  # bounds of an adjusted lambda: where the target is out of reach it must stay finite
+
+Output = TypeVar("Output", contravariant=True)
+Model = TypeVar("Model", contravariant=True)
 
 
-class Statistics(Protocol):
-    """Numbers of a split that are more than the mean over its batches."""
+class Statistics(Protocol[Output]):
+    """Metrics of a split that are more than the mean over its batches."""
 
-    def update(self, output: Any) -> None: ...
+    def update(self, output: Output) -> None: ...
 
     def compute(self) -> dict[str, float]: ...
 
 
-class Goal(Protocol):
-    """What training minimises: a torch module that is called as (model, batch, output, step) -> (loss, terms by name).
+class TrainingObjective(nn.Module, Generic[Model, Output]):
+    """What a trainer minimises. Its own parameters are trained with the model's."""
 
-    Without a step it is the loss as validation takes it. Its parameters are trained with the model's.
-    """
-
-    headline: tuple[str, ...]  # of the validation numbers, those that sum up a run: `loss` or the name of a term
-    levers: str  # the keys that tame a loss which is not finite
+    headline: ClassVar[tuple[str, ...]] = ("loss",)  # the validation metrics that sum up a run: `loss` or terms
+    keys_to_lower: ClassVar[str] = "optimizer.lr"  # the config keys that tame a loss which is not finite
 
     @property
-    def moves(self) -> bool:
-        """Losses of different steps do not compare: the last epoch is the best one."""
+    def comparable(self) -> bool:
+        """Whether losses of different steps compare; if not, the last epoch counts as the best one."""
+        return True
 
-    def __call__(self, model: nn.Module, batch: Batch, output: Any, step: int | None = None) -> Any: ...
+    @abstractmethod
+    def forward(self, model: Model, batch: Batch, output: Output, step: int | None = None) -> tuple[Tensor, Terms]:
+        """The loss at a training step, and its terms by name; step None: as validation takes it."""
 
-    def rank(self, values: dict[str, float]) -> float:
-        """Of an epoch by its validation numbers; the lowest is the best."""
+    def rank(self, values: Mapping[str, float]) -> float:
+        """Of an epoch by its validation metrics; the lowest is the best."""
+        return values["loss"]
 
-    def observe(self, model: nn.Module, output: Any) -> None:
+    def observe(self, model: Model, output: Output) -> None:
         """Updates running statistics after a training step."""
 
-    def statistics(self) -> Statistics | None: ...
+    def statistics(self) -> Statistics[Output] | None:
+        """A new accumulator for a split."""
+        return None
 
     def settings(self, step: int | None) -> dict[str, float]:
-        """What it changes from step to step, for the record; None: at the end."""
-
-    def parameters(self) -> Iterator[nn.Parameter]: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
-
-
-class Penalty(Protocol):
-    """A regulariser R; the weight is applied by Objective.
-
-    One that is a torch module may have parameters, which are trained with the model's, and buffers. `observe(output)`,
-    where there is one, updates the buffers after each training step.
-    """
-
-    def __call__(self, model: nn.Module, batch: Batch, output: AutoencoderOutput) -> Tensor: ...
+        """What changes from step to step, for the record; None: at the end."""
+        return {}
 
 
 class Term(NamedTuple):
@@ -75,7 +69,7 @@ class Term(NamedTuple):
 
 
 class Sparsity:
-    """Of the codes of a split."""
+    """L0 and dead fraction of the codes of a split."""
 
     def __init__(self) -> None:
         self.code = CodeStatistics(effective_rank=False)
@@ -88,17 +82,16 @@ class Sparsity:
         return {"l0": found["l0"], "dead_fraction": found["dead_fraction"]}
 
 
-class Objective(nn.Module):
+class Objective(TrainingObjective[Autoencoder, AutoencoderOutput]):
     """Reconstruction loss plus `weight` (lambda) times the scaled penalties.
 
-    With `target_l0` lambda starts at `weight` and is steered, so that the mean number of active units approaches the
+    With `target_l0` lambda starts at `weight` and is adjusted so that the mean number of active units approaches the
     target. After every step, log lambda += gain · (change of e) + rate · e for the smoothed error e = log(L0 / target):
     a proportional-integral law. L0 answers late and a network that was too sparse recovers badly, so the rate counts
     only after the warm-up, and an |e| above 1 as 1.
     """
 
-    headline: tuple[str, ...] = ("loss",)
-    levers = "optimizer.lr or penalty.weight"
+    keys_to_lower = "optimizer.lr or penalty.weight"
 
     def __init__(
         self,
@@ -119,12 +112,8 @@ class Objective(nn.Module):
         self.error: float | None = None  # log(L0 / target), smoothed over about 10 steps
 
     @property
-    def moves(self) -> bool:
-        """Lambda is steered, so that losses of different steps do not compare."""
-        return self.target_l0 is not None
-
-    def rank(self, values: dict[str, float]) -> float:
-        return values["loss"]
+    def comparable(self) -> bool:
+        return self.target_l0 is None
 
     def statistics(self) -> Sparsity:
         return Sparsity()
@@ -139,8 +128,8 @@ class Objective(nn.Module):
         return self.weight * (step + 1) / self.warmup_steps
 
     def forward(
-        self, model: nn.Module, batch: Batch, output: AutoencoderOutput, step: int | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+        self, model: Autoencoder, batch: Batch, output: AutoencoderOutput, step: int | None = None
+    ) -> tuple[Tensor, Terms]:
         """The loss, and its terms by name before weighting: `loss/reconstruction`, `penalty/<name>`."""
         error = self.loss(output.reconstruction, batch.target)
         pixel_weight = output.extras.get("pixel_weight")
@@ -154,12 +143,11 @@ class Objective(nn.Module):
         return loss, terms
 
     @torch.no_grad()
-    def observe(self, model: nn.Module, output: AutoencoderOutput) -> None:
+    def observe(self, model: Autoencoder, output: AutoencoderOutput) -> None:
         """Updates running statistics after a training step: of the model, of the penalties, and lambda."""
-        for part in (model, *(term.penalty for term in self.terms.values())):
-            observe = getattr(part, "observe", None)
-            if observe is not None:
-                observe(output)
+        model.observe(output)
+        for term in self.terms.values():
+            term.penalty.observe(output)
         if self.target_l0 is not None:
             self._steer(active_units(output.code).double().mean().item(), self.target_l0)
 
@@ -181,38 +169,27 @@ class Objective(nn.Module):
         self.weight, self.steered, self.error = state["weight"], state["steered"], state["error"]
 
 
-class CrossEntropy(nn.Module):
+class CrossEntropy(TrainingObjective[Classifier, ClassifierOutput]):
     """Mean cross-entropy of the classes, in nats; the best epoch is that of the highest validation accuracy.
 
     In training the targets have 1 - `label_smoothing` at the label and the rest spread evenly over all classes
     (Szegedy et al. 2016); validation compares with the labels themselves.
     """
 
-    headline: tuple[str, ...] = ("loss", "accuracy")
-    levers = "optimizer.lr"
-    moves = False
+    headline = ("loss", "accuracy")
 
     def __init__(self, label_smoothing: float) -> None:
         super().__init__()
         self.label_smoothing = label_smoothing
 
     def forward(
-        self, model: nn.Module, batch: Batch, output: ClassifierOutput, step: int | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and the share of the images whose class is the most probable one, `accuracy`."""
+        self, model: Classifier, batch: Batch, output: ClassifierOutput, step: int | None = None
+    ) -> tuple[Tensor, Terms]:
+        """The loss, and the fraction of images whose class is the most probable one, `accuracy`."""
         assert batch.labels is not None
         smoothing = 0.0 if step is None else self.label_smoothing
         loss = F.cross_entropy(output.logits, batch.labels, label_smoothing=smoothing)
         return loss, {"accuracy": (output.logits.argmax(dim=1) == batch.labels).float().mean()}
 
-    def rank(self, values: dict[str, float]) -> float:
+    def rank(self, values: Mapping[str, float]) -> float:
         return -values["accuracy"]
-
-    def observe(self, model: nn.Module, output: ClassifierOutput) -> None:
-        """Nothing is running."""
-
-    def statistics(self) -> None:
-        return None
-
-    def settings(self, step: int | None) -> dict[str, float]:
-        return {}

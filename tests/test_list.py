@@ -41,7 +41,7 @@ def test_everything_is_listed_in_80_columns_without_torch(workplace):
     named = {line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "}
     assert {option for group in group_names() for option in option_names(group)} <= named
     assert "  conv             Convolutional autoencoder: 3x3 convolutions and pooling," in lines
-    assert "  sparse           Sparse autoencoder: one ReLU layer, R(h) = sum relu(h_i) on" in lines  # after # @package
+    assert "  sparse           Sparse autoencoder: one ReLU layer over unit-norm atoms, with" in lines  # not @package
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,18 @@
 """The schema, its check, the signatures behind it, and every YAML on disk."""
 
-import inspect
-from importlib import import_module, resources
+from importlib import resources
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import TINY
 
-from aetool.config.check import ConfigError, build, check
-from aetool.config.compose import compose_points, known_targets
-from aetool.config.schema import ModelConfig, TrainConfig
-from aetool.config.signature import TargetError, signature
+from aetool.config.check import ConfigError, check
+from aetool.config.compose import compose_one, compose_points
+from aetool.config.identity import digest, identity
+from aetool.config.schema import FinetuneConfig, TrainConfig
+from aetool.config.targets import TargetError, build, load, signature
+from aetool.config.tree import known_targets
 
 GROUPS = (
     "model",
@@ -37,8 +38,8 @@ def options() -> list[tuple[str, str]]:
     return [(group, path.stem) for group in GROUPS for path in sorted((tree() / group).glob("*.yaml"))]
 
 
-def composed(*words: str) -> dict:
-    return compose_points("train", list(words))[0].config
+def composed(*words: str) -> TrainConfig:
+    return compose_one("train", TrainConfig, words).config
 
 
 @pytest.mark.parametrize(("group", "option"), options())
@@ -48,20 +49,15 @@ def test_every_yaml_composes_checks_and_builds(group, option):
         words.append("dataset.path=somewhere")
     config = composed(*words)
     if group == "model":
-        model = build(config["model"], ModelConfig, image_shape=(3, 9, 10))
+        model = build(config.model, image_shape=(3, 9, 10))
         assert model(torch.rand(2, 3, 9, 10)).reconstruction.shape == (2, 3, 9, 10)
     elif group == "optimizer":
-        optimizer = build(config["optimizer"], params=[torch.nn.Parameter(torch.ones(2))])
-        assert optimizer.param_groups[0]["lr"] == config["optimizer"]["lr"]
+        optimizer = build(config.optimizer, params=[torch.nn.Parameter(torch.ones(2))])
+        assert optimizer.param_groups[0]["lr"] == config.optimizer.lr
     elif group == "penalty":
-        assert all(callable(signature_target(node["_target_"])) for node in config["penalty"]["terms"].values())
+        assert all(callable(load(term.target)) for term in config.penalty.terms.values())
     elif group not in ("trainer", "evaluation"):
-        assert callable(signature_target(config[group]["_target_"]))
-
-
-def signature_target(target: str):
-    module, _, name = target.rpartition(".")
-    return getattr(import_module(module), name)
+        assert callable(load(getattr(config, group).target))
 
 
 @pytest.mark.parametrize("path", sorted(tree().rglob("*.yaml")), ids=lambda path: str(path.relative_to(tree())))
@@ -80,16 +76,6 @@ def test_every_key_carries_a_comment(path):
         assert not leaf or "#" in value, f"{path.name}: {line}"
 
 
-@pytest.mark.parametrize("target", sorted(known_targets()))
-def test_signatures_read_from_source_are_the_real_ones(target):
-    real = inspect.signature(signature_target(target)).parameters
-    read = signature(target)
-    assert set(read.parameters) == {name for name in real if name not in ("args", "kwargs")}
-    assert {name for name, parameter in read.parameters.items() if parameter.required} == {
-        name for name, p in real.items() if p.default is p.empty and name not in ("args", "kwargs")
-    }
-
-
 @pytest.mark.parametrize("target", ["Adam", "torch.nowhere.Adam", "torch.optim.Adm", "no_such_package.Thing"])
 def test_a_target_that_does_not_exist(target):
     with pytest.raises(TargetError):
@@ -97,30 +83,31 @@ def test_a_target_that_does_not_exist(target):
 
 
 def test_numbers_take_their_declared_type():
-    config = composed("optimizer.lr=1", "penalty.weight=1")
-    assert isinstance(config["optimizer"]["lr"], float)
-    assert isinstance(config["penalty"]["weight"], float)
+    config = composed("optimizer.lr=1", "penalty.weight=1", "model=topk", "model.alpha=2")
+    assert isinstance(config.optimizer.lr, float)
+    assert isinstance(config.penalty.weight, float)
+    assert isinstance(config.model.arguments["alpha"], float)
 
 
 def test_a_users_choice_of_penalty_wins_over_the_models():
-    assert list(composed("model=sparse")["penalty"]["terms"]) == ["l1"]
-    assert composed("model=sparse", "penalty=none")["penalty"]["terms"] == {}
-    assert composed("model=dense")["penalty"]["terms"] == {}
-    assert list(composed("model=dense", "penalty=l1")["penalty"]["terms"]) == ["l1"]
+    assert list(composed("model=sparse").penalty.terms) == ["l1"]
+    assert composed("model=sparse", "penalty=none").penalty.terms == {}
+    assert composed("model=dense").penalty.terms == {}
+    assert list(composed("model=dense", "penalty=l1").penalty.terms) == ["l1"]
 
 
 @pytest.mark.parametrize(
     "target", ["os.system", "logging.os.system", "aetool.storage.run.shutil.rmtree", "torch.load", None, 3]
 )
 def test_a_config_from_elsewhere_names_only_known_targets(target):
-    config = composed()
+    config = composed().model_dump()
     config["model"]["_target_"] = target
     with pytest.raises(ConfigError, match=r"model\._target_"):
         check(config, TrainConfig, known_targets())
 
 
 def test_check_finds_missing_and_misplaced_keys_alike():
-    config = composed()
+    config = composed().model_dump()
     del config["trainer"]["epochs"]
     config["trainer"]["surprise"] = 1
     config["dataset"] = "mnist"
@@ -133,15 +120,15 @@ def test_check_finds_missing_and_misplaced_keys_alike():
 
 
 def test_a_sweep_is_the_product_of_its_axes():
-    points = compose_points("train", ["model.code_size=1,2", "penalty.weight=range(1,4)"], multirun=True)
+    points = compose_points("train", TrainConfig, ["model.code_size=1,2", "penalty.weight=range(1,4)"], multirun=True)
     assert len(points) == 6
     assert points[0].overrides == ["model.code_size=1", "penalty.weight=1"]
-    assert points[-1].config["model"]["code_size"] == 2
+    assert points[-1].config.model.arguments["code_size"] == 2
 
 
 def test_paths_need_no_quotes_of_hydras():
     config = composed("output=a folder [1] (ü)/x=y")
-    assert config["output"] == "a folder [1] (ü)/x=y"
+    assert config.output == "a folder [1] (ü)/x=y"
 
 
 def test_users_own_model_is_one_file_and_one_yaml(tmp_path, monkeypatch):
@@ -149,15 +136,15 @@ def test_users_own_model_is_one_file_and_one_yaml(tmp_path, monkeypatch):
         "from aetool.models.dense import Dense\n"
         "class Mine(Dense):\n"
         "    def __init__(self, image_shape, code_size: int, extra: float = 1.0) -> None:\n"
-        "        super().__init__(image_shape, [4], code_size, 'relu', 'relu')\n"
+        "        super().__init__(image_shape, [4], code_size, 'relu', 'relu', False)\n"
     )
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text("_target_: my_models.Mine\nname: mine\ncode_size: 3\n")
-    config = compose_points("train", ["model=mine"], config_dir=tmp_path)[0].config
-    assert config["model"]["code_size"] == 3
-    assert "my_models.Mine" in known_targets(tmp_path)
+    config = compose_one("train", TrainConfig, ["model=mine"], tmp_path).config
+    assert config.model.arguments["code_size"] == 3
+    assert "my_models.Mine" in known_targets(tmp_path)["model"].values()
     with pytest.raises(ConfigError, match=r"model\.extra=no"):
-        compose_points("train", ["model=mine", "+model.extra=no"], config_dir=tmp_path)
+        compose_one("train", TrainConfig, ["model=mine", "+model.extra=no"], tmp_path)
 
 
 def test_a_penalty_that_cannot_act_on_the_model_is_a_user_error(workplace, aetool):
@@ -165,3 +152,91 @@ def test_a_penalty_that_cannot_act_on_the_model_is_a_user_error(workplace, aetoo
     assert said.code == 2
     assert "penalty=contractive: method=closed_form" in said.err
     assert not list((workplace / "outputs").glob("*"))
+
+
+class TestIdentity:
+    def test_every_key_counts_but_those_marked(self):
+        """A new key counts without being listed anywhere; those that are marked are exactly these."""
+        config = composed("dataset=cifar10")
+        free = {
+            "device",
+            "threads",
+            "cache",
+            "baselines",
+            "output",
+            "name",
+            "overwrite",
+            "supervised",
+            "probe",
+            "evaluation",
+        }
+        assert config.model_dump().keys() - identity(config).keys() == free
+        assert composed("dataset=cifar10").dataset.model_dump().keys() - identity(config)["dataset"].keys() == {
+            "data_dir",
+            "epochs",
+            "batch_size",
+            "augmentation",
+        }
+        assert config.trainer.model_dump().keys() - identity(config)["trainer"].keys() == {
+            "log_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+        }
+
+    @pytest.mark.parametrize("word", ["seed=1", "model.code_size=7", "penalty.warmup=0.2", "optimizer.lr=1", "loss=l1"])
+    def test_what_changes_the_network_changes_the_id(self, word):
+        assert digest(identity(composed(word))) != digest(identity(composed()))
+
+    @pytest.mark.parametrize("word", ["output=x", "device=cpu", "trainer.log_every=7", "probe=knn", "baselines=false"])
+    def test_what_does_not_change_the_network_keeps_the_id(self, word):
+        assert digest(identity(composed(word))) == digest(identity(composed()))
+
+    def test_a_moved_module_keeps_the_id(self):
+        """Sparse can also be imported from where topk uses it."""
+        config = composed()
+        elsewhere = config.model.model_copy(update={"target": "aetool.models.topk.Sparse"})
+        moved = config.model_copy(update={"model": elsewhere})
+        assert digest(identity(moved)) == digest(identity(config))
+
+    def test_a_run_whose_module_moved_is_still_read(self):
+        plain = composed().model_dump()
+        plain["model"]["_target_"] = "aetool.models.old_place.Sparse"
+        assert check(plain, TrainConfig, known_targets()).model.target == "aetool.models.sparse.Sparse"
+
+    def test_a_target_of_another_group_is_refused(self):
+        plain = composed().model_dump()
+        plain["model"]["_target_"] = "aetool.data.cifar10.cifar10"
+        with pytest.raises(ConfigError, match=r"model\._target_=aetool\.data\.cifar10\.cifar10: refused"):
+            check(plain, TrainConfig, known_targets())
+
+
+def test_the_arguments_of_the_real_class_are_checked_beside_all_else():
+    with pytest.raises(ConfigError) as error:
+        composed("model=dense", "model.activation=rleu", "trainer.epochs=0", "optimizer.betas=[0.9]")
+    assert error.value.problems == [
+        "trainer.epochs=0: expected an integer ≥ 1",
+        "model.activation=rleu: expected relu or tanh or sigmoid or gelu or identity",
+        "optimizer.betas=[0.9]: expected a list [a,b,…]",
+    ]
+
+
+@pytest.mark.parametrize("words", [["penalty=[l1,contractive]"], ["penalty=[contractive,l1]"]])
+def test_several_penalties_need_an_explicit_lambda(words):
+    with pytest.raises(ConfigError, match=r"several penalties share one lambda; set penalty\.weight="):
+        composed("model=dense", *words)
+    assert composed("model=dense", *words, "penalty.weight=0.1").penalty.weight == 0.1
+
+
+def test_the_rules_of_a_finetune():
+    with pytest.raises(ConfigError, match="model and dataset: missing"):
+        compose_one("finetune", FinetuneConfig)
+
+
+def test_a_model_that_is_no_autoencoder_is_refused(tmp_path):
+    (tmp_path / "plain_models.py").write_text(
+        "from torch import nn\nclass Plain(nn.Module):\n    def __init__(self, image_shape) -> None:\n        super().__init__()\n"
+    )
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "plain.yaml").write_text("_target_: plain_models.Plain\nname: plain\n")
+    with pytest.raises(ConfigError, match=r"expected a subclass of aetool\.models\.base\.Autoencoder"):
+        compose_one("train", TrainConfig, ["model=plain"], tmp_path)

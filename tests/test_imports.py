@@ -16,12 +16,11 @@ LAYERS = [  # a module may import from its own layer and from those below it
     {"training"},
     {"storage"},
     {"config"},
-    {"models", "losses", "penalties", "corruptions", "data", "probes", "measures"},
-    {"randomness", "errors", "ranges"},
+    {"models", "losses", "penalties", "data", "probes", "measures"},
+    {"components", "errors", "files", "randomness"},
 ]
-LEAVES = {"models", "losses", "penalties", "corruptions", "data", "probes", "measures"}
-TORCH_FREE = {"cli", "config", "errors", "ranges", "report", "commands"}
-TORCH_FREE_MODULES = {"storage/run.py", "evaluation/catalogue.py"}
+LEAVES = {"models", "losses", "penalties", "data", "probes", "measures"}
+TORCH_FREE = {"cli", "config", "components", "errors", "files", "report"}
 
 
 def modules() -> list[Path]:

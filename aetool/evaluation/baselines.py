@@ -94,7 +94,7 @@ class Baselines:
             )
 
         def pixels() -> dict[str, float]:
-            if getattr(probe, "any_scale", False) and not views.number:  # a quarter of the memory for val and test
+            if probe.traits.any_scale and not views.number:  # a quarter of the memory for val and test
                 first, *others = (split.images.flatten(1) for split in self._splits)
                 return self._probe(probe, [first.float(), *others], budget)
             return self._probe(probe, encoded(lambda images: images.float() / 255), budget)

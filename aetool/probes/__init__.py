@@ -1,1 +1,1 @@
-"""How features are judged: each probe takes cached features and labels and returns what they are worth."""
+"""Probes: classifiers fitted on frozen features to measure the information in them."""

@@ -1,18 +1,22 @@
-"""What every probe takes and gives.
+"""The interface of a probe.
 
-A probe sees the train and the validation split, and returns a classifier. It never sees the test split: `judge` reads
-that once, after every choice is made.
+A probe sees the train and validation splits and returns a classifier. It never sees the test split: `judge` reads that
+once, after every choice has been made.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from aetool.errors import NonFiniteError
 
-BINS = 15  # of confidence, in the calibration error (Guo et al. 2017)
+BINS = 15  # confidence bins of the calibration error (Guo et al. 2017)
+
+Number = TypeVar("Number", int, float)
 
 
 class Labelled(NamedTuple):
@@ -23,33 +27,40 @@ class Labelled(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """A classifier and how it came about. Accuracies are fractions in [0, 1]."""
+    """A classifier and how it was chosen. Accuracies are fractions in [0, 1]."""
 
-    scores: Callable[
-        [Tensor], Tensor
-    ]  # features (N, D) of any real type -> (N, K) float; the largest is the prediction
+    scores: Callable[[Tensor], Tensor]  # (N, D) features of any real type -> (N, K); the largest is the prediction
     probabilistic: bool  # softmax(scores) are class probabilities
-    # `train/accuracy` (not of knn, which holds its training images), `val/accuracy`, and what was chosen, by its name;
+    # `train/accuracy` (except knn, which stores its training images), `val/accuracy` and the chosen values by name;
     # all finite, and the same names for every fit.
     metrics: dict[str, float]
-    val_accuracy: dict[float, float] | dict[str, float]  # every candidate of the choice and its validation accuracy
+    val_accuracy: dict[float, float] | dict[str, float]  # the validation accuracy of every candidate
 
 
-class Probe(Protocol):
-    """Fits a classifier on frozen features; choices are made on the validation split.
+@dataclass(frozen=True, kw_only=True)
+class ProbeTraits:
+    """What a probe declares about itself."""
 
-    The class attribute `any_scale = True` says that features times a constant give the same classifier.
+    any_scale: bool = False  # multiplying all features by a constant gives the same classifier
 
-    It may work on `train.features`, float32, in place: a copy of CIFAR-10's pixels is half a gigabyte. `poll` is called
-    often and may raise to stop the fit. Raises ValueError for splits that are empty or do not fit together,
-    NonFiniteError for features that are NaN or infinite (`check` does both).
-    """
 
-    def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Callable[[], None]) -> Fitted: ...
+class Probe(ABC):
+    """Fits a classifier on frozen features; every choice is made on the validation split."""
+
+    traits: ClassVar[ProbeTraits] = ProbeTraits()
+
+    @abstractmethod
+    def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Callable[[], None]) -> Fitted:
+        """Fit and choose.
+
+        May overwrite `train.features`, float32, to save memory: CIFAR-10's pixels take half a gigabyte. `poll` is
+        called often and may raise to stop the fit. Raises ValueError for empty or mismatched splits, NonFiniteError for
+        NaN or infinite features (`check_both` does both).
+        """
 
 
 class ProbeResult(NamedTuple):
-    """What a probe found on the test split."""
+    """The performance of a classifier on the test split."""
 
     metrics: dict[str, float]
     confusion: Tensor  # (K, K) int64 on the CPU: test images by true class (row) and predicted class (column)
@@ -58,14 +69,13 @@ class ProbeResult(NamedTuple):
 
 
 def judge(fitted: Fitted, test: Labelled, num_classes: int) -> ProbeResult:
-    """The one reading of the test split.
+    """Evaluate a classifier on the test split; the only place that reads it.
 
-    Adds `test/accuracy` to the metrics of the fit; `test/top5_accuracy` for more than five classes;
-    `test/calibration_error` where the classifier gives probabilities.
+    Adds to the metrics of the fit: `test/accuracy`; `test/top5_accuracy` for more than five classes;
+    `test/calibration_error` for a probabilistic classifier.
     """
-    check("test", test, num_classes)
-    labels = test.labels.to(test.features.device)
-    scores = fitted.scores(test.features)
+    features, labels = check("test", test, num_classes)
+    scores = fitted.scores(features)
     pairs = torch.bincount(labels * num_classes + scores.argmax(dim=1), minlength=num_classes**2)
     confusion = pairs.reshape(num_classes, num_classes).cpu()
     metrics = fitted.metrics | {"test/accuracy": confusion.trace().item() / len(labels)}
@@ -82,38 +92,47 @@ def accuracy(scores: Tensor, labels: Tensor) -> float:
     return (scores.argmax(dim=1) == labels).double().mean().item()
 
 
+def descending(name: str, values: Iterable[Number]) -> list[Number]:
+    """The distinct values of the grid called `name`, largest first; ValueError if there are none."""
+    if not (grid := sorted(set(values), reverse=True)):
+        raise ValueError(f"{name} is empty: give at least one value")
+    return grid
+
+
 def at_edge(chosen: float, grid: Sequence[float]) -> float:
     """1.0 if the choice is the smallest or the largest of several: a wider grid may do better."""
     return float(len(set(grid)) > 1 and chosen in (min(grid), max(grid)))
 
 
 def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> float:
-    """Expected calibration error in [0, 1] (Guo et al. 2017): |accuracy - confidence| over `bins` equal bins of the
-    confidence, weighted by the images in each. `probabilities` (N, K), `labels` (N,)."""
+    """Expected calibration error in [0, 1] (Guo et al. 2017): |accuracy - confidence| in `bins` equal bins of the
+    confidence, weighted by the number of images in each. `probabilities` (N, K), `labels` (N,)."""
     confidence, predicted = probabilities.double().max(dim=1)
     index = (confidence * bins).ceil().long().clamp(1, bins) - 1  # bins are (low, high]
-    gap = (predicted == labels).double() - confidence
-    return torch.zeros(bins, dtype=torch.float64, device=gap.device).index_add(0, index, gap).abs().sum().item() / len(
-        gap
-    )
+    gaps = (predicted == labels).double() - confidence
+    return gaps.new_zeros(bins).index_add(0, index, gaps).abs().sum().item() / len(gaps)
 
 
-def check(name: str, split: Labelled, num_classes: int) -> None:
-    """Raise ValueError unless the split is non-empty, fits together and holds classes below `num_classes`;
-    NonFiniteError if a feature is NaN or infinite."""
+def check(name: str, split: Labelled, num_classes: int) -> Labelled:
+    """The split, with its labels on the device of its features.
+
+    Raises ValueError if it is empty, if features and labels differ in number, or if a label is not in
+    [0, num_classes); NonFiniteError if a feature is NaN or infinite.
+    """
     x, y = split
     if x.ndim != 2 or len(x) == 0 or len(x) != len(y):
-        raise ValueError(f"{name}: features {tuple(x.shape)} and labels {tuple(y.shape)} do not fit together")
+        raise ValueError(f"{name}: features {tuple(x.shape)} and labels {tuple(y.shape)} are empty or do not match")
     if y.min() < 0 or y.max() >= num_classes:
         raise ValueError(f"{name}: labels {y.min()} to {y.max()} are not all in 0 to {num_classes - 1}")
-    broken = sum(int((~part.isfinite()).sum()) for part in x.split(1024))  # in parts: isfinite makes copies
+    broken = sum(int((~part.isfinite()).sum()) for part in x.split(1024))  # in parts, as isfinite allocates copies
     if broken:
         raise NonFiniteError(f"{name}: {broken} feature values are NaN or infinite")
+    return Labelled(x, y.to(x.device))
 
 
-def check_both(train: Labelled, val: Labelled, num_classes: int) -> None:
-    """What every probe checks before it fits: each split, and that both have features alike."""
-    check("train", train, num_classes)
-    check("val", val, num_classes)
+def check_both(train: Labelled, val: Labelled, num_classes: int) -> tuple[Labelled, Labelled]:
+    """`check` both splits, and that they have the same number of features (else ValueError)."""
+    train, val = check("train", train, num_classes), check("val", val, num_classes)
     if train.features.shape[1] != val.features.shape[1]:
         raise ValueError(f"train has {train.features.shape[1]} features, val {val.features.shape[1]}")
+    return train, val

@@ -1,15 +1,17 @@
-"""Mini-batch training of a small head on frozen features, shared by the probes that need it."""
+"""Mini-batch training of a small head on frozen features."""
 
 import functools
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aetool.errors import NonFiniteError
-from aetool.probes.base import Fitted, Labelled, accuracy
-from aetool.randomness import generator
+from aetool.probes.base import Fitted, Labelled, Probe, accuracy, check_both
+from aetool.randomness import generator, seeded
 
 
 def train_head(
@@ -22,13 +24,14 @@ def train_head(
     seed: int,
     poll: Callable[[], None],
 ) -> Iterator[int]:
-    """Minimises the cross-entropy of the head's logits; yields 1, 2, …, `epochs`, the head in eval mode, after each.
+    """Minimise the cross-entropy of the head's logits; yields 1, 2, …, `epochs` after each, with the head in eval mode.
 
-    `schedule` gives the learning rate at a real number of epochs done. The order of the images is a function of the
-    seed and the epoch; those that do not fill the last batch are left out. `poll` is called once per step. Raises
-    NonFiniteError when the loss is NaN or infinite at the end of an epoch.
+    `schedule` maps the number of epochs done, a real number, to the learning rate. The order of the images is a
+    function of seed and epoch; those that do not fill the last batch are skipped. A batch holds at most the split.
+    `poll` is called once per step. Raises NonFiniteError if the loss is NaN or infinite at the end of an epoch.
     """
-    features, labels = split.features, split.labels.to(split.features.device)
+    features, labels = split
+    batch_size = min(batch_size, len(labels))
     steps = len(labels) // batch_size
     for epoch in range(epochs):
         order = torch.randperm(len(labels), generator=generator(seed, "probe order", epoch)).to(features.device)
@@ -44,9 +47,7 @@ def train_head(
             optimizer.step()
         head.eval()
         if not loss.isfinite():
-            raise NonFiniteError(
-                f"the probe's loss is {loss.item()} in epoch {epoch + 1}: give a smaller learning rate"
-            )
+            raise NonFiniteError(f"the probe's loss is {loss.item()} in epoch {epoch + 1}: use a smaller learning rate")
         yield epoch + 1
 
 
@@ -56,40 +57,55 @@ def logits(head: nn.Module, features: Tensor) -> Tensor:
     return torch.cat([head(part.float()) for part in features.split(8192)])
 
 
-def last_epoch(
-    head: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: Callable[[float], float],
-    train: Labelled,
-    val: Labelled,
-    epochs: int,
-    batch_size: int,
-    seed: int,
-    poll: Callable[[], None],
-    candidate: float,
-) -> Fitted:
-    """The head after its last epoch, as the literature's protocols take it; `candidate` is the one there is."""
-    for _ in train_head(head, optimizer, schedule, train, epochs, batch_size, seed, poll):
-        pass
-    metrics = {
-        f"{name}/accuracy": accuracy(logits(head, split.features), split.labels.to(split.features.device))
-        for name, split in (("train", train), ("val", val))
-    }
-    return Fitted(functools.partial(logits, head), True, metrics, {candidate: metrics["val/accuracy"]})
+class Recipe(NamedTuple):
+    """A head, its optimizer, and the learning rate as a function of the number of epochs done."""
+
+    head: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Callable[[float], float]
+
+
+class RecipeProbe(Probe):
+    """A published training recipe: the weights after the last epoch are used, and nothing is chosen on validation."""
+
+    def __init__(self, lr: float, batch_size: int, epochs: int, seed: int) -> None:
+        self.lr = lr
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.seed = seed
+
+    @abstractmethod
+    def recipe(self, width: int, num_classes: int, batch_size: int) -> Recipe:
+        """Set up the training of a head on (N, `width`) features; weights are drawn from torch's global generator."""
+
+    def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Callable[[], None]) -> Fitted:
+        """Fit; the features are not modified. `poll` is called once per step."""
+        train, val = check_both(train, val, num_classes)
+        batch_size = min(self.batch_size, len(train.labels))
+        with seeded(self.seed, "probe weights"):
+            head, optimizer, schedule = self.recipe(train.features.shape[1], num_classes, batch_size)
+        head.to(train.features.device)
+        for _ in train_head(head, optimizer, schedule, train, self.epochs, batch_size, self.seed, poll):
+            pass
+        metrics = {
+            f"{name}/accuracy": accuracy(logits(head, split.features), split.labels)
+            for name, split in (("train", train), ("val", val))
+        }
+        return Fitted(functools.partial(logits, head), True, metrics, {self.lr: metrics["val/accuracy"]})
 
 
 class LARS(torch.optim.Optimizer):
-    """SGD with momentum on scaled gradients (You et al. 2017): that of a matrix W, g, is first multiplied by
+    """SGD with momentum on scaled gradients (You et al. 2017): the gradient g of a matrix W is first multiplied by
     `trust · ‖W‖ / ‖g‖`.
 
-    Those of vectors (biases) are taken as they are, and so is that of a matrix where W or g is 0. No weight decay.
+    Gradients of vectors (biases) are not scaled, nor is g if W or g is 0. No weight decay.
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.9, trust: float = 0.001) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "trust": trust})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # closures are not supported
         for group in self.param_groups:
             for parameter in group["params"]:
                 gradient = parameter.grad

@@ -1,4 +1,4 @@
-"""A small network on the features: what a code holds that a linear classifier does not find."""
+"""A small network on the features: for information that is not linearly decodable."""
 
 import copy
 import functools
@@ -9,26 +9,26 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from aetool.probes.base import Fitted, Labelled, accuracy, at_edge, check_both
+from aetool.probes.base import Fitted, Labelled, Probe, ProbeTraits, accuracy, at_edge, check_both, descending
 from aetool.probes.minibatch import logits, train_head
 from aetool.probes.standardisation import standardisation
 from aetool.randomness import seeded
 from aetool.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 
-class MLP:
-    """ReLU layers of the given `widths` and a linear one on z-scored features, by AdamW with half a cosine from `lr`
-    down to 0; weight decay and epoch chosen on the validation split.
+class MLP(Probe):
+    """ReLU layers of the given `widths` and a linear layer on z-scored features, trained by AdamW with half a cosine
+    from `lr` down to 0; weight decay and epoch are chosen on the validation split.
 
-    Every `weight_decay` of the grid trains anew from the same weights in the same order. The epoch of any with the
-    highest validation accuracy wins; ties go to the larger weight decay, then to the earlier epoch. A batch is at most
-    the train split.
+    Each value of the `weight_decay` grid starts from the same weights and sees the images in the same order. The epoch
+    with the highest validation accuracy wins; ties go to the larger weight decay, then to the earlier epoch. A batch
+    holds at most the train split.
 
     Metrics: `train/accuracy`, `val/accuracy`; `weight_decay`, the chosen value, and `weight_decay_at_edge`; `epoch`,
-    the number of epochs after which the chosen weights stood.
+    the number of epochs after which the chosen weights were reached.
     """
 
-    any_scale = True
+    traits = ProbeTraits(any_scale=True)
 
     def __init__(
         self,
@@ -39,23 +39,18 @@ class MLP:
         epochs: PositiveInt,
         seed: NonNegativeInt,
     ) -> None:
-        if not widths or not weight_decay:
-            raise ValueError(
-                f"widths={list(widths)}, weight_decay={list(weight_decay)}: give at least one value of each"
-            )
+        if not widths:
+            raise ValueError("widths is empty: give at least one value")
         self.widths = list(widths)
         self.lr = lr
-        self.weight_decay = sorted(set(weight_decay), reverse=True)
+        self.weight_decay = descending("weight_decay", weight_decay)
         self.batch_size = batch_size
         self.epochs = epochs
         self.seed = seed
 
     def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Callable[[], None]) -> Fitted:
-        """Fit; the features are left as they are. `poll` is called once per step."""
-        check_both(train, val, num_classes)
-        device = train.features.device
-        labels, val_labels = train.labels.to(device), val.labels.to(val.features.device)
-        batch_size = min(self.batch_size, len(labels))
+        """Fit; the features are not modified. `poll` is called once per step."""
+        train, val = check_both(train, val, num_classes)
         start = self._network(train.features, num_classes)
         val_accuracy: dict[float, float] = {}
         chosen, best, network = (self.weight_decay[0], 0), -1.0, start
@@ -63,13 +58,14 @@ class MLP:
             head = copy.deepcopy(start)
             optimizer = torch.optim.AdamW(head.parameters(), lr=self.lr, weight_decay=decay)
             val_accuracy[decay] = 0.0
-            for epoch in train_head(head, optimizer, self._rate, train, self.epochs, batch_size, self.seed, poll):
-                reached = accuracy(logits(head, val.features), val_labels)
+            settings = (self.epochs, self.batch_size, self.seed)
+            for epoch in train_head(head, optimizer, self._rate, train, *settings, poll):
+                reached = accuracy(logits(head, val.features), val.labels)
                 val_accuracy[decay] = max(val_accuracy[decay], reached)
                 if reached > best:
                     chosen, best, network = (decay, epoch), reached, copy.deepcopy(head)
         metrics = {
-            "train/accuracy": accuracy(logits(network, train.features), labels),
+            "train/accuracy": accuracy(logits(network, train.features), train.labels),
             "val/accuracy": best,
             "weight_decay": float(chosen[0]),
             "weight_decay_at_edge": at_edge(chosen[0], self.weight_decay),
@@ -89,7 +85,7 @@ class MLP:
 
 
 class Standardise(nn.Module):
-    """z-scores its input in the statistics of (N, D) features."""
+    """z-scores its input by the statistics of (N, D) features."""
 
     mean: Tensor
     scale: Tensor

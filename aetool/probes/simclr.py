@@ -1,24 +1,21 @@
-"""The linear probe of the contrastive literature, for numbers that compare with published ones."""
+"""The linear probe of the contrastive literature, for results comparable with published ones."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from aetool.probes.base import Fitted, Labelled, check_both
-from aetool.probes.minibatch import last_epoch
-from aetool.randomness import seeded
+from aetool.probes.minibatch import Recipe, RecipeProbe
 from aetool.ranges import NonNegativeInt, PositiveFloat, PositiveInt
 
 
-class SimCLR:
-    """Linear probing as solo-learn (da Costa et al. 2022) does it for SimCLR and its relatives: a linear layer by SGD
-    with momentum 0.9 and no weight decay, on features as they are.
+class SimCLR(RecipeProbe):
+    """Linear probing as in solo-learn (da Costa et al. 2022), for SimCLR and its relatives: a linear layer on raw
+    features, trained by SGD with momentum 0.9 and no weight decay.
 
-    The learning rate is divided by 10 after each of the `milestones`, in epochs. Weights start as torch's linear layer
-    does. The last epoch's weights are used, and nothing is chosen. The features are fixed (no augmentation). Since they
-    are not standardised, their scale acts like the learning rate: numbers of codes with other scales do not compare.
-    A batch is at most the train split.
+    The learning rate is divided by 10 after each of the `milestones`, in epochs. Weights are initialised as torch's
+    linear layer does. A batch holds at most the train split. The features are fixed (no augmentation). Since they are
+    not standardised, their scale acts like the learning rate: codes of different scales cannot be compared.
 
     Metrics: `train/accuracy`, `val/accuracy`.
     """
@@ -31,24 +28,13 @@ class SimCLR:
         milestones: Sequence[PositiveInt],
         seed: NonNegativeInt,
     ) -> None:
-        self.lr = lr
-        self.batch_size = batch_size
-        self.epochs = epochs
+        super().__init__(lr, batch_size, epochs, seed)
         self.milestones = list(milestones)
-        self.seed = seed
 
-    def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Callable[[], None]) -> Fitted:
-        """Fit; the features are left as they are. `poll` is called once per step."""
-        check_both(train, val, num_classes)
-        device = train.features.device
-        with seeded(self.seed, "probe weights"):
-            head = nn.Linear(train.features.shape[1], num_classes)
-        head.to(device)
-        optimizer = torch.optim.SGD(head.parameters(), lr=self.lr, momentum=0.9)
-        batch_size = min(self.batch_size, len(train.labels))
+    def recipe(self, width: int, num_classes: int, batch_size: int) -> Recipe:
+        head = nn.Linear(width, num_classes)
 
         def schedule(epoch: float) -> float:
             return self.lr * 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
 
-        settings = (self.epochs, batch_size, self.seed, poll)
-        return last_epoch(head, optimizer, schedule, train, val, *settings, self.lr)
+        return Recipe(head, torch.optim.SGD(head.parameters(), self.lr, momentum=0.9), schedule)

@@ -1,11 +1,11 @@
-"""Standardised (z-scored) features, in the statistics of the train split."""
+"""Standardised (z-scored) features, by the statistics of the train split."""
 
 import torch
 from torch import Tensor
 
 
 def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and 1/std of every column of (N, D) features; 1/std is 0 for a constant column, which so becomes 0."""
+    """Mean and 1/std, each (D,), of (N, D) features; 1/std is 0 for a constant column, which thus becomes 0."""
     total = squares = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
     for part in features.split(1024):
         part = part.double()
@@ -13,12 +13,12 @@ def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
         squares = squares + part.square().sum(dim=0)
     mean = total / len(features)
     std = (squares / len(features) - mean.square()).clamp(min=0).sqrt()
-    # A spread below float32's resolution of the mean is rounding, not information; 1e-20 keeps 1/std finite.
+    # A std below float32's resolution of the mean is rounding error; 1e-20 keeps 1/std finite.
     constant = std <= (1e-6 * mean.abs()).clamp(min=1e-20)
     return mean.to(features.dtype), torch.where(constant, 0.0, 1 / std).to(features.dtype)
 
 
 def unstandardised(weights: tuple[Tensor, Tensor], mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights (K, D) and biases (K,) for standardised features as those for the features as they were."""
+    """Convert weights (K, D) and biases (K,) for standardised features to the equivalent ones for raw features."""
     weight = weights[0] * scale
     return weight, weights[1] - weight @ mean

@@ -113,7 +113,9 @@ def test_what_does_not_fit_is_refused(digits: tuple[Features, Labels]) -> None:
     with pytest.raises(ValueError, match="k=1001 is more than the 1000 training images"):
         probed(NearestNeighbours([1001, 2000], [0.07]), features, labels, 10)
     assert probed(NearestNeighbours([5, 1001], [0.07]), features, labels, 10).metrics["k"] == 5
-    with pytest.raises(ValueError, match="at least one value of each"):
+    with pytest.raises(ValueError, match="k is empty: give at least one value"):
         NearestNeighbours([], [0.07])
+    with pytest.raises(ValueError, match="temperature is empty: give at least one value"):
+        NearestNeighbours([5], [])
     with pytest.raises(ValueError, match=r"val: features \(300, 64\) and labels \(497,\)"):
         probed(NearestNeighbours([5], [0.07]), features, labels._replace(val=labels.test), 10)

@@ -10,7 +10,7 @@ from conftest import Features, Labels, Said, probed
 from sklearn.linear_model import LogisticRegression as Reference
 from torch import Tensor
 
-import aetool.probes.linear
+import aetool.probes.lbfgs
 from aetool.data.cache import default_cache_dir
 from aetool.data.mnist import mnist
 from aetool.errors import Interrupted, NonFiniteError
@@ -243,7 +243,7 @@ class TestRoundedFeatures:
     @pytest.fixture
     def many(self, monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, Tensor]:
         """5000 samples in three blocks, correlated, float32."""
-        monkeypatch.setattr(aetool.probes.linear, "_bfloat16_is_fast", lambda features: True)
+        monkeypatch.setattr(aetool.probes.lbfgs, "_bfloat16_is_fast", lambda features: True)
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(5000, 12, generator=generator) @ torch.randn(12, 12, generator=generator)
         logits = x @ torch.randn(12, 4, generator=generator) + 3 * torch.randn(5000, 4, generator=generator)

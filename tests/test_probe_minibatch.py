@@ -281,5 +281,7 @@ def test_mlp_gives_back_the_epoch_that_validation_chose() -> None:
     assert result.metrics["epoch"] < 6
     assert result.metrics["val/accuracy"] == max(result.val_accuracy.values())
     assert probed(PROBES[0](), features, labels, 3).metrics["epoch"] > result.metrics["epoch"]
-    with pytest.raises(ValueError, match="at least one value of each"):
+    with pytest.raises(ValueError, match="widths is empty: give at least one value"):
         MLP([], 0.1, [0.0], 16, 1, 0)
+    with pytest.raises(ValueError, match="weight_decay is empty: give at least one value"):
+        MLP([4], 0.1, [], 16, 1, 0)

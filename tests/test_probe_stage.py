@@ -15,7 +15,7 @@ from aetool.data.dataset import Dataset, Split
 from aetool.evaluation.baselines import Baselines
 from aetool.evaluation.features import PLAIN
 from aetool.evaluation.probe import Budget, classify
-from aetool.probes.base import Fitted, Labelled, calibration_error, judge
+from aetool.probes.base import Fitted, Labelled, Probe, calibration_error, judge
 from aetool.probes.linear import Linear
 from aetool.randomness import generator
 
@@ -93,11 +93,12 @@ def test_the_pixels_that_a_probe_sees_lie_between_0_and_1(tmp_path):
     dataset = DATASET._replace(**{name: Split(images, LABELS) for name in ("train", "val", "test")})
     seen = []
 
-    def probe(train: Labelled, val: Labelled, num_classes: int, poll: object) -> Fitted:
-        seen.append((train.features[0], val.features[0]))
-        return Fitted(lambda x: x, False, {}, {})
+    class Spy(Probe):
+        def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: object) -> Fitted:
+            seen.append((train.features[0], val.features[0]))
+            return Fitted(lambda x: x, False, {}, {})
 
-    Baselines(dataset, tmp_path).probe(probe, {}, PLAIN, ALL, 1)
+    Baselines(dataset, tmp_path).probe(Spy(), {}, PLAIN, ALL, 1)
     torch.testing.assert_close(seen[-1], (torch.tensor([0, 0.2, 1]),) * 2)
 
 

@@ -29,7 +29,7 @@ def test_agrees_with_liblinear(digits: tuple[Features, Labels], train: Tensor, c
     reference = LinearSVC(C=c, loss="squared_hinge", dual=False, tol=1e-7, max_iter=5000, intercept_scaling=100)
     reference.fit(train.double(), labels.train)
     machine = SquaredHinge(train, labels.train, 10)
-    _, converged = machine.fit(1 / (2 * c * 1000), 1e-10, 1000, nothing)
+    _, converged = machine.fit(1 / (c * 1000), 1e-10, 1000, nothing)
     weight, bias = machine.weights()
     assert converged
     np.testing.assert_allclose(weight, reference.coef_, atol=1e-3)
@@ -43,10 +43,10 @@ def test_agrees_with_liblinear(digits: tuple[Features, Labels], train: Tensor, c
 
 
 def test_weights_minimise_the_objective_that_is_stated() -> None:
-    """One feature of ±1, weights ±w: the derivative -2(1 - w) + 2·l2·w is 0 at w = 1 / (1 + l2)."""
+    """One feature of ±1, weights ±w: the derivative -2(1 - w) + l2·w is 0 at w = 1 / (1 + l2/2)."""
     features = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
     machine = SquaredHinge(features, torch.tensor([0, 1]), 2)
-    machine.fit(0.25, 1e-16, 100, nothing)
+    machine.fit(0.5, 1e-16, 100, nothing)
     weight, bias = machine.weights()
     assert weight.flatten().tolist() == pytest.approx([0.8, -0.8], abs=1e-7)
     assert bias.tolist() == pytest.approx([0, 0], abs=1e-7)
@@ -57,9 +57,9 @@ def test_the_tolerance_is_about_the_distance_from_the_minimum(digits: tuple[Feat
         machine = SquaredHinge(train.double(), digits[1].train, 10)
         assert machine.fit(l2, tolerance, 5000, nothing)[1]
         loss = (1 - machine.signs * machine.outputs).clamp(min=0).square().mean(dim=1)
-        return loss + l2 * machine.weights()[0].square().sum(dim=1)
+        return loss + l2 / 2 * machine.weights()[0].square().sum(dim=1)
 
-    for l2 in (0.5, 1e-2, 1e-3):
+    for l2 in (1.0, 2e-2, 2e-3):
         best = objectives(l2, 1e-14)
         for tolerance in (1e-3, 1e-5):
             gap = (objectives(l2, tolerance) - best).max().item()
@@ -69,9 +69,9 @@ def test_the_tolerance_is_about_the_distance_from_the_minimum(digits: tuple[Feat
 def test_a_fit_started_from_a_smaller_c_ends_where_a_fresh_one_does(digits, train: Tensor) -> None:
     path = SquaredHinge(train.double(), digits[1].train, 10)
     fresh = SquaredHinge(train.double(), digits[1].train, 10)
-    for l2 in (1.0, 1e-1, 1e-2):
+    for l2 in (2.0, 2e-1, 2e-2):
         path.fit(l2, 1e-14, 1000, nothing)
-    fresh.fit(1e-2, 1e-14, 1000, nothing)
+    fresh.fit(2e-2, 1e-14, 1000, nothing)
     torch.testing.assert_close(path.weights()[0], fresh.weights()[0], atol=1e-5, rtol=0)
 
 

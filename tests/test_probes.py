@@ -29,7 +29,7 @@ def test_fits_finds_the_same_twice_and_reports_finite_numbers(path: Path, digits
     assert result.metrics["val/accuracy"] == max(result.val_accuracy.values())
     assert all(type(value) is float and math.isfinite(value) for value in result.metrics.values())
     scaled = probed(probe, Features(*(255 * x for x in few[0])), few[1], 10)
-    if getattr(probe, "any_scale", False):
+    if probe.traits.any_scale:
         assert scaled.metrics["test/accuracy"] == pytest.approx(result.metrics["test/accuracy"], abs=0.003)
     else:
         assert scaled.metrics["test/accuracy"] != result.metrics["test/accuracy"]

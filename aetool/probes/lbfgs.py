@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from aetool.probes.base import Fitted
@@ -51,27 +52,26 @@ class LBFGS(ABC):
             for left in range(0, width, 128):  # eigh reads only the lower triangle
                 gram[left:, left : left + 128] += part[:, left:].T @ part[:, left : left + 128]
         eigenvalues, self.basis = torch.linalg.eigh(gram / samples)
-        one = features.new_ones(1)
-        self.eigenvalues = torch.cat([eigenvalues.clamp(min=0), one])
-        self.penalised = torch.cat([torch.ones_like(eigenvalues), 0 * one])
+        self.eigenvalues = F.pad(eigenvalues.clamp(min=0), (0, 1), value=1)
+        self.penalised = F.pad(torch.ones_like(eigenvalues), (0, 1))
         self.theta = features.new_zeros(num_classes, width + 1)
         self.outputs = features.new_zeros(num_classes, samples)
         self.pairs: deque[tuple[Tensor, Tensor]] = deque(maxlen=memory)  # steps and changes of the loss's gradient
 
     @abstractmethod
     def residual(self, outputs: Tensor) -> Tensor:
-        """Derivative of each sample's loss by its (K, N) outputs."""
+        """Derivative of the summed loss by the (K, N) outputs."""
 
     @abstractmethod
     def curvature(self, residual: Tensor) -> Tensor:
-        """Mean second derivative of the loss by an output; positive, (K, 1) if separable, else a scalar."""
+        """Mean second derivative of the loss by an output: positive, (K, 1) if separable, else a scalar."""
 
     @abstractmethod
     def curvature_along(self, change: Tensor, residual: Tensor) -> Tensor:
-        """Second derivative of the summed loss along a (K, N) change of the outputs, shaped like `dot`."""
+        """Second derivative of the summed loss along a (K, N) change of outputs: (K, 1) if separable, else a scalar."""
 
     def distance(self, gradient: Tensor, direction: Tensor, scale: Tensor) -> float:
-        """Estimated distance from the minimum: twice what the diagonal model says, which underestimates it."""
+        """Estimate of objective - minimum: twice that of the diagonal model, which is an underestimate."""
         return self.dot(gradient.square(), scale).max().item()
 
     def dot(self, a: Tensor, b: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch import nn
 
 from aetool.probes.base import ProbeTraits
 from aetool.probes.minibatch import LARS, Recipe, RecipeProbe
-from aetool.components import NonNegativeInt, PositiveFloat, PositiveInt
+from aetool.ranges import NonNegativeInt, PositiveFloat, PositiveInt
 
 
 class MAE(RecipeProbe):

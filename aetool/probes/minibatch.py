@@ -94,7 +94,7 @@ class RecipeProbe(Probe):
         return Fitted(functools.partial(logits, head), True, metrics, {self.lr: metrics["val/accuracy"]})
 
 
-class LARS(torch.optim.SGD):
+class LARS(torch.optim.Optimizer):
     """SGD with momentum on scaled gradients (You et al. 2017): the gradient g of a matrix W is first multiplied by
     `trust · ‖W‖ / ‖g‖`.
 
@@ -106,9 +106,13 @@ class LARS(torch.optim.SGD):
         self.trust = trust
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        for parameter in self.param_groups[0]["params"]:
-            if parameter.ndim > 1:
-                ratio = self.trust * parameter.norm() / parameter.grad.norm()
-                parameter.grad *= torch.where(ratio.isfinite() & (ratio > 0), ratio, 1.0)
-        return super().step(closure)
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # closures are not supported
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                gradient = parameter.grad
+                if parameter.ndim > 1:
+                    ratio = group["trust"] * parameter.norm() / gradient.norm()
+                    gradient = gradient * torch.where(ratio.isfinite() & (ratio > 0), ratio, 1.0)
+                velocity = self.state[parameter].setdefault("velocity", torch.zeros_like(parameter))
+                velocity.mul_(group["momentum"]).add_(gradient)
+                parameter.sub_(group["lr"] * velocity)

@@ -40,9 +40,7 @@ def choose(
     """
     train, val, mean, scale = problem
     weights = {value: solve(value) for value in grid}
-    scores = {
-        value: functools.partial(predict, unstandardised(found, mean, scale)) for value, found in weights.items()
-    }
+    scores = {value: functools.partial(predict, unstandardised(found, mean, scale)) for value, found in weights.items()}
     val_accuracy = {value: accuracy(score(val.features), val.labels) for value, score in scores.items()}
     chosen = max(grid, key=val_accuracy.__getitem__)  # the first of equals
     metrics = {

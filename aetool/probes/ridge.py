@@ -8,7 +8,7 @@ from torch import Tensor
 
 from aetool.probes.base import Fitted, Labelled, Probe, ProbeTraits, descending
 from aetool.probes.path import Weights, choose, standardise
-from aetool.components import PositiveFloat
+from aetool.ranges import PositiveFloat
 
 
 class Ridge(Probe):

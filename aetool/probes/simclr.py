@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from aetool.probes.minibatch import Recipe, RecipeProbe
-from aetool.components import NonNegativeInt, PositiveFloat, PositiveInt
+from aetool.ranges import NonNegativeInt, PositiveFloat, PositiveInt
 
 
 class SimCLR(RecipeProbe):

@@ -8,7 +8,7 @@ from torch import Tensor
 from aetool.probes.base import Fitted, Labelled, Probe, ProbeTraits, descending
 from aetool.probes.lbfgs import LBFGS, choose_along_path
 from aetool.probes.path import standardise
-from aetool.components import PositiveFloat, PositiveInt
+from aetool.ranges import PositiveFloat, PositiveInt
 
 
 class SVM(Probe):

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from aetool.config.schema import TrainConfig
     from aetool.evaluation.inference import TrainedRun
-    from aetool.evaluation.measurement import Metrics
     from aetool.report.comparison import Comparison
     from aetool.report.rows import RowValues
+    from aetool.storage.metrics import Metrics
     from aetool.storage.run import Run
     from aetool.sweeps.finetune import Result
 
 __all__ = ["compare", "evaluate", "finetune", "load", "probe", "runs", "train"]
-AnyRun = "Run[TrainConfig] | str | _Path"
 
 
 def train(overrides: Sequence[str] = (), config_dir: str | _Path | None = None) -> "Run[TrainConfig]":
@@ -44,8 +43,8 @@ def evaluate(
     from aetool.config.schema import EvaluateConfig
     from aetool.config.tree import known_targets
     from aetool.evaluation.evaluate import evaluate
-    from aetool.evaluation.measurement import Metrics
     from aetool.evaluation.session import Session
+    from aetool.storage.metrics import Metrics
     from aetool.storage.opening import opened
 
     config = compose_one("evaluate", EvaluateConfig, [_run_word(run), *overrides], _folder(config_dir)).config
@@ -60,9 +59,9 @@ def probe(
     from aetool.config.compose import compose_one
     from aetool.config.schema import ProbeCommandConfig
     from aetool.config.tree import known_targets
-    from aetool.evaluation.measurement import Metrics
     from aetool.evaluation.probe import probe
     from aetool.evaluation.session import Session
+    from aetool.storage.metrics import Metrics
     from aetool.storage.opening import opened
 
     config = compose_one("probe", ProbeCommandConfig, [_run_word(run), *overrides], _folder(config_dir)).config

@@ -216,7 +216,7 @@ def test_the_arguments_of_the_real_class_are_checked_beside_all_else():
     assert error.value.problems == [
         "trainer.epochs=0: expected an integer ≥ 1",
         "model.activation=rleu: expected relu or tanh or sigmoid or gelu or identity",
-        "optimizer.betas=[0.9]: expected a list [a,b,…]",
+        "optimizer.betas=[0.9]: expected a list of 2 values",
     ]
 
 
@@ -234,7 +234,8 @@ def test_the_rules_of_a_finetune():
 
 def test_a_model_that_is_no_autoencoder_is_refused(tmp_path):
     (tmp_path / "plain_models.py").write_text(
-        "from torch import nn\nclass Plain(nn.Module):\n    def __init__(self, image_shape) -> None:\n        super().__init__()\n"
+        "from torch import nn\nclass Plain(nn.Module):\n"
+        "    def __init__(self, image_shape) -> None:\n        super().__init__()\n"
     )
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "plain.yaml").write_text("_target_: plain_models.Plain\nname: plain\n")

@@ -7,8 +7,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from aetool.config.check import ConfigError, suggest
+from aetool.config.check import ConfigError
 from aetool.config.compose import Point, compose_one
+from aetool.config.describe import suggest
 from aetool.config.schema import TrainConfig
 from aetool.config.tree import option_names
 from aetool.errors import UserError

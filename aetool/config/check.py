@@ -6,26 +6,23 @@ what.
 """
 
 import copy
-import difflib
 import json
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
-from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
 from aetool.config import rules
+from aetool.config.describe import Location, bare, describe, dotted, show, suggest, without_null
 from aetool.config.schema import STRICT, Component, Node
 from aetool.errors import UserError
 
 C = TypeVar("C", bound=Node)
 Targets = Mapping[str, Mapping[str, str]]  # by group: the targets that a config may name, by their stable names
 MISSING = "???"
-Location = tuple[str | int, ...]
 
 
 class ConfigError(UserError):
@@ -65,12 +62,6 @@ def check(
     raise ConfigError(list(dict.fromkeys([*problems, *found])))
 
 
-def suggest(word: str, choices: Collection[str]) -> str:
-    """`did you mean …?` or the list of choices."""
-    close = difflib.get_close_matches(word, sorted(choices), n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else f"choices: {', '.join(sorted(choices))}"
-
-
 def flatten(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and their values, parents before children."""
     for key, value in config.items():
@@ -89,12 +80,12 @@ def _typed(values: dict[str, Any], schema: type[C]) -> tuple[C | None, list[str]
 
 
 def _problem(schema: Any, location: Location, kind: str, value: Any) -> str:
-    path = _dotted(location)
+    path = dotted(location)
     if kind == "missing":
         return f"{path}: missing; set {path}=…"
     if kind == "extra_forbidden":
         parent = _annotation(schema, location[:-1])
-        prefix = f"{_dotted(location[:-1])}." if location[1:] else ""
+        prefix = f"{dotted(location[:-1])}." if location[1:] else ""
         return f"{path}: unknown key; {suggest(path, [f'{prefix}{name}' for name in parent.model_fields])}"
     return f"{path}={show(value)}: expected {describe(_annotation(schema, location))}"
 
@@ -102,64 +93,13 @@ def _problem(schema: Any, location: Location, kind: str, value: Any) -> str:
 def _annotation(schema: Any, location: Location) -> Any:
     """The annotation of what stands at a location."""
     for step in location:
-        schema = _without_null(schema)
+        schema = without_null(schema)
         if isinstance(schema, type) and issubclass(schema, Node):
             field = next(f for name, f in schema.model_fields.items() if step in (name, f.alias))
             schema = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
         else:
-            schema = typing.get_args(_bare(schema))[-1]  # the values of a dict or a list
+            schema = typing.get_args(bare(schema))[-1]  # the values of a dict or a list
     return schema
-
-
-def describe(annotation: Any) -> str:
-    """What values an annotation allows: `an integer ≥ 1`, `fp32 or bf16`, `a finite number > 0 or null`."""
-    options = typing.get_args(_bare(annotation)) if _is_union(annotation) else (annotation,)
-    words = [_describe(option) for option in options if option is not type(None)]
-    return " or ".join(dict.fromkeys([*words, *(["null"] if type(None) in options else [])]))
-
-
-def _describe(annotation: Any) -> str:
-    kind = _bare(annotation)
-    if typing.get_origin(kind) is Literal:
-        return " or ".join(show(choice) for choice in typing.get_args(kind))
-    names = {int: "an integer", float: "a finite number", str: "text", bool: "true or false"}
-    ranges = [
-        f" {sign} {getattr(mark, key):g}"
-        for mark in (typing.get_args(annotation)[1:] if kind is not annotation else ())
-        for mark_type, sign, key in ((Ge, "≥", "ge"), (Gt, ">", "gt"), (Le, "≤", "le"), (Lt, "<", "lt"))
-        if isinstance(mark, mark_type)
-    ]
-    if kind in names:
-        return names[kind] + " and".join(ranges)
-    if isinstance(kind, type) and issubclass(kind, Node):
-        return "a group of keys"
-    origin = typing.get_origin(kind) or kind
-    if origin in (list, tuple) or (isinstance(origin, type) and issubclass(origin, Sequence)):
-        return "a list [a,b,…]"
-    return "a group of keys" if origin is dict else getattr(kind, "__name__", str(kind))
-
-
-def _bare(annotation: Any) -> Any:
-    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is Annotated else annotation
-
-
-def _is_union(annotation: Any) -> bool:
-    return typing.get_origin(_bare(annotation)) in (typing.Union, UnionType)
-
-
-def _without_null(annotation: Any) -> Any:
-    if not _is_union(annotation):
-        return _bare(annotation)
-    return next(option for option in typing.get_args(_bare(annotation)) if option is not type(None))
-
-
-def _dotted(location: Location) -> str:
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location).lstrip(".")
-
-
-def show(value: Any) -> str:
-    """A value as one types it."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 Found = tuple[Location, type[Component], dict[str, Any]]
@@ -167,7 +107,7 @@ Found = tuple[Location, type[Component], dict[str, Any]]
 
 def _components(location: Location, node: Any, annotation: Any) -> Iterator[Found]:
     """Every component of a config, with where it stands and its plain values."""
-    kind = _without_null(annotation)
+    kind = without_null(annotation)
     if not isinstance(node, dict):
         return
     if typing.get_origin(kind) is dict:
@@ -192,14 +132,14 @@ def _resolve(components: Sequence[Found], targets: Targets) -> list[str]:
         if isinstance(target, str) and stable_name(target) in known:
             node["_target_"] = known[stable_name(target)]
         else:
-            problems.append(f"{_dotted(location)}._target_={show(target)}: refused; no config here names this target")
+            problems.append(f"{dotted(location)}._target_={show(target)}: refused; no config here names this target")
     return problems
 
 
 def _is_typed(component: Found, typed: Collection[str]) -> bool:
     """Whether the user set an argument of this component, or its target."""
     location, kind, _ = component
-    prefix = f"{_dotted(location)}."
+    prefix = f"{dotted(location)}."
     own = {key.removeprefix(prefix).partition(".")[0] for key in typed if key.startswith(prefix)}
     return bool(own - kind.model_fields.keys())
 
@@ -208,7 +148,7 @@ def _argument_problems(location: Location, kind: type[Component], node: dict[str
     """What the signature of the target says of its arguments; numbers take the types that it states."""
     from aetool.config.targets import TargetError, signature
 
-    target, prefix = node.get("_target_"), f"{_dotted(location)}."
+    target, prefix = node.get("_target_"), f"{dotted(location)}."
     if not isinstance(target, str):
         return []  # the schema names it
     try:
@@ -230,22 +170,22 @@ def _argument_problems(location: Location, kind: type[Component], node: dict[str
         try:
             node[key] = adapter.dump_python(adapter.validate_json(json.dumps(node[key])), mode="json")
         except ValidationError as error:
-            problems += _value_problems((*location, key), known[key], error)
+            problems += _value_problems((*location, key), node[key], known[key], error)
     required = (takes.required & known.keys()) - node.keys()
     return problems + [f"{prefix}{key}: missing; set {prefix}{key}=…" for key in sorted(required)]
 
 
-def _value_problems(location: Location, annotation: Any, error: ValidationError) -> list[str]:
+def _value_problems(location: Location, value: Any, annotation: Any, error: ValidationError) -> list[str]:
     """One problem per value: the item of a list that does not fit, or the whole value."""
     lines = error.errors(include_url=False)
+    wrong_length = any(line["type"] == "missing" for line in lines)  # of a tuple
     items = {line["loc"][0]: line["input"] for line in lines if line["loc"] and isinstance(line["loc"][0], int)}
-    whole = _without_null(annotation)
-    if items and not _is_union(whole) and (inner := typing.get_args(_bare(whole))):
+    whole = without_null(annotation)
+    if items and not wrong_length and (inner := typing.get_args(bare(whole))):
         return [
-            f"{_dotted((*location, place))}={show(value)}: expected {describe(inner[0])}"
-            for place, value in items.items()
+            f"{dotted((*location, place))}={show(item)}: expected {describe(inner[0])}" for place, item in items.items()
         ]
-    return [f"{_dotted(location)}={show(lines[0]['input'])}: expected {describe(annotation)}"]
+    return [f"{dotted(location)}={show(value)}: expected {describe(annotation)}"]
 
 
 @cache

@@ -7,7 +7,8 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from aetool.config.check import ConfigError, check, flatten, suggest
+from aetool.config.check import ConfigError, check, flatten
+from aetool.config.describe import suggest
 from aetool.config.overrides import COMPOSITION_ERRORS, composed, first_line, plain, spelled_out
 from aetool.config.schema import SCHEMAS
 from aetool.config.tree import groups

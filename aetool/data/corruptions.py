@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from aetool.components import Fraction, NonNegativeFloat
 from aetool.measures.pca import PCA
+from aetool.components import Fraction, NonNegativeFloat
 
 Corruption = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -101,9 +101,8 @@ class Components:
         codes = (pixels.flatten(1) - self.mean) @ self.components.T
         order = torch.rand(codes.shape, generator=generator, device=pixels.device).argsort(dim=1)
         fractions = self.fractions[order]
-        removed = torch.zeros_like(codes).scatter_(
-            1, order, (fractions.cumsum(1) - fractions / 2 < self.level).to(codes)
-        )
+        below = fractions.cumsum(1) - fractions / 2 < self.level
+        removed = torch.zeros_like(codes).scatter_(1, order, below.to(codes))
         return pixels - ((codes * removed) @ self.components).view_as(pixels)
 
 

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aetool.components import NotIdentifying
 from aetool.data.cache import prepared, scratch_folder
 from aetool.data.dataset import Arrays
 from aetool.data.fetch import (
@@ -50,7 +51,7 @@ DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = "usr/share/datasets/fashion-mnist"  # where that package puts its files
 
 
-def mnist(cache_dir: Path, data_dir: str | None = None) -> Arrays:
+def mnist(cache_dir: Path, data_dir: Annotated[str | None, NotIdentifying()] = None) -> Arrays:
     """70,000 handwritten digits (N, 1, 28, 28). `data_dir`: a folder that holds MNIST/raw or the IDX files."""
 
     def prepare() -> Arrays:
@@ -65,7 +66,7 @@ def mnist(cache_dir: Path, data_dir: str | None = None) -> Arrays:
     return prepared("mnist", cache_dir, prepare)
 
 
-def fashion_mnist(cache_dir: Path, data_dir: str | None = None) -> Arrays:
+def fashion_mnist(cache_dir: Path, data_dir: Annotated[str | None, NotIdentifying()] = None) -> Arrays:
     """70,000 pictures of clothes (N, 1, 28, 28). `data_dir`: a folder that holds FashionMNIST/raw or the IDX files."""
 
     def prepare() -> Arrays:

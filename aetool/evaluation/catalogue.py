@@ -258,4 +258,3 @@ def _of_probe(stage: str) -> Metric:
     label = f"{name[:6]} @{budget.partition('-')[0]}" if budget else f"{name[:6]} acc"
     title = f"{name} probe accuracy{', ' if budget else ''}{budget.replace('-', ' ')}, test"
     return Metric(f"{stage}/{TEST_ACCURACY.name}", label, title, ".4f", "higher", shown=COMPARE)
-

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from aetool.data.dataset import Dataset, Split
 from aetool.errors import UserError
-from aetool.evaluation.metrics import ten_images
 from aetool.evaluation.features import encoder, features
 from aetool.evaluation.latents import Latent
+from aetool.evaluation.metrics import ten_images
 from aetool.measures.code import active_units
 from aetool.models.base import BATCH
 from aetool.randomness import generator

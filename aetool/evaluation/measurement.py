@@ -1,6 +1,5 @@
 """A measurement of a run: its folder, keyed by the settings, the checkpoint and the protocol, and what stands there."""
 
-import html
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,11 +40,3 @@ class Measurement:
 def best_step(run: RunFolder) -> int:
     """Of the checkpoint with the lowest validation loss."""
     return int(run.metrics["pretrain"]["best_step"])
-
-
-class Metrics(dict[str, float]):
-    """Metrics by their names; a table in a notebook."""
-
-    def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><td>{html.escape(name)}</td><td>{value:.6g}</td></tr>" for name, value in self.items())
-        return f"<table><tr><th>metric</th><th>value</th></tr>{rows}</table>"

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aetool.components import PositiveInt
 from aetool.models.conv import Mirrored, Size, downsampling, map_sizes, upsampling
+from aetool.components import PositiveInt
 
 
 class SelfAttention(nn.Module):
@@ -21,7 +21,7 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"heads={heads}: has to divide the width, {width}")
+            raise ValueError(f"heads={heads}: has to divide the width of the tokens, {width}")
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.projection = nn.Linear(width, width)

@@ -6,9 +6,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from aetool.components import Fraction, ModelTraits, PositiveInt
 from aetool.models.base import Autoencoder, AutoencoderOutput
 from aetool.models.wta import LifetimeSparsity
+from aetool.components import Fraction, PositiveInt
+from aetool.components import ModelTraits
 
 
 class ConvWTA(Autoencoder):
@@ -36,9 +37,7 @@ class ConvWTA(Autoencoder):
     ) -> None:
         super().__init__()
         if kernel % 2 == 0 or decoder_kernel % 2 == 0:
-            raise ValueError(
-                f"kernel={kernel}, decoder_kernel={decoder_kernel}: both must be odd, to preserve the image size"
-            )
+            raise ValueError(f"kernel={kernel}, decoder_kernel={decoder_kernel}: both must be odd")
         layers: list[nn.Module] = []
         for before, after in pairwise([image_shape[0], *channels, code_channels]):
             layers += [nn.Conv2d(before, after, kernel, padding=kernel // 2), nn.ReLU()]

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aetool.components import PositiveInt
 from aetool.models.base import ACTIVATIONS, Activation, Autoencoder, layers_of
+from aetool.components import PositiveInt
 
-SLOPES: dict[
-    str, Callable[[Tensor], Tensor]
-] = {  # derivative of an activation as a function of its value; gelu has none
+# The derivative of an activation as a function of its value; gelu has none.
+SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": lambda h: (h > 0).to(h),
     "tanh": lambda h: 1 - h.square(),
     "sigmoid": lambda h: h * (1 - h),

@@ -5,10 +5,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from aetool.components import Fraction, OpenFraction, PenaltyTraits, PositiveFloat
 from aetool.errors import UserError
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.penalties.base import Penalty
+from aetool.components import Fraction, OpenFraction, PositiveFloat
+from aetool.components import PenaltyTraits
 
 
 class L1(Penalty):
@@ -100,7 +101,7 @@ def _atom_norms(model: Autoencoder, code: Tensor) -> Tensor:
     """‖d_i‖ / √n, (code_size,), where the atom d_i of a linear decoder is the image that unit i alone adds."""
     if code.dim() != 2:
         raise UserError(
-            "penalty.terms.l1.atom_norm=true: the code is a map, whose units have no atoms of their own; set it to false"
+            "penalty.terms.l1.atom_norm=true: the code is a map, whose units have no atoms; set it to false"
         )
     units = torch.eye(code.shape[1], dtype=code.dtype, device=code.device)
     codes = torch.cat([torch.zeros_like(units[:1]), units.sum(0, keepdim=True), units])
@@ -108,5 +109,5 @@ def _atom_norms(model: Autoencoder, code: Tensor) -> Tensor:
     atoms = images[2:] - empty
     norms = atoms.square().mean(1).sqrt()
     if (full - empty - atoms.sum(0)).square().mean().sqrt() > 1e-3 * norms.sum():
-        raise UserError("penalty.terms.l1.atom_norm=true: a nonlinear decoder has no atoms; set it to false")
+        raise UserError("penalty.terms.l1.atom_norm=true: the decoder is not linear and has no atoms; set it to false")
     return norms

@@ -2,17 +2,18 @@
 
 from torch import Tensor
 
-from aetool.components import NonNegativeFloat, PenaltyTraits
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.penalties.base import Penalty
+from aetool.components import NonNegativeFloat
+from aetool.components import PenaltyTraits
 
 
 class KL(Penalty):
     """KL(q(h|x) ‖ N(0, I)) / n in nats, for images of n pixel values.
 
     Divided by n because the loss is a mean over pixel values: with a negative log-likelihood as the loss and lambda = 1
-    (the β of Higgins et al. 2017) the objective is -ELBO / n. `free_bits`, in nats: the mean KL of a unit over the batch
-    is clamped to at least this, which removes the incentive to leave units unused (Kingma et al. 2016). Only in
+    (the β of Higgins et al. 2017) the objective is -ELBO / n. `free_bits`, in nats: the mean KL of a unit over the
+    batch is clamped to at least this, which removes the incentive to leave units unused (Kingma et al. 2016). Only in
     training; validation compares epochs by the bound itself.
     """
 

@@ -24,7 +24,9 @@ def title(group: Group, among: Sequence[Group]) -> str:
     for key, value in group.values.items():
         alike = [other for other in rivals if format_value(other.values.get(key)) == format_value(value)]
         if len(alike) < len(rivals):
-            (names if key in NAMES else keys).append(format_value(value) if key in NAMES else f"{key}={format_value(value)}")
+            (names if key in NAMES else keys).append(
+                format_value(value) if key in NAMES else f"{key}={format_value(value)}"
+            )
             rivals = alike
     words = ", ".join(keys)
     return f"{' '.join(names)} ({words})" if names and keys else " ".join(names) or words or "the run"

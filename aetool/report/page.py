@@ -203,14 +203,18 @@ def _runs(rows: Sequence[Row], comparison: Comparison) -> list[Shown]:
     album = pictures.album([directory(row) for row in rows])
     headlines = [test for _, test in SELECTION]
     for place, (row, shots) in enumerate(zip(rows, album, strict=True)):
-        values = [(metric, value) for metric in comparison.metrics if (value := number(row.get(metric.key))) is not None]
+        values = [
+            (metric, value) for metric in comparison.metrics if (value := number(row.get(metric.key))) is not None
+        ]
         path = directory(row) / CONFIG
         command = (read_json(path) or {}).get("command")
         command = command if isinstance(command, str) else None
         found.append(
             Shown(
                 name=row["run"],
-                summary=", ".join(f"{metric.label} {metric.text(value)}" for metric, value in values if metric in headlines),
+                summary=", ".join(
+                    f"{metric.label} {metric.text(value)}" for metric, value in values if metric in headlines
+                ),
                 open=place < OPEN_RUNS,
                 metrics=[(metric.heading, metric.text(value)) for metric, value in values[:KEY_METRICS]],
                 config=[(key, text(row.get(key))) for key in comparison.keys],
@@ -249,7 +253,9 @@ def _environment(rows: Iterable[Row], manifests: Mapping[str, Mapping[str, objec
     pairs: list[tuple[str, object]] = []
     for row in rows:
         pairs.append(("aetool", (read_json(directory(row) / CONFIG) or {}).get("aetool")))
-        pairs += [(name, manifests[str(row["directory"])].get(name)) for name in ("python", "torch", "device", "threads")]
+        pairs += [
+            (name, manifests[str(row["directory"])].get(name)) for name in ("python", "torch", "device", "threads")
+        ]
     return _together(pairs)
 
 

@@ -206,7 +206,9 @@ def dots(rankings: Sequence[Ranking], title: str) -> Any:
             if len(values) > 1 and max(values) - min(values) < 1e-9:
                 axes.axvline(values[0], color=color, linestyle=("--", "-.", ":")[index % 3], linewidth=1.2, label=label)
             else:
-                axes.plot(values, [names.index(name) for name in means], "|x+"[index % 3], color=color, ms=9, label=label)
+                axes.plot(
+                    values, [names.index(name) for name in means], "|x+"[index % 3], color=color, ms=9, label=label
+                )
         axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
         axes.invert_yaxis()
         axes.grid(alpha=0.3)

@@ -209,7 +209,9 @@ def _identity(saved: Json) -> Json:
     identity, config = saved.get("identity"), saved.get("config")
     if isinstance(identity, dict):
         return identity
-    return {key: value for key, value in config.items() if key not in NOT_IDENTIFYING} if isinstance(config, dict) else {}
+    return (
+        {key: value for key, value in config.items() if key not in NOT_IDENTIFYING} if isinstance(config, dict) else {}
+    )
 
 
 def _config_values(identity: Json) -> Found:

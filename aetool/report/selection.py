@@ -4,7 +4,7 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 
-from aetool.config.check import suggest
+from aetool.config.describe import suggest
 from aetool.errors import UserError
 from aetool.evaluation.catalogue import Metric, measured
 from aetool.report.groups import Group, Row, Value, format_value, number

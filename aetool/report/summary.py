@@ -86,7 +86,9 @@ def print_finetune(tap: str, results: Mapping[str, Mapping[str, float]], console
             if name.startswith("mean/")}  # fmt: skip
     columns = {**results, "mean": mean}
     lines = {
-        metric.heading.removeprefix(TUNED): {name: _cell(metric, found.get(metric.name)) for name, found in columns.items()}
+        metric.heading.removeprefix(TUNED): {
+            name: _cell(metric, found.get(metric.name)) for name, found in columns.items()
+        }
         for metric in table_metrics("finetune")
     }
     print_measures(f"classification, tap {tap}", _filled(lines), console)

@@ -183,7 +183,9 @@ def write_markdown(path: Path, comparison: Comparison) -> None:
     cells = [[column.head for column in columns], sides, *zip(*(column.cells for column in columns), strict=True)]
     plain = ([" ".join(cell.replace("|", "\\|").split()) for cell in line] for line in cells)
     text = "".join(f"| {' | '.join(line)} |\n" for line in plain)
-    fronts = {front.mark: f"Pareto front {front.mark}: {front.x.heading}; {front.y.heading}" for front in comparison.fronts}
+    fronts = {
+        front.mark: f"Pareto front {front.mark}: {front.x.heading}; {front.y.heading}" for front in comparison.fronts
+    }
     findings = [*comparison.recommendations, *comparison.differences]
     sentences = [*fronts.values(), *findings, *comparison.excluded, *comparison.notes]
     with _written(path) as file:

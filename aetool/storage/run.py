@@ -18,6 +18,7 @@ from aetool.config.identity import digest, identity
 from aetool.config.schema import FinetuneRunConfig, RunConfig
 from aetool.errors import Interrupted, UserError
 from aetool.files import JsonObject, read_json, write_json
+from aetool.storage.metrics import html_table
 
 C = TypeVar("C", bound=RunConfig)
 CONFIG, STATUS, METRICS, LOG, LOCK = "config.json", "status.json", "metrics.json", "aetool.log", ".lock"
@@ -86,9 +87,8 @@ class Run(RunFolder, Generic[C]):
         return f"<Run {self.directory}: {self.status.get('state', 'not started')}>"
 
     def _repr_html_(self) -> str:
-        from aetool.report.summary import html_summary
-
-        return html_summary(str(self.directory), self.metrics)
+        flat = {f"{stage}/{name}": value for stage, found in self.metrics.items() for name, value in found.items()}
+        return html_table(str(self.directory), {self.status.get("state", "not started"): flat})
 
     @property
     def id(self) -> str:

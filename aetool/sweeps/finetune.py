@@ -27,6 +27,7 @@ from aetool.evaluation.probe import stage
 from aetool.evaluation.session import DataSession, Session
 from aetool.files import read_json, replacing
 from aetool.measures.statistics import Interval, paired_accuracy_interval
+from aetool.storage.metrics import html_table
 from aetool.storage.opening import open_trained
 from aetool.storage.record import Events
 from aetool.storage.run import Run
@@ -48,8 +49,6 @@ class Result(NamedTuple):
     pretrained: Run[TrainConfig] | None  # by this command
 
     def _repr_html_(self) -> str:
-        from aetool.report.summary import html_table
-
         return html_table("classification", self.metrics)
 
 

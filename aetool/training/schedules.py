@@ -4,7 +4,8 @@ import math
 from abc import abstractmethod
 from typing import Any, ClassVar
 
-from aetool.components import Fraction, HasTraits, NonNegativeFloat, NonNegativeInt, OpenFraction, ScheduleTraits
+from aetool.components import Fraction, NonNegativeFloat, NonNegativeInt, OpenFraction
+from aetool.components import HasTraits, ScheduleTraits
 
 
 class Schedule(HasTraits):

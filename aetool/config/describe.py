@@ -1,0 +1,72 @@
+"""What a config key allows, and what was given for it, in words."""
+
+import difflib
+import typing
+from collections.abc import Collection, Sequence
+from types import UnionType
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from aetool.config.schema import Node
+
+Location = tuple[str | int, ...]  # keys and places in lists, from the top of a config
+
+
+def suggest(word: str, choices: Collection[str]) -> str:
+    """`did you mean …?` or the list of choices."""
+    close = difflib.get_close_matches(word, sorted(choices), n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else f"choices: {', '.join(sorted(choices))}"
+
+
+def describe(annotation: Any) -> str:
+    """What values an annotation allows: `an integer ≥ 1`, `fp32 or bf16`, `a finite number > 0 or null`."""
+    options = typing.get_args(bare(annotation)) if is_union(annotation) else (annotation,)
+    words = [_describe(option) for option in options if option is not type(None)]
+    return " or ".join(dict.fromkeys([*words, *(["null"] if type(None) in options else [])]))
+
+
+def _describe(annotation: Any) -> str:
+    kind = bare(annotation)
+    if typing.get_origin(kind) is Literal:
+        return " or ".join(show(choice) for choice in typing.get_args(kind))
+    names = {int: "an integer", float: "a finite number", str: "text", bool: "true or false"}
+    ranges = [
+        f" {sign} {getattr(mark, key):g}"
+        for mark in (typing.get_args(annotation)[1:] if kind is not annotation else ())
+        for mark_type, sign, key in ((Ge, "≥", "ge"), (Gt, ">", "gt"), (Le, "≤", "le"), (Lt, "<", "lt"))
+        if isinstance(mark, mark_type)
+    ]
+    if kind in names:
+        return names[kind] + " and".join(ranges)
+    if isinstance(kind, type) and issubclass(kind, Node):
+        return "a group of keys"
+    origin = typing.get_origin(kind) or kind
+    if origin is tuple:
+        return f"a list of {len(typing.get_args(kind))} values"
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return "a list [a,b,…]"
+    return "a group of keys" if origin is dict else getattr(kind, "__name__", str(kind))
+
+
+def bare(annotation: Any) -> Any:
+    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is Annotated else annotation
+
+
+def is_union(annotation: Any) -> bool:
+    return typing.get_origin(bare(annotation)) in (typing.Union, UnionType)
+
+
+def without_null(annotation: Any) -> Any:
+    if not is_union(annotation):
+        return bare(annotation)
+    return next(option for option in typing.get_args(bare(annotation)) if option is not type(None))
+
+
+def dotted(location: Location) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location).lstrip(".")
+
+
+def show(value: Any) -> str:
+    """A value as one types it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

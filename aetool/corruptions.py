@@ -1,7 +1,7 @@
-"""Corruptions: what a denoising autoencoder sees instead of the image.
+"""Corruptions: the input of a denoising autoencoder instead of the clean image.
 
-(pixels (B, C, H, W) in [0, 1], generator) -> corrupted pixels of that shape, not clamped. The strength of each is its
-`level`; 0 leaves images as they are, and is never built. Every image of a batch gets noise of its own, drawn from the
+(pixels (B, C, H, W) in [0, 1], generator) -> corrupted pixels of the same shape, not clamped. The strength of each is
+its `level`; 0 means no corruption, and is never built. Noise is drawn independently for each image of a batch, from the
 generator, which is on the device of the pixels.
 """
 
@@ -28,7 +28,7 @@ class Identity:
 
 
 class Gaussian:
-    """x + level · ε with ε ~ N(0, 1) for every value: `level` is the standard deviation, white being 1."""
+    """x + level · ε with ε ~ N(0, 1): `level` is the standard deviation, in the units of pixels in [0, 1]."""
 
     def __init__(self, level: NonNegativeFloat) -> None:
         self.level = level
@@ -39,7 +39,7 @@ class Gaussian:
 
 
 class Masking:
-    """Each pixel is black with probability `level`, in all its channels (Vincent et al. 2010)."""
+    """Each pixel is set to 0 with probability `level`, in all channels at once (Vincent et al. 2010)."""
 
     def __init__(self, level: Fraction) -> None:
         self.level = level
@@ -49,8 +49,7 @@ class Masking:
 
 
 class SaltAndPepper:
-    """Each pixel is replaced with probability `level`, by black or white alike, in all its channels (Vincent et al.
-    2010)."""
+    """Each pixel is set to 0 or 1, with probability `level` / 2 each, in all channels at once (Vincent et al. 2010)."""
 
     def __init__(self, level: Fraction) -> None:
         self.level = level
@@ -61,9 +60,9 @@ class SaltAndPepper:
 
 
 class Blur:
-    """The local mean under a Gaussian window of σ = `level` pixels, over the pixels inside the image.
+    """A Gaussian blur with a standard deviation of `level` pixels, normalised over the pixels inside the image.
 
-    It draws nothing. One matrix product per axis, as the sides of an image are short.
+    Deterministic. One matrix product per axis, as the sides of an image are short.
     """
 
     def __init__(self, level: NonNegativeFloat) -> None:
@@ -74,38 +73,39 @@ class Blur:
         return rows @ pixels @ columns.T
 
     def _window(self, side: int, like: Tensor) -> Tensor:
-        """(side, side), the weights of each position in a row."""
+        """(side, side), a row of weights for each output position."""
         position = torch.arange(side, device=like.device, dtype=like.dtype)
         return torch.softmax(-0.5 * ((position - position[:, None]) / self.level).square(), dim=1)
 
 
 class Components:
-    """Removes a random set of principal components that carries a share `level` of the variance (Bizeul et al. 2024,
+    """Removes random principal components that explain a fraction `level` of the variance (Bizeul et al. 2024,
     "From pixels to components: eigenvector masking for visual representation learning").
 
-    The set, one for each image, grows by components in random order as long as that brings its share closer to the
-    level, so it is off by at most half the share of the component that it ends at. At level 1 the mean image is left.
+    For each image, components are removed in random order as long as that brings the explained fraction closer to the
+    level; the error is at most half the fraction of the last component considered. Level 1 leaves the mean image.
     """
 
     def __init__(self, level: Fraction, pca: Callable[[], PCA]) -> None:
         self.level = level
         found = pca()
-        varied = found.spectrum > 0  # removing the others would remove nothing
+        varied = found.spectrum > 0  # the others explain no variance
         self.mean, self.components = found.mean, found.components[varied]
-        self.shares = (found.spectrum[varied] / found.spectrum.sum()).float()
+        self.fractions = (found.spectrum[varied] / found.spectrum.sum()).float()
 
     def __call__(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        # Moved once: the pixels are on the same device in every call.
-        self.mean, self.components, self.shares = (
-            tensor.to(pixels.device) for tensor in (self.mean, self.components, self.shares)
+        # Copied in the first call only: later pixels are on the same device.
+        self.mean, self.components, self.fractions = (
+            tensor.to(pixels.device) for tensor in (self.mean, self.components, self.fractions)
         )
         codes = (pixels.flatten(1) - self.mean) @ self.components.T
         order = torch.rand(codes.shape, generator=generator, device=pixels.device).argsort(dim=1)
-        shares = self.shares[order]
-        removed = torch.zeros_like(codes).scatter_(1, order, (shares.cumsum(1) - shares / 2 < self.level).to(codes))
+        fractions = self.fractions[order]
+        below = fractions.cumsum(1) - fractions / 2 < self.level
+        removed = torch.zeros_like(codes).scatter_(1, order, below.to(codes))
         return pixels - ((codes * removed) @ self.components).view_as(pixels)
 
 
 def _uniform(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """(B, 1, H, W), one number in [0, 1) for all channels of a pixel."""
+    """(B, 1, H, W) in [0, 1), one number per pixel for all its channels."""
     return torch.rand(pixels[:, :1].shape, generator=generator, device=pixels.device)

@@ -1,11 +1,8 @@
-"""Reconstruction losses: the error of every pixel, (reconstruction, target) -> (B, C, H, W).
-
-Objective takes the mean over batch and pixels. Both arguments are as the network sees images: standardised, or pixels
-in [0, 1] with `dataset.standardize=false`. A loss that is a torch module may have parameters, which are trained with
-the model's.
-"""
+"""Reconstruction losses: the error of each pixel, of which `Objective` takes the mean."""
 
 import math
+from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,30 +10,45 @@ from torch.nn import functional as F
 
 from aetool.measures.reconstruction import ssim_map
 from aetool.ranges import PositiveFloat
+from aetool.traits import HasTraits, LossTraits
+
+
+class Loss(HasTraits):
+    """(reconstruction, target) -> error of each pixel. A plain function with this signature is a loss as well.
+
+    A loss with parameters, which are trained with the model's, is a torch module too: `class Mine(Loss, nn.Module)`,
+    with `__call__` instead of `forward`.
+    """
+
+    traits: ClassVar[LossTraits] = LossTraits()
+
+    @abstractmethod
+    def __call__(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+        """All (B, C, H, W), in the range of the network's input: standardised, or in [0, 1] without standardisation."""
 
 
 def anomaly_scores(error: Tensor) -> Tensor:
-    """(B,): how badly each image is reconstructed, the mean of a loss (B, C, H, W) over the pixels of the image."""
+    """The mean of a pixel-wise loss (B, C, H, W) over each image, (B,)."""
     return error.flatten(1).mean(dim=1)
 
 
-class MSE:
+class MSE(Loss):
     """(r - x)²."""
 
-    squared = True
+    traits = LossTraits(squared=True)
 
     def __call__(self, reconstruction: Tensor, target: Tensor) -> Tensor:
         return F.mse_loss(reconstruction, target, reduction="none")
 
 
-class L1:
+class L1(Loss):
     """|r - x|."""
 
     def __call__(self, reconstruction: Tensor, target: Tensor) -> Tensor:
         return F.l1_loss(reconstruction, target, reduction="none")
 
 
-class Huber:
+class Huber(Loss):
     """(r - x)² / 2 up to an error of `delta`, delta (|r - x| - delta / 2) beyond it (Huber 1964)."""
 
     def __init__(self, delta: PositiveFloat) -> None:
@@ -46,28 +58,27 @@ class Huber:
         return F.huber_loss(reconstruction, target, reduction="none", delta=self.delta)
 
 
-class SSIM:
+class SSIM(Loss):
     """1 - SSIM of the window around every pixel, in [0, 2], for pixels x in [0, 1] (Wang et al. 2004).
 
-    Reconstructions are not clamped: outside [0, 1] the formula holds on, and its gradient leads back.
+    Reconstructions are not clamped: outside [0, 1] the formula still applies, and its gradient points back inside.
     """
 
     def __call__(self, reconstruction: Tensor, target: Tensor) -> Tensor:
         return 1 - ssim_map(target, reconstruction)
 
 
-class BCE:
+class BCE(Loss):
     """-x log σ(r) - (1 - x) log(1 - σ(r)), for logits r and pixels x in [0, 1]."""
 
     def __call__(self, reconstruction: Tensor, target: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(reconstruction, target, reduction="none")
 
 
-class Gaussian(nn.Module):
-    """-log N(x; r, σ²) = (r - x)² / 2σ² + log σ + log(2π) / 2, in nats, a density over the values that the network
-    sees.
+class Gaussian(Loss, nn.Module):
+    """-log N(x; r, σ²) = (r - x)² / 2σ² + log σ + log(2π) / 2, in nats, a density of the network's input values.
 
-    With `sigma` None, σ is one learned number for all pixels, 1 at first; its optimum is the root mean square error
+    With `sigma` None, σ is one learned number for all pixels, initially 1; its optimum is the root mean square error
     (Rybkin et al. 2021, "Simple and effective VAE training with calibrated decoders").
     """
 
@@ -76,6 +87,6 @@ class Gaussian(nn.Module):
         log_sigma = torch.tensor(0.0 if sigma is None else math.log(sigma))
         self.log_sigma = nn.Parameter(log_sigma, requires_grad=sigma is None)
 
-    def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+    def __call__(self, reconstruction: Tensor, target: Tensor) -> Tensor:
         z = (reconstruction - target) * torch.exp(-self.log_sigma)
         return 0.5 * z.square() + self.log_sigma + 0.5 * math.log(2 * math.pi)

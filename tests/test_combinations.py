@@ -11,7 +11,7 @@ import torch
 from aetool.config.check import ConfigError, check
 from aetool.config.compose import compose_points
 from aetool.config.schema import TrainConfig
-from aetool.config.signature import constants
+from aetool.models.base import Autoencoder
 from aetool.storage.run import Run
 from aetool.training.assembly import load_dataset
 from aetool.training.pretrain import make_trainer
@@ -106,7 +106,7 @@ def test_a_model_returns_the_extras_that_it_declares(model, datasets, workplace)
     config = composed(f"model={model}")
     dataset = load_dataset(config | {"dataset": config["dataset"] | {"path": datasets["grey"]}})
     trainer = make_trainer(Run(workplace / "run", config), dataset, torch.device("cpu"))
-    declared = constants(config["model"]["_target_"])["extras"]
+    assert isinstance(trainer.model, Autoencoder)
     for generator in (None, torch.Generator()):
-        assert set(trainer.model(torch.zeros(2, 1, 28, 28), generator).extras) == set(declared)
+        assert set(trainer.model(torch.zeros(2, 1, 28, 28), generator).extras) == set(trainer.model.traits.extras)
     trainer.record.close()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from aetool.evaluation.figures import save_singular_values
 from aetool.measures.jacobian import SMALL_CODE, jacobian_norm, singular_values, squared_norm
-from aetool.models.base import AutoencoderOutput, Batch
+from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.models.batch_topk import BatchTopK
 from aetool.models.dense import Dense
 from aetool.models.jumprelu import JumpReLU
@@ -33,14 +33,21 @@ def one_layer(activation: str, code_size: int = 6) -> Dense:
     return Dense(SHAPE, [], code_size, "identity", activation, True)
 
 
-class Encoder(nn.Sequential):
+class Encoder(Autoencoder):
     """A model without a decoder."""
 
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
     def encode(self, x: Tensor) -> Tensor:
-        return self(x)
+        return self.layers(x)
+
+    def decode(self, code: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
-class Attention(nn.Module):
+class Attention(Encoder):
     """A code by scaled dot-product attention over the rows of an image."""
 
     def __init__(self) -> None:
@@ -56,7 +63,7 @@ class Attention(nn.Module):
         return ((query @ key.mT / 2).softmax(-1) @ value).mean(2).flatten(1)  # 2: the root of 4 features
 
 
-def encoders() -> dict[str, nn.Module]:
+def encoders() -> dict[str, Autoencoder]:
     torch.manual_seed(0)
     return {
         "deep": Dense(SHAPE, [7], 5, "tanh", "sigmoid", False),

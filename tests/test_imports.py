@@ -17,7 +17,7 @@ LAYERS = [  # a module may import from its own layer and from those below it
     {"storage"},
     {"config"},
     {"models", "losses", "penalties", "corruptions", "data", "probes", "measures"},
-    {"randomness", "errors", "ranges"},
+    {"randomness", "errors", "ranges", "traits"},
 ]
 LEAVES = {"models", "losses", "penalties", "corruptions", "data", "probes", "measures"}
 TORCH_FREE = {"cli", "config", "errors", "ranges", "report", "commands"}

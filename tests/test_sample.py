@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, only_run, write_images
-from torch import Tensor, nn
+from torch import Tensor
 
 import aetool as package
 from aetool.cli import main
@@ -22,7 +22,7 @@ from aetool.evaluation.encode import indices_of
 from aetool.evaluation.generation import generate
 from aetool.evaluation.latents import Gaussian, Mixture, Noise, Prior, principal, prior_or_gaussian
 from aetool.measures.quantization import Quantizer, bytes_per_code
-from aetool.models.base import AutoencoderOutput
+from aetool.models.base import Autoencoder
 from aetool.randomness import generator
 from aetool.storage.run import Run
 from aetool.training.assembly import Trained, load_dataset, load_trained
@@ -143,7 +143,7 @@ class TestDistributions:
         assert not torch.equal(first, other)
 
 
-class Copy(nn.Module):
+class Copy(Autoencoder):
     """Its code is the image, flat, plus a shift."""
 
     def __init__(self, shift: float) -> None:
@@ -155,10 +155,6 @@ class Copy(nn.Module):
 
     def decode(self, code: Tensor) -> Tensor:
         return (code - self.shift).unflatten(1, (1, 2, 3))
-
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> AutoencoderOutput:
-        code = self.encode(x)
-        return AutoencoderOutput(self.decode(code), code, {})
 
 
 def copying(shift: float) -> tuple[Trained, Dataset]:

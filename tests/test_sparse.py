@@ -18,6 +18,7 @@ from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.models.batch_topk import BatchTopK
 from aetool.models.conv_wta import ConvWTA
 from aetool.models.jumprelu import STRIDE, JumpReLU
+from aetool.models.pixels import Pixels
 from aetool.models.sparse import Sparse, keep_largest
 from aetool.models.topk import TopK
 from aetool.models.wta import WTA
@@ -71,7 +72,7 @@ def test_any_image_shape_and_every_parameter(shape, training):
         x = torch.randn(16, *shape)
         output = model(x, torch.Generator())
         assert output.reconstruction.shape == x.shape
-        assert set(output.extras) == set(model.extras)
+        assert set(output.extras) == set(model.traits.extras)
         torch.testing.assert_close(output.code, model.encode(x))
         torch.testing.assert_close(output.reconstruction, model.decode(output.code))
         assert model.atoms().shape[1] == shape[0]
@@ -87,8 +88,7 @@ def test_bfloat16_reaches_every_parameter_too():
         with torch.autocast("cpu", torch.bfloat16):
             output = model(x)
         output = output._replace(code=output.code.float())
-        if hasattr(model, "observe"):
-            model.observe(output)
+        model.observe(output)
         output.reconstruction.float().square().sum().backward()
         for name, parameter in model.named_parameters():
             assert parameter.grad.abs().sum() > 0, name
@@ -306,7 +306,7 @@ class Free(torch.nn.Module):
 
 CODE = torch.randn(5, 3, 2, 2, generator=torch.Generator().manual_seed(1))
 X = torch.zeros(5, *SHAPE)
-MODEL = torch.nn.Identity()
+MODEL = Pixels(SHAPE)
 
 
 def output(code: torch.Tensor) -> AutoencoderOutput:

@@ -52,7 +52,7 @@ def test_the_code_is_the_mean_or_a_draw(shape):
         noise = torch.randn(quiet.code.shape, generator=seeded())
         std = torch.exp(drawn.extras["log_variance"]).sqrt()
         torch.testing.assert_close(drawn.code, drawn.extras["mean"] + std * noise)
-        assert tuple(quiet.extras) == model.extras
+        assert tuple(quiet.extras) == model.traits.extras
         assert model.atoms().shape[1] == shape[0]
 
 

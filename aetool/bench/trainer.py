@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from aetool.config.check import build
 from aetool.config.schema import LossConfig, OptimizerConfig
+from aetool.losses import Loss
 from aetool.storage.run import Run
 from aetool.training.assembly import choose_device, load_dataset
-from aetool.training.objective import Loss
 from aetool.training.pretrain import make_trainer
 
 

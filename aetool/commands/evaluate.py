@@ -115,9 +115,9 @@ def _draw(session: "Session", events: "Events", result: "Evaluation", found: "Se
         figures.save_singular_values(session.figure("singular_values.png"), found.singular_values, title)
     picture = grid(reconstruction_rows(images, reconstructions))
     events.image("test/reconstructions", picture, session.step)
-    draw_atoms = getattr(session.trained.model, "atoms", None)
-    if draw_atoms is not None:
-        atoms = draw_atoms().detach()
+    atoms = session.trained.model.atoms()
+    if atoms is not None:
+        atoms = atoms.detach()
         figures.save_atoms(session.figure("atoms.png"), atoms, f"{name}, atoms")
         events.image("atoms", grid(figures.atom_rows(atoms)), session.step)
 

@@ -31,15 +31,18 @@ class ConfigError(UserError):
         self.problems = list(problems)
 
 
-def check(config: dict[str, Any], schema: type, targets: Collection[str] | None = None) -> dict[str, Any]:
+def check(
+    config: dict[str, Any], schema: type, targets: Collection[str] | None = None, combinations: bool = True
+) -> dict[str, Any]:
     """The config with its numbers in their declared types; `targets`, where given, are the only ones it may name.
 
     Raises ConfigError with every problem: unknown or missing keys, wrong types, ranges, and arguments that a target's
-    signature does not take.
+    signature does not take. If there are none, and unless `combinations` is false, parts that do not go together; this
+    imports their classes.
     """
     problems: list[str] = []
     checked = _check_value("", config, schema, problems, targets)
-    if not problems:
+    if combinations and not problems:
         problems += disagreements(checked)
     if problems:
         raise ConfigError(problems)

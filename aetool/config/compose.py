@@ -260,7 +260,7 @@ def _diagnose(
         else:
             good.append(line)
     try:
-        check(_plain(_compose(command, good)), SCHEMAS[command])
+        check(_plain(_compose(command, good)), SCHEMAS[command], combinations=not problems)
     except ConfigError as rest:
         problems += rest.problems
     except COMPOSITION_ERRORS as deeper:

@@ -1,20 +1,13 @@
-"""Parts of a config that are fine alone and make no sense together; knows no torch.
+"""Parts of a config that are fine alone and make no sense together, by what their classes declare as `traits`."""
 
-What a part needs and offers is declared by class attributes of its target, which are read from the source.
-
-- A model: `extras`, the extras that it always returns; `logits = False` where its output cannot be logits;
-  `closed_form = True` where it is not trained by gradient steps; `at_most = {"k": "code_size"}` for arguments that
-  bound each other; `steerable`, whether lambda changes how many of its units are active; `squares = "key"` for an
-  argument under which only a loss with `squared = True` makes sense.
-- A penalty: `needs`, the extras that it reads; `requires = {"code_activation": ("sigmoid",)}`, the values that it asks
-  of the model's arguments; `sparsifies = True` where a larger lambda leaves fewer units active.
-- A schedule: `compares_losses = True` where it watches the validation loss.
-"""
-
+import importlib
 from collections.abc import Collection
-from typing import Any
+from typing import Any, TypeVar
 
-from aetool.config.signature import constants, signature
+from aetool.config.signature import signature
+from aetool.traits import LossTraits, ModelTraits, PenaltyTraits, ScheduleTraits
+
+T = TypeVar("T")
 
 
 def disagreements(config: dict[str, Any]) -> list[str]:
@@ -28,6 +21,12 @@ def disagreements(config: dict[str, Any]) -> list[str]:
         return problems
     problems += viewless(config["probe"], config["dataset"])
     return [*problems, *_images(config), *_model(config), *_corruption(config), *_penalties(config)]
+
+
+def _traits(component: dict[str, Any], default: T) -> T:
+    """What the target of a component declares; `default` for a target without traits, such as a plain function."""
+    module, _, name = component["_target_"].rpartition(".")
+    return getattr(getattr(importlib.import_module(module), name), "traits", default)
 
 
 def given_twice(command: str, keys: Collection[str]) -> list[str]:
@@ -78,7 +77,7 @@ def viewless(probe: dict[str, Any], dataset: dict[str, Any]) -> list[str]:
 
 def untrainable(model: dict[str, Any]) -> list[str]:
     """Why gradient steps cannot train this model."""
-    closed_form = constants(model["_target_"]).get("closed_form")
+    closed_form = _traits(model, ModelTraits()).closed_form
     return [f"model={model['name']}: it is fitted in closed form; nothing to fine-tune"] if closed_form else []
 
 
@@ -109,16 +108,16 @@ def _images(config: dict[str, Any]) -> list[str]:
 
 
 def _model(config: dict[str, Any]) -> list[str]:
-    model, declared = config["model"], constants(config["model"]["_target_"])
+    model, traits = config["model"], _traits(config["model"], ModelTraits())
     problems = _bounded(model)
-    if config["loss"]["logits"] and not declared.get("logits", True):
+    if config["loss"]["logits"] and not traits.logits:
         problems.append(f"loss: the output of model={model['name']} cannot be logits; choose loss=mse")
-    if model.get(declared.get("squares", "")) and not constants(config["loss"]["_target_"]).get("squared"):
-        key = declared["squares"]
+    key = traits.needs_squared_error_if
+    if key and model.get(key) and not _traits(config["loss"], LossTraits()).squared:
         problems.append(
             f"model.{key}={str(model[key]).lower()}: its weights are those of a squared error; choose loss=mse"
         )
-    if declared.get("closed_form"):
+    if traits.closed_form:
         because = f"model={model['name']} is fitted in closed form"
         if config["supervised"]:
             problems.append(f"supervised=true: {because}; set supervised=false")
@@ -131,7 +130,7 @@ def _model(config: dict[str, Any]) -> list[str]:
 
 def _bounded(model: dict[str, Any]) -> list[str]:
     problems = []
-    for key, bound in constants(model["_target_"]).get("at_most", {}).items():
+    for key, bound in _traits(model, ModelTraits()).at_most.items():
         value, limit = model.get(key), model.get(bound)
         if value is not None and limit is not None and value > limit:
             problems.append(f"model.{key}={value}: at most model.{bound}={limit}")
@@ -149,19 +148,20 @@ def _corruption(config: dict[str, Any]) -> list[str]:
 def _target_l0(config: dict[str, Any], target: float) -> list[str]:
     problems = []
     model, penalty, key = config["model"], config["penalty"], f"penalty.target_l0={target:g}"
-    declared = constants(model["_target_"])
-    sparse = declared.get("steerable", model.get("code_activation") == "relu")
-    if "extras" in declared and not sparse:
+    steerable = _traits(model, ModelTraits()).l0_depends_on_lambda
+    if steerable is None:
+        steerable = model.get("code_activation", "relu") == "relu"
+    if not steerable:
         problems.append(f"{key}: lambda does not change how many units of model={model['name']} are active")
     if not (
-        penalty["weight"] > 0 and any(constants(t["_target_"]).get("sparsifies") for t in penalty["terms"].values())
+        penalty["weight"] > 0 and any(_traits(term, PenaltyTraits()).sparsifies for term in penalty["terms"].values())
     ):
         problems.append(f"{key}: there is no lambda to steer; add penalty=l1 with penalty.weight > 0")
     if model.get("code_size") is not None and target >= model["code_size"]:
         problems.append(f"{key}: it has to be below model.code_size={model['code_size']}")
     if config["trainer"]["patience"] is not None:
         problems.append(f"{key}: losses at a changing lambda do not compare; set trainer.patience=null")
-    if constants(config["scheduler"]["_target_"]).get("compares_losses"):
+    if _traits(config["scheduler"], ScheduleTraits()).compares_losses:
         problems.append(f"{key}: losses at a changing lambda do not compare; choose scheduler=cosine")
     return problems
 
@@ -173,15 +173,15 @@ def _penalties(config: dict[str, Any]) -> list[str]:
         problems.append(f"penalty.weight={penalty['weight']}: there is no penalty to weigh; add penalty=l1")
     if penalty["target_l0"] is not None:
         problems += _target_l0(config, penalty["target_l0"])
-    offered = constants(model["_target_"]).get("extras")
+    offered = _traits(model, ModelTraits()).extras
     for name, term in penalty["terms"].items():
-        declared = constants(term["_target_"])
-        missing = [extra for extra in declared.get("needs", ()) if offered is not None and extra not in offered]
+        traits = _traits(term, PenaltyTraits())
+        missing = [extra for extra in traits.needs if extra not in offered]
         if missing:
             problems.append(
                 f"penalty={name}: it acts on {', '.join(missing)}, which model={model['name']} does not return"
             )
-        for key, allowed in declared.get("requires", {}).items():
+        for key, allowed in traits.requires.items():
             if model.get(key) not in allowed:
                 choices = " or ".join(map(str, allowed))
                 problems.append(

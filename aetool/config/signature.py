@@ -1,7 +1,6 @@
 """Signatures of `_target_`s read from their source, so that a config is checked without importing torch."""
 
 import ast
-import contextlib
 import importlib
 import importlib.machinery
 import importlib.util
@@ -44,41 +43,12 @@ def signature(target: str) -> Signature:
         raise TargetError(f"{target!r} is not of the form package.module.Name")
     found = _find(module, name)
     if isinstance(found, ast.ClassDef):
-        if not found.bases and not found.decorator_list and _constructor(found, module) is None:
+        if _lacks_constructor(found, module):
             return Signature({}, takes_any=False)
         found = _constructor(found, module)
     if isinstance(found, ast.FunctionDef):
         return _from_source(found)
     return _from_object(target)
-
-
-@cache
-def constants(target: str) -> dict[str, Any]:
-    """The plain values that the class `package.module.Name` and its bases assign to class attributes.
-
-    Empty for what is not a class with source.
-    """
-    module, _, name = target.rpartition(".")
-    found = _find(module, name)
-    return _class_values(found, module) if isinstance(found, ast.ClassDef) else {}
-
-
-def _class_values(node: ast.ClassDef, module: str) -> dict[str, Any]:
-    module = getattr(node, "module", module)
-    values: dict[str, Any] = {}
-    for base in reversed(node.bases):
-        parent = _find(module, base.id) if isinstance(base, ast.Name) else None
-        if isinstance(parent, ast.ClassDef):
-            values |= _class_values(parent, module)
-    for item in node.body:
-        match item:
-            case (
-                ast.Assign(targets=[ast.Name(id=name)], value=value)
-                | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
-            ):
-                with contextlib.suppress(ValueError):
-                    values[name] = ast.literal_eval(value)
-    return values
 
 
 def _find(module: str, name: str, depth: int = 0) -> ast.stmt | None:
@@ -115,6 +85,15 @@ def _constructor(node: ast.ClassDef, module: str) -> ast.stmt | None:
             if isinstance(parent, ast.ClassDef):
                 return _constructor(parent, module)
     return None
+
+
+def _lacks_constructor(node: ast.ClassDef, module: str) -> bool:
+    """Whether the source of a class and of all its bases is known, and none has a constructor."""
+    module = getattr(node, "module", module)
+    bases = [_find(module, base.id) if isinstance(base, ast.Name) else None for base in node.bases]
+    if node.decorator_list or _constructor(node, module) is not None:
+        return False
+    return all(isinstance(base, ast.ClassDef) and _lacks_constructor(base, module) for base in bases)
 
 
 @cache

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aetool.data.dataset import Dataset, Split
 from aetool.evaluation.atlas import unit_activations
@@ -15,7 +15,7 @@ from aetool.measures.cost import cost, images_per_second
 from aetool.measures.geometry import intrinsic_dimension
 from aetool.measures.jacobian import jacobian_norm, singular_values
 from aetool.measures.reconstruction import ReconstructionMetrics
-from aetool.models.base import BATCH
+from aetool.models.base import BATCH, Autoencoder
 from aetool.models.taps import pooled
 from aetool.randomness import generator, subset
 from aetool.training.assembly import Trained
@@ -131,19 +131,21 @@ class Sensitivity(NamedTuple):
     singular_values: Tensor | None  # (images, rank), falling; None for a code of over LARGEST_CODE numbers
 
 
-class _OfPixels(nn.Module):
-    """A trained encoder as a function of pixels in [0, 1], which are in the same unit for every run."""
+class _OfPixels(Autoencoder):
+    """A trained autoencoder of pixels in [0, 1], which are in the same unit for every run."""
 
     def __init__(self, trained: Trained) -> None:
         super().__init__()
         self.model, self.preprocessing = trained.model, trained.preprocessing
 
     def encode(self, pixels: Tensor) -> Tensor:
-        return self.model.encode(self.preprocessing.to_input(pixels * 255))  # type: ignore[operator]
+        return self.model.encode(self.preprocessing.to_input(pixels * 255))
+
+    def decode(self, code: Tensor) -> Tensor:
+        return self.preprocessing.to_pixels(self.model.decode(code))
 
     def encoder_layer(self, pixels: Tensor) -> tuple[Tensor, Tensor] | None:
-        of_input = getattr(self.model, "encoder_layer", lambda x: None)
-        found = of_input(self.preprocessing.to_input(pixels * 255))
+        found = self.model.encoder_layer(self.preprocessing.to_input(pixels * 255))
         if found is None:
             return None
         std = torch.tensor(self.preprocessing.std, device=pixels.device)[:, None, None].expand(pixels.shape[1:])

@@ -1,19 +1,18 @@
-"""What a model costs: parameters, FLOPs, bytes and time."""
+"""The cost of a model: parameters, FLOPs, bytes and time."""
 
 import time
 from collections.abc import Sequence
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from aetool.models.base import Autoencoder
 
 
-def cost(model: nn.Module, image_shape: Sequence[int]) -> dict[str, int]:
-    """What a model costs: `parameters`; `flops` of a forward pass of one image (C, H, W) in eval mode, a multiplication
-    and an addition counting as two; `model_bytes` of its parameters and buffers."""
+def cost(model: Autoencoder, image_shape: Sequence[int]) -> dict[str, int]:
+    """`parameters`; `flops` of a forward pass of one image (C, H, W) in eval mode, where a multiply-add counts as two;
+    `model_bytes` of parameters and buffers."""
     parameters, buffers = list(model.parameters()), list(model.buffers())
     image = torch.zeros(1, *image_shape, device=parameters[0].device if parameters else None)
     training = model.training
@@ -31,10 +30,10 @@ def cost(model: nn.Module, image_shape: Sequence[int]) -> dict[str, int]:
 
 
 @torch.no_grad()
-def images_per_second(model: nn.Module, images: Tensor, min_seconds: float = 0.5) -> float:
-    """Throughput of `model.encode` on one batch of images, over at least `min_seconds` after a first, untimed pass.
+def images_per_second(model: Autoencoder, images: Tensor, min_seconds: float = 0.5) -> float:
+    """Throughput of `model.encode` on one batch of images, over at least `min_seconds` after an untimed warm-up pass.
 
-    The model is measured in the mode that it is in.
+    The model is measured in its current mode, train or eval.
     """
 
     def finished() -> float:
@@ -42,12 +41,11 @@ def images_per_second(model: nn.Module, images: Tensor, min_seconds: float = 0.5
             torch.cuda.synchronize(images.device)
         return time.perf_counter()
 
-    encode = cast(Autoencoder, model).encode
-    encode(images)
+    model.encode(images)
     start = now = finished()
     passes = 0
     while now - start < min_seconds or passes == 0:
-        encode(images)
+        model.encode(images)
         passes += 1
         now = finished()
     return passes * len(images) / (now - start)

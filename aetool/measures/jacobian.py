@@ -1,54 +1,46 @@
 """The Jacobian J = ∂h/∂x of an encoder: how strongly the code h of an image responds to each of its pixels x.
 
-Functions of a model and its input x (B, C, H, W). J has a row for every unit of the flattened code and a column for
-every pixel value. `model.encode` must encode the images of a batch independently (so no BatchNorm in train mode).
-
-A model whose encoder is one layer with an elementwise activation may have
-
-    encoder_layer(x) -> (weight (units, C·H·W), slope (B, units)), or None
-
-with J = diag(slope) · weight for each image, which makes everything here exact and cheap; None: it has another encoder.
+Functions of a model and its input x (B, C, H, W). J has a row for each unit of the flattened code and a column for each
+pixel value. `model.encode` must encode the images of a batch independently (so no BatchNorm in train mode). For a model
+with an `encoder_layer` all results are exact and cheap.
 """
 
 from collections.abc import Iterator
-from typing import Literal, cast
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from aetool.models.base import Autoencoder
 
-SMALL_CODE = 16  # units up to which `auto` computes the exact Jacobian, at the price of a backward pass for each unit
-NUMBERS = 2**22  # of a Jacobian computed at a time: bounds memory
+Method = Literal["auto", "closed_form", "jacobian", "hutchinson"]
+SMALL_CODE = 16  # units up to which `auto` computes the exact Jacobian, which costs a backward pass per unit
+NUMBERS = 2**22  # entries of a Jacobian computed at a time: bounds memory
 
 
 def squared_norm(
-    model: nn.Module,
-    x: Tensor,
-    method: Literal["auto", "closed_form", "jacobian", "hutchinson"],
-    probes: int,
-    generator: torch.Generator | None,
+    model: Autoencoder, x: Tensor, method: Method, probes: int, generator: torch.Generator | None
 ) -> Tensor:
-    """‖J‖²_F of each image, (B,); differentiable in the model's parameters where gradients are enabled.
+    """‖J‖²_F of each image, (B,); differentiable in the model's parameters if gradients are enabled.
 
     - `closed_form`: Σ_i slope_i² ‖weight_i‖², exact for an encoder of one layer (Rifai et al. 2011).
     - `jacobian`: exact for any encoder, by a vector-Jacobian product for each unit.
     - `hutchinson`: the mean of ‖vᵀJ‖² over `probes` draws of v for each image, with independent entries ±1. It is
-      unbiased, as E[v vᵀ] = I, and these entries give it the least variance (Hutchinson 1990).
-    - `auto`: the closed form where there is one, the exact Jacobian for codes of up to 16 units, else Hutchinson.
+      unbiased, as E[v vᵀ] = I, and these entries minimise its variance (Hutchinson 1990).
+    - `auto`: the closed form if there is one, the exact Jacobian for codes of up to 16 units, else Hutchinson.
 
-    Raises ValueError for a closed form that the model does not have, and for Hutchinson without a generator.
+    Raises ValueError for `closed_form` if the model has no `encoder_layer`, and for `hutchinson` without a generator.
     """
-    layer = _encoder_layer(model, x) if method in ("auto", "closed_form") else None
+    layer = model.encoder_layer(x) if method in ("auto", "closed_form") else None
     if layer is not None:
         weight, slope = layer
         return slope.square() @ weight.square().sum(1)
     if method == "closed_form":
         raise ValueError(
             f"method=closed_form: the encoder of {type(model).__name__} is not one layer of sigmoid, tanh, relu or "
-            "identity units; method=auto takes what there is"
+            "identity units; choose method=auto"
         )
     if method == "jacobian" or (method == "auto" and _units(model, x) <= SMALL_CODE):
         return sum((rows.square().sum((0, 2)) for rows in _rows(model, x)), x.new_zeros(len(x)))
@@ -56,25 +48,25 @@ def squared_norm(
 
 
 @torch.no_grad()
-def jacobian_norm(model: nn.Module, x: Tensor, generator: torch.Generator, probes: int) -> Tensor:
+def jacobian_norm(model: Autoencoder, x: Tensor, generator: torch.Generator, probes: int) -> Tensor:
     """‖J‖_F of each image, (B,): the root of `squared_norm` by `auto`.
 
-    Where that is an estimate, its root is a little low on average, the less the more `probes`.
+    If that is an estimate, the root is biased slightly downwards, less so with more `probes`.
     """
     return squared_norm(model, x, "auto", probes, generator).sqrt()
 
 
 @torch.no_grad()
-def singular_values(model: nn.Module, x: Tensor) -> Tensor:
-    """The singular values of J, falling, (B, min(units, pixels)); exact to about 1e-7 of the largest.
+def singular_values(model: Autoencoder, x: Tensor) -> Tensor:
+    """The singular values of J in descending order, (B, min(units, pixels)); exact to about 1e-7 of the largest.
 
-    They come from the eigenvalues of J Jᵀ or Jᵀ J, whichever is smaller, in float64. Images are taken a few at a time,
-    so memory stays below about 500 MB for a J of up to 20 million numbers.
+    From the eigenvalues of J Jᵀ or Jᵀ J, whichever is smaller, in float64. Images are processed a few at a time, so
+    memory stays below about 500 MB for a J of up to 20 million entries.
     """
     pixels = x[0].numel()
     values = []
     for part in x.split(max(1, NUMBERS // (_units(model, x) * pixels))):
-        layer = _encoder_layer(model, part)
+        layer = model.encoder_layer(part)
         if layer is not None:
             jacobian = layer[1].unsqueeze(2) * layer[0]
         else:
@@ -86,9 +78,9 @@ def singular_values(model: nn.Module, x: Tensor) -> Tensor:
     return torch.cat(values)
 
 
-def _hutchinson(model: nn.Module, x: Tensor, probes: int, generator: torch.Generator | None) -> Tensor:
+def _hutchinson(model: Autoencoder, x: Tensor, probes: int, generator: torch.Generator | None) -> Tensor:
     if generator is None:
-        raise ValueError("method=hutchinson: its draws need a generator; give batch.generator")
+        raise ValueError("method=hutchinson: needs a generator; set batch.generator")
     differentiable = torch.is_grad_enabled()
     total = x.new_zeros(len(x))
     with torch.enable_grad():  # validation calls this under no_grad
@@ -102,16 +94,16 @@ def _hutchinson(model: nn.Module, x: Tensor, probes: int, generator: torch.Gener
 
 
 def _gradient(code: Tensor, x: Tensor, cotangent: Tensor, **keep: bool) -> Tensor:
-    """cotangentᵀ J; 0 for a code of steps, as one-hot, which no gradient passes."""
+    """cotangentᵀ J; 0 for a piecewise constant code, such as one-hot, which has no gradient."""
     if not code.requires_grad:
         return torch.zeros_like(x)
     (row,) = torch.autograd.grad(code, x, cotangent, allow_unused=True, **keep)
     return torch.zeros_like(x) if row is None else row
 
 
-def _rows(model: nn.Module, x: Tensor) -> Iterator[Tensor]:
-    """J by rows, (rows, B, C·H·W) a time."""
-    code, vjp = torch.func.vjp(lambda images: _encode(model, images), x)  # type: ignore[misc]
+def _rows(model: Autoencoder, x: Tensor) -> Iterator[Tensor]:
+    """J in chunks of rows, (rows, B, C·H·W)."""
+    code, vjp, *_ = torch.func.vjp(lambda images: _encode(model, images), x)
     units = torch.arange(code.shape[1], device=code.device)
     for some in units.split(max(1, NUMBERS // x.numel())):
         cotangents = F.one_hot(some, len(units)).to(code)
@@ -119,17 +111,12 @@ def _rows(model: nn.Module, x: Tensor) -> Iterator[Tensor]:
         yield rows.flatten(2)
 
 
-def _encode(model: nn.Module, x: Tensor) -> Tensor:
-    """(B, units); attention by its plain formula, as its fused kernels cannot be differentiated twice."""
+def _encode(model: Autoencoder, x: Tensor) -> Tensor:
+    """(B, units); without fused attention kernels, which cannot be differentiated twice."""
     with sdpa_kernel(SDPBackend.MATH):
-        return cast(Autoencoder, model).encode(x).flatten(1)
+        return model.encode(x).flatten(1)
 
 
 @torch.no_grad()
-def _units(model: nn.Module, x: Tensor) -> int:
-    return cast(Autoencoder, model).encode(x[:1]).numel()
-
-
-def _encoder_layer(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor] | None:
-    found = getattr(model, "encoder_layer", None)
-    return None if found is None else found(x)
+def _units(model: Autoencoder, x: Tensor) -> int:
+    return model.encode(x[:1]).numel()

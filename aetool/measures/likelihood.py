@@ -1,28 +1,28 @@
-"""How likely a variational autoencoder finds images: the evidence lower bound and the importance-weighted bound.
+"""The likelihood of images under a variational autoencoder: the evidence lower bound and the importance-weighted bound.
 
-A model here is one with the extras `mean` and `log_variance`, the prior N(0, I), and a decoder whose output is either
-the logits of Bernoulli pixels or the mean of Gaussian ones.
+Models have the extras `mean` and `log_variance`, the prior N(0, I), and a decoder whose output is either the logits of
+Bernoulli pixels or the mean of Gaussian ones.
 """
 
 import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
 from aetool.data.preprocessing import Preprocessing
-from aetool.models.base import BATCH
+from aetool.models.base import BATCH, Autoencoder
 from aetool.penalties.variational import divergence
 from aetool.randomness import subset
 
-IMAGES = 1000  # test images that are measured
+IMAGES = 1000  # of the test split
 ACTIVE = 0.01  # variance over images of a unit's posterior mean, above which it is active (Burda et al. 2016)
 
 
 @torch.no_grad()
 def likelihood(
-    model: nn.Module,
+    model: Autoencoder,
     preprocessing: Preprocessing,
     val_images: Tensor,
     test_images: Tensor,
@@ -32,18 +32,18 @@ def likelihood(
 ) -> dict[str, float]:
     """Bounds on the log-likelihood of up to 1,000 test images, uint8 (N, C, H, W), nats per image.
 
-    - `elbo`: the evidence lower bound; `nll`: minus the tighter, importance-weighted bound of Burda et al. 2016 with
-      `samples` draws, the same draws; `kl`: KL(q(h|x) ‖ N(0, I)), the share of the bound that the code costs.
-    - `active_units`: units whose posterior mean varies over images by more than 0.01 (Burda et al. 2016).
-    - `nll_images`: how many images were measured, the same for every run.
+    - `elbo`: the evidence lower bound; `nll`: minus the tighter, importance-weighted bound of Burda et al. 2016, from
+      the same `samples` draws; `kl`: KL(q(h|x) ‖ N(0, I)), the part of the bound due to the code.
+    - `active_units`: units whose posterior mean has a variance over images above 0.01 (Burda et al. 2016).
+    - `nll_images`: the number of images, the same for every run.
     - With Bernoulli pixels (`preprocessing.logits`) images are binarised by one random draw with their grey levels as
       probabilities.
-    - With Gaussian pixels the density is that of the network's input, images dequantised by uniform noise of one grey
-      level (Theis et al. 2016); the noise of a pixel has one standard deviation, `sigma`, for all of them, which is
-      that of maximum likelihood on the validation images, whatever the loss used in training; `bits_per_dim` is
-      -log2 P of an 8-bit pixel value, from the same bound.
+    - With Gaussian pixels the density is that of the network's input, with images dequantised by uniform noise of one
+      grey level (Theis et al. 2016). `sigma`, the standard deviation of all pixels, is the maximum-likelihood value on
+      the validation images, independent of the training loss; `bits_per_dim` is -log2 P of an 8-bit pixel value, from
+      the same bound.
 
-    q(h|x) is always that of the image itself, neither binarised nor dequantised: any q gives a bound.
+    q(h|x) is always computed from the original image, neither binarised nor dequantised: any q gives a bound.
     """
     device, images = generator.device, test_images[subset(len(test_images), IMAGES)]
     sigma = None if preprocessing.logits else _best_sigma(model, preprocessing, val_images, generator, poll)
@@ -69,7 +69,9 @@ def likelihood(
         "nll_images": float(len(images)),
     }
     if sigma is not None:
-        grey_levels = sum(math.log(255 * std) for std in preprocessing.std) / len(preprocessing.std)  # a unit of input
+        grey_levels = sum(math.log(255 * std) for std in preprocessing.std) / len(
+            preprocessing.std
+        )  # per unit of input
         found["sigma"] = sigma
         found["bits_per_dim"] = (nll / images[0].numel() + grey_levels) / math.log(2)
     return found
@@ -77,7 +79,7 @@ def likelihood(
 
 @torch.no_grad()
 def log_weights(
-    model: nn.Module,
+    model: Autoencoder,
     mean: Tensor,
     log_variance: Tensor,
     target: Tensor,
@@ -88,8 +90,8 @@ def log_weights(
 ) -> Tensor:
     """log p(target|h) + log p(h) - log q(h) for draws h of q = N(mean, exp(log_variance)): (samples, B) float64.
 
-    Their mean over samples estimates the ELBO; the log of the mean of their exponentials never is below it and rises to
-    log p(target) with the number of samples. `sigma` of Gaussian pixels; None: pixels are Bernoulli, 0 or 1.
+    Their mean over samples estimates the ELBO; the log of the mean of their exponentials is never below that and
+    approaches log p(target) as the number of samples grows. `sigma` of Gaussian pixels; None: Bernoulli pixels, 0 or 1.
     """
     prior = Normal(torch.zeros_like(mean), 1.0)
     posterior = Normal(mean, (log_variance / 2).exp())
@@ -98,7 +100,7 @@ def log_weights(
         poll()
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         code = mean + posterior.scale * noise
-        output = model.decode(code)  # type: ignore[operator]
+        output = model.decode(code)
         pixels = Bernoulli(logits=output) if sigma is None else Normal(output, sigma)
         of_code = (prior.log_prob(code) - posterior.log_prob(code)).double().sum(dim=1)
         weights.append(pixels.log_prob(target).flatten(1).double().sum(dim=1) + of_code)
@@ -106,7 +108,7 @@ def log_weights(
 
 
 def collapsed(active_units: float, code_size: int) -> list[str]:
-    """A warning where under 5 % of the code tells images apart: the posterior has collapsed onto the prior."""
+    """A warning if under 5 % of the code units are active: the posterior has collapsed onto the prior."""
     if active_units > 0 and active_units >= 0.05 * code_size:
         return []
     return [
@@ -115,7 +117,7 @@ def collapsed(active_units: float, code_size: int) -> list[str]:
     ]
 
 
-def _posterior(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def _posterior(model: Autoencoder, x: Tensor) -> tuple[Tensor, Tensor]:
     extras = model(x).extras
     return extras["mean"].float(), extras["log_variance"].float()
 
@@ -126,13 +128,13 @@ def _dequantised(preprocessing: Preprocessing, images: Tensor, generator: torch.
 
 
 def _best_sigma(
-    model: nn.Module,
+    model: Autoencoder,
     preprocessing: Preprocessing,
     images: Tensor,
     generator: torch.Generator,
     poll: Callable[[], None],
 ) -> float:
-    """The standard deviation of Gaussian pixels that maximises the ELBO of the images."""
+    """The standard deviation of Gaussian pixels that maximises the ELBO of uint8 images (N, C, H, W)."""
     squares = 0.0
     for part in images.split(BATCH):
         poll()

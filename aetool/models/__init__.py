@@ -1,1 +1,1 @@
-"""Autoencoders, one file per family; base.py holds what they have in common."""
+"""Autoencoders, one file per family; the contract is in base.py."""

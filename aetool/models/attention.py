@@ -1,7 +1,8 @@
-"""Self-attention, and an autoencoder of convolutions, self-attention and global average pooling."""
+"""Self-attention, and an autoencoder with convolutions, self-attention and global average pooling."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +13,15 @@ from aetool.ranges import PositiveInt
 
 
 class SelfAttention(nn.Module):
-    """Multi-head scaled dot-product attention of tokens (B, T, width) to each other (Vaswani et al. 2017).
+    """Multi-head scaled dot-product attention among tokens (B, T, width) (Vaswani et al. 2017).
 
-    Raises ValueError where `heads` does not divide `width`.
+    Raises ValueError if `heads` does not divide `width`.
     """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"heads={heads}: {width} channels cannot be shared out among them; choose a divisor")
+            raise ValueError(f"heads={heads}: has to divide the width of the tokens, {width}")
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.projection = nn.Linear(width, width)
@@ -33,7 +34,7 @@ class SelfAttention(nn.Module):
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(query keyᵀ / √width) value, for (B, heads, T, width) each."""
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
-        # The backward pass of torch's fused kernel takes several times as long here, and most of a training step.
+        # The backward pass of torch's fused kernel is several times slower here, and dominates a training step.
         weights = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
         return weights.softmax(-1) @ value
     return F.scaled_dot_product_attention(query, key, value)
@@ -55,12 +56,12 @@ class Block(nn.Module):
 
 
 def positions(count: int, width: int) -> nn.Parameter:
-    """(count, width): a learned vector for every position, added to its token."""
+    """Learned position embeddings (count, width), added to the tokens."""
     return nn.Parameter(0.02 * torch.randn(count, width))
 
 
 class MapAttention(nn.Module):
-    """Attention of the positions of a map (B, width, h, w) to each other: learned positions, then blocks."""
+    """Transformer blocks over the positions of a map (B, width, h, w), with learned position embeddings."""
 
     def __init__(self, map_size: Size, width: int, depth: int, heads: int) -> None:
         super().__init__()
@@ -73,13 +74,16 @@ class MapAttention(nn.Module):
 
 
 class Attention(Mirrored):
-    """Convolution and pooling, self-attention over the positions of the last map, and their average as the code.
+    """Convolution and pooling, self-attention over the positions of the last map, and global average pooling.
 
-    The stages are those of `Conv`. From the map after attention, the tap `feature_map`, a 1×1 convolution with GELU
-    makes code_size channels, and global average pooling the code: without GELU it would be a linear function of the
-    average of the map, with no more than channels[-1] dimensions. The decoder is the mirror image, where a linear layer
-    undoes the pooling. Raises ValueError where `channels` is empty or `heads` does not divide channels[-1].
+    The stages are those of `Conv`. The map after attention is the extra `feature_map`; a 1×1 convolution with GELU
+    turns it into code_size channels, and global average pooling these into the code. Without GELU the code would be a
+    linear function of the mean of the map, with no more than channels[-1] dimensions. The decoder is the mirror image,
+    with a linear layer in place of the pooling. Raises ValueError if `channels` is empty or `heads` does not divide
+    channels[-1].
     """
+
+    traits = replace(Mirrored.traits, l0_depends_on_lambda=False)
 
     def __init__(
         self,

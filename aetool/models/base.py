@@ -1,11 +1,15 @@
 """The contract of an autoencoder."""
 
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-BATCH = 100  # images at a time through a network that is measured: bounds the memory of feature maps
+from aetool.traits import HasTraits, ModelTraits
+
+BATCH = 100  # images per forward pass in measurements: bounds the memory of feature maps
 Activation = Literal["relu", "tanh", "sigmoid", "gelu", "identity"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -17,9 +21,9 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class Batch(NamedTuple):
-    """B images as training and validation see them."""
+    """B images for training or validation."""
 
-    x: Tensor  # (B, C, H, W), network input: the images, corrupted where the run has a corruption
+    x: Tensor  # (B, C, H, W), network input: the images, corrupted if the run has a corruption
     target: Tensor  # (B, C, H, W), the clean images, which reconstructions are compared with
     labels: Tensor | None = None  # (B,) int64
     indices: Tensor | None = None  # (B,) positions in the train split; None for other images
@@ -29,9 +33,9 @@ class Batch(NamedTuple):
 class AutoencoderOutput(NamedTuple):
     """What an autoencoder returns for a batch of B images (B, C, H, W)."""
 
-    reconstruction: Tensor  # (B, C, H, W), in the data's range, or logits where the loss says so
+    reconstruction: Tensor  # (B, C, H, W), in the data's range, or logits if the loss says so
     code: Tensor  # (B, code_size) or (B, code_channels, h, w)
-    extras: dict[str, Tensor]  # other taps by name: pre_activation, feature_map, mean, …
+    extras: dict[str, Tensor]  # other outputs by name: pre_activation, feature_map, mean, …
 
     def float(self) -> "AutoencoderOutput":
         """The same in float32."""
@@ -39,26 +43,55 @@ class AutoencoderOutput(NamedTuple):
         return AutoencoderOutput(self.reconstruction.float(), self.code.float(), extras)
 
 
-def is_variational(model: nn.Module) -> bool:
-    """Whether codes are drawn from a Gaussian around `mean` and trained towards the prior N(0, I)."""
-    return {"mean", "log_variance"} <= set(getattr(model, "extras", ()))
+class Autoencoder(nn.Module, HasTraits):
+    """An encoder and a decoder; losses and penalties are computed outside.
 
+    `forward` is a pure function of parameters, buffers, input and generator. Given a generator it may draw noise (a
+    sampled code, a mask); without one it is deterministic, as `encode` always is. A model that returns extras overrides
+    it and names them in `traits`. One extra acts on the loss: `pixel_weight`, (B, 1 or C, H, W), multiplies the error
+    of each pixel before the mean.
 
-@runtime_checkable
-class Autoencoder(Protocol):
-    """A torch module with an encoder and a decoder; losses and penalties are computed outside it.
-
-    Its forward is a pure function of parameters, buffers, input and generator: with a generator it draws noise (a
-    sampled code, a mask), without one it is deterministic, and `encode` always is. Beside it a model may have
-
-    - `extras`, a class attribute: the names of the extras that it always returns, which penalties can ask for;
-    - `observe(output)`: updates its running statistics, which are buffers, after each training step;
-    - `atoms() -> Tensor` (units, C, H, W): pictures of its weights;
-    - the extra `pixel_weight`, (B, 1 or C, H, W): what the loss of each pixel is multiplied by before the mean.
+    `observe`, `atoms` and `encoder_layer` are optional.
     """
 
-    def encode(self, x: Tensor) -> Tensor: ...
+    traits: ClassVar[ModelTraits] = ModelTraits()
+    __call__: Callable[..., AutoencoderOutput]  # forward, by way of nn.Module
 
-    def decode(self, code: Tensor) -> Tensor: ...
+    @abstractmethod
+    def encode(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) to codes (B, code_size) or (B, code_channels, h, w)."""
 
-    def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> AutoencoderOutput: ...
+    @abstractmethod
+    def decode(self, code: Tensor) -> Tensor:
+        """Codes to reconstructions (B, C, H, W)."""
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> AutoencoderOutput:
+        code = self.encode(x)
+        return AutoencoderOutput(self.decode(code), code, {})
+
+    def observe(self, output: AutoencoderOutput) -> None:
+        """Updates running statistics, which are buffers, after each training step."""
+
+    def atoms(self) -> Tensor | None:
+        """Weights to show as images, (units, C, h, w)."""
+        return None
+
+    def encoder_layer(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Weight (units, C·H·W) and slope (B, units) of an encoder that is one layer with an elementwise activation.
+
+        The Jacobian ∂code/∂x of each image is then diag(slope) · weight. None: the encoder is not of that kind.
+        """
+        return None
+
+
+def is_variational(model: Autoencoder) -> bool:
+    """Whether codes are drawn from a Gaussian around `mean` and trained towards the prior N(0, I)."""
+    return {"mean", "log_variance"} <= set(model.traits.extras)
+
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def layers_of(module: nn.Module, kind: type[Layer]) -> list[Layer]:
+    """The layers of one type, in the order of the module."""
+    return [layer for layer in module.modules() if isinstance(layer, kind)]

@@ -1,6 +1,7 @@
-"""Sparse autoencoder with k active units on average: the largest of a whole batch."""
+"""Sparse autoencoder with k active units on average, chosen over a whole batch."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,13 +15,12 @@ from aetool.ranges import Fraction, PositiveInt
 class BatchTopK(Sparse):
     """`Sparse` with a code that keeps the k B largest activations of a batch of B images (Bussmann et al. 2024).
 
-    An image gets as many units as it needs, k on average. In eval mode, where no image may depend on its neighbours, an
-    activation is kept that exceeds `threshold`: the running mean of the smallest one kept in training. `momentum` is
-    the weight of a batch in it; the first batches weigh alike.
+    The number of active units varies from image to image, with mean k. In eval mode, where images must not depend on
+    each other, activations above `threshold` are kept: the running mean of the smallest activation kept in training.
+    `momentum` is the weight of a new batch in it; the first 1 / momentum batches are weighted equally.
     """
 
-    steerable = False
-    at_most = {"k": "code_size"}  # noqa: RUF012
+    traits = replace(Sparse.traits, l0_depends_on_lambda=False, at_most={"k": "code_size"})
 
     def __init__(
         self,

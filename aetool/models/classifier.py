@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from aetool.models.base import Autoencoder
 from aetool.models.taps import tapped
 
 HEAD_STD = 0.01  # of the head's initial weights: the first probabilities are near 1/K
@@ -24,17 +25,16 @@ class ClassifierOutput(NamedTuple):
 class Classifier(nn.Module):
     """image → encoder → tap → `pool` → flattened → (features - mean) · scale → linear head.
 
-    The tap is `code` or an extra of the autoencoder's output. Mean and scale are fixed buffers, at first 0 and 1: codes
-    differ in scale from model to model and from lambda to lambda, and a standardised feature lets a learning rate mean
-    the same for all. The encoder stays in eval mode: features are those that a probe sees, and none depends on the
-    other images of its batch.
+    The tap is `code` or an extra of the autoencoder's output. Mean and scale are fixed buffers, initially 0 and 1: the
+    scale of codes depends on the model and on lambda, and standardising makes learning rates comparable. The encoder
+    stays in eval mode, so that features are those a probe sees and do not depend on the other images of a batch.
     """
 
     mean: Tensor
     scale: Tensor
 
     def __init__(
-        self, autoencoder: nn.Module, tap: str, pool: Callable[[Tensor], Tensor], in_features: int, num_classes: int
+        self, autoencoder: Autoencoder, tap: str, pool: Callable[[Tensor], Tensor], in_features: int, num_classes: int
     ) -> None:
         super().__init__()
         self.autoencoder, self.tap, self.pool = autoencoder.eval(), tap, pool
@@ -50,9 +50,9 @@ class Classifier(nn.Module):
         return self
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, in_features) float32, before they are standardised."""
+        """(B, in_features) float32, before standardisation."""
         return self.pool(tapped(self.autoencoder, self.tap, x).float()).flatten(1)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> ClassifierOutput:
-        """The generator, which an autoencoder's noise comes from, is not used."""
+        """Deterministic: the generator is ignored."""
         return ClassifierOutput(self.head((self.features(x) - self.mean) * self.scale))

@@ -1,4 +1,4 @@
-"""Convolutional autoencoder, and what its relatives share with it."""
+"""Convolutional autoencoder, and the parts it has in common with other autoencoders of convolutions."""
 
 import math
 from collections.abc import Sequence
@@ -7,16 +7,20 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from aetool.models.base import ACTIVATIONS, Activation, AutoencoderOutput
+from aetool.models.base import ACTIVATIONS, Activation, Autoencoder, AutoencoderOutput, layers_of
 from aetool.ranges import PositiveInt
+from aetool.traits import ModelTraits
 
 Size = tuple[int, int]  # H, W of a map
 
 
-class Mirrored(nn.Module):
-    """image → encoder → map → bottleneck → code → expand → map → decoder → image; the map is the tap `feature_map`."""
+class Mirrored(Autoencoder):
+    """image → encoder → map → bottleneck → code → expand → map → decoder → image.
 
-    extras: tuple[str, ...] = ("feature_map",)
+    The extra `feature_map` is the map before the bottleneck.
+    """
+
+    traits = ModelTraits(extras=("feature_map",))
 
     def __init__(self, encoder: nn.Module, bottleneck: nn.Module, expand: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
@@ -37,7 +41,7 @@ class Mirrored(nn.Module):
 
     def atoms(self) -> Tensor:
         """First-layer filters, (channels[0], C, 3, 3)."""
-        return next(layer.weight for layer in self.encoder.modules() if isinstance(layer, nn.Conv2d))
+        return layers_of(self.encoder, nn.Conv2d)[0].weight
 
     def _feature_map(self, x: Tensor) -> Tensor:
         return self.encoder(x.contiguous(memory_format=torch.channels_last))
@@ -47,9 +51,9 @@ class Conv(Mirrored):
     """Stages of 3×3 convolution, GELU and 2×2 average pooling; the decoder mirrors each by a transposed convolution.
 
     Pooling rounds odd sizes up, and the transposed convolutions restore the exact size, so any image shape works. With
-    `code_size` a linear layer and `code_activation` make the code from the flattened last map; without it that map,
-    (B, channels[-1], h, w), is the code. Raises ValueError where `channels` is empty, and for a map as the code with
-    an activation.
+    `code_size` the code is a linear layer and `code_activation` on the flattened last map; without it the code is that
+    map, (B, channels[-1], h, w). Raises ValueError if `channels` is empty, or if the code is a map and has an
+    activation.
     """
 
     def __init__(
@@ -72,13 +76,13 @@ class Conv(Mirrored):
 
 
 def check_code(code_size: int | None, code_activation: Activation) -> None:
-    """Raises ValueError where a map is the code and has an activation, which nothing would apply."""
+    """Raises ValueError for an activation of a code that is a map, where nothing would apply it."""
     if code_size is None and code_activation != "identity":
-        raise ValueError("code_size is null: the map is the code, which code_activation=identity leaves as it is")
+        raise ValueError("code_size is null, so the code is the map itself: set code_activation=identity")
 
 
 def map_sizes(image_shape: Sequence[int], channels: Sequence[int]) -> list[Size]:
-    """Of the image and after each stage: halved, odd sizes rounded up. Raises ValueError where there is no stage."""
+    """(H, W) of the image and after each stage: halved, rounding up. Raises ValueError if `channels` is empty."""
     if not channels:
         raise ValueError("channels is empty: give at least one stage")
     sizes = [(image_shape[1], image_shape[2])]
@@ -97,9 +101,9 @@ def downsampling(widths: Sequence[int]) -> nn.Sequential:
 
 
 def upsampling(widths: Sequence[int], sizes: Sequence[Size]) -> nn.Sequential:
-    """Its mirror image: a transposed 3×3 convolution of stride 2 and GELU a stage, and a last 3×3 convolution.
+    """The mirror image of `downsampling`: transposed 3×3 convolutions of stride 2 with GELU, then a 3×3 convolution.
 
-    Maps are of `sizes`, as map_sizes has them, from the last to the first.
+    Maps grow from sizes[-1] to sizes[0], as returned by `map_sizes`.
     """
     layers: list[nn.Module] = []
     reversed_widths = [*widths[:0:-1], widths[1]]
@@ -111,20 +115,21 @@ def upsampling(widths: Sequence[int], sizes: Sequence[Size]) -> nn.Sequential:
 
 @torch.no_grad()
 def initialise(model: nn.Module) -> None:
-    """Keeps the size of activations from layer to layer.
+    """Initial weights that preserve the scale of activations from layer to layer.
 
     Linear layers, and 1×1 convolutions to fewer channels, are orthogonal. The other convolutions have weights
-    N(0, 1.5² / fan-in), more than He et al. 2015 have for ReLU, as GELU shrinks small values; the last layer has a
-    fifth of that, to start near the mean image. torch's default shrinks activations about twofold a layer, and training
-    spends its first epochs on undoing it.
+    N(0, 1.5² / fan-in), more than the ReLU gain √2 of He et al. 2015 because GELU shrinks small values; the last layer
+    is scaled by 0.2, to start near the mean image. torch's default roughly halves activations at every layer, which
+    takes the first epochs to undo.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
     for layer in layers:
         if isinstance(layer, nn.Linear) or (layer.kernel_size == (1, 1) and layer.out_channels < layer.in_channels):
             nn.init.orthogonal_(layer.weight)
         else:
-            # Only the transposed ones have a stride: each of their output pixels sees that share of the kernel.
+            # Only transposed convolutions have a stride: each output pixel sees that fraction of the kernel.
             fan_in = layer.in_channels * math.prod(layer.kernel_size) / math.prod(layer.stride)
             nn.init.normal_(layer.weight, std=1.5 / math.sqrt(fan_in))
-        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
     layers[-1].weight.mul_(0.2)

@@ -6,23 +6,23 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from aetool.models.base import AutoencoderOutput
+from aetool.models.base import Autoencoder, AutoencoderOutput
 from aetool.models.wta import LifetimeSparsity
 from aetool.ranges import Fraction, PositiveInt
+from aetool.traits import ModelTraits
 
 
-class ConvWTA(nn.Module):
-    """Three convolutions with ReLU, the winner of every map, and one linear transposed convolution.
+class ConvWTA(Autoencoder):
+    """Convolutions with ReLU, the winner of each map, and one linear transposed convolution.
 
-    Makhzani & Frey 2015, "Winner-take-all autoencoders": spatial sparsity keeps the largest value of a map, lifetime
-    sparsity of those winners the largest over the batch, a share `rate` of them. All layers keep height and width, so
-    the code is (B, code_channels, H, W) with at most one unit active in a map, and any image shape works. The extra
-    `feature_map` holds the maps before winners are taken, the paper's features. The mean image x̄ is subtracted before
-    the encoder and added after the decoder.
+    Makhzani & Frey 2015, "Winner-take-all autoencoders": spatial sparsity keeps the largest value of each map, then
+    lifetime sparsity keeps, per channel, the largest fraction `rate` of these winners over the batch. All layers keep
+    height and width, so the code is (B, code_channels, H, W) with at most one active unit per map, and any image shape
+    works. The extra `feature_map` holds the maps before winners are taken, the paper's features. The mean image x̄ is
+    subtracted before the encoder and added after the decoder. Raises ValueError for an even kernel size.
     """
 
-    steerable = False
-    extras = ("feature_map",)
+    traits = ModelTraits(extras=("feature_map",), l0_depends_on_lambda=False)
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class ConvWTA(nn.Module):
     ) -> None:
         super().__init__()
         if kernel % 2 == 0 or decoder_kernel % 2 == 0:
-            raise ValueError(f"kernel={kernel}, decoder_kernel={decoder_kernel}: both must be odd, to keep the size")
+            raise ValueError(f"kernel={kernel}, decoder_kernel={decoder_kernel}: both must be odd")
         layers: list[nn.Module] = []
         for before, after in pairwise([image_shape[0], *channels, code_channels]):
             layers += [nn.Conv2d(before, after, kernel, padding=kernel // 2), nn.ReLU()]

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aetool.models.base import ACTIVATIONS, Activation, AutoencoderOutput
+from aetool.models.base import ACTIVATIONS, Activation, Autoencoder, layers_of
 from aetool.ranges import PositiveInt
 
-SLOPES: dict[str, Callable[[Tensor], Tensor]] = {  # of an activation, as a function of its value; gelu has none
+# The derivative of an activation as a function of its value; gelu has none.
+SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": lambda h: (h > 0).to(h),
     "tanh": lambda h: 1 - h.square(),
     "sigmoid": lambda h: h * (1 - h),
@@ -19,14 +20,12 @@ SLOPES: dict[str, Callable[[Tensor], Tensor]] = {  # of an activation, as a func
 }
 
 
-class Dense(nn.Module):
+class Dense(Autoencoder):
     """pixels → widths → code → reversed widths → pixels; the output is linear, so any loss goes with it.
 
-    784-128-64 is `widths=[128], code_size=64` on 28×28 images. With `tied` the weights of the decoder are those of the
-    encoder, transposed, with biases of its own, at first 0 (Rifai et al. 2011).
+    784-128-64 is `widths=[128], code_size=64` on 28×28 images. With `tied` the decoder's weights are the transposed
+    weights of the encoder, with separate biases, initially 0 (Rifai et al. 2011).
     """
-
-    extras = ()
 
     def __init__(
         self,
@@ -52,32 +51,26 @@ class Dense(nn.Module):
         flat = self._transposed(code) if self.decoder is None else self.decoder(code)
         return flat.unflatten(1, self.image_shape)
 
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> AutoencoderOutput:
-        code = self.encode(x)
-        return AutoencoderOutput(self.decode(code), code, {})
-
     def atoms(self) -> Tensor:
         """First-layer filters, (width, C, H, W)."""
-        return self.encoder[0].weight.unflatten(1, self.image_shape)  # type: ignore[operator, union-attr]
+        return layers_of(self.encoder, nn.Linear)[0].weight.unflatten(1, self.image_shape)
 
     def encoder_layer(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The encoder as one layer, weight (code_size, C·H·W) and slope (B, code_size).
-
-        None with `widths`, or where the slope is not a function of the code (gelu).
-        """
+        """None with `widths`, or if the slope is not a function of the code (gelu)."""
         if len(self.encoder) > 2 or self.code_activation not in SLOPES:
             return None
-        return self.encoder[0].weight, SLOPES[self.code_activation](self.encode(x))  # type: ignore[return-value]
+        return layers_of(self.encoder, nn.Linear)[0].weight, SLOPES[self.code_activation](self.encode(x))
 
     def _transposed(self, hidden: Tensor) -> Tensor:
-        biases = iter(self.decoder_biases)  # type: ignore[arg-type]
+        assert self.decoder_biases is not None
+        biases = iter(self.decoder_biases)
         for layer in reversed(self.encoder[:-1]):
             hidden = F.linear(hidden, layer.weight.T, next(biases)) if isinstance(layer, nn.Linear) else layer(hidden)
         return hidden
 
 
 def layers(sizes: Sequence[int], activation: str) -> list[nn.Module]:
-    """Linear layers between those sizes with the activation between them."""
+    """Linear layers from sizes[0] to sizes[-1], with the activation between them."""
     modules: list[nn.Module] = []
     for size_in, size_out in pairwise(sizes):
         modules += [nn.Linear(size_in, size_out), ACTIVATIONS[activation]()]

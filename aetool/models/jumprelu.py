@@ -1,7 +1,8 @@
-"""Sparse autoencoder whose units have learned thresholds."""
+"""Sparse autoencoder with a learned threshold for each unit."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -10,19 +11,19 @@ from aetool.models.base import AutoencoderOutput
 from aetool.models.sparse import Sparse
 from aetool.ranges import PositiveFloat, PositiveInt
 
-STRIDE = 10.0  # log θ = STRIDE · parameter: by Adam's equal steps θ keeps pace with the encoder
+STRIDE = 10.0  # log θ = STRIDE · parameter: with Adam's equal steps θ keeps up with the encoder
 
 
 class JumpReLU(Sparse):
-    """`Sparse` with the code z H(z - θ) for pre-activations z and a learned threshold θ > 0 of every unit.
+    """`Sparse` with the code z H(z - θ) for pre-activations z and a learned threshold θ > 0 for each unit.
 
     Rajamanoharan et al. 2024, "Jumping ahead: improving reconstruction fidelity with JumpReLU sparse autoencoders". The
-    step H has no gradient in θ, so it gets that of a kernel density estimate, from the pre-activations within
-    `bandwidth` / 2 of θ: -θ / bandwidth for the code, -1 / bandwidth for `active`, H itself, whose sum is the L0 that
-    penalty=l0 weighs. θ starts at `threshold`; both settings are in units of the code.
+    step H has no gradient in θ; it is given that of a kernel density estimate, from the pre-activations within
+    `bandwidth` / 2 of θ: -θ / bandwidth for the code, and -1 / bandwidth for the extra `active`, which is H itself and
+    sums to the L0 of penalty=l0. θ starts at `threshold`; both arguments are in units of the code.
     """
 
-    extras = ("pre_activation", "active")
+    traits = replace(Sparse.traits, extras=("pre_activation", "active"))
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class JumpReLU(Sparse):
         return output._replace(extras=output.extras | {"active": active})
 
     def _near(self, pre_activation: Tensor) -> tuple[Tensor, Tensor]:
-        """The kernel, a rectangle of width and height 1, at (z - θ) / bandwidth; and a zero with the gradient of θ."""
+        """The kernel, a rectangle of width and height 1, at (z - θ) / bandwidth; and 0 with the gradient of θ."""
         threshold = self.threshold
         near = (pre_activation - threshold).abs() < self.bandwidth / 2
         return near.to(threshold.dtype), threshold - threshold.detach()

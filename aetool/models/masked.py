@@ -1,4 +1,4 @@
-"""Masked autoencoder: a small vision transformer that fills in hidden patches."""
+"""Masked autoencoder: a small vision transformer that predicts hidden patches."""
 
 import math
 from collections.abc import Sequence
@@ -8,34 +8,37 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aetool.models.attention import Block, positions
-from aetool.models.base import AutoencoderOutput
+from aetool.models.base import Autoencoder, AutoencoderOutput
 from aetool.ranges import Fraction, NonNegativeInt, OpenFraction, PositiveInt
+from aetool.traits import ModelTraits
 
 EPSILON = 1e-6  # added to the variance of a patch (He et al. 2022)
 
 
-class Masked(nn.Module):
-    """Patches become tokens; the encoder sees a random share of them, the decoder fills in the others (He et al. 2022).
+class Masked(Autoencoder):
+    """The encoder sees a random fraction of an image's patches, the decoder predicts the others (He et al. 2022).
 
-    The code is the grid of encoded tokens, (B, code_size, rows, columns); `pooled` is their mean, (B, code_size). With
-    a generator, in training, `mask_ratio` of each image's patches are hidden: the encoder does not see them, their code
-    is 0, and the decoder has a learned mask token in their place. Without one the encoder sees the whole image. Sides
-    that are no multiple of `patch_size` are padded by repeating the border, and the reconstruction is cropped.
+    The code is the grid of encoded tokens, (B, code_size, rows, columns); the extra `pooled` is their mean,
+    (B, code_size). With a generator, in training, a fraction `mask_ratio` of each image's patches is hidden: the
+    encoder does not see them, their code is 0, and the decoder gets a learned mask token in their place. Without a
+    generator the encoder sees the whole image. Sides that are not a multiple of `patch_size` are padded by repeating
+    the border, and the reconstruction is cropped.
 
-    The extra `pixel_weight` is w / mean(w), where w is 1 on hidden patches and `visible_weight` on the others, so that
-    the weighted loss is the mean over hidden pixels when `visible_weight` is 0: He's objective, whose network never
-    learns to reproduce what it sees. Above 0 a reconstruction of a whole image means something.
+    The extra `pixel_weight` is w / mean(w), where w is 1 on hidden patches and `visible_weight` on the others. With
+    `visible_weight` 0 the weighted loss is the mean over hidden pixels, the objective of He et al., and the network
+    never learns to reconstruct visible patches; reconstructions of whole images need a weight above 0.
 
-    With `normalize_target` the loss of a hidden patch is that of its pixels normalised by their own mean μ and standard
-    deviation σ: the reconstruction is σ · prediction + μ with the patch's own μ and σ, and w is divided by σ². As they
-    are not in the code, a seen patch has them predicted by the decoder, and they are learned there. So decode(code) is
-    the reconstruction without a generator in either case.
+    With `normalize_target` the target of a hidden patch is its pixels normalised by their own mean μ and standard
+    deviation σ: the reconstruction is σ · prediction + μ with the true μ and σ, and w is divided by σ². As these are
+    not in the code, the decoder learns to predict them on visible patches; without a generator the reconstruction is
+    decode(code) in either case.
 
-    Raises ValueError where one patch covers the image, and where heads do not divide a width.
+    Raises ValueError if one patch covers the image, or if `heads` does not divide a width.
     """
 
-    extras = ("pooled", "pixel_weight")
-    squares = "normalize_target"
+    traits = ModelTraits(
+        extras=("pooled", "pixel_weight"), l0_depends_on_lambda=False, needs_squared_error_if="normalize_target"
+    )
 
     def __init__(
         self,
@@ -57,8 +60,8 @@ class Masked(nn.Module):
         self.grid = (-(-self.height // patch_size), -(-self.width // patch_size))
         self.tokens = math.prod(self.grid)
         if self.tokens == 1:
-            raise ValueError(f"patch_size={patch_size}: one patch covers the image; choose a smaller one")
-        self.hidden = min(max(round(mask_ratio * self.tokens), 1), self.tokens - 1)  # patches of an image
+            raise ValueError(f"patch_size={patch_size}: one patch covers the whole image; choose a smaller patch_size")
+        self.hidden = min(max(round(mask_ratio * self.tokens), 1), self.tokens - 1)  # patches per image
         self.visible_weight, self.normalize_target = visible_weight, normalize_target
 
         values = channels * patch_size**2
@@ -73,7 +76,7 @@ class Masked(nn.Module):
         blocks = [Block(decoder_width, decoder_heads) for _ in range(decoder_depth)]
         self.decoder = nn.Sequential(*blocks, nn.LayerNorm(decoder_width))
         self.prediction = nn.Linear(decoder_width, values)
-        self.statistics = nn.Linear(decoder_width, 2) if normalize_target else None  # μ and log σ of seen patches
+        self.statistics = nn.Linear(decoder_width, 2) if normalize_target else None  # μ and log σ of visible patches
 
     def encode(self, x: Tensor) -> Tensor:
         tokens = self.encoder(self.patch_embedding(self._patches(x)) + self.positions)
@@ -112,7 +115,7 @@ class Masked(nn.Module):
         return self.patch_embedding.weight.unflatten(1, (-1, self.patch_size, self.patch_size))
 
     def _decode(self, tokens: Tensor, patches: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Patches (B, T, values) from tokens; where the mask is 1, by the μ and σ of the given patches."""
+        """Patches (B, T, values) from tokens; where the mask is 1, with the μ and σ of the given patches."""
         tokens = self.decoder(tokens + self.decoder_positions)
         predicted = self.prediction(tokens)
         if self.statistics is None:
@@ -125,7 +128,7 @@ class Masked(nn.Module):
         return deviation * predicted + mean
 
     def _spread(self, seen: Tensor, visible: Tensor) -> Tensor:
-        """(B, T, width) from the visible tokens (B, V, width), 0 in the place of the others."""
+        """(B, T, width) from the visible tokens (B, V, width), with 0 in place of the others."""
         everywhere = seen.new_zeros(len(seen), self.tokens, seen.shape[2])
         return everywhere.scatter(1, visible.expand_as(seen), seen)
 

@@ -7,21 +7,20 @@ import torch
 from torch import Tensor, nn
 
 from aetool.measures.pca import PCA
-from aetool.models.base import AutoencoderOutput
+from aetool.models.base import Autoencoder
 from aetool.ranges import PositiveInt
+from aetool.traits import ModelTraits
 
 
-class PCAModel(nn.Module):
+class PCAModel(Autoencoder):
     """h = V S (x - x̄) and x̂ = S⁻¹ Vᵀ h + x̄, with V the first components of the training pixels.
 
-    The best linear autoencoder of pixels, whatever the network sees: S, the channels' standard deviations, undoes the
-    standardisation, under which the components of colour images are others. Nothing is trained. A `code_size` above
-    the number of pixel values means all of them. Without `pca`, as before a checkpoint is loaded, all values are 0.
+    The optimal linear autoencoder of pixels: S, the channels' standard deviations, undoes the standardisation of the
+    input, which would change the components of colour images. Nothing is trained. A `code_size` above the number of
+    pixel values means all of them. Without `pca`, as before a checkpoint is loaded, the components are 0.
     """
 
-    extras = ()
-    closed_form = True
-    logits = False
+    traits = ModelTraits(logits=False, closed_form=True, l0_depends_on_lambda=False)
 
     def __init__(
         self,
@@ -47,10 +46,6 @@ class PCAModel(nn.Module):
 
     def decode(self, code: Tensor) -> Tensor:
         return (code @ self.components).unflatten(1, self.mean.shape) / self.std + self.mean
-
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> AutoencoderOutput:
-        code = self.encode(x)
-        return AutoencoderOutput(self.decode(code), code, {})
 
     def atoms(self) -> Tensor:
         """The components, (code_size, C, H, W), each of unit norm."""

@@ -7,29 +7,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aetool.models.base import AutoencoderOutput
+from aetool.models.base import Autoencoder, AutoencoderOutput
 from aetool.ranges import PositiveInt
+from aetool.traits import ModelTraits
 
 
 def keep_largest(x: Tensor, k: int, dim: int) -> Tensor:
-    """x with all but its k largest values along `dim` set to 0; the gradient reaches those that are kept."""
+    """x with all but its k largest values along `dim` set to 0; only the kept values get a gradient."""
     largest = x.topk(k, dim)
     return torch.zeros_like(x).scatter(dim, largest.indices, largest.values)
 
 
-class Sparse(nn.Module):
+class Sparse(Autoencoder):
     """h = relu(E (x - x̄) + e) / √n and x̂ = √n Σ_i h_i d_i / ‖d_i‖ + b, for n pixel values.
 
-    The pre-bias x̄ is the mean image, and b starts there; the encoder starts as the transposed decoder, then both are
-    free (Gao et al. 2024, "Scaling and evaluating sparse autoencoders"). x̄ stays fixed: a learned one drifts to where
-    the penalty is cheap, at the cost of reconstruction and of what a probe finds in the code. Atoms are normalised in
-    forward, so codes cannot shrink below an L1 penalty while atoms grow, and the gradient along an atom is projected
-    out. The factor √n gives atoms a root mean square of 1: with standardised images and a mean squared error per pixel
-    a unit is used when its correlation with the residual exceeds lambda / 2, whatever the size of the images.
+    The pre-bias x̄ is the mean image, and b starts there; the encoder starts as the transposed decoder and is not tied
+    to it (Gao et al. 2024, "Scaling and evaluating sparse autoencoders"). x̄ is not learned: it would drift to where the
+    penalty is small, at the cost of reconstruction and of probe accuracy. Atoms are normalised in the forward pass, so
+    that codes cannot evade an L1 penalty by shrinking while atoms grow, and gradients along an atom vanish. The factor
+    √n gives atoms a root mean square of 1: with standardised images and the mean squared error per pixel, a unit is
+    active when its correlation with the residual exceeds lambda / 2, at any image size.
     """
 
-    extras: tuple[str, ...] = ("pre_activation",)
-    steerable = True
+    traits = ModelTraits(extras=("pre_activation",), l0_depends_on_lambda=True)
 
     def __init__(self, image_shape: Sequence[int], code_size: PositiveInt, mean_image: Tensor | None = None) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Sparse(nn.Module):
         self.decoder_bias = nn.Parameter(mean.clone())
 
     def activate(self, pre_activation: Tensor) -> Tensor:
-        """The code of pre-activations, both (B, code_size); what other sparse autoencoders replace."""
+        """Pre-activations to codes, both (B, code_size); subclasses override it."""
         return F.relu(pre_activation)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class Sparse(nn.Module):
         return F.normalize(self.dictionary, dim=1).unflatten(1, self.image_shape)
 
     def encoder_layer(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The encoder as one layer: weight (code_size, C·H·W), and slope (B, code_size), 1 where a unit is active."""
+        """The slope is 1 where a unit is active and 0 elsewhere."""
         return self.encoder_weight / self.scale, (self.encode(x) != 0).to(x.dtype)
 
     @property

@@ -1,4 +1,4 @@
-"""Autoencoder of Fire modules."""
+"""Autoencoder built of Fire modules."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aetool.models.base import ACTIVATIONS, Activation
+from aetool.models.base import ACTIVATIONS, Activation, layers_of
 from aetool.models.conv import Mirrored, Size, check_code, map_sizes
 from aetool.ranges import OpenFraction, PositiveInt
 
@@ -16,8 +16,8 @@ from aetool.ranges import OpenFraction, PositiveInt
 class Fire(nn.Module):
     """1×1 convolution to `squeeze` channels, then a 1×1 and a 3×3 one side by side (Iandola et al. 2016).
 
-    (B, channels, H, W) to (B, expand_1 + expand_3, H, W). GELU instead of their ReLU follows the expansion, as in
-    `Conv`; `activation` follows the squeeze.
+    (B, channels, H, W) to (B, expand_1 + expand_3, H, W). `activation` follows the squeeze; the expansion is followed
+    by GELU as in `Conv`, where the paper has ReLU.
     """
 
     def __init__(self, channels: int, squeeze: int, expand_1: int, expand_3: int, activation: Activation) -> None:
@@ -32,8 +32,8 @@ class Fire(nn.Module):
 
 
 class TransposedFire(Fire):
-    """Fire's mirror image, to maps of `size`: a transposed 3×3 convolution of stride 2 beside a 1×1 one, whose pixels
-    are repeated."""
+    """The mirror image of `Fire`, to maps of `size`: a transposed 3×3 convolution of stride 2 beside a 1×1 convolution
+    with nearest-neighbour upsampling."""
 
     def __init__(
         self, channels: int, squeeze: int, expand_1: int, expand_3: int, activation: Activation, size: Size
@@ -50,15 +50,17 @@ class TransposedFire(Fire):
 
 
 class Squeeze(Mirrored):
-    """`Conv` with Fire modules for convolutions, on the same stages, pooling and code.
+    """`Conv` with Fire modules instead of convolutions, and the same stages and pooling.
 
-    As in SqueezeNet, the first layer and the last are plain 3×3 convolutions. A Fire module squeezes to `squeeze_ratio`
-    of the channels on its coarse side, and half of its output comes from 1×1 and half from 3×3 convolutions. SqueezeNet
-    has a ReLU after the squeeze; what it cuts off is lost to the code, so that `squeeze_activation: identity`, a linear
-    bottleneck (Sandler et al. 2018), reconstructs better. The linear layers to and from the code hold most parameters
-    of `Conv`. Here a 1×1 convolution squeezes the last map to `map_channels` before them, and they share their weights:
-    the second is the first one's transpose. Without `code_size` the squeezed map, (B, map_channels, h, w), is the code.
-    The tap `feature_map` is the map before it is squeezed. Raises ValueError where `channels` is empty.
+    As in SqueezeNet, the first and the last layer are plain 3×3 convolutions. A Fire module squeezes to `squeeze_ratio`
+    times the channels on its coarse side, and half of its output comes from 1×1 and half from 3×3 convolutions.
+    SqueezeNet has a ReLU after the squeeze, which discards information; `squeeze_activation: identity`, a linear
+    bottleneck (Sandler et al. 2018), reconstructs better.
+
+    Most parameters of `Conv` are in the linear layers to and from the code. Here a 1×1 convolution first reduces the
+    last map to `map_channels`, and the two layers are tied: the second is the transpose of the first. Without
+    `code_size` the code is the reduced map, (B, map_channels, h, w). The extra `feature_map` is the map before it is
+    reduced. Raises ValueError if `channels` is empty, or if the code is a map and has an activation.
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class Squeeze(Mirrored):
 
     def decode(self, code: Tensor) -> Tensor:
         if self.map_bias is not None:
-            weight = self.bottleneck[2].weight  # type: ignore[index]
+            weight = layers_of(self.bottleneck, nn.Linear)[0].weight
             code = F.linear(code, weight.T, self.map_bias).unflatten(1, self.map_shape)
         return super().decode(code)
 

@@ -1,19 +1,20 @@
-"""Taps: the places of a network where features are read. `code`, an extra of its output, or a layer by its name."""
+"""Taps: where features are read from a network: `code`, an extra of its output, or a layer by its name."""
 
 import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from aetool.errors import UserError
+from aetool.models.base import Autoencoder
 
 
-def tapped(autoencoder: nn.Module, tap: str, x: Tensor) -> Tensor:
-    """The code, (B, …), or an extra of that name, for which the decoder runs too; raises UserError for others."""
+def tapped(autoencoder: Autoencoder, tap: str, x: Tensor) -> Tensor:
+    """The code, (B, …), or the extra of that name, which costs a decoder pass; raises UserError if there is none."""
     if tap == "code":
-        return autoencoder.encode(x)  # type: ignore[operator]
+        return autoencoder.encode(x)
     extras = autoencoder(x).extras
     if tap not in extras:
         raise UserError(f"tap={tap}: this model has {', '.join(['code', *extras])}")
@@ -21,10 +22,10 @@ def tapped(autoencoder: nn.Module, tap: str, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def choose_taps(model: nn.Module, x: Tensor, taps: Sequence[str] | None) -> list[str]:
-    """The taps of that name; None: the code, and the feature map of a model that has one beside it.
+def choose_taps(model: Autoencoder, x: Tensor, taps: Sequence[str] | None) -> list[str]:
+    """The given taps; None: the code, and the extra `feature_map` unless it has the shape of the code.
 
-    A tap is `code`, an extra that the model returns, or a layer by its name in the module. Raises UserError for others.
+    A tap is `code`, an extra of the model's output, or the name of a layer. Raises UserError for any other name.
     """
     output = model(x)
     if taps is None:
@@ -40,10 +41,10 @@ def choose_taps(model: nn.Module, x: Tensor, taps: Sequence[str] | None) -> list
     return list(taps)
 
 
-def at_tap(model: nn.Module, x: Tensor, tap: str) -> Tensor:
-    """The activations of a batch (B, C, H, W) at a tap, (B, …); raises UserError for a layer without a tensor."""
+def at_tap(model: Autoencoder, x: Tensor, tap: str) -> Tensor:
+    """Activations (B, …) of a batch (B, C, H, W) at a tap; raises UserError for a layer that returns anything else."""
     if tap == "code":
-        return model.encode(x)  # type: ignore[operator]
+        return model.encode(x)
     seen: list[Tensor] = []
     layer = dict(model.named_modules()).get(tap)
     handle = layer.register_forward_hook(lambda *call: seen.append(call[2])) if layer is not None else None
@@ -59,7 +60,7 @@ def at_tap(model: nn.Module, x: Tensor, tap: str) -> Tensor:
 
 
 def pooled(maps: Tensor, max_features: int | None) -> Tensor:
-    """Maps (B, C, h, w) of more values than that, average-pooled to the largest square grid within them, at least 1."""
+    """Maps (B, C, h, w) with more than `max_features` values, average-pooled to the largest square grid that fits."""
     if max_features is None or maps.ndim != 4 or maps[0].numel() <= max_features:
         return maps
     side = max(1, min(math.isqrt(max_features // maps.shape[1]), *maps.shape[2:]))

@@ -1,6 +1,7 @@
-"""k-sparse autoencoder: the k largest units of every code."""
+"""k-sparse autoencoder: only the k largest units of each code are active."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -10,14 +11,13 @@ from aetool.ranges import PositiveFloat, PositiveInt
 
 
 class TopK(Sparse):
-    """`Sparse` with the code keep_k(relu(·)): the k largest units of an image, all others 0.
+    """`Sparse` with the code keep_k(relu(·)): the k largest units of each image, all others 0.
 
     Makhzani & Frey 2013, "k-sparse autoencoders", who keep round(alpha k) units in eval mode; with the ReLU of Gao et
-    al. 2024, "Scaling and evaluating sparse autoencoders", so that a unit which is kept never counts against its atom.
+    al. 2024, "Scaling and evaluating sparse autoencoders", so that codes are never negative.
     """
 
-    steerable = False
-    at_most = {"k": "code_size"}  # noqa: RUF012
+    traits = replace(Sparse.traits, l0_depends_on_lambda=False, at_most={"k": "code_size"})
 
     def __init__(
         self,

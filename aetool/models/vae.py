@@ -7,22 +7,23 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from aetool.models.base import ACTIVATIONS, Activation, AutoencoderOutput
+from aetool.models.base import ACTIVATIONS, Activation, Autoencoder, AutoencoderOutput, layers_of
 from aetool.models.conv import map_sizes
 from aetool.models.dense import layers
 from aetool.ranges import PositiveInt
+from aetool.traits import ModelTraits
 
-LARGEST_LOG_VARIANCE = 15.0  # a standard deviation between 1/1800 and 1800; the bound is smooth, so gradients pass
+LARGEST_LOG_VARIANCE = 15.0  # a standard deviation between 1/1800 and 1800; a smooth bound, so gradients pass
 
 
-class VAE(nn.Module):
+class VAE(Autoencoder):
     """q(h|x) = N(mean, diag exp(log_variance)) and p(x|h) around the decoder's output (Kingma & Welling 2014).
 
-    With a generator the code is a draw mean + exp(log_variance / 2) · ε; without one it is the mean. The prior N(0, I)
-    is the business of penalty=kl, the likelihood that of the loss: the output is linear, so any loss goes with it.
+    With a generator the code is a sample mean + exp(log_variance / 2) · ε; without one it is the mean. The prior
+    N(0, I) is left to penalty=kl and the likelihood to the loss: the output is linear, so any loss goes with it.
     """
 
-    extras: tuple[str, ...] = ("mean", "log_variance")
+    traits = ModelTraits(extras=("mean", "log_variance"), l0_depends_on_lambda=False)
 
     def __init__(self, encoder: nn.Module, hidden: int, code_size: int, decoder: nn.Module) -> None:
         """`encoder`: (B, C, H, W) -> (B, hidden); `decoder`: (B, code_size) -> (B, C, H, W)."""
@@ -71,13 +72,13 @@ class DenseVAE(VAE):
 
     def atoms(self) -> Tensor:
         """Last-layer filters, (widths[0], C, H, W)."""
-        return self.decoder[-2].weight.T.unflatten(1, self.image_shape)  # type: ignore[index, operator, union-attr]
+        return layers_of(self.decoder, nn.Linear)[-1].weight.T.unflatten(1, self.image_shape)
 
 
 class ConvVAE(VAE):
     """Stages of 3×3 convolutions of stride 2, mirrored by transposed convolutions; any image size.
 
-    Each stage halves height and width, rounding up. Raises ValueError where `channels` is empty.
+    Each stage halves height and width, rounding up. Raises ValueError if `channels` is empty.
     """
 
     def __init__(
@@ -107,4 +108,4 @@ class ConvVAE(VAE):
 
     def atoms(self) -> Tensor:
         """First-layer filters, (channels[0], C, 3, 3)."""
-        return self.encoder[0].weight  # type: ignore[index, union-attr, return-value]
+        return layers_of(self.encoder, nn.Conv2d)[0].weight

@@ -1,6 +1,7 @@
-"""Winner-take-all autoencoder: every unit is active on the same small share of the images."""
+"""Winner-take-all autoencoder: each unit is active on the same small fraction of the images."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,11 @@ from aetool.ranges import Fraction, PositiveInt
 
 
 class LifetimeSparsity(nn.Module):
-    """Keeps the largest activations of every unit over a batch, a share `rate` of them (Makhzani & Frey 2015).
+    """Keeps the largest fraction `rate` of each unit's activations over a batch (Makhzani & Frey 2015).
 
-    In eval mode, where no image may depend on its neighbours, an activation is kept that reaches its unit's
-    `threshold`: the running mean of the smallest one kept in training. `momentum` is the weight of a batch in it; the
-    first batches weigh alike.
+    In eval mode, where images must not depend on each other, activations that reach their unit's `threshold` are kept:
+    the running mean of the smallest activation kept in training. `momentum` is the weight of a new batch in it; the
+    first 1 / momentum batches are weighted equally.
     """
 
     def __init__(self, units: int, rate: Fraction, momentum: Fraction) -> None:
@@ -29,7 +30,7 @@ class LifetimeSparsity(nn.Module):
         self.register_buffer("batches", torch.zeros(units))
 
     def forward(self, activation: Tensor) -> Tensor:
-        """(B, units), not negative -> the same with zeros; in training max(1, round(rate B)) winners a unit stay."""
+        """Non-negative activations (B, units), the rest set to 0; in training a unit keeps max(1, round(rate B))."""
         if self.training:
             return keep_largest(activation, max(1, round(self.rate * len(activation))), dim=0)
         return torch.where(activation >= self.threshold, activation, 0)
@@ -44,15 +45,14 @@ class LifetimeSparsity(nn.Module):
 
 
 class WTA(Sparse):
-    """`Sparse` with tied weights, whose code keeps each unit's winners over the batch.
+    """`Sparse` with tied weights and a code that keeps each unit's winners over the batch.
 
-    FC-WTA of Makhzani & Frey 2015, "Winner-take-all autoencoders": h = W(relu(D (x - x̄) + e)) / √n for the dictionary D
-    that decodes, each atom then divided by its norm. Their features are the extra `relu_code`, the code before the
-    winners are taken.
+    FC-WTA of Makhzani & Frey 2015, "Winner-take-all autoencoders": h = W(relu(D (x - x̄) + e)) / √n with the decoder's
+    dictionary D, whose atoms are normalised only for decoding. The paper's features are the extra `relu_code`, the code
+    before winners are taken.
     """
 
-    steerable = False
-    extras = ("pre_activation", "relu_code")
+    traits = replace(Sparse.traits, extras=("pre_activation", "relu_code"), l0_depends_on_lambda=False)
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class WTA(Sparse):
         mean_image: Tensor | None = None,
     ) -> None:
         super().__init__(image_shape, code_size, mean_image)
-        del self.encoder
+        del self.encoder  # tied: the dictionary encodes as well
         self.winners = LifetimeSparsity(code_size, rate, momentum)
 
     def activate(self, pre_activation: Tensor) -> Tensor:

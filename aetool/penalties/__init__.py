@@ -1,1 +1,1 @@
-"""Regularisers R: (model, batch, output) -> scalar, mean over the batch; lambda is applied by Objective."""
+"""Regularisers R, functions of (model, batch, output); the contract is in base.py."""

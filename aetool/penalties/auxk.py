@@ -1,26 +1,26 @@
-"""Revives units that have fallen silent."""
-
-from typing import cast
+"""A penalty that revives dead units."""
 
 import torch
 from torch import Tensor, nn
 
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.models.sparse import keep_largest
+from aetool.penalties.base import Penalty
 from aetool.ranges import PositiveInt
+from aetool.traits import PenaltyTraits
 
 
-class AuxK(nn.Module):
+class AuxK(Penalty, nn.Module):
     """Σ ‖e - ê‖² / Σ ‖e‖²: the `k` largest pre-activations among dead units decode to ê, which fits the residual e.
 
     Gao et al. 2024, "Scaling and evaluating sparse autoencoders". e = x - x̂ is detached, and ê has no decoder bias, so
-    the gradient reaches the dead units alone: their part of the encoder and their atoms. A unit is dead that was not
-    active on the last `dead_after` images. For a linear decoder; with `logits` e is x - σ(x̂), along which the
-    cross-entropy falls fastest. It is 0 in eval mode: it is a means of training, and no part of what a network is
-    judged by. The pre-activations are taken without ReLU, which would leave those below 0 without a gradient.
+    the gradient reaches only the dead units: their part of the encoder and their atoms. A unit is dead if it was not
+    active on the last `dead_after` images. For linear decoders; with `logits` e is x - σ(x̂), minus the gradient of the
+    cross-entropy. Pre-activations are used without ReLU, under which those below 0 would get no gradient. 0 in eval
+    mode: it only helps training, and does not enter the validation loss.
     """
 
-    needs = ("pre_activation",)
+    traits = PenaltyTraits(needs=("pre_activation",))
 
     def __init__(self, code_size: int, k: PositiveInt, dead_after: PositiveInt, logits: bool) -> None:
         super().__init__()
@@ -30,15 +30,14 @@ class AuxK(nn.Module):
         self.silent_for: Tensor
         self.register_buffer("silent_for", torch.zeros(code_size, dtype=torch.int64))  # images since it was active
 
-    def __call__(self, model: nn.Module, batch: Batch, output: AutoencoderOutput) -> Tensor:
+    def __call__(self, model: Autoencoder, batch: Batch, output: AutoencoderOutput) -> Tensor:
         dead = self.silent_for >= self.dead_after
         if not model.training or not dead.any():
             return output.code.new_zeros(())
-        autoencoder = cast(Autoencoder, model)
         pre_activation = output.extras["pre_activation"].flatten(1)
         code = keep_largest(pre_activation.masked_fill(~dead, -torch.inf), self.k, dim=1).where(dead, 0)
         code = code.view_as(output.code)
-        fit = autoencoder.decode(code) - autoencoder.decode(torch.zeros_like(code[:1]))
+        fit = model.decode(code) - model.decode(torch.zeros_like(code[:1]))
         reconstruction = output.reconstruction.detach()
         residual = batch.target - (reconstruction.sigmoid() if self.logits else reconstruction)
         energy = residual.square().sum().clamp_min(torch.finfo(residual.dtype).tiny)

@@ -1,19 +1,20 @@
-"""A penalty that makes codes tell classes apart."""
+"""A penalty that makes classes linearly separable in the code."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aetool.data.dataset import holdout
-from aetool.models.base import AutoencoderOutput, Batch
+from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
+from aetool.penalties.base import Penalty
 from aetool.ranges import PositiveFraction
 
 
-class Classification(nn.Module):
-    """Cross-entropy of a linear head on the flattened code, the mean over the images of a batch whose label is visible.
+class Classification(Penalty, nn.Module):
+    """Cross-entropy of a linear head on the flattened code, in nats, the mean over the images with a visible label.
 
-    In training that is a share `labels_fraction` of the train split, the same images in every run, spread over the
-    classes; elsewhere it is every image. 0 for a batch without any. Raises ValueError where the dataset has no labels.
+    In training these are a fraction `labels_fraction` of the train split, stratified by class and the same in every
+    run; in validation all images. 0 for a batch without any. Raises ValueError if the dataset has no labels.
     """
 
     def __init__(
@@ -21,16 +22,16 @@ class Classification(nn.Module):
     ) -> None:
         super().__init__()
         if train_labels is None:
-            raise ValueError("the dataset has no labels to learn from; set penalty=none or choose another dataset")
+            raise ValueError("the dataset has no labels; set penalty=none or choose another dataset")
         self.head = nn.Linear(code_size, num_classes)
         visible = torch.ones(len(train_labels), dtype=torch.bool)
         if labels_fraction < 1:
             visible = torch.from_numpy(holdout(train_labels.cpu().numpy(), len(train_labels), labels_fraction))
         self.visible: Tensor
-        self.register_buffer("visible", visible, persistent=False)  # the data tell it again
+        self.register_buffer("visible", visible, persistent=False)  # restored from the data
 
-    def forward(self, model: nn.Module, batch: Batch, output: AutoencoderOutput) -> Tensor:
-        assert batch.labels is not None  # as the train split has them
+    def __call__(self, model: Autoencoder, batch: Batch, output: AutoencoderOutput) -> Tensor:
+        assert batch.labels is not None  # the constructor refuses a dataset without labels
         errors = F.cross_entropy(self.head(output.code.flatten(1)), batch.labels, reduction="none")
         if batch.indices is None:
             return errors.mean()

@@ -2,27 +2,28 @@
 
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from aetool.measures.jacobian import squared_norm
-from aetool.models.base import AutoencoderOutput, Batch
+from aetool.measures.jacobian import Method, squared_norm
+from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
+from aetool.penalties.base import Penalty
 from aetool.ranges import PositiveInt
 
 
-class Contractive:
+class Contractive(Penalty):
     """R = ‖∂h/∂x‖²_F, the mean over the batch (Rifai et al. 2011, "Contractive auto-encoders").
 
-    x is what the network sees, and h its code without noise. The methods are those of
-    `aetool.measures.jacobian.squared_norm`; raises ValueError for one that the model cannot do.
+    x is the network's input and h its code without noise. `method` and `probes` are those of
+    `aetool.measures.jacobian.squared_norm`; raises ValueError for a method that does not fit the model.
 
-    R is the plain sum, not divided by the number of pixels. Beside an error per pixel of standardised images lambda
-    then means about the same at every image size: what a direction costs in R does not depend on the pixels that it
-    spreads over, and what it explains is a share of the variance.
+    R is the plain sum, not divided by the number of pixels. Relative to an error per pixel of standardised images, the
+    effect of lambda is then nearly independent of the image size: the cost of a direction in R does not depend on the
+    number of pixels it involves, and its benefit is the fraction of variance it explains.
     """
 
     def __init__(self, method: Literal["auto", "closed_form", "jacobian", "hutchinson"], probes: PositiveInt) -> None:
-        self.method: Literal["auto", "closed_form", "jacobian", "hutchinson"] = method
+        self.method: Method = method
         self.probes = probes
 
-    def __call__(self, model: nn.Module, batch: Batch, output: AutoencoderOutput) -> Tensor:
+    def __call__(self, model: Autoencoder, batch: Batch, output: AutoencoderOutput) -> Tensor:
         return squared_norm(model, batch.x, self.method, self.probes, batch.generator).mean()

@@ -1,16 +1,17 @@
-"""The number of active units, for models whose activity has a straight-through gradient."""
+"""The number of active units, for models that give it a straight-through gradient."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from aetool.models.base import AutoencoderOutput, Batch
+from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
+from aetool.penalties.base import Penalty
+from aetool.traits import PenaltyTraits
 
 
-class L0:
-    """R = Σ_i H(z_i - θ_i), whose gradient reaches the thresholds θ alone (Rajamanoharan et al. 2024)."""
+class L0(Penalty):
+    """R = Σ_i H(z_i - θ_i), whose gradient reaches only the thresholds θ (Rajamanoharan et al. 2024)."""
 
-    needs = ("active",)
-    sparsifies = True
+    traits = PenaltyTraits(needs=("active",), sparsifies=True)
 
-    def __call__(self, model: nn.Module, batch: Batch, output: AutoencoderOutput) -> Tensor:
+    def __call__(self, model: Autoencoder, batch: Batch, output: AutoencoderOutput) -> Tensor:
         active = output.extras["active"]
         return active.sum() / len(active)

@@ -1,26 +1,28 @@
-"""The variational penalty: how far the codes of an image are from the prior."""
+"""The variational penalty: the divergence of an image's posterior from the prior."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from aetool.models.base import AutoencoderOutput, Batch
+from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
+from aetool.penalties.base import Penalty
 from aetool.ranges import NonNegativeFloat
+from aetool.traits import PenaltyTraits
 
 
-class KL:
-    """KL(q(h|x) ‖ N(0, I)) / n for n pixel values of an image, in nats.
+class KL(Penalty):
+    """KL(q(h|x) ‖ N(0, I)) / n in nats, for images of n pixel values.
 
-    The loss is a mean per pixel value, and so is this: with a negative log-likelihood as the loss the objective is
-    -ELBO / n where lambda, the β of Higgins et al. 2017, is 1. `free_bits`: a unit whose mean KL over the batch is
-    below so many nats costs just that, so that it is worth using (Kingma et al. 2016). They hold in training only;
-    validation compares epochs by the bound itself.
+    Divided by n because the loss is a mean over pixel values: with a negative log-likelihood as the loss and lambda = 1
+    (the β of Higgins et al. 2017) the objective is -ELBO / n. `free_bits`, in nats: the mean KL of a unit over the
+    batch is clamped to at least this, which removes the incentive to leave units unused (Kingma et al. 2016). Only in
+    training; validation compares epochs by the bound itself.
     """
 
-    needs = ("mean", "log_variance")
+    traits = PenaltyTraits(needs=("mean", "log_variance"))
 
     def __init__(self, free_bits: NonNegativeFloat) -> None:
         self.free_bits = free_bits
 
-    def __call__(self, model: nn.Module, batch: Batch, output: AutoencoderOutput) -> Tensor:
+    def __call__(self, model: Autoencoder, batch: Batch, output: AutoencoderOutput) -> Tensor:
         units = divergence(output.extras["mean"], output.extras["log_variance"]).mean(dim=0)
         if model.training:
             units = units.clamp_min(self.free_bits)

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from aetool.config.check import build
 from aetool.config.schema import CorruptionConfig, DatasetConfig, LossConfig, ModelConfig, TermConfig
@@ -13,6 +12,7 @@ from aetool.data.cache import default_cache_dir
 from aetool.data.dataset import Dataset, split
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError
+from aetool.models.base import Autoencoder
 from aetool.randomness import seeded
 from aetool.storage.checkpoint import Checkpoint, Checkpoints
 from aetool.storage.run import Run
@@ -22,14 +22,14 @@ from aetool.training.objective import Objective, Term
 class Network(NamedTuple):
     """A network in eval mode, and what its input is made by."""
 
-    model: nn.Module
+    model: Autoencoder
     preprocessing: Preprocessing
 
 
 class Trained(NamedTuple):
     """A network in eval mode and what stands around it."""
 
-    model: nn.Module
+    model: Autoencoder
     preprocessing: Preprocessing
     image_shape: tuple[int, int, int]
     checkpoint: Checkpoint
@@ -65,7 +65,7 @@ def load_dataset(config: dict[str, Any]) -> Dataset:
     return dataset
 
 
-def make_model(config: dict[str, Any], image_shape: tuple[int, ...], **given: Any) -> nn.Module:
+def make_model(config: dict[str, Any], image_shape: tuple[int, ...], **given: Any) -> Autoencoder:
     """A model with its initial weights, which depend on the seed alone."""
     with seeded(config["seed"], "weights"):
         return build(config["model"], ModelConfig, image_shape=image_shape, **given)

@@ -14,7 +14,7 @@ from aetool.data.budget import labelled
 from aetool.data.dataset import Dataset, Split
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError, poll_signals
-from aetool.models.base import BATCH
+from aetool.models.base import BATCH, Autoencoder
 from aetool.models.classifier import Classifier
 from aetool.models.taps import pooled, tapped
 from aetool.probes.base import Fitted, Labelled, judge
@@ -109,7 +109,7 @@ def make_trainer(
     )
 
 
-def encoder_layers(autoencoder: nn.Module, tap: str, x: Tensor) -> list[list[nn.Parameter]]:
+def encoder_layers(autoencoder: Autoencoder, tap: str, x: Tensor) -> list[list[nn.Parameter]]:
     """The parameters that lead from the input to the tap, by `layer_of`, in the order of the model.
 
     The others, of the decoder, no longer ask for a gradient. Raises UserError for a tap that the model does not have,

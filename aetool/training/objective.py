@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aetool.measures.code import CodeStatistics, active_units
-from aetool.models.base import AutoencoderOutput, Batch
+from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.models.classifier import ClassifierOutput
+from aetool.penalties.base import Penalty
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # (reconstruction, target) -> error of every pixel (B, C, H, W)
 CONTROL_GAIN = 2.0  # change of log lambda for a change of log L0: lambda yields as soon as L0 falls
 CONTROL_RATE = 0.02  # change of log lambda a step for an L0 that stays e times its target; L0 follows over 100 steps
 LAMBDAS = (1e-8, 1e4)  # where lambda may be steered: out of reach it must stay finite
@@ -29,7 +29,8 @@ class Statistics(Protocol):
 class Goal(Protocol):
     """What training minimises: a torch module that is called as (model, batch, output, step) -> (loss, terms by name).
 
-    Without a step it is the loss as validation takes it. Its parameters are trained with the model's.
+    Model and output are an Autoencoder and its output, or a Classifier and its. Without a step the loss is that of
+    validation. Its parameters are trained with the model's.
     """
 
     headline: tuple[str, ...]  # of the validation numbers, those that sum up a run: `loss` or the name of a term
@@ -39,12 +40,12 @@ class Goal(Protocol):
     def moves(self) -> bool:
         """Losses of different steps do not compare: the last epoch is the best one."""
 
-    def __call__(self, model: nn.Module, batch: Batch, output: Any, step: int | None = None) -> Any: ...
+    def __call__(self, model: Any, batch: Batch, output: Any, step: int | None = None) -> Any: ...
 
     def rank(self, values: dict[str, float]) -> float:
         """Of an epoch by its validation numbers; the lowest is the best."""
 
-    def observe(self, model: nn.Module, output: Any) -> None:
+    def observe(self, model: Any, output: Any) -> None:
         """Updates running statistics after a training step."""
 
     def statistics(self) -> Statistics | None: ...
@@ -57,16 +58,6 @@ class Goal(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> Any: ...
-
-
-class Penalty(Protocol):
-    """A regulariser R; the weight is applied by Objective.
-
-    One that is a torch module may have parameters, which are trained with the model's, and buffers. `observe(output)`,
-    where there is one, updates the buffers after each training step.
-    """
-
-    def __call__(self, model: nn.Module, batch: Batch, output: AutoencoderOutput) -> Tensor: ...
 
 
 class Term(NamedTuple):
@@ -102,14 +93,14 @@ class Objective(nn.Module):
 
     def __init__(
         self,
-        loss: Loss,
+        loss: Callable[[Tensor, Tensor], Tensor],
         terms: Mapping[str, Term],
         weight: float,
         warmup_steps: int,
         target_l0: float | None = None,
     ) -> None:
         super().__init__()
-        self.loss: Any = loss  # torch's modules annotate their attributes as tensors
+        self.loss: Callable[[Tensor, Tensor], Tensor] = loss
         self.terms = dict(terms)
         self.warmup_steps = warmup_steps
         self.target_l0 = target_l0
@@ -139,7 +130,7 @@ class Objective(nn.Module):
         return self.weight * (step + 1) / self.warmup_steps
 
     def forward(
-        self, model: nn.Module, batch: Batch, output: AutoencoderOutput, step: int | None = None
+        self, model: Autoencoder, batch: Batch, output: AutoencoderOutput, step: int | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and its terms by name before weighting: `loss/reconstruction`, `penalty/<name>`."""
         error = self.loss(output.reconstruction, batch.target)
@@ -154,12 +145,11 @@ class Objective(nn.Module):
         return loss, terms
 
     @torch.no_grad()
-    def observe(self, model: nn.Module, output: AutoencoderOutput) -> None:
-        """Updates running statistics after a training step: of the model, of the penalties, and lambda."""
-        for part in (model, *(term.penalty for term in self.terms.values())):
-            observe = getattr(part, "observe", None)
-            if observe is not None:
-                observe(output)
+    def observe(self, model: Autoencoder, output: AutoencoderOutput) -> None:
+        """Updates, after a training step, the running statistics of model and penalties, and lambda."""
+        model.observe(output)
+        for term in self.terms.values():
+            term.penalty.observe(output)
         if self.target_l0 is not None:
             self._steer(active_units(output.code).double().mean().item(), self.target_l0)
 
@@ -199,7 +189,7 @@ class CrossEntropy(nn.Module):
     def forward(
         self, model: nn.Module, batch: Batch, output: ClassifierOutput, step: int | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and the share of the images whose class is the most probable one, `accuracy`."""
+        """The loss, and the fraction of images whose class is the most probable one, `accuracy`."""
         assert batch.labels is not None
         smoothing = 0.0 if step is None else self.label_smoothing
         loss = F.cross_entropy(output.logits, batch.labels, label_smoothing=smoothing)

@@ -8,14 +8,13 @@ import torch
 
 from aetool.config.check import build
 from aetool.config.schema import OptimizerConfig
-from aetool.config.signature import constants
 from aetool.data.dataset import Dataset
 from aetool.data.grid import grid, reconstruction_rows
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError, poll_signals
 from aetool.evaluation.baselines import LARGEST, Baselines
 from aetool.measures.pca import PCA
-from aetool.models.base import Batch
+from aetool.models.base import Autoencoder, Batch
 from aetool.randomness import generator
 from aetool.storage.checkpoint import Checkpoint, Checkpoints
 from aetool.storage.record import Record
@@ -126,20 +125,20 @@ def fitted_pca(config: dict[str, Any], dataset: Dataset) -> PCA:
 
 @torch.no_grad()
 def _fitting_objective(
-    config: dict[str, Any], dataset: Dataset, model: torch.nn.Module, x: torch.Tensor, total_steps: int
+    config: dict[str, Any], dataset: Dataset, model: Autoencoder, x: torch.Tensor, total_steps: int
 ) -> Objective:
     """The objective for this model, tried on one image; raises UserError where a penalty cannot act on the model."""
     model.eval()  # BatchNorm would refuse, or count, the one image
     output = model(x)
-    for name, term in config["penalty"]["terms"].items():
-        missing = [extra for extra in constants(term["_target_"]).get("needs", ()) if extra not in output.extras]
+    given = {"code_size": output.code.numel(), "num_classes": dataset.num_classes, "train_labels": dataset.train.labels}
+    objective = make_objective(config, total_steps, **given).to(x.device)
+    for name, term in objective.terms.items():
+        missing = [extra for extra in term.penalty.traits.needs if extra not in output.extras]
         if missing:
             model_name = config["model"]["name"]
             raise UserError(
                 f"penalty={name}: it acts on {', '.join(missing)}, which model={model_name} does not return"
             )
-    given = {"code_size": output.code.numel(), "num_classes": dataset.num_classes, "train_labels": dataset.train.labels}
-    objective = make_objective(config, total_steps, **given).to(x.device)
     labels = None if dataset.train.labels is None else dataset.train.labels[:1].to(x.device)
     try:
         objective(model, Batch(x, x, labels, generator=generator(0, "trial", device=x.device)), output)

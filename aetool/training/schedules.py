@@ -1,41 +1,42 @@
 """Learning-rate schedules: a factor on the peak learning rate."""
 
 import math
-from typing import Any, Protocol
+from abc import abstractmethod
+from typing import Any, ClassVar
 
 from aetool.ranges import Fraction, NonNegativeFloat, NonNegativeInt, OpenFraction
+from aetool.traits import HasTraits, ScheduleTraits
 
 
-class Schedule(Protocol):
-    """`factor` is a pure function of the step; only what `observe` was told is state."""
+class Schedule(HasTraits):
+    """A pure function of the step, apart from what `observe` has recorded; only that is state."""
 
-    def factor(self, step: int, total_steps: int) -> float: ...
+    traits: ClassVar[ScheduleTraits] = ScheduleTraits()
 
-    def observe(self, validation_loss: float) -> None: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-class Constant:
-    """Always 1."""
-
+    @abstractmethod
     def factor(self, step: int, total_steps: int) -> float:
-        return 1.0
+        """The learning rate of a step in [0, total_steps), relative to its peak: in [0, 1]."""
 
     def observe(self, validation_loss: float) -> None:
-        """Changes nothing."""
+        """Called after each validation."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Holds no state."""
+        """Restores the state; by default there is none."""
 
 
-class Cosine(Constant):
-    """Linear warm-up from 0, then half a cosine down to `final` (Loshchilov & Hutter 2017)."""
+class Constant(Schedule):
+    """Always 1."""
+
+    def factor(self, step: int, total_steps: int) -> float:
+        return 1.0
+
+
+class Cosine(Schedule):
+    """Linear warm-up over the fraction `warmup` of the steps, then half a cosine from 1 down to `final`
+    (Loshchilov & Hutter 2017)."""
 
     def __init__(self, warmup: Fraction, final: Fraction) -> None:
         self.warmup = warmup
@@ -49,10 +50,10 @@ class Cosine(Constant):
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-class Plateau:
-    """Multiplies by `factor` after more than `patience` epochs without a relative improvement of `threshold`."""
+class Plateau(Schedule):
+    """Multiplied by `factor` after more than `patience` validations without a relative improvement of `threshold`."""
 
-    compares_losses = True
+    traits = ScheduleTraits(compares_losses=True)
 
     def __init__(self, factor: OpenFraction, patience: NonNegativeInt, threshold: NonNegativeFloat) -> None:
         self.decay = factor

@@ -1,0 +1,26 @@
+"""The contract of a penalty."""
+
+from abc import abstractmethod
+from typing import ClassVar
+
+from torch import Tensor
+
+from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
+from aetool.traits import HasTraits, PenaltyTraits
+
+
+class Penalty(HasTraits):
+    """A regulariser R; `Objective` multiplies it by lambda.
+
+    A penalty with parameters, which are trained with the model's, or with buffers is a torch module as well:
+    `class Mine(Penalty, nn.Module)`, with `__call__` instead of `forward`.
+    """
+
+    traits: ClassVar[PenaltyTraits] = PenaltyTraits()
+
+    @abstractmethod
+    def __call__(self, model: Autoencoder, batch: Batch, output: AutoencoderOutput) -> Tensor:
+        """R, a scalar: the mean over the batch. `output` is what the model returned for `batch.x`."""
+
+    def observe(self, output: AutoencoderOutput) -> None:
+        """Updates running statistics, which are buffers, after each training step."""

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aetool.components import HasTraits, LossTraits, PositiveFloat
 from aetool.measures.reconstruction import ssim_map
-from aetool.components import PositiveFloat
-from aetool.components import HasTraits, LossTraits
 
 
 class Loss(HasTraits):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aetool.config.check import ConfigError, check
-from aetool.config.compose import compose_points
+from aetool.config.compose import compose_one
 from aetool.config.schema import TrainConfig
 from aetool.models.base import Autoencoder
 from aetool.storage.run import Run
@@ -34,7 +34,7 @@ def options(group: str) -> list[str]:
 @functools.cache
 def composed(*words: str) -> dict[str, Any]:
     common = ["dataset=arrays", "dataset.path=data.npz", "trainer.batch_size=16", "trainer.epochs=1", "threads=1"]
-    return compose_points("train", [*words, *common])[0].config
+    return compose_one("train", TrainConfig, [*words, *common]).config
 
 
 def with_loss(config: dict[str, Any], loss: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import aetool as package
 from aetool.errors import UserError
-from aetool.storage.run import Run
+from aetool.storage.run import RunFolder
 
 
 def table(path) -> list[dict]:
@@ -111,7 +111,7 @@ def test_a_mistake_in_measuring_leaves_the_run_as_it_was(workplace, aetool):
     aetool("train", *TINY)
     run = only_run(workplace)
     assert aetool("probe", f"run={run}", "probe.taps=[typo]").code == 2
-    assert Run.open(run).status["state"] == "completed"
+    assert RunFolder(run).status["state"] == "completed"
 
 
 def test_only_finished_runs_are_measured_and_only_on_their_own_data(workplace, aetool, monkeypatch):
@@ -338,4 +338,4 @@ class TestFromPython:
         path = run.directory / "checkpoints" / f"step-{int(best):08d}" / "model.safetensors"
         path.write_bytes(path.read_bytes()[:-1])
         package.load(run.directory)
-        assert any("skipped" in warning for warning in Run.open(run.directory).status["warnings"])
+        assert any("skipped" in warning for warning in RunFolder(run.directory).status["warnings"])

@@ -28,7 +28,7 @@ from aetool.errors import Interrupted
 from aetool.models.base import Batch
 from aetool.models.classifier import Classifier, ClassifierOutput
 from aetool.randomness import generator
-from aetool.storage.run import Run
+from aetool.storage.run import Run, RunFolder
 from aetool.training.assembly import load_dataset, load_trained
 from aetool.training.finetune import encoder_layers, layer_of, make_trainer
 from aetool.training.objective import CrossEntropy
@@ -98,7 +98,7 @@ def trainer(place):
 
     def make(*words: str, parent: bool = True) -> Trainer:
         point = compose_points("finetune", ["run=outputs/parent", *SHORT, *words] if parent else [*SCRATCH, *words])[0]
-        source = Run.open(place / "outputs/parent") if parent else None
+        source = RunFolder(place / "outputs/parent") if parent else None
         (place / "run").mkdir(exist_ok=True)
         run = Run(place / "run", _own(point.config, source))
         start = load_trained(source, torch.device("cpu")) if source else None
@@ -269,7 +269,7 @@ def test_the_command_leaves_a_run_with_a_parent(compared, trained, monkeypatch):
     run, metrics = outcome(trained, output="comparison")
     assert run.name.startswith("finetune-dense-arrays-")
     config = json.loads((run / "config.json").read_text())["config"]
-    parent = Run.open("outputs/parent")
+    parent = RunFolder("outputs/parent")
     step = parent.metrics["pretrain"]["best_step"]
     weights = parent.directory / "checkpoints" / f"step-{step:08d}" / "model.safetensors"
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -300,7 +300,7 @@ def test_the_command_leaves_a_run_with_a_parent(compared, trained, monkeypatch):
 
 def test_the_encoder_starts_from_the_parent_and_scratch_does_not(trainer):
     tuned, scratch = trainer(), trainer(parent=False)
-    best = Run.open("outputs/parent").metrics["pretrain"]["best_step"]
+    best = RunFolder("outputs/parent").metrics["pretrain"]["best_step"]
     parent = load_file(f"outputs/parent/checkpoints/step-{best:08d}/model.safetensors")
     for name, value in tuned.model.autoencoder.state_dict().items():
         assert torch.equal(value, parent[name])
@@ -338,7 +338,7 @@ def test_interrupted_it_goes_on_to_the_same_bits(place, aetool, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "after_step", dying)
         assert aetool("finetune", *words).code == 143
-    run = Run.open(place / "outputs" / whole.name)
+    run = RunFolder(place / "outputs" / whole.name)
     assert run.status["state"] == "interrupted"
     assert aetool("finetune", *words).code == 0
     assert run.status["state"] == "completed"
@@ -359,7 +359,7 @@ def test_the_test_split_decides_nothing(place, aetool):
     arrays["test_labels"] = arrays["test_labels"][::-1].copy()
     np.savez("images.npz", **arrays)
     assert aetool("finetune", *SCRATCH, "name=poisoned").code == 0
-    honest, poisoned = (Run.open(f"outputs/{name}") for name in ("honest", "poisoned"))
+    honest, poisoned = (RunFolder(f"outputs/{name}") for name in ("honest", "poisoned"))
     one, two = honest.metrics["finetune"], poisoned.metrics["finetune"]
     before = [key for key in one if not key.startswith(("test/", "seconds"))]
     assert {key: one[key] for key in before} == {key: two[key] for key in before}
@@ -387,7 +387,7 @@ def test_the_control_trains_all_of_its_encoder_from_the_start(place, aetool):
     words = ["run=outputs/parent", *SHORT, "control=true", "layer_decay=0.5", "frozen_epochs=1"]
     assert aetool("finetune", *words).code == 0
     for kind, spared in (("finetune", (0.5, 1)), ("scratch", (1.0, 0))):
-        config = Run.open(outcome(place, kind)[0]).config
+        config = RunFolder(outcome(place, kind)[0]).config
         assert (config["layer_decay"], config["frozen_epochs"]) == spared
 
 
@@ -407,7 +407,7 @@ def test_over_seeds_the_interval_is_students(place, aetool):
     for seed in range(2):
         accuracy = {}
         for path in (place / "outputs").glob("*-dense-arrays-*"):
-            run = Run.open(path)
+            run = RunFolder(path)
             if run.config["seed"] == seed:
                 accuracy[path.name.split("-")[0]] = run.metrics["finetune"]["test/accuracy"]
         gaps.append(accuracy["finetune"] - accuracy["scratch"])
@@ -436,12 +436,12 @@ def test_pretraining_and_fine_tuning_in_one_command(place, aetool):
     done = aetool("finetune", *words)
     assert done.code == 0, done.err
     (parent,) = (place / "outputs").glob("dense-arrays-*")
-    assert Run.open(parent).config["trainer"]["epochs"] == 2
-    assert Run.open(parent).config["penalty"]["terms"].keys() == {"l1"}
+    assert RunFolder(parent).config["trainer"]["epochs"] == 2
+    assert RunFolder(parent).config["penalty"]["terms"].keys() == {"l1"}
     run, _ = outcome(place)
-    assert Run.open(run).config["run"] == parent.name
+    assert RunFolder(run).config["run"] == parent.name
     assert outcome(place, "scratch")[1]["labels"] == 65
-    frozen = Run.open(parent).metrics["probe-linear"]["code/test/accuracy"]
+    frozen = RunFolder(parent).metrics["probe-linear"]["code/test/accuracy"]
     assert f"{frozen:.4g}" in done.out.split("classification, tap code")[1]
     assert "finished before" in aetool("finetune", *words).out
 

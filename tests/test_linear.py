@@ -6,13 +6,14 @@ import torch
 from conftest import TINY, only_run
 
 from aetool.config.check import ConfigError
-from aetool.config.compose import compose_points
+from aetool.config.compose import compose_one, compose_points
+from aetool.config.schema import TrainConfig
 from aetool.data.preprocessing import Preprocessing
 from aetool.measures.pca import PCA
 from aetool.measures.reconstruction import ReconstructionMetrics
 from aetool.models.base import Autoencoder
 from aetool.models.pca import PCAModel
-from aetool.storage.run import Run
+from aetool.storage.run import Run, RunFolder
 from aetool.training.assembly import load_dataset, load_trained, make_model
 from aetool.training.pretrain import make_trainer
 
@@ -73,7 +74,7 @@ def test_pca_is_counted_and_loads_into_zeros():
 def test_a_closed_form_run_takes_no_step_and_is_measured(workplace, aetool):
     done = aetool("train", *CLOSED, "baselines=true")
     assert done.code == 0, done.err
-    run = Run.open(only_run(workplace))
+    run = RunFolder(only_run(workplace))
     assert run.status["state"] == "completed"
     assert run.metrics["pretrain"]["best_step"] == 0
     assert [path.name for path in (run.directory / "checkpoints").iterdir()] == ["step-00000000"]
@@ -87,7 +88,7 @@ def test_a_closed_form_run_takes_no_step_and_is_measured(workplace, aetool):
 
 
 def test_a_closed_form_run_goes_on_after_its_checkpoint(workplace):
-    config = compose_points("train", CLOSED)[0].config
+    config = compose_one("train", TrainConfig, CLOSED).config
     dataset, run = load_dataset(config), Run(workplace / "run", config)
     run.directory.mkdir()
     trainers = [make_trainer(run, dataset, torch.device("cpu")) for _ in range(2)]
@@ -113,7 +114,7 @@ def test_a_linear_autoencoder_converges_to_the_subspace_of_pca():
     images = colour_images()[:, :1]
     preprocessing = Preprocessing.fit(images, standardize=True, logits=False)
     x = preprocessing.to_input(images).double()
-    config = compose_points("train", ["model=linear", "model.code_size=3"])[0].config
+    config = compose_one("train", TrainConfig, ["model=linear", "model.code_size=3"]).config
     model = make_model(config, tuple(images.shape[1:])).double()
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2000, tolerance_change=0, line_search_fn="strong_wolfe")
 

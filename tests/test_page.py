@@ -10,7 +10,8 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from aetool.config.compose import compose_points
+from aetool.config.compose import compose_one
+from aetool.config.schema import TrainConfig
 from aetool.errors import UserError
 from aetool.evaluation.catalogue import METRICS
 from aetool.report import charts, page, pictures
@@ -57,7 +58,7 @@ def config():
         "model.widths=[8,4]",
         "seed=3",
     ]
-    return compose_points("train", words)[0].config
+    return compose_one("train", TrainConfig, words).config
 
 
 def a_run(folder, name, config, accuracy):
@@ -181,7 +182,7 @@ class TestCommand:
         command = Reproducer().command(tmp_path / "run")
         options = "aetool train model=dense dataset=digits penalty=l1 loss=huber"
         assert command == f"{options} 'model.widths=[8,4]' penalty.weight=0.02 seed=3"
-        again = compose_points("train", shlex.split(command)[2:])[0].config
+        again = compose_one("train", TrainConfig, shlex.split(command)[2:]).config
         assert identity(again) == identity(config)
 
     def test_of_a_foreign_config_is_not_made_up(self, tmp_path, config):

@@ -15,7 +15,7 @@ from conftest import TINY, only_run, write_images
 from aetool.cli import main
 from aetool.errors import NoValidCheckpointError, UserError
 from aetool.storage.checkpoint import Checkpoints
-from aetool.storage.run import Run
+from aetool.storage.run import RunFolder
 
 KILLED = """
 import os, signal, sys
@@ -93,14 +93,14 @@ def test_the_same_command_goes_on_to_the_same_bits(workplace, uninterrupted, kin
         done = start(workplace, kind, moment)
         assert done.returncode == {"TERM": 143, "INT": 130}.get(kind, -signal.SIGKILL), done.stderr
         if kind in ("TERM", "INT"):
-            assert Run.open(only_run(workplace)).status["state"] == "interrupted"
+            assert RunFolder(only_run(workplace)).status["state"] == "interrupted"
             newest = Checkpoints(only_run(workplace) / "checkpoints").newest()
             assert newest is not None
             assert newest.step == moment
     checkpoints = Checkpoints(only_run(workplace) / "checkpoints")
     assert checkpoints.newest() is None or checkpoints.newest().step > 0
     finish()
-    assert Run.open(only_run(workplace)).status["state"] == "completed"
+    assert RunFolder(only_run(workplace)).status["state"] == "completed"
     assert fingerprint(workplace) == uninterrupted
 
 

@@ -6,13 +6,14 @@ import sys
 
 import pytest
 
-from aetool.config.compose import compose_points
+from aetool.config.compose import compose_one
+from aetool.config.schema import TrainConfig
 from aetool.errors import Interrupted, UserError
-from aetool.storage.run import Run, write_json
+from aetool.storage.run import Run, RunFolder, write_json
 
 
 def config(*words: str) -> dict:
-    return compose_points("train", list(words))[0].config
+    return compose_one("train", TrainConfig, list(words)).config
 
 
 def test_the_id_is_of_what_decides_the_weights():
@@ -76,7 +77,7 @@ def test_another_config_under_the_same_name_is_refused_with_the_difference(workp
     assert "model.code_size: 1024 → 9" in str(error.value)
     with Run.of(config("name=mine", "seed=3")).claim(overwrite=True):
         pass
-    assert Run.open(workplace / "outputs/mine").config["seed"] == 3
+    assert RunFolder(workplace / "outputs/mine").config["seed"] == 3
 
 
 def test_overwrite_spares_folders_that_are_no_runs(workplace):

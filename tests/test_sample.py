@@ -24,7 +24,7 @@ from aetool.evaluation.latents import Gaussian, Mixture, Noise, Prior, principal
 from aetool.measures.quantization import Quantizer, bytes_per_code
 from aetool.models.base import Autoencoder
 from aetool.randomness import generator
-from aetool.storage.run import Run
+from aetool.storage.run import RunFolder
 from aetool.training.assembly import Trained, load_dataset, load_trained
 
 CPU = torch.device("cpu")
@@ -235,7 +235,7 @@ class TestSampleCommand:
         arrays = np.load(folder / "samples.npz")
         assert arrays["images"].shape == (10, 1, 8, 8)
         assert arrays["images"].dtype == np.uint8
-        trained = load_trained(Run.open(run), CPU)
+        trained = load_trained(RunFolder(run), CPU)
         with torch.no_grad():
             decoded = trained.preprocessing.to_pixels(trained.model.decode(torch.from_numpy(arrays["codes"])))
         np.testing.assert_array_equal(arrays["images"], (decoded.clamp(0, 1) * 255).round().byte().numpy())
@@ -420,7 +420,7 @@ class TestQuantization:
         assert bytes_per_code(torch.tensor(nonzero), units) == expected
 
     def test_the_row_of_a_run(self, run):
-        opened = Run.open(run)
+        opened = RunFolder(run)
         trained, dataset = load_trained(opened, CPU), load_dataset(opened.config)
         found = compression(trained, dataset, CPU, lambda: None)
         network = package.load(run)

@@ -10,7 +10,8 @@ import torch
 from conftest import TINY, only_run
 from torch.distributions import Bernoulli, kl_divergence
 
-from aetool.config.compose import compose_points
+from aetool.config.compose import compose_one
+from aetool.config.schema import TrainConfig
 from aetool.errors import UserError
 from aetool.losses import MSE
 from aetool.measures.code import active_units
@@ -25,7 +26,7 @@ from aetool.models.wta import WTA
 from aetool.penalties.auxk import AuxK
 from aetool.penalties.l0 import L0
 from aetool.penalties.sparsity import L1, HoyerSquare, KLSparsity, Log, ReLUSum
-from aetool.storage.run import Run
+from aetool.storage.run import Run, RunFolder
 from aetool.training.assembly import load_dataset
 from aetool.training.objective import LAMBDAS, Objective, Term
 from aetool.training.pretrain import make_trainer
@@ -528,7 +529,7 @@ class TestSteering:
 def test_training_goes_on_from_its_state_to_the_same_bits(workplace, words):
     own = [word for word in TINY if not word.startswith("model")]
     size = [] if words[0] == "model=conv_wta" else ["model.code_size=16"]
-    config = compose_points("train", [*own, *size, *words])[0].config
+    config = compose_one("train", TrainConfig, [*own, *size, *words]).config
     dataset = load_dataset(config)
 
     def made(name: str):
@@ -587,5 +588,5 @@ def test_target_l0_on_mnist(tmp_path, monkeypatch, aetool, code_size, weight):
     monkeypatch.chdir(tmp_path)
     words = ["dataset=mnist", "penalty.target_l0=20", "trainer.epochs=3", "name=steered", "baselines=false"]
     assert aetool("train", *words, f"model.code_size={code_size}", f"penalty.weight={weight}").code == 0
-    metrics = Run.open(tmp_path / "outputs" / "steered").metrics["evaluate"]
+    metrics = RunFolder(tmp_path / "outputs" / "steered").metrics["evaluate"]
     assert metrics["test/l0"] == pytest.approx(20, rel=0.1)

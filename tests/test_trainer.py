@@ -6,11 +6,12 @@ import pytest
 import torch
 from conftest import TINY, only_run
 
-from aetool.config.compose import compose_points
+from aetool.config.compose import compose_one
+from aetool.config.schema import TrainConfig
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import NonFiniteError
 from aetool.randomness import derive, generator, seeded
-from aetool.storage.run import Run
+from aetool.storage.run import Run, RunFolder
 from aetool.training.assembly import load_dataset
 from aetool.training.pretrain import make_trainer
 
@@ -20,7 +21,7 @@ def trainer(workplace):
     made = []
 
     def make(*words: str):
-        config = compose_points("train", [*TINY, *words])[0].config
+        config = compose_one("train", TrainConfig, [*TINY, *words]).config
         (workplace / "run").mkdir(exist_ok=True)
         made.append(make_trainer(Run(workplace / "run", config), load_dataset(config), torch.device("cpu")))
         return made[-1]
@@ -132,7 +133,7 @@ def test_divergence_is_exit_3_and_the_run_says_failed(workplace, aetool):
     done = aetool("train", *TINY, "optimizer=sgd", "optimizer.lr=1e9")
     assert done.code == 3
     assert "not finite at step" in done.err
-    assert Run.open(only_run(workplace)).status["state"] == "failed"
+    assert RunFolder(only_run(workplace)).status["state"] == "failed"
 
 
 def test_validation_does_not_depend_on_how_it_is_batched(trainer, monkeypatch):

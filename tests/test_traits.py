@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from aetool.components import LossTraits, ModelTraits, PenaltyTraits, ScheduleTraits
 from aetool.losses import MSE, Loss
 from aetool.models.base import Autoencoder, is_variational, layers_of
 from aetool.models.sparse import Sparse
 from aetool.penalties.base import Penalty
 from aetool.penalties.sparsity import L1
 from aetool.training.schedules import Constant, Schedule
-from aetool.components import LossTraits, ModelTraits, PenaltyTraits, ScheduleTraits
 
 BASES = {
     Autoencoder: ModelTraits,

@@ -9,7 +9,8 @@ import torch
 from conftest import TINY
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from aetool.config.compose import compose_points
+from aetool.config.compose import compose_one
+from aetool.config.schema import TrainConfig
 from aetool.data.preprocessing import Preprocessing
 from aetool.losses import BCE, Gaussian
 from aetool.measures.likelihood import collapsed, likelihood, log_weights
@@ -256,11 +257,11 @@ def test_collapse_names_the_keys():
 
 @pytest.mark.parametrize("model", ["vae", "conv_vae"])
 def test_presets_bring_their_penalty_and_loss_and_a_users_choice_wins(model):
-    config = compose_points("train", [f"model={model}"])[0].config
+    config = compose_one("train", TrainConfig, [f"model={model}"]).config
     assert list(config["penalty"]["terms"]) == ["kl"]
     assert config["loss"]["logits"]
     assert config["dataset"]["standardize"] is False
-    chosen = compose_points("train", [f"model={model}", "loss=gaussian", "penalty=none"])[0].config
+    chosen = compose_one("train", TrainConfig, [f"model={model}", "loss=gaussian", "penalty=none"]).config
     assert not chosen["loss"]["logits"]
     assert chosen["dataset"]["standardize"] is True
     assert chosen["penalty"]["terms"] == {}
@@ -268,7 +269,7 @@ def test_presets_bring_their_penalty_and_loss_and_a_users_choice_wins(model):
 
 def test_training_raises_the_bound(workplace):
     words = [word for word in TINY if "model" not in word and "epochs" not in word]
-    config = compose_points("train", [*words, "model=vae", "model.widths=[32]", "trainer.epochs=160"])[0].config
+    config = compose_one("train", TrainConfig, [*words, "model=vae", "model.widths=[32]", "trainer.epochs=160"]).config
     dataset = load_dataset(config)
     (workplace / "run").mkdir()
     trainer = make_trainer(Run(workplace / "run", config), dataset, torch.device("cpu"))

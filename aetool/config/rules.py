@@ -228,7 +228,7 @@ def _target_l0(config: TrainConfig, target: float) -> list[str]:
     problems = []
     model, penalty, key = config.model, config.penalty, f"penalty.target_l0={target:g}"
     sparse = _of_model(model).l0_depends_on_lambda
-    if not (model.arguments.get("code_activation") == "relu" if sparse is None else sparse):
+    if not (model.arguments.get("code_activation", "relu") == "relu" if sparse is None else sparse):
         problems.append(f"{key}: lambda does not change how many units of model={model.name} are active")
     if not (penalty.weight > 0 and any(_of_penalty(term).sparsifies for term in penalty.terms.values())):
         problems.append(f"{key}: there is no lambda to adjust; add penalty=l1 with penalty.weight > 0")

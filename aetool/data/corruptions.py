@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from aetool.measures.pca import PCA
 from aetool.components import Fraction, NonNegativeFloat
+from aetool.measures.pca import PCA
 
 Corruption = Callable[[Tensor, torch.Generator], Tensor]
 

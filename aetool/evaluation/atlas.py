@@ -113,7 +113,7 @@ def decoder_responses(trained: Trained, code: Tensor, found: Atlas, units: Tenso
     for row, (unit, step) in enumerate(zip(units.tolist(), steps, strict=True)):
         raised[(row, unit, *middle)] += step
     decode, to_pixels = trained.model.decode, trained.preprocessing.to_pixels
-    pixels = to_pixels(decode(torch.cat([code[None], raised])).float())  # type: ignore[operator]
+    pixels = to_pixels(decode(torch.cat([code[None], raised])).float())
     responses = pixels[1:] - pixels[:1]
     return _cropped(responses) if code.ndim > 1 else responses
 

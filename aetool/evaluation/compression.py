@@ -44,8 +44,8 @@ def compression(trained: Trained, dataset: Dataset, device: torch.device, poll: 
 
 
 def _encode(trained: Trained, images: Tensor) -> Tensor:
-    return trained.model.encode(trained.preprocessing.to_input(images)).float()  # type: ignore[operator]
+    return trained.model.encode(trained.preprocessing.to_input(images)).float()
 
 
 def _decode(trained: Trained, codes: Tensor) -> Tensor:
-    return trained.preprocessing.to_pixels(trained.model.decode(codes).float())  # type: ignore[operator]
+    return trained.preprocessing.to_pixels(trained.model.decode(codes).float())

@@ -63,7 +63,7 @@ def generate(
     """
     _check_decode(trained)
     chosen = ten_images(dataset.test).to(device)
-    real = trained.model.encode(trained.preprocessing.to_input(chosen)).float()  # type: ignore[operator]
+    real = trained.model.encode(trained.preprocessing.to_input(chosen)).float()
     shape = real.shape[1:]
     images = min(images, max(1, FITTED_VALUES // shape.numel()))
     val = _codes(trained, dataset.val, images, seed, device, poll)
@@ -89,7 +89,7 @@ def generate(
 
 
 def _check_decode(trained: Trained) -> None:
-    parameters = list(inspect.signature(trained.model.decode).parameters.values())  # type: ignore[arg-type]
+    parameters = list(inspect.signature(trained.model.decode).parameters.values())
     kinds = inspect.Parameter
     needed = [
         p.name
@@ -117,7 +117,7 @@ def _pixels(trained: Trained, codes: Tensor, device: torch.device, poll: Callabl
     parts = []
     for part in codes.split(BATCH):
         poll()
-        decoded = trained.model.decode(part.to(device)).float()  # type: ignore[operator]
+        decoded = trained.model.decode(part.to(device)).float()
         parts.append(trained.preprocessing.to_pixels(decoded).clamp(0, 1).cpu())
     return torch.cat(parts)
 

@@ -119,7 +119,7 @@ def encoded(trained: Trained, images: Tensor, device: torch.device, poll: Callab
     parts = []
     for part in images.split(BATCH):
         poll()
-        code = trained.model.encode(trained.preprocessing.to_input(part.to(device)))  # type: ignore[operator]
+        code = trained.model.encode(trained.preprocessing.to_input(part.to(device)))
         parts.append(pooled(code.float(), LARGEST_MAP).flatten(1))
     return torch.cat(parts)
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aetool.models.conv import Mirrored, Size, downsampling, map_sizes, upsampling
 from aetool.components import PositiveInt
+from aetool.models.conv import Mirrored, Size, downsampling, map_sizes, upsampling
 
 
 class SelfAttention(nn.Module):

@@ -7,9 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from aetool.components import ModelTraits, PositiveInt
 from aetool.models.base import ACTIVATIONS, Activation, Autoencoder, AutoencoderOutput, layers_of
-from aetool.components import PositiveInt
-from aetool.components import ModelTraits
 
 Size = tuple[int, int]  # H, W of a map
 

@@ -6,10 +6,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from aetool.components import Fraction, ModelTraits, PositiveInt
 from aetool.models.base import Autoencoder, AutoencoderOutput
 from aetool.models.wta import LifetimeSparsity
-from aetool.components import Fraction, PositiveInt
-from aetool.components import ModelTraits
 
 
 class ConvWTA(Autoencoder):

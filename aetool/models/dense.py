@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aetool.models.base import ACTIVATIONS, Activation, Autoencoder, layers_of
 from aetool.components import PositiveInt
+from aetool.models.base import ACTIVATIONS, Activation, Autoencoder, layers_of
 
 # The derivative of an activation as a function of its value; gelu has none.
 SLOPES: dict[str, Callable[[Tensor], Tensor]] = {

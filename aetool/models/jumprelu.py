@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from aetool.components import PositiveFloat, PositiveInt
 from aetool.models.base import AutoencoderOutput
 from aetool.models.sparse import Sparse
-from aetool.components import PositiveFloat, PositiveInt
 
 STRIDE = 10.0  # log θ = STRIDE · parameter: with Adam's equal steps θ keeps up with the encoder
 

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aetool.components import Fraction, ModelTraits, NonNegativeInt, OpenFraction, PositiveInt
 from aetool.models.attention import Block, positions
 from aetool.models.base import Autoencoder, AutoencoderOutput
-from aetool.components import Fraction, NonNegativeInt, OpenFraction, PositiveInt
-from aetool.components import ModelTraits
 
 EPSILON = 1e-6  # added to the variance of a patch (He et al. 2022)
 

@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from aetool.components import ModelTraits, PositiveInt
 from aetool.measures.pca import PCA
 from aetool.models.base import Autoencoder
-from aetool.components import PositiveInt
-from aetool.components import ModelTraits
 
 
 class PCAModel(Autoencoder):

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from aetool.models.base import Autoencoder
 from aetool.components import ModelTraits
+from aetool.models.base import Autoencoder
 
 
 class Pixels(Autoencoder):

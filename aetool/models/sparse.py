@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aetool.components import ModelTraits, PositiveInt
 from aetool.models.base import Autoencoder, AutoencoderOutput
-from aetool.components import PositiveInt
-from aetool.components import ModelTraits
 
 
 def keep_largest(x: Tensor, k: int, dim: int) -> Tensor:

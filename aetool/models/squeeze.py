@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aetool.components import OpenFraction, PositiveInt
 from aetool.models.base import ACTIVATIONS, Activation, layers_of
 from aetool.models.conv import Mirrored, Size, check_code, map_sizes
-from aetool.components import OpenFraction, PositiveInt
 
 
 class Fire(nn.Module):

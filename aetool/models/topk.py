@@ -6,8 +6,8 @@ from dataclasses import replace
 from torch import Tensor
 from torch.nn import functional as F
 
-from aetool.models.sparse import Sparse, keep_largest
 from aetool.components import PositiveFloat, PositiveInt
+from aetool.models.sparse import Sparse, keep_largest
 
 
 class TopK(Sparse):

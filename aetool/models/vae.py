@@ -7,11 +7,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from aetool.components import ModelTraits, PositiveInt
 from aetool.models.base import ACTIVATIONS, Activation, Autoencoder, AutoencoderOutput, layers_of
 from aetool.models.conv import map_sizes
 from aetool.models.dense import layers
-from aetool.components import PositiveInt
-from aetool.components import ModelTraits
 
 LARGEST_LOG_VARIANCE = 15.0  # a standard deviation between 1/1800 and 1800; a smooth bound, so gradients pass
 

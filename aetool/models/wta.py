@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aetool.components import Fraction, PositiveInt
 from aetool.models.base import AutoencoderOutput
 from aetool.models.sparse import Sparse, keep_largest
-from aetool.components import Fraction, PositiveInt
 
 
 class LifetimeSparsity(nn.Module):

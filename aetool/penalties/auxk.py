@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from aetool.components import PenaltyTraits, PositiveInt
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.models.sparse import keep_largest
 from aetool.penalties.base import Penalty
-from aetool.components import PositiveInt
-from aetool.components import PenaltyTraits
 
 
 class AuxK(Penalty, nn.Module):

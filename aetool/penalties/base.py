@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.components import HasTraits, PenaltyTraits
+from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 
 
 class Penalty(HasTraits):

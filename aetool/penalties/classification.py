@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aetool.components import PositiveFraction
 from aetool.data.dataset import holdout
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.penalties.base import Penalty
-from aetool.components import PositiveFraction
 
 
 class Classification(Penalty, nn.Module):

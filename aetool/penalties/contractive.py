@@ -4,10 +4,10 @@ from typing import Literal
 
 from torch import Tensor
 
+from aetool.components import PositiveInt
 from aetool.measures.jacobian import Method, squared_norm
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.penalties.base import Penalty
-from aetool.components import PositiveInt
 
 
 class Contractive(Penalty):

@@ -5,11 +5,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from aetool.components import Fraction, OpenFraction, PenaltyTraits, PositiveFloat
 from aetool.errors import UserError
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.penalties.base import Penalty
-from aetool.components import Fraction, OpenFraction, PositiveFloat
-from aetool.components import PenaltyTraits
 
 
 class L1(Penalty):

@@ -2,10 +2,9 @@
 
 from torch import Tensor
 
+from aetool.components import NonNegativeFloat, PenaltyTraits
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.penalties.base import Penalty
-from aetool.components import NonNegativeFloat
-from aetool.components import PenaltyTraits
 
 
 class KL(Penalty):

@@ -102,8 +102,7 @@ class LARS(torch.optim.Optimizer):
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.9, trust: float = 0.001) -> None:
-        super().__init__(params, lr, momentum)
-        self.trust = trust
+        super().__init__(params, {"lr": lr, "momentum": momentum, "trust": trust})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # closures are not supported

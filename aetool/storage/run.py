@@ -43,8 +43,8 @@ WRITTEN = (  # what stands in the folder of a run
 class RunFolder:
     """What any folder of a run says of itself, whatever wrote it."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
 
     @property
     def saved(self) -> JsonObject:

@@ -4,8 +4,7 @@ import math
 from abc import abstractmethod
 from typing import Any, ClassVar
 
-from aetool.components import Fraction, NonNegativeFloat, NonNegativeInt, OpenFraction
-from aetool.components import HasTraits, ScheduleTraits
+from aetool.components import Fraction, HasTraits, NonNegativeFloat, NonNegativeInt, OpenFraction, ScheduleTraits
 
 
 class Schedule(HasTraits):

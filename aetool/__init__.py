@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from aetool.config.schema import TrainConfig
     from aetool.evaluation.inference import TrainedRun
     from aetool.report.comparison import Comparison
-    from aetool.report.rows import RowValues
+    from aetool.report.rows import Value
     from aetool.storage.metrics import Metrics
     from aetool.storage.run import Run
     from aetool.sweeps.finetune import Result
@@ -94,7 +94,7 @@ def load(directory: str | _Path, device: str = "auto", config_dir: str | _Path |
     return load(directory, device, config_dir)
 
 
-def runs(directory: str | _Path = "outputs") -> "list[RowValues]":
+def runs(directory: str | _Path = "outputs") -> "list[dict[str, Value]]":
     """One flat row for every run in a folder: name, state, config keys, metrics as `stage/metric`; ready for pandas."""
     from aetool.report.rows import FOREIGN, MISSING, read_rows
 

@@ -24,7 +24,7 @@ from aetool.evaluation.latents import Gaussian, Mixture, Noise, Prior, principal
 from aetool.measures.quantization import Quantizer, bytes_per_code
 from aetool.models.base import Autoencoder
 from aetool.randomness import generator
-from aetool.storage.run import RunFolder
+from aetool.storage.folder import RunFolder
 from aetool.training.assembly import Trained, load_dataset, load_trained
 
 CPU = torch.device("cpu")

@@ -16,9 +16,10 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
 from aetool.config import rules
-from aetool.config.describe import Location, bare, describe, dotted, show, suggest, without_null
+from aetool.config.describe import Location, bare, describe, dotted, show, without_null
 from aetool.config.schema import STRICT, Component, Node
-from aetool.errors import UserError
+from aetool.errors import UserError, suggest
+from aetool.files import flatten
 
 C = TypeVar("C", bound=Node)
 Targets = Mapping[str, Mapping[str, str]]  # by group: the targets that a config may name, by their stable names
@@ -60,14 +61,6 @@ def check(
         if not found:
             return config
     raise ConfigError(list(dict.fromkeys([*problems, *found])))
-
-
-def flatten(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and their values, parents before children."""
-    for key, value in config.items():
-        yield f"{prefix}{key}", value
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
 
 
 def _typed(values: dict[str, Any], schema: type[C]) -> tuple[C | None, list[str]]:

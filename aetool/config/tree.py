@@ -11,9 +11,10 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from aetool.config.check import Targets, flatten
+from aetool.config.check import Targets
 from aetool.config.targets import stable_name
 from aetool.errors import UserError
+from aetool.files import flatten
 
 CONFIG_MODULE = "aetool.conf"
 

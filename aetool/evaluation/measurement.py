@@ -7,7 +7,7 @@ from typing import Any
 from aetool.config.identity import digest
 from aetool.evaluation.catalogue import PROTOCOL
 from aetool.files import read_json, write_json
-from aetool.storage.run import RunFolder
+from aetool.storage.folder import RunFolder
 
 
 class Measurement:

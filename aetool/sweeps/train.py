@@ -5,12 +5,12 @@ import ctypes
 import json
 import logging
 
-from aetool.config.check import flatten
 from aetool.config.identity import identity
 from aetool.config.schema import TrainConfig
 from aetool.errors import UserError, deferred_signals, poll_signals
 from aetool.evaluation import evaluate, figures, probe
 from aetool.evaluation.session import Session
+from aetool.files import flatten
 from aetool.storage.record import Events
 from aetool.storage.run import C, Run
 from aetool.training.pretrain import pretrain

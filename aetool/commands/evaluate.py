@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from aetool.config.compose import Point, known_targets
 from aetool.errors import poll_signals
+from aetool.evaluation.catalogue import tensorboard_headlines
 from aetool.report.summary import print_evaluation
 from aetool.storage.opening import opened
 from aetool.storage.run import Run, read_json, write_json
@@ -17,21 +18,6 @@ if TYPE_CHECKING:
     from aetool.storage.record import Events
 
 STAGE = "evaluate"
-HEADLINES = (  # what TensorBoard sorts runs by; it shows the first five in alphabetical order
-    "val/mse",
-    "test/mse",
-    "test/fvu",
-    "test/psnr",
-    "test/ssim",
-    "test/l0",
-    "test/dead_fraction",
-    "val/trustworthiness",
-    "val/continuity",
-    "val/intrinsic_dimension",
-    "val/silhouette",
-    "val/class_selectivity",
-    "parameters",
-)
 
 
 def run(points: list[Point], config_dir: Path | None) -> int:
@@ -39,7 +25,7 @@ def run(points: list[Point], config_dir: Path | None) -> int:
     targets = known_targets(config_dir)
     for point in points:
         with opened(point.config["run"], targets) as run:
-            print_evaluation(run, measure(run, point.config))
+            print_evaluation(run.config["model"]["name"], measure(run, point.config))
     return 0
 
 
@@ -94,7 +80,11 @@ def _evaluate(session: "Session") -> dict[str, float]:
             _draw_atlas(session, events, result, units, target.parent)
         if settings["projector_images"]:
             _project(session, events, settings["projector_images"])
-        shown = {f"{STAGE}/{key}": metrics[key] for key in HEADLINES if math.isfinite(metrics.get(key, math.nan))}
+        shown = {
+            f"{STAGE}/{key}": metrics[key]
+            for key in tensorboard_headlines(STAGE)
+            if math.isfinite(metrics.get(key, math.nan))
+        }
         events.scalars(session.step, shown)
     run.warn(warnings + events.warnings)
     write_json(target, metrics)

@@ -9,7 +9,7 @@ from aetool.config.check import flatten
 from aetool.config.compose import Point, compose_points, known_targets
 from aetool.config.rules import untrainable
 from aetool.errors import Interrupted, UserError, deferred_signals, poll_signals
-from aetool.report.tables import print_measures
+from aetool.report.summary import print_finetune
 from aetool.storage.opening import open_trained
 from aetool.storage.run import Run, identity, read_json
 from aetool.sweeps import train as training
@@ -19,26 +19,13 @@ from aetool.sweeps.sweep import Outcome, conclude, each, entry, folder_of, write
 STAGE = "finetune"
 PRETRAINING = ("model", "dataset", "loss", "penalty", "corruption", "seed", "output", "device", "threads", "cache")
 UNUSED = ("run", "pretrain", "control", "loss", "penalty", "corruption")  # keys of the command, not of one fine-tune
-ROWS = {
-    "accuracy, test": "test/accuracy",
-    "top-5 accuracy, test": "test/top5_accuracy",
-    "calibration error, test": "test/calibration_error",
-    "accuracy, validation": "val/accuracy",
-    "accuracy of the largest class, test": "mean/test/accuracy",
-    "labelled images": "labels",
-    "trained parameters": "parameters",
-    "epochs": "epochs",
-}
 
 
 def run(points: list[Point], config_dir: Path | None) -> int:
     """Fine-tunes; several points are a sweep."""
     if len(points) == 1:
         result = finetune(points[0], config_dir)
-        tap = points[0].config["tap"]
-        lines = {label: {name: found.get(key) for name, found in result.metrics.items()} for label, key in ROWS.items()}
-        shown = {label: values for label, values in lines.items() if any(v is not None for v in values.values())}
-        print_measures(f"classification, tap {tap}", shown)
+        print_finetune(points[0].config["tap"], result.metrics)
         if result.gap is not None:
             print(sentence(result.gap, "the test images of this seed"))
         return 0

@@ -10,7 +10,8 @@ from aetool.config.compose import Point, known_targets
 from aetool.config.rules import viewless
 from aetool.config.schema import ProbeKeys
 from aetool.errors import UserError, poll_signals
-from aetool.report.summary import BASELINES, print_probe
+from aetool.evaluation.catalogue import BASELINES
+from aetool.report.summary import print_probe
 from aetool.report.tables import print_measures
 from aetool.storage.opening import opened
 from aetool.storage.run import Run, read_json, write_json
@@ -35,7 +36,7 @@ def run(points: list[Point], config_dir: Path | None) -> int:
                 run.add_metrics(stage(point.config), metrics)
             if len(points) > 1:
                 print(run.directory)
-            print_probe(run, stage(point.config), metrics)
+            print_probe(run.config["model"]["name"], stage(point.config), metrics)
             if point.config["checkpoints"] == "all":
                 print(_follow(run, point.config))
     return 0

@@ -1,78 +1,260 @@
-"""The metrics by which runs are compared: one definition of their names, order and format."""
+"""The catalogue of metrics: one definition of the key, names, unit, format and direction of each; no torch.
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+Keys are `stage/[subject/]split/name`: `evaluate/test/fvu`, `evaluate/pca/test/fvu`, `probe-linear/code/test/accuracy`,
+`probe-linear/untrained/code/test/accuracy`. The subject is a tap of the network or a baseline.
+"""
+
+from collections.abc import Iterable, Mapping
+from enum import Flag, auto
+from typing import Literal, NamedTuple
+
+PROTOCOL = 4  # of evaluation and probes; numbers measured under another protocol do not compare
+LOSSLESS_PSNR = 100.0  # dB, the cap of measures.reconstruction: says no more than that a reconstruction is lossless
+BASELINES = {  # by name, in the order of tables: what each is
+    "pca": "PCA with as many components as the code has values",
+    "pixels": "raw pixels",
+    "untrained": "the same network before training",
+    "mean": "the mean image, or the most frequent class",
+    "supervised": "the same network trained from scratch with labels",
+}
+
+
+class Shown(Flag):
+    """Where a metric is shown."""
+
+    COMPARE = auto()  # column of the tables of aetool compare
+    FIGURE = auto()  # figures over many runs
+    TABLE = auto()  # full table of a run
+    TENSORBOARD = auto()  # sorts runs in TensorBoard, which shows the first five in alphabetical order
+
+
+COMPARE, FIGURE, TABLE, TENSORBOARD = Shown
 
 
 class Metric(NamedTuple):
-    key: str  # where it stands in a row: stage/metric
-    label: str  # head of its column, at most 10 characters
-    form: str  # format specification of its value
-    better: Literal["higher", "lower"] | None
-    title: str  # in figures and in the report
+    key: str
+    label: str  # column head, at most 10 characters
+    title: str  # in figures, reports and the tables of a run
+    format: str  # format specification of its value
+    direction: Literal["higher", "lower"] | None = None  # which values are better
+    unit: str = ""
+    shown: Shown = TABLE
+    headline: bool = False  # in the short summary at the end of a run
+
+    @property
+    def name(self) -> str:
+        """The key within its stage."""
+        return self.key.partition("/")[2]
+
+    @property
+    def heading(self) -> str:
+        """The title with the unit."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
+    def text(self, value: float) -> str:
+        return format(value, self.format)
+
+    def cost(self, value: float) -> float:
+        """The value with its sign such that lower is better."""
+        return -value if self.direction == "higher" else value
+
+
+def baseline_key(key: str, baseline: str) -> str:
+    """The key under which a baseline has the metric that `key` is of the run."""
+    stage, _, name = key.partition("/")
+    if baseline == "supervised":
+        return f"{baseline}/{name.removeprefix('code/')}"
+    if stage.startswith("probe-") and baseline != "untrained":
+        name = name.removeprefix("code/")
+    return f"{stage}/{baseline}/{name}"
+
+
+def _of_baseline(metric: Metric, baseline: str, label: str) -> Metric:
+    title = f"{metric.title}: {baseline}"
+    return metric._replace(
+        key=baseline_key(metric.key, baseline), label=label, title=title, shown=COMPARE, headline=False
+    )
 
 
 PROBE = "probe-linear"
+LINEAR, TUNED = "linear probe ", "fine-tuned "  # first words of the titles of these stages
 TEST_ACCURACY = Metric(
-    f"{PROBE}/code/test/accuracy", "test acc", ".4f", "higher", "linear probe of the code, test accuracy"
+    f"{PROBE}/code/test/accuracy", "test acc", f"{LINEAR}accuracy, test", ".4f", "higher",
+    shown=COMPARE | FIGURE | TABLE, headline=True,
+)  # fmt: skip
+VAL_ACCURACY = TEST_ACCURACY._replace(
+    key=f"{PROBE}/code/val/accuracy", label="val acc", title=f"{LINEAR}accuracy, validation", headline=False
 )
-VAL_ACCURACY = Metric(
-    f"{PROBE}/code/val/accuracy", "val acc", ".4f", "higher", "linear probe of the code, validation accuracy"
+TUNED_ACCURACY = Metric(
+    "finetune/test/accuracy", "tuned acc", f"{TUNED}accuracy, test", ".4f", "higher", shown=COMPARE | FIGURE | TABLE
 )
-TUNED_ACCURACY = Metric("finetune/test/accuracy", "tuned acc", ".4f", "higher", "fine-tuned, test accuracy")
-TUNED_VAL_ACCURACY = Metric("finetune/val/accuracy", "tuned val", ".4f", "higher", "fine-tuned, validation accuracy")
-TEST_FVU = Metric("evaluate/test/fvu", "FVU", ".4f", "lower", "fraction of variance unexplained, test")
-VAL_FVU = Metric("evaluate/val/fvu", "val FVU", ".4f", "lower", "fraction of variance unexplained, validation")
-VAL_L0 = Metric("evaluate/val/l0", "val L0", ".1f", "lower", "active code units, validation")
-CODE_SIZE = Metric("evaluate/code_size", "code size", ",.0f", "lower", "numbers in a code")
-RATE = Metric("evaluate/compression/bytes_per_image", "bytes/img", ",.1f", "lower", "bytes of an 8-bit code, test")
+TUNED_VAL_ACCURACY = Metric(
+    "finetune/val/accuracy", "tuned val", f"{TUNED}accuracy, validation", ".4f", "higher", shown=COMPARE | TABLE
+)
+TEST_FVU = Metric(
+    "evaluate/test/fvu", "FVU", "fraction of variance unexplained, test", ".4f", "lower",
+    shown=COMPARE | FIGURE | TENSORBOARD,
+)  # fmt: skip
+VAL_FVU = Metric(
+    "evaluate/val/fvu", "val FVU", "fraction of variance unexplained, validation", ".4f", "lower", shown=COMPARE
+)
+VAL_L0 = Metric("evaluate/val/l0", "val L0", "active units (L0), validation", ".1f", "lower", shown=COMPARE)
+CODE_SIZE = Metric("evaluate/code_size", "code size", "values in a code", ",.0f", "lower", shown=Shown(0))
+RATE = Metric(
+    "evaluate/compression/bytes_per_image", "bytes/img", "8-bit code size per image", ",.1f", "lower", "bytes",
+    COMPARE | TABLE,
+)  # fmt: skip
 CODED_PSNR = Metric(
-    "evaluate/compression/quantized_psnr", "8-bit PSNR", ".2f", "higher", "PSNR from 8-bit codes in dB, test"
-)
-METRICS = (  # in the order in which a narrow terminal drops them, last first
+    "evaluate/compression/quantized_psnr", "8-bit PSNR", "PSNR of 8-bit codes, test", ".2f", "higher", "dB",
+    COMPARE | TABLE,
+)  # fmt: skip
+METRICS = (  # a narrow terminal drops the last columns first
     TEST_ACCURACY,
-    Metric(f"{PROBE}/code/gain_over_pca", "gain", "+.4f", "higher", "test accuracy over that of PCA of equal size"),
+    Metric(
+        f"{PROBE}/code/gain_over_pca", "gain", f"{LINEAR}accuracy minus that of pca, test", "+.4f", "higher",
+        shown=COMPARE | FIGURE | TABLE,
+    ),
     TUNED_ACCURACY,
     TEST_FVU,
-    Metric("evaluate/test/l0", "L0", ".1f", "lower", "active code units, test"),
-    Metric("evaluate/test/dead_fraction", "dead", ".1%", "lower", "dead code units, test"),
-    Metric("pretrain/lambda", "lambda", ".3g", None, "lambda that penalty.target_l0 found"),
-    Metric("pretrain/seconds", "seconds", ".0f", "lower", "training time, seconds"),
+    Metric(
+        "evaluate/test/explained_variance", "expl. var", "explained variance, test", ".4f", "higher", headline=True
+    ),
+    Metric(
+        "evaluate/test/l0", "L0", "active units (L0), test", ".1f", "lower",
+        shown=COMPARE | FIGURE | TABLE | TENSORBOARD, headline=True,
+    ),
+    Metric(
+        "evaluate/test/dead_fraction", "dead", "dead units, test", ".1%", "lower",
+        shown=COMPARE | FIGURE | TABLE | TENSORBOARD, headline=True,
+    ),
+    Metric("pretrain/lambda", "lambda", "lambda found for penalty.target_l0", ".3g", shown=COMPARE),
+    Metric("pretrain/seconds", "seconds", "training time", ".0f", "lower", "s", COMPARE),
     VAL_ACCURACY,
+    Metric(f"{PROBE}/code/test/accuracy_std", "acc std", f"{LINEAR}accuracy, test: std over label draws", ".4f"),
+    Metric(f"{PROBE}/code/test/top5_accuracy", "top-5", f"{LINEAR}top-5 accuracy, test", ".4f", "higher"),
+    Metric(f"{PROBE}/code/test/calibration_error", "ECE", f"{LINEAR}calibration error, test", ".4f", "lower"),
+    Metric(f"{PROBE}/code/l2", "L2", f"{LINEAR}L2, chosen", ".3g"),
+    Metric(f"{PROBE}/code/c", "C", f"{LINEAR}C, chosen", ".3g"),
+    Metric(f"{PROBE}/code/k", "k", f"{LINEAR}k, chosen", ".3g"),
+    Metric(f"{PROBE}/code/temperature", "temp.", f"{LINEAR}temperature, chosen", ".3g"),
+    Metric(f"{PROBE}/code/weight_decay", "decay", f"{LINEAR}weight decay, chosen", ".3g"),
+    Metric(f"{PROBE}/code/epoch", "epoch", f"{LINEAR}epoch, chosen", ".3g"),
     TUNED_VAL_ACCURACY,
-    Metric(f"{PROBE}/pca/test/accuracy", "PCA acc", ".4f", "higher", "PCA of equal size, test accuracy"),
-    Metric(f"{PROBE}/untrained/code/test/accuracy", "random acc", ".4f", "higher", "untrained encoder, test accuracy"),
-    Metric("supervised/test/accuracy", "ceiling", ".4f", "higher", "same encoder trained with labels, test accuracy"),
-    Metric(f"{PROBE}/pixels/test/accuracy", "pixels acc", ".4f", "higher", "linear probe of pixels, test accuracy"),
-    Metric("evaluate/test/mse", "MSE", ".5f", "lower", "mean squared error, test"),
-    Metric("evaluate/pca/test/fvu", "PCA FVU", ".4f", "lower", "PCA of equal size: variance unexplained, test"),
-    Metric("evaluate/test/ssim", "SSIM", ".3f", "higher", "structural similarity, test"),
-    Metric("evaluate/val/jacobian_norm", "‖J‖", ".3g", None, "norm of the encoder's Jacobian, validation"),
-    Metric("evaluate/parameters", "parameters", ",.0f", "lower", "parameters"),
-    Metric("evaluate/flops", "FLOPs", ",.0f", "lower", "FLOPs an image"),
-    Metric("evaluate/model_bytes", "bytes", ",.0f", "lower", "bytes of the model"),
-    Metric("evaluate/images_per_second", "images/s", ",.0f", "higher", "images a second, encoding"),
+    Metric("finetune/test/top5_accuracy", "tuned top5", f"{TUNED}top-5 accuracy, test", ".4f", "higher"),
+    Metric("finetune/test/calibration_error", "tuned ECE", f"{TUNED}calibration error, test", ".4f", "lower"),
+    Metric("finetune/labels", "labels", "labelled images", ",.0f"),
+    Metric("finetune/parameters", "trained", "trained parameters", ",.0f", "lower"),
+    Metric("finetune/epochs", "epochs", "epochs", ".0f"),
+    _of_baseline(TEST_ACCURACY, "pca", "pca acc"),
+    _of_baseline(TEST_ACCURACY, "untrained", "untrained"),
+    _of_baseline(TEST_ACCURACY, "supervised", "supervised"),
+    _of_baseline(TEST_ACCURACY, "pixels", "pixels acc"),
+    Metric("evaluate/test/mse", "MSE", "mean squared error, test", ".5f", "lower", "", COMPARE | TABLE | TENSORBOARD),
+    Metric("evaluate/val/mse", "val MSE", "mean squared error, validation", ".5f", "lower", "", TENSORBOARD),
+    _of_baseline(TEST_FVU, "pca", "pca FVU"),
+    Metric("evaluate/test/psnr", "PSNR", "PSNR, test", ".2f", "higher", "dB", TABLE | TENSORBOARD),
+    Metric(
+        "evaluate/test/ssim", "SSIM", "structural similarity, test", ".3f", "higher", "", COMPARE | TABLE | TENSORBOARD
+    ),
+    Metric("evaluate/test/effective_rank", "eff. rank", "effective rank of the code, test", ".1f"),
+    Metric(
+        "evaluate/val/jacobian_norm", "‖J‖", "norm of the encoder's Jacobian, validation", ".3g",
+        shown=COMPARE | TABLE,
+    ),
+    Metric(
+        "evaluate/val/trustworthiness", "trustw.", "trustworthiness, validation", ".4f", "higher",
+        shown=TABLE | TENSORBOARD,
+    ),
+    Metric("evaluate/val/continuity", "continuity", "continuity, validation", ".4f", "higher", "", TABLE | TENSORBOARD),
+    Metric(
+        "evaluate/val/intrinsic_dimension", "int. dim", "intrinsic dimension, validation", ".2f",
+        shown=TABLE | TENSORBOARD,
+    ),
+    Metric(
+        "evaluate/val/silhouette", "silhouette", "silhouette by class, validation", ".4f", "higher",
+        shown=TABLE | TENSORBOARD,
+    ),
+    Metric(
+        "evaluate/val/class_selectivity", "selectiv.", "class selectivity of units, validation", ".4f",
+        shown=TABLE | TENSORBOARD,
+    ),
+    Metric("evaluate/likelihood/elbo", "ELBO", "evidence lower bound, test", ".2f", "higher", "nats"),
+    Metric("evaluate/likelihood/nll", "NLL", "bound on -log p(x), test", ".2f", "lower", "nats"),
+    Metric("evaluate/likelihood/bits_per_dim", "bits/dim", "bits per dimension, test", ".3f", "lower"),
+    Metric("evaluate/likelihood/active_units", "AU", "active units of the posterior, test", ".0f"),
+    Metric(
+        "evaluate/parameters", "parameters", "parameters", ",.0f", "lower",
+        shown=COMPARE | TABLE | TENSORBOARD, headline=True,
+    ),
+    Metric("evaluate/flops", "FLOPs", "FLOPs per image", ",.0f", "lower", shown=COMPARE | TABLE),
+    Metric("evaluate/model_bytes", "bytes", "model size", ",.0f", "lower", "bytes", COMPARE | TABLE),
+    Metric("evaluate/images_per_second", "images/s", "images encoded a second", ",.0f", "higher", "", COMPARE | TABLE),
     RATE,
     CODED_PSNR,
+    Metric("evaluate/compression/compression_ratio", "ratio", "compression ratio of 8-bit codes", ".3g", "higher"),
     VAL_FVU,
     VAL_L0,
-)
-CHOICES = (  # by what the best group is chosen, and what is then reported of it; the first that a run has
+    CODE_SIZE,
+)  # fmt: skip
+SELECTION = (  # validation metric that selects the best group, test metric reported of it; first present
     (VAL_ACCURACY, TEST_ACCURACY),
     (TUNED_VAL_ACCURACY, TUNED_ACCURACY),
     (VAL_FVU, TEST_FVU),
 )
+FRONTS = (  # Pareto fronts: letter in tables, the two metrics
+    ("s", VAL_L0, VAL_FVU),
+    ("r", RATE, CODED_PSNR),
+    ("a", VAL_L0, VAL_ACCURACY),
+)
 
 
-def measured(rows: Sequence[Mapping[str, Any]]) -> list[Metric]:
-    """The metrics that a row has, with the test accuracies of other probes than the linear one after that one's."""
+def by_key(key: str) -> Metric:
+    """Raises KeyError for a key that is not in the catalogue."""
+    for metric in METRICS:
+        if metric.key == key:
+            return metric
+    raise KeyError(key)
+
+
+def table_metrics(stage: str) -> list[Metric]:
+    """The rows of a full table of a stage; those of the linear probe for any probe, with the keys of its stage."""
+    own = PROBE if stage.startswith("probe-") else stage
+    return [
+        metric._replace(key=f"{stage}/{metric.name}")
+        for metric in METRICS
+        if TABLE in metric.shown and metric.key.startswith(f"{own}/")
+    ]
+
+
+def tensorboard_headlines(stage: str) -> tuple[str, ...]:
+    """What TensorBoard sorts runs by: metrics by their key within the stage."""
+    return tuple(m.name for m in METRICS if TENSORBOARD in m.shown and m.key.startswith(f"{stage}/"))
+
+
+def split_probe_key(name: str) -> tuple[str, str]:
+    """The subject and the metric of a key within a probe stage: `untrained/code/val/accuracy` to `untrained/code` and
+    `val/accuracy`."""
+    subject, _, metric = name.partition("/")
+    if subject == "untrained":
+        tap, _, metric = metric.partition("/")
+        subject = f"{subject}/{tap}"
+    return subject, metric
+
+
+def measured(rows: Iterable[Mapping[str, object]]) -> list[Metric]:
+    """The columns of a comparison: what some row has, with test accuracies of other probes after the linear one's."""
     keys = {key for row in rows for key, value in row.items() if "/" in key and isinstance(value, int | float)}
-    others = []
-    for key in sorted(keys - {TEST_ACCURACY.key}):
-        if key.startswith("probe-") and key.endswith("/code/test/accuracy"):
-            name, _, budget = key.removeprefix("probe-").partition("/")[0].partition("-")
-            label = f"{name[:6]} @{budget.partition('-')[0]}" if budget else f"{name[:6]} acc"
-            title = f"{name} probe of the code{', ' if budget else ''}{budget.replace('-', ' ')}, test accuracy"
-            others.append(Metric(key, label, ".4f", "higher", title))
+    suffix = f"/{TEST_ACCURACY.name}"
+    stages = sorted(key.removesuffix(suffix) for key in keys if key.startswith("probe-") and key.endswith(suffix))
+    others = [_of_probe(stage) for stage in stages if stage != PROBE]
     after = METRICS.index(VAL_ACCURACY) + 1
-    return [metric for metric in (*METRICS[:after], *others, *METRICS[after:]) if metric.key in keys]
+    known = (*METRICS[:after], *others, *METRICS[after:])
+    return [metric for metric in known if COMPARE in metric.shown and metric.key in keys]
+
+
+def _of_probe(stage: str) -> Metric:
+    """Test accuracy in a stage `probe-<name>[-<label budget>]`."""
+    name, _, budget = stage.removeprefix("probe-").partition("-")
+    label = f"{name[:6]} @{budget.partition('-')[0]}" if budget else f"{name[:6]} acc"
+    title = f"{name} probe accuracy{', ' if budget else ''}{budget.replace('-', ' ')}, test"
+    return Metric(f"{stage}/{TEST_ACCURACY.name}", label, title, ".4f", "higher", shown=COMPARE)

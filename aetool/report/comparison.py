@@ -1,106 +1,148 @@
-"""What comparing runs finds out: the one structure that the table, the figures and the report are drawn from."""
+"""A comparison of runs: the one structure behind the tables, the figures and the report."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+from aetool.errors import UserError
 from aetool.evaluation.catalogue import Metric, measured
 from aetool.report import findings, pareto
-from aetool.report.groups import Group, Row, grouped, scopes, typed
-from aetool.report.rows import ABOUT
+from aetool.report.groups import Group, Row, Value, comparable_sets, format_value, grouped
+from aetool.report.rows import FOREIGN, META, MISSING, SWEEP, Sweep, read_rows, read_sweep
+from aetool.report.selection import select, sort_key
 
 SHOWN_FIRST = ("model.name", "dataset.name", "penalty.weight", "model.code_size")  # whenever they differ
 NEXT = ("start", "penalty", "penalty.target_l0", "model.code_channels", "corruption.level", "loss", "optimizer.lr")
 PARTS = ("loss", "penalty", "corruption", "optimizer", "scheduler")
 BY_SEED = ("seed", "parent", "parent.seed")  # see groups.seed
+Order = tuple[bool, float, str]
 
 
-class Comparison(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """Rows as groups over seeds, and what they show."""
+
     title: str
     rows: list[Row]  # every folder asked for, also those that are running, failed, foreign or deleted
-    keys: list[str]  # config keys that differ among them, those that matter most first; seed among them
-    groups: list[Group]  # of the runs that have metrics; one run a group where no seed differs
+    keys: list[str]  # config keys that differ among them, the most important first; seed among them
+    groups: list[Group]  # of the completed runs
     metrics: list[Metric]  # those that a run has
     fronts: list[pareto.Front]
-    knee: str | None  # one sentence, where there is a choice to make; one for each scope
-    differences: list[str]  # sentences on what the intervals over seeds allow to say
-    troubles: list[str]  # sentences on failed, running, missing, foreign folders
-    command: str | None  # that made the sweep, where it is one
+    recommendations: list[str]  # a sentence for each set of comparable groups with a choice to make
+    differences: list[str]  # sentences on differences over seeds
+    excluded: list[str]  # sentences on failed, running, missing and foreign folders
+    notes: list[str]  # sentences on runs that are compared with reservations
+    command: str | None  # of the sweep, where it is one
+
+    def __repr__(self) -> str:
+        return f"<Comparison: {self.title}; {len(self.rows)} runs in {len(self.groups)} groups>"
+
+    def _repr_html_(self) -> str:
+        from aetool.report.tables import html_table
+
+        return html_table(self, self.metrics)
+
+
+def open_comparison(paths: Sequence[Path | str], where: Sequence[str] = (), sort: str | None = None) -> Comparison:
+    """A comparison of runs, folders of runs or a sweep, of the rows that meet every condition in `where` (see
+    `selection.select`), sorted by the column `sort`, else by config values.
+
+    Raises UserError where there is no run, and for an unknown column or a malformed condition.
+    """
+    folders = list(map(Path, paths))
+    sweep = None
+    if len(folders) == 1 and (folders[0] / SWEEP).is_file():
+        found, sweep = read_sweep(folders[0])
+    else:
+        found = read_rows(folders)
+    here = ", ".join(map(str, folders))
+    for row in found:
+        if row["state"] == MISSING and all(row["state"] in (MISSING, FOREIGN) for row in found):
+            raise UserError(f"{row['directory']}: there is no such folder")
+    if all(row["state"] == FOREIGN for row in found):
+        raise UserError(f"there are no runs in {here}; name runs or folders of runs, or train one: aetool train")
+    rows = select(found, where)
+    order = sort_key(rows, sort) if sort else None if sweep else config_order(distinguishing_keys(rows))
+    if order:
+        rows.sort(key=order)
+    return compare(rows, sweep, "" if sweep else f"Runs of {here}", order)
 
 
 def compare(
-    rows: Sequence[Row],
-    sweep: Mapping[str, Any] | None = None,
-    title: str = "",
-    order: Callable[[Group], Any] | None = None,
+    rows: Sequence[Row], sweep: Sweep | None = None, title: str = "", order: Callable[[Group], object] | None = None
 ) -> Comparison:
-    """Rows as groups over seeds, with what they allow to say; `order` sorts the groups, which else stay as found."""
-    axes = list((sweep or {}).get("axes", {}))
-    keys = telling(rows, [f"{axis}.name" if axis in ("model", "dataset") else axis for axis in axes])
-    groups = grouped([row for row in rows if row["state"] == "completed"], keys)
+    """Rows as a comparison; `order` sorts the groups, which otherwise stay in the order of the rows."""
+    axes = sweep.axes if sweep else []
+    keys = distinguishing_keys(rows, [f"{axis}.name" if axis in ("model", "dataset") else axis for axis in axes])
+    completed = [row for row in rows if row["state"] == "completed"]
+    groups = grouped(completed, keys)
     if order:
-        groups.sort(key=order)
-    fronts, knees, differences = [], [], []
-    for scope, members in scopes(groups).items():
-        said = f"{scope}: " if scope else ""
-        fronts += pareto.fronts(members, scope)
-        knees += [said + sentence for sentence in [findings.knee(members)] if sentence]
+        groups.sort(key=order)  # type: ignore[arg-type]  # any key that sorts
+    fronts, recommendations, differences = [], [], []
+    for name, members in comparable_sets(groups).items():
+        prefix = f"{name}: " if name else ""
+        fronts += pareto.fronts(members, name)
+        recommendations += [prefix + sentence for sentence in [findings.recommendation(members)] if sentence]
         differences += [
-            said + sentence if sentence != findings.ONE_SEED else sentence for sentence in findings.differences(members)
+            sentence if sentence == findings.ONE_SEED else prefix + sentence
+            for sentence in findings.differences(members)
         ]
     return Comparison(
         title=title or f"Sweep over {', '.join(axes)}",
         rows=list(rows),
         keys=keys,
         groups=groups,
-        metrics=measured([row for group in groups for row in group.rows]),
+        metrics=measured(completed),
         fronts=fronts,
-        knee="\n".join(knees) or None,
+        recommendations=recommendations,
         differences=list(dict.fromkeys(differences)),
-        troubles=findings.troubles(rows) + findings.repeated(groups),
-        command=(sweep or {}).get("command"),
+        excluded=findings.excluded(rows),
+        notes=findings.duplicates(groups) + findings.outdated(rows),
+        command=sweep.command if sweep else None,
     )
 
 
-def telling(rows: Sequence[Row], axes: Sequence[str] = ()) -> list[str]:
-    """The config keys that tell rows apart, the seed last.
+def distinguishing_keys(rows: Sequence[Row], axes: Sequence[str] = ()) -> list[str]:
+    """The config keys that distinguish rows, the seed last.
 
-    A key that differs is left out when those before it say as much: where the dataset differs, its image size adds
-    nothing. Swept axes, lambda, the code size, and last the parts of a run stand in any case.
+    A key that differs is left out when those before it distinguish as much: where the dataset differs, its image size
+    adds nothing. Swept axes, lambda, the code size and the parts of a run are kept in any case.
     """
     first = list(dict.fromkeys([*SHOWN_FIRST, *axes]))
-    found = dict.fromkeys(key for row in rows for key in row if "/" not in key and key not in ABOUT)
+    found = dict.fromkeys(key for row in rows for key in row if "/" not in key and key not in META)
     targets = [key for key in found if key.endswith("_target_")]
     rest = [key for key in found if key not in targets and not key.endswith(".name")]
     done = [row for row in rows if row["state"] == "completed"]
     common = {key for key in found if done and all(key in row for row in done)}
     readable = [row for row in rows if common <= row.keys()]  # of a deleted point only its overrides are known
-    apart: list[Any] = [()] * len(readable)
+    partition = [0] * len(readable)  # rows that the keys so far do not distinguish have the same number
     keys = []
     for key in dict.fromkeys([*first, *NEXT, *rest, *targets]):
-        cells = [typed(row.get(key)) for row in readable]
+        cells = [format_value(row.get(key)) for row in readable]
         if key in BY_SEED or len(set(cells)) < 2:
             continue
-        finer = list(zip(apart, cells, strict=True))
-        if key in first or len(set(finer)) > len(set(apart)):
+        finer = list(zip(partition, cells, strict=True))
+        if key in first or len(set(finer)) > len(set(partition)):
             keys.append(key)
-            number = {cell: index for index, cell in enumerate(dict.fromkeys(finer))}
-            apart = [number[cell] for cell in finer]
-    keys += [key for key in PARTS if key not in keys and len({typed(row.get(key)) for row in readable}) > 1]
-    seeds = [typed(row.get("seed")) for row in readable]
-    return [*keys, "seed"] if len(set(seeds)) > 1 else keys
+            numbers = {cell: index for index, cell in enumerate(dict.fromkeys(finer))}
+            partition = [numbers[cell] for cell in finer]
+    keys += [key for key in PARTS if key not in keys and len({format_value(row.get(key)) for row in readable}) > 1]
+    seeds = {format_value(row.get("seed")) for row in readable}
+    return [*keys, "seed"] if len(seeds) > 1 else keys
 
 
-def natural(keys: Sequence[str]) -> Callable[[Any], Any]:
-    """Sorts groups or rows by their config values, numbers by size; datasets together."""
+def config_order(keys: Sequence[str]) -> Callable[[Group | Row], list[Order]]:
+    """A sort key of groups or rows by their config values, numbers by size; datasets together."""
     by = sorted((key for key in keys if key != "seed"), key=lambda key: key != "dataset.name")
 
-    def order(one: Group | Row) -> list[tuple[bool, float, str]]:
+    def order(one: Group | Row) -> list[Order]:
         values = one.values if isinstance(one, Group) else one
         return [_rank(values.get(key)) for key in (by if isinstance(one, Group) else [*by, "seed"])]
 
     return order
 
 
-def _rank(value: Any) -> tuple[bool, float, str]:
-    number = isinstance(value, int | float) and value == value  # NaN is not itself
-    return (False, float(value), "") if number else (True, 0.0, typed(value))
+def _rank(value: Value) -> Order:
+    if isinstance(value, int | float) and value == value:  # NaN is not itself
+        return False, float(value), ""
+    return True, 0.0, format_value(value)

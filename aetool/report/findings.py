@@ -1,73 +1,79 @@
-"""What a comparison allows to say, in sentences.
+"""What a comparison shows, in sentences.
 
 Groups are chosen by validation metrics alone; what is reported of the chosen ones is their test metric.
 """
 
 import math
+import shlex
 from collections.abc import Sequence
-from typing import Any
 
-from aetool.evaluation.catalogue import CHOICES, CODE_SIZE, VAL_L0, Metric
-from aetool.report.groups import CONFIDENCE, Group, Row, Stat, difference, seed, typed
+from aetool.evaluation.catalogue import CODE_SIZE, PROTOCOL, SELECTION, VAL_L0, Metric
+from aetool.measures.statistics import CONFIDENCE, Stat
+from aetool.report.groups import Group, Row, Seed, Value, format_stat, format_value, seed, seed_difference
 
-TOLERANCE = 0.005  # of a single seed: 0.5 points of accuracy, 0.005 of the variance
-DENSE = 0.99  # share of active units from which a code counts as dense
-NAMES = ("model.name", "dataset.name")  # that stand for themselves
-ONE_SEED = "one seed each: nothing can be said of differences; add seed=0,1,2"
+TOLERANCE = 0.005  # in place of a standard deviation where there is one seed: 0.5 points of accuracy, or 0.005 of FVU
+DENSE = 0.99  # fraction of active units from which a code counts as dense
+NAMES = ("model.name", "dataset.name")  # keys whose value alone is clear
+ONE_SEED = "only one seed per setting: differences cannot be assessed; add seed=0,1,2"
 RIVALS = 4  # groups that the best one is compared with
 
 
 def title(group: Group, among: Sequence[Group]) -> str:
-    """The name of a group, by as few keys as tell it from the others: sparse (penalty.weight=0.01)."""
-    rivals, words = [other for other in among if other is not group], []
+    """The shortest name that distinguishes a group from the others: sparse (penalty.weight=0.01)."""
+    rivals = [other for other in among if other is not group]
+    names: list[str] = []
+    keys: list[str] = []
     for key, value in group.values.items():
-        alike = [other for other in rivals if typed(other.values.get(key)) == typed(value)]
+        alike = [other for other in rivals if format_value(other.values.get(key)) == format_value(value)]
         if len(alike) < len(rivals):
-            words.append(typed(value) if key in NAMES else f"{key}={typed(value)}")
+            if key in NAMES:
+                names.append(format_value(value))
+            else:
+                keys.append(f"{key}={format_value(value)}")
             rivals = alike
-    names = [word for word in words if "=" not in word]
-    keys = ", ".join(word for word in words if "=" in word)
-    return f"{' '.join(names)} ({keys})" if names and keys else " ".join(names) or keys or "the run"
+    words = ", ".join(keys)
+    return f"{' '.join(names)} ({words})" if names and keys else " ".join(names) or words or "the run"
 
 
 def ranked(groups: Sequence[Group]) -> tuple[list[Group], Metric, Metric] | None:
-    """The groups from best to worst, by which validation metric, and its test metric; None where none has one.
+    """The groups from best to worst, the validation metric that ranks them and its test metric; None without metrics.
 
-    Among equals the one with fewer active units comes first.
+    Ties go to the group with fewer active units.
     """
-    for val, test in CHOICES:
+    for val, test in SELECTION:
         having = [group for group in groups if group.stat(val.key) and group.stat(test.key)]
         if having:
             return sorted(having, key=lambda group: (_cost(group, val), _active(group))), val, test
     return None
 
 
-def knee(groups: Sequence[Group]) -> str | None:
-    """The smallest code that is about as good as the best one; None where there is nothing to choose.
+def recommendation(groups: Sequence[Group]) -> str | None:
+    """The smallest code that is about as good as the best one; None where there is no choice.
 
-    "About as good" is within one standard deviation of the best group over its seeds, on the validation split (as the
-    rule of Breiman et al. 1984, which takes the standard error). Small is few active units, and where codes are dense,
-    few numbers.
+    "About as good" is within one standard deviation of the best group over its seeds, on the validation split (compare
+    Breiman et al. 1984, who take the standard error). Size is the number of active units, and of values where codes are
+    dense.
     """
     found = ranked(groups)
     if found is None or len(found[0]) < 2:
         return None
     order, val, test = found
     best, of = order[0], _stat(order[0], val)
-    size, unit = (CODE_SIZE, "numbers in the code") if _dense(order) else (VAL_L0, "active units")
+    size, unit = (CODE_SIZE, "values in the code") if _dense(order) else (VAL_L0, "active units")
     sized = [group for group in order if group.stat(size.key)]
     if best not in sized:
         return None
     margin = of.std if of.n > 1 else TOLERANCE
     close = [group for group in sized if _cost(group, val) <= _cost(best, val) + margin]
-    small = min(close, key=lambda group: (_stat(group, size).mean, _cost(group, val)))
-    accuracy = "accuracy" in val.title
+    small = min(close, key=lambda group: (group.mean(size.key), _cost(group, val)))
+    accuracy = _is_accuracy(val)
     width = "one std" if of.n > 1 else "0.5 points" if accuracy else f"{TOLERANCE}"
-    what = f"the best validation {'accuracy' if accuracy else 'FVU'} ({spread(of, val.form)})"
-    tested = f"test {spread(_stat(small, test), test.form)}" + (" (one seed)" if _stat(small, test).n == 1 else "")
-    few, many = _stat(small, size).mean, _stat(best, size).mean
+    what = f"the best validation {'accuracy' if accuracy else 'FVU'} ({format_stat(of, val.format)})"
+    reported = _stat(small, test)
+    tested = f"test {format_stat(reported, test.format)}" + (" (one seed)" if reported.n == 1 else "")
+    few, many = small.mean(size.key), best.mean(size.key)
     if not few < many:
-        varies = len({_stat(group, size).mean for group in sized}) > 1
+        varies = len({group.mean(size.key) for group in sized}) > 1
         alone = f" with {_count(many)} {unit}; no smaller code is within {width}" if varies else ""
         return f"{title(best, order)} has {what}{alone}: {tested}"
     fewer = f"{f'{many / few:.1f}× fewer' if few > 0 else 'no'} {unit} ({_count(few)} instead of {_count(many)})"
@@ -84,57 +90,82 @@ def differences(groups: Sequence[Group]) -> list[str]:
         return [ONE_SEED]
     best, *others = order
     if _stat(best, test).n == 1:
-        return [f"{title(best, order)} has one seed: nothing can be said of how it differs from others"]
+        return [f"{title(best, order)} has only one seed: its differences cannot be assessed"]
     return [_compared(best, other, (title(best, order), title(other, order)), test) for other in others[:RIVALS]]
 
 
 def _compared(best: Group, other: Group, names: tuple[str, str], metric: Metric) -> str:
     first, second = names
-    pair = (best, other) if metric.better == "higher" else (other, best)
-    interval = difference(*pair, metric.key)
-    seeds = [group.numbers(metric.key).keys() for group in (best, other)]
+    pair = (best, other) if metric.direction == "higher" else (other, best)
+    interval = seed_difference(*pair, metric.key)
+    seeds = [group.by_seed(metric.key).keys() for group in (best, other)]
     if interval is None or not math.isfinite(interval.low):
-        few = "one seed allows" if min(map(len, seeds)) < 2 else "two seeds with the same difference allow"
-        return f"{first} against {second}: {few} no statement"
-    form = f"z{metric.form.lstrip('+')}"  # z: no -0.0000
+        few = "only one seed" if min(map(len, seeds)) < 2 else "two seeds with the same difference"
+        return f"{first} and {second}: {few}, the difference cannot be assessed"
+    form = f"z{metric.format.lstrip('+')}"  # z: no -0.0000
     bounds = f"[{format(interval.low, form)}, {format(interval.high, form)}]"
     paired = f"{len(seeds[0])} seeds, paired" if seeds[0] == seeds[1] else f"{len(seeds[0])} and {len(seeds[1])} seeds"
     basis = f"{bounds} ({CONFIDENCE * 100:.0f} %, {paired})"
-    name = "test accuracy" if "accuracy" in metric.title else f"test {metric.label}"
+    name = "test accuracy" if _is_accuracy(metric) else f"test {metric.label}"
     if not interval.excludes_zero:
-        return f"no difference shown between {first} and {second} in {name}: {format(interval.mean, form)} {basis}"
+        return f"no significant difference between {first} and {second} in {name}: {interval.mean:{form}} {basis}"
     how = "better" if interval.low > 0 else "worse"
-    return f"{first} is {how} than {second} in {name} by {format(abs(interval.mean), form)} {basis}"
+    return f"{first} is {how} than {second} in {name} by {abs(interval.mean):{form}} {basis}"
 
 
-def troubles(rows: Sequence[Row]) -> list[str]:
-    """What is not in the comparison, and why."""
+def excluded(rows: Sequence[Row]) -> list[str]:
+    """The runs that are not compared, and why."""
     found = []
     for row in rows:
         if row["state"] != "completed":
-            why = f": {row['trouble']}" if row.get("trouble") else ""
+            why = f": {row['reason']}" if row.get("reason") else ""
             found.append(f"{row['run']}: {row['state']}{why}")
     return found
 
 
-def repeated(groups: Sequence[Group]) -> list[str]:
+def duplicates(groups: Sequence[Group]) -> list[str]:
     """Runs of a group that share a seed: only the last of them counts."""
     found = []
     for group in groups:
-        seeds: dict[Any, list[Row]] = {}
+        seeds: dict[Seed, list[Row]] = {}
         for row in group.rows:
             seeds.setdefault(seed(row), []).append(row)
         for same in seeds.values():
             if len(same) > 1:
                 names = ", ".join(str(row["directory"]) for row in same[:-1])
-                found.append(f"{names}: same config and seed as {same[-1]['directory']}, which counts")
+                found.append(f"{names}: same config and seed as {same[-1]['directory']}, which is used instead")
     return found
 
 
-def spread(stat: Stat, form: str) -> str:
-    """`0.9712 ± 0.0009`; a single value has no spread."""
-    mean = format(stat.mean, form)
-    return f"{mean} ± {format(stat.std, form.lstrip('+'))}" if stat.n > 1 else mean
+def outdated(rows: Sequence[Row]) -> list[str]:
+    """Stages of completed runs that were measured under another protocol, with the command that re-evaluates them."""
+    found: dict[tuple[str, Value], list[str]] = {}
+    for row in rows:
+        stages = dict.fromkeys(key.partition("/")[0] for key in row if key.startswith(("evaluate/", "probe-")))
+        for stage in stages if row["state"] == "completed" else ():
+            protocol = row.get(f"{stage}/protocol")
+            if protocol != PROTOCOL:
+                found.setdefault((stage, protocol), []).append(str(row["directory"]))
+    return [_outdated(stage, protocol, runs) for (stage, protocol), runs in found.items()]
+
+
+def _outdated(stage: str, protocol: Value, runs: Sequence[str]) -> str:
+    words = ["aetool", stage.partition("-")[0]]
+    words += ["-m"] if len(runs) > 1 else []
+    words.append(f"run={','.join(runs)}")
+    name, _, budget = stage.partition("-")[2].partition("-")
+    if name:
+        words.append(f"probe={name}")
+    if budget:
+        value, _, kind = budget.partition("-")
+        words.append(f"probe.{'label_fraction' if kind == 'of-labels' else 'labels_per_class'}={value}")
+    which, them = (runs[0], "it") if len(runs) == 1 else (f"{len(runs)} runs", "them")
+    how = "without a protocol version" if protocol is None else f"by protocol {protocol}"
+    return f"{which}: {stage} was measured {how}, current is {PROTOCOL}; re-evaluate {them}: {shlex.join(words)}"
+
+
+def _is_accuracy(metric: Metric) -> bool:
+    return metric.key.endswith("/accuracy")
 
 
 def _stat(group: Group, metric: Metric) -> Stat:
@@ -149,12 +180,11 @@ def _active(group: Group) -> float:
 
 
 def _cost(group: Group, metric: Metric) -> float:
-    mean = _stat(group, metric).mean
-    return -mean if metric.better == "higher" else mean
+    return metric.cost(group.mean(metric.key))
 
 
 def _dense(groups: Sequence[Group]) -> bool:
-    """Whether the number of active units says nothing that the code size does not."""
+    """Whether the number of active units adds nothing to the code size."""
     pairs = [(group.stat(VAL_L0.key), group.stat(CODE_SIZE.key)) for group in groups]
     return all(active is None or (size is not None and active.mean >= DENSE * size.mean) for active, size in pairs)
 

@@ -1,72 +1,77 @@
-"""Runs that differ in the seed alone, taken together, and what their spread allows to say."""
+"""Rows of a comparison, and groups of runs that differ in the seed alone."""
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
-CONFIDENCE = 0.95  # of the intervals
-DATASET = ("dataset.name", "dataset.path")  # tell images from others
-Row = Mapping[str, Any]  # run, directory, state, dotted config keys, and metrics as stage/metric
+from aetool.measures.statistics import Interval, Stat, difference
 
-
-class Interval(NamedTuple):
-    """A mean and its confidence interval; infinite where there are too few values for one."""
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether a difference may be called one."""
-        return self.low > 0 or self.high < 0
-
-
-class Stat(NamedTuple):
-    """A metric over `n` seeds: mean and sample standard deviation (n - 1), 0 for one value."""
-
-    mean: float
-    std: float
-    n: int
+DATASET = ("dataset.name", "dataset.path")  # keys that tell datasets apart
+Value = int | float | str | bool | list["Value"] | None  # of a config key, a metric or a fact about the run
+Row = Mapping[str, Value]  # run, directory, state, dotted config keys, and metrics as stage/name
+Seed = int | tuple[Value, Value] | None
 
 
 class Group(NamedTuple):
     """Runs that differ in the seed alone."""
 
-    values: dict[str, Any]  # the config keys that tell it from other groups
+    values: dict[str, Value]  # the config keys that distinguish it from other groups
     rows: list[Row]
 
-    def numbers(self, key: str) -> dict[Any, float]:
-        """A metric by seed, of the completed runs that have it."""
+    def by_seed(self, key: str) -> dict[Seed, float]:
+        """A metric of the completed runs that have it."""
         found = {}
         for row in self.rows:
-            value = row.get(key)
-            if row["state"] == "completed" and isinstance(value, int | float) and math.isfinite(value):
-                found[seed(row)] = float(value)
+            value = number(row.get(key))
+            if row["state"] == "completed" and value is not None:
+                found[seed(row)] = value
         return found
 
     def stat(self, key: str) -> Stat | None:
-        values = list(self.numbers(key).values())
-        if not values:
-            return None
-        return Stat(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values))
+        """A metric over seeds; None if no completed run has it."""
+        values = list(self.by_seed(key).values())
+        return Stat.of(values) if values else None
+
+    def mean(self, key: str) -> float:
+        """A metric's mean over seeds; NaN if no completed run has it."""
+        stat = self.stat(key)
+        return stat.mean if stat else math.nan
 
 
-def typed(value: Any) -> str:
-    """A config value as one types it: 0.003, 1e-5, 128, true, [32,64]."""
+def number(value: Value) -> float | None:
+    """A finite number as float; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def directory(row: Row) -> Path:
+    return Path(str(row["directory"]))
+
+
+def format_value(value: Value) -> str:
+    """A config value as a user would type it: 0.003, 1e-5, 128, true, [32,64]."""
     if value is None or isinstance(value, bool):
         return str(value).lower() if value is not None else "null"
     if isinstance(value, float) and math.isfinite(value):
         mantissa, e, exponent = f"{value:.6g}".partition("e")
         return f"{mantissa}e{int(exponent)}" if e else mantissa
-    return f"[{','.join(map(typed, value))}]" if isinstance(value, list) else str(value)
+    return f"[{','.join(map(format_value, value))}]" if isinstance(value, list) else str(value)
 
 
-def seed(row: Row) -> Any:
-    """What a run differs in from the others of its group: its seed, and that of its parent where it is another."""
+def format_stat(stat: Stat, form: str) -> str:
+    """`0.9712 ± 0.0009`; the mean alone for a single value."""
+    mean = format(stat.mean, form)
+    return f"{mean} ± {format(stat.std, form.lstrip('+'))}" if stat.n > 1 else mean
+
+
+def seed(row: Row) -> Seed:
+    """What distinguishes a run from others of its group: its seed, and its parent's seed if that is another."""
     own, parent = row.get("seed"), row.get("parent.seed")
-    return own if parent in (None, own) else (own, parent)
+    if parent not in (None, own):
+        return own, parent
+    return own if isinstance(own, int) else None
 
 
 def grouped(rows: Sequence[Row], keys: Sequence[str]) -> list[Group]:
@@ -74,49 +79,25 @@ def grouped(rows: Sequence[Row], keys: Sequence[str]) -> list[Group]:
     found: dict[tuple[str, ...], Group] = {}
     for row in rows:
         values = {key: row.get(key) for key in keys if key != "seed"}
-        found.setdefault(tuple(map(typed, values.values())), Group(values, [])).rows.append(row)
+        found.setdefault(tuple(map(format_value, values.values())), Group(values, [])).rows.append(row)
     return list(found.values())
 
 
-def tuned(group: Group) -> bool:
-    """Whether it is of fine-tunes, or of the same network from scratch."""
+def is_finetune(group: Group) -> bool:
+    """Whether its runs are fine-tunes, or trained from scratch with labels."""
     return "start" in group.rows[0]
 
 
-def scopes(groups: Sequence[Group]) -> dict[str, list[Group]]:
-    """Groups whose numbers compare: of the same images, and autoencoders apart from fine-tunes; a single one has the
-    name ``""``."""
+def comparable_sets(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    """Groups whose metrics compare: of one dataset, and fine-tunes apart. A single set has the name ``""``."""
     found: dict[str, list[Group]] = {}
     for group in groups:
-        images = " ".join(str(group.rows[0][key]) for key in DATASET if group.rows[0].get(key) is not None)
-        found.setdefault(f"{images}, fine-tuned" if tuned(group) else images, []).append(group)
+        dataset = " ".join(str(group.rows[0][key]) for key in DATASET if group.rows[0].get(key) is not None)
+        found.setdefault(f"{dataset}, fine-tuned" if is_finetune(group) else dataset, []).append(group)
     return found if len(found) > 1 else {"": list(groups)}
 
 
-def difference(first: Group, second: Group, key: str) -> Interval | None:
-    """`first` minus `second`, with its confidence interval over seeds; None where one of them lacks the metric.
-
-    Paired by seed where both have the same seeds (Student's t over the differences), else Welch's t-interval. Two
-    equal differences leave it open: accuracies are counts of images, so that two agree by chance.
-    """
-    from scipy.special import stdtrit  # a quarter of a second, which tables without a difference spare
-
-    one, other = first.numbers(key), second.numbers(key)
-    if not one or not other:
-        return None
-    if one.keys() == other.keys():
-        pairs = [one[seed] - other[seed] for seed in one]
-        mean, n = statistics.fmean(pairs), len(pairs)
-        few = n < 2 or (n == 2 and math.isclose(*pairs))
-        error = math.inf if few else statistics.stdev(pairs) / math.sqrt(n)
-        freedom = n - 1.0
-    else:
-        mean = statistics.fmean(one.values()) - statistics.fmean(other.values())
-        if min(len(one), len(other)) < 2:
-            return Interval(mean, -math.inf, math.inf)
-        parts = [statistics.variance(values.values()) / len(values) for values in (one, other)]
-        error = math.sqrt(sum(parts))
-        spread = sum(part**2 / (len(values) - 1) for part, values in zip(parts, (one, other), strict=True))
-        freedom = sum(parts) ** 2 / spread if spread else 1.0
-    half = float(stdtrit(freedom, 0.5 + CONFIDENCE / 2)) * error if math.isfinite(error) else math.inf
-    return Interval(mean, mean - half, mean + half)
+def seed_difference(first: Group, second: Group, key: str) -> Interval | None:
+    """`first` minus `second` with its confidence interval over seeds; None if one of them lacks the metric."""
+    one, other = first.by_seed(key), second.by_seed(key)
+    return difference(one, other) if one and other else None

@@ -1,23 +1,12 @@
-"""Learning curves, as runs write them down and laid over each other."""
+"""Learning curves: read from the records of runs, and laid over each other."""
 
 import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from aetool.report import plots
-from aetool.report.groups import Group, tuned
-from aetool.report.layout import (
-    LAMBDAS,
-    distinguishing,
-    families,
-    fewer_datasets,
-    name,
-    numeric,
-    panels_of,
-    spans,
-    value,
-)
+from aetool.report import layout, plots
+from aetool.report.groups import Group, directory, is_finetune
 from aetool.report.plots import Chart, Curve
 
 POINTS = 200  # of a curve
@@ -26,37 +15,37 @@ Losses = dict[str, list[tuple[float, float]]]  # (step, loss) by split
 
 
 def curves(groups: Sequence[Group], keys: Sequence[str], file: str) -> Iterator[Chart]:
-    """The curves of all runs in one figure, where there are any."""
-    numbers = numeric(groups, keys)
-    apart = [key for key in distinguishing(groups, keys) if key != "dataset.name"]
-    first = ("model.name", *LAMBDAS) if families(groups) else (*LAMBDAS, "model.name")
-    chosen = next((key for key in (*first, *apart) if key in apart), None)
-    order = sorted({value(group, chosen) for group in groups}) if chosen in numbers else []
-    alone = spans(groups, "penalty.weight") or spans(groups, "penalty")
-    part = "loss/reconstruction" if alone else "loss"
+    """The learning curves of all runs in one figure, if there are any."""
+    candidates = [key for key in layout.minimal_keys(groups, keys) if key != "dataset.name"]
+    first = ("model.name", *layout.LAMBDAS) if layout.compares_models(groups) else (*layout.LAMBDAS, "model.name")
+    coloured = next((key for key in (*first, *candidates) if key in candidates), None)
+    ordered = coloured is not None and coloured in layout.numeric_keys(groups, keys)
+    order = sorted({layout.numeric(group, coloured) for group in groups}) if ordered and coloured else []
+    penalties_differ = layout.varies(groups, "penalty.weight") or layout.varies(groups, "penalty")
+    part = "loss/reconstruction" if penalties_differ else "loss"
     runs = []
-    for panel, own in panels_of(groups).items():
+    for panel, own in layout.panels(groups).items():
         for group in own:
-            found = value(group, chosen) if chosen else ""
-            rank = order.index(found) / (len(order) - 1) if order else None
+            rank = order.index(layout.numeric(group, coloured)) / (len(order) - 1) if order and coloured else None
             for row in group.rows:
-                points = losses(Path(row["directory"]) / "metrics.jsonl", part)
+                points = losses(directory(row) / "metrics.jsonl", part)
                 if any(len(curve) > 1 for curve in points.values()):
-                    runs.append(Curve(panel, name(group, [chosen]) if chosen else "", rank, points))
+                    runs.append(Curve(panel, layout.group_name(group, [coloured]) if coloured else "", rank, points))
     runs.sort(key=lambda run: run.rank or 0)
     if not runs:
         return
-    caption = f"Learning curves{' of fine-tuning' if tuned(groups[0]) else ''}, a line a run. "
-    caption += f"Colour: {chosen}; seeds have the same. " if chosen else ""
-    caption += "The reconstruction term alone, without lambda times the penalty, which differs. " if alone else ""
-    caption += "Compare levels only where the loss and the dataset are the same." + fewer_datasets(groups)
-    yield Chart(file, caption, plots.curves(runs, "reconstruction loss" if alone else "loss", chosen or ""))
+    caption = f"Learning curves{' of fine-tuning' if is_finetune(groups[0]) else ''}, one line per run. "
+    caption += f"Colour: {coloured}; seeds share a colour. " if coloured else ""
+    caption += "Reconstruction loss only, without the penalty. " if penalties_differ else ""
+    caption += "Levels compare only between runs with the same loss and dataset." + layout.omitted_panels(groups)
+    title = "reconstruction loss" if penalties_differ else "loss"
+    yield Chart(file, caption, plots.curves(runs, title, coloured or ""))
 
 
 def losses(path: Path, part: str) -> Losses:
-    """The losses of pretraining, or of fine-tuning, in a metrics.jsonl, thinned out; `part` is `loss` or a part of it.
+    """The losses of training in a metrics.jsonl, thinned out; `part` is `loss` or a part of it.
 
-    Empty where there are none; lines that are not rows are passed over.
+    Empty if there are none; malformed lines are skipped.
     """
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()

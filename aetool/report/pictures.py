@@ -1,4 +1,4 @@
-"""Pictures inside an HTML file: figures, and those in the folders of runs, made small enough."""
+"""Pictures embedded in an HTML file: figures over runs, and the pictures in the folders of runs, downsized."""
 
 import base64
 import io
@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from aetool.report.plots import Chart, render
 
-PICTURES = ("reconstructions", "atoms", "samples", "atlas*")  # in figures/, as far as they are there
-WIDTH = 1000  # of a picture, in pixels, at most
-BYTES = 2_300_000  # of all pictures of runs together, about
-WIDE = 8  # inches of a figure, above which it takes the whole width
-MOST = 250_000  # bytes of one picture
-LARGE_SVG = 100_000  # bytes from which a figure is embedded as PNG
+PICTURES = ("reconstructions", "atoms", "samples", "atlas*")  # file names in figures/, where they exist
+WIDTH = 1000  # pixels; larger pictures are downsized
+BYTES = 2_300_000  # budget of all pictures of runs together, approximate
+WIDE = 8  # inches, above which a figure takes the whole width
+LARGEST = 250_000  # bytes of one picture
+LARGE_SVG = 100_000  # bytes, above which a figure is embedded as PNG
 
 
 class Picture(NamedTuple):
@@ -24,15 +24,15 @@ class Picture(NamedTuple):
 
 
 def album(directories: Sequence[Path]) -> list[list[Picture]]:
-    """The pictures of each run, which share the bytes."""
+    """The pictures of each run, within the budget of BYTES."""
     files = [_files(directory) for directory in directories]
-    share = min(MOST, BYTES // max(1, sum(map(len, files))))
+    limit = min(LARGEST, BYTES // max(1, sum(map(len, files))))
     named = zip(directories, files, strict=True)
     return [
         [
             found
             for file in own
-            if (found := embedded(file, share, f"{file.stem.replace('_', ' ')} of {directory.name}"))
+            if (found := embedded(file, limit, f"{file.stem.replace('_', ' ')} of {directory.name}"))
         ]
         for directory, own in named
     ]
@@ -42,27 +42,27 @@ def _files(directory: Path) -> list[Path]:
     return [path for name in PICTURES for path in sorted(directory.glob(f"figures/{name}.png"))]
 
 
-def embedded(path: Path, share: int, alt: str) -> Picture | None:
-    """A PNG file embedded, made smaller where it is larger than its share of bytes; None where it is no picture."""
+def embedded(path: Path, limit: int, alt: str) -> Picture | None:
+    """An embedded PNG file, downsized to about `limit` bytes; None if it is not a readable picture."""
     from PIL import Image
 
     try:
         data = path.read_bytes()
         with Image.open(io.BytesIO(data)) as opened:
-            if opened.format == "PNG" and len(data) <= share and opened.width <= WIDTH:
+            if opened.format == "PNG" and len(data) <= limit and opened.width <= WIDTH:
                 opened.verify()
                 return Picture(_uri("image/png", data), alt, wide=path.stem.startswith("atlas"))
             image = opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # of damaged files
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # damaged file
         return None
     width = min(image.width, WIDTH)
     for _ in range(3):
         small = image.resize((width, max(1, round(image.height * width / image.width))), Image.Resampling.LANCZOS)
         file = io.BytesIO()
         small.save(file, "WEBP", quality=75, method=1)
-        if file.tell() <= share:
+        if file.tell() <= limit:
             break
-        width = max(240, int(0.95 * width * (share / file.tell()) ** 0.5))
+        width = max(240, int(0.95 * width * (limit / file.tell()) ** 0.5))
     return Picture(_uri("image/webp", file.getvalue()), alt, wide=path.stem.startswith("atlas"))
 
 

@@ -1,73 +1,70 @@
-"""Folders read as flat rows, whatever stands in them: runs, folders of runs, sweeps, and what is none of these."""
+"""Folders read as flat rows, whatever is in them: runs, folders of runs, sweeps, and anything else."""
 
 import json
 import os
 import socket
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
 from aetool.config.check import flatten
-from aetool.storage.run import CONFIG, IDENTITY, IDENTITY_OF_FINETUNE, LOCK, WITHOUT_EFFECT
+from aetool.report.groups import Value, directory
+from aetool.storage.run import CONFIG, LOCK
 
 SWEEP = "sweep.json"
 STATES = ("completed", "running", "interrupted", "failed")  # of status.json
 UNREADABLE, FOREIGN, MISSING = "unreadable", "foreign", "missing"  # of any folder
 DELETED, NOT_STARTED = "deleted", "not started"  # of the points of a sweep
-ABOUT = ("run", "directory", "state", "trouble")  # keys of a row that are neither config nor metric
-PRETRAINING = (
-    "loss",
-    "penalty",
-    "corruption",
-    "optimizer",
-    "scheduler",
-    "trainer",
-)  # of the run that a fine-tune starts from
-NAMED = ("loss", "corruption", "optimizer", "scheduler")  # groups whose options are called as their classes
+META = ("run", "directory", "state", "reason")  # keys of a row that are neither config nor metric
+NOT_IDENTIFYING = frozenset(  # keys of a config that do not decide the trained network
+    ["output", "name", "overwrite", "device", "threads", "cache", "probe", "evaluation", "baselines", "supervised"]
+)
+PRETRAINING = ("loss", "penalty", "corruption", "optimizer", "scheduler", "trainer")  # groups of a fine-tune's parent
+NAMED = ("loss", "corruption", "optimizer", "scheduler")  # groups whose options are named after their classes
 
-Found = dict[str, Any]
+Found = dict[str, Value]
+Json = dict[str, Any]  # an object in a JSON file, of which nothing is known yet
+
+
+class Sweep(NamedTuple):
+    """What a sweep.json says of the sweep as a whole."""
+
+    axes: list[str]  # swept keys
+    command: str | None
+    updated: str  # ISO 8601 in UTC
 
 
 def read_rows(paths: Iterable[Path]) -> list[Found]:
-    """A row for every run at or below the paths, each folder once; one that is no run is listed as what it is."""
+    """A row for every run at or below the paths, each folder once; other folders are listed as what they are."""
     found: dict[str, Found] = {}
     for path in paths:
         for row in _below(path):
-            found.setdefault(os.path.realpath(row["directory"]), row)
+            found.setdefault(os.path.realpath(directory(row)), row)
     return list(found.values())
 
 
-def read(directory: Path) -> Found:
-    """One flat row: run, directory, state, every key of the config, every metric as `stage/metric`.
+def read(folder: Path) -> Found:
+    """One flat row: run, directory, state, every key of the config, every metric as `stage/name`.
 
-    `trouble` says why the state is not completed. Never raises for what stands in the folder.
+    `reason` says why the state is not completed. Never raises, whatever is in the folder.
     """
-    saved, trouble = _object(directory / CONFIG)
-    if trouble == _missing(CONFIG) and not _holds(directory, ""):
-        return _other(directory, MISSING, "there is no such folder")
-    if trouble:
-        return _other(directory, FOREIGN if trouble == _missing(CONFIG) else UNREADABLE, trouble)
-    status, no_status = _object(directory / "status.json")
-    metrics, no_metrics = _object(directory / "metrics.json")
+    saved, reason = _read(folder / CONFIG)
+    if reason == _absent(CONFIG) and not _holds(folder, ""):
+        return _row(folder, MISSING, "there is no such folder")
+    if reason:
+        return _row(folder, FOREIGN if reason == _absent(CONFIG) else UNREADABLE, reason)
+    metrics, no_metrics = _read(folder / "metrics.json")
     config = saved.get("config")
     if not isinstance(config, dict) or not isinstance(config.get("seed", 0), int):
-        return _other(directory, UNREADABLE, f"{CONFIG} is not that of a run")
-    state: Any = status.get("state")
-    if no_status or state not in STATES:
-        state, trouble = UNREADABLE, no_status or "status.json names no known state"
-    elif state == "completed" and no_metrics:
-        state, trouble = UNREADABLE, no_metrics
-    elif state == "failed":
-        trouble = str(status.get("error") or "").partition("\n")[0]
-    elif state != "completed":
-        trouble = f"{status.get('stage', 'training')}, step {status.get('step', 0)}"
-        if state == "running" and not _alive(directory, status):
-            state, trouble = "interrupted", f"killed ({trouble})"
-    row = _other(directory, state, trouble) | _config_values(config)
+        return _row(folder, UNREADABLE, f"{CONFIG} is not that of a run")
+    state, reason = _state(folder)
+    if state == "completed" and no_metrics:
+        state, reason = UNREADABLE, no_metrics
+    row = _row(folder, state, reason) | _config_values(_identity(saved))
     if "parent" in config:
-        row |= _start(directory, config)
+        row |= _start(folder, config)
     for stage, values in metrics.items():
         if isinstance(values, dict):
             scalars = {key: value for key, value in values.items() if isinstance(value, int | float | str)}
@@ -75,36 +72,56 @@ def read(directory: Path) -> Found:
     return {key: str(value) if isinstance(value, int) and abs(value) >= 2**63 else value for key, value in row.items()}
 
 
-def read_sweep(folder: Path) -> tuple[list[Found], dict[str, Any]]:
-    """The points of a sweep in its order, deleted and not started ones too, and its sweep.json.
+def read_sweep(folder: Path) -> tuple[list[Found], Sweep]:
+    """The points of a sweep in its order, with deleted and not started ones.
 
-    A folder says itself how its run ended, unless the sweep failed on it later. Points of one run, such as
+    How a run ended is read from its folder, unless the sweep failed on it later. Points of one run, such as
     `probe=linear,knn`, are one row.
     """
-    sweep, trouble = _object(folder / SWEEP)
-    entries, axes = sweep.get("runs"), sweep.get("axes", {})
-    if trouble or not isinstance(entries, list) or not isinstance(axes, dict):
-        return [_other(folder, UNREADABLE, trouble or f"{SWEEP} is not that of a sweep")], {}
-    rows: dict[str, Found] = {}
+    saved, reason = _read(folder / SWEEP)
+    entries, axes, command = saved.get("runs"), saved.get("axes", {}), saved.get("command")
+    if reason or not isinstance(entries, list) or not isinstance(axes, dict):
+        return [_row(folder, UNREADABLE, reason or f"{SWEEP} is not that of a sweep")], Sweep([], None, "")
+    sweep = Sweep(list(axes), command if isinstance(command, str) else None, str(saved.get("updated") or ""))
+    rows: dict[Value, Found] = {}
     for entry in entries:
         row = _point(folder, sweep, entry)
-        if rows.get(row["directory"], row)["state"] == "completed" or row["directory"] not in rows:
-            rows[row["directory"]] = row
+        key = str(row["directory"])
+        if rows.get(key, row)["state"] == "completed" or key not in rows:
+            rows[key] = row
     return list(rows.values()), sweep
 
 
-def _point(folder: Path, sweep: Found, entry: Any) -> Found:
+def _state(folder: Path) -> tuple[str, str | None]:
+    """The state in status.json, and the reason why it is not completed."""
+    status, reason = _read(folder / "status.json")
+    state = status.get("state")
+    if reason or state not in STATES:
+        return UNREADABLE, reason or "status.json names no known state"
+    if state == "completed":
+        return state, None
+    if state == "failed":
+        return state, str(status.get("error") or "").partition("\n")[0]
+    at = f"{status.get('stage', 'training')}, step {status.get('step', 0)}"
+    if state == "running" and not _alive(folder, status):
+        return "interrupted", f"killed ({at})"
+    return str(state), at
+
+
+def _point(folder: Path, sweep: Sweep, entry: object) -> Found:
     if not isinstance(entry, dict) or not isinstance(entry.get("directory"), str):
-        return _other(folder, UNREADABLE, f"{SWEEP} has an entry that names no folder")
-    directory, state = folder.parent / entry["directory"], entry.get("state")
-    row = read(directory)
+        return _row(folder, UNREADABLE, f"{SWEEP} has an entry without a folder")
+    own, state = folder.parent / entry["directory"], entry.get("state")
+    row = read(own)
     if row["state"] in (FOREIGN, MISSING):
         known = {NOT_STARTED: NOT_STARTED, "failed": "failed"}.get(str(state), DELETED)
         words = list(map(str, entry["overrides"])) if isinstance(entry.get("overrides"), list) else []
-        trouble = entry.get("error") if known == "failed" else " ".join(words)
-        return _other(directory, known, trouble) | _override_values(words)
-    if state == "failed" and row["state"] == "completed" and _later(sweep, directory):
-        return row | {"state": "failed", "trouble": entry.get("error")}
+        reason = entry.get("error") if known == "failed" else " ".join(words)
+        return _row(own, known, reason) | _override_values(words)
+    if state == "failed" and row["state"] == "completed":
+        status, _ = _read(own / "status.json")
+        if sweep.updated >= str(status.get("updated") or ""):
+            return row | {"state": "failed", "reason": entry.get("error")}
     return row
 
 
@@ -117,17 +134,17 @@ def _below(path: Path) -> list[Found]:
         if not path.exists():
             return [read(path)]
         if not path.is_dir():
-            return [_other(path, FOREIGN, "no folder")]
+            return [_row(path, FOREIGN, "not a folder")]
         children = sorted(child for child in path.iterdir() if _may_be_run(child))
     except OSError as error:
-        return [_other(path, UNREADABLE, error.strerror)]
+        return [_row(path, UNREADABLE, error.strerror)]
     if any(_holds(child, CONFIG) for child in children):
         return [read(child) for child in children]
-    return [_other(path, FOREIGN, "no run in it")]
+    return [_row(path, FOREIGN, "no run in it")]
 
 
 def _may_be_run(path: Path) -> bool:
-    """Folders, and links that lead nowhere; not hidden ones nor those of sweeps."""
+    """Folders and broken links, unless hidden or of a sweep."""
     if path.name.startswith((".", "sweep-")):
         return False
     try:
@@ -143,12 +160,12 @@ def _holds(folder: Path, name: str) -> bool:
         return False
 
 
-def _object(path: Path) -> tuple[dict[str, Any], str | None]:
-    """The object in a JSON file, and why there is none."""
+def _read(path: Path) -> tuple[Json, str | None]:
+    """The object in a JSON file; if there is none, an empty one and the reason."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        return {}, _missing(path.name)
+        return {}, _absent(path.name)
     except OSError as error:
         return {}, f"{path.name}: {error.strerror}"
     except (ValueError, RecursionError):
@@ -156,70 +173,67 @@ def _object(path: Path) -> tuple[dict[str, Any], str | None]:
     return (found, None) if isinstance(found, dict) else ({}, f"{path.name} is damaged")
 
 
-def _missing(name: str) -> str:
+def _absent(name: str) -> str:
     return f"no {name}"
 
 
-def _other(directory: Path, state: str, trouble: str | None) -> Found:
-    row = {"run": directory.name or str(directory), "directory": str(directory), "state": state}
-    return row | {"trouble": trouble} if trouble else row
+def _row(folder: Path, state: str, reason: str | None) -> Found:
+    row: Found = {"run": folder.name or str(folder), "directory": str(folder), "state": state}
+    return row | {"reason": reason} if reason else row
 
 
-def _alive(directory: Path, status: dict[str, Any]) -> bool:
-    """Whether a process holds the run; on another machine its lock says nothing here."""
+def _alive(folder: Path, status: Json) -> bool:
+    """Whether a process holds the run; taken for granted on another machine, whose locks cannot be seen."""
     if status.get("host") != socket.gethostname():
         return True
-    if not _holds(directory, LOCK):
+    if not _holds(folder, LOCK):
         return False
     try:
-        with FileLock(directory / LOCK, timeout=0):
+        with FileLock(folder / LOCK, timeout=0):
             return False
     except (Timeout, OSError):
         return True
 
 
-def _later(sweep: dict[str, Any], directory: Path) -> bool:
-    """Whether the sweep said last how the run ended; both times are ISO 8601 in UTC."""
-    status, _ = _object(directory / "status.json")
-    return str(sweep.get("updated") or "") >= str(status.get("updated") or "")
+def _identity(saved: Json) -> Json:
+    """The part of a config that decides the network; of a config.json without it, all that may decide it."""
+    identity, config = saved.get("identity"), saved.get("config")
+    if isinstance(identity, dict) or not isinstance(config, dict):
+        return identity if isinstance(identity, dict) else {}
+    return {key: value for key, value in config.items() if key not in NOT_IDENTIFYING}
 
 
-def _config_values(config: dict[str, Any]) -> dict[str, Any]:
-    """The keys that decide the network, and the name of each component; tolerates those of other versions."""
-    groups = IDENTITY_OF_FINETUNE if "parent" in config else IDENTITY
-    chosen = {group: config[group] for group in groups if group in config and group != "parent"}
-    for group, keys in WITHOUT_EFFECT.items():
-        if isinstance(chosen.get(group), dict):
-            chosen[group] = {key: value for key, value in chosen[group].items() if key not in keys}
-    if chosen.get("augment") and isinstance(config.get("dataset"), dict):
-        chosen["augmentation"] = config["dataset"].get("augmentation")
-    values = {key: value for key, value in flatten(chosen) if not isinstance(value, dict)}
+def _config_values(identity: Json) -> Found:
+    """Dotted keys, and the name of each component; tolerates configs of other versions."""
+    leaves = flatten({key: value for key, value in identity.items() if key != "parent"})
+    values = {key: value for key, value in leaves if not isinstance(value, dict)}
     for group in NAMED:
         if f"{group}._target_" in values:
             values[group] = str(values[f"{group}._target_"]).rpartition(".")[2]
-    terms = chosen["penalty"].get("terms") if isinstance(chosen.get("penalty"), dict) else None
+    penalty = identity.get("penalty")
+    terms = penalty.get("terms") if isinstance(penalty, dict) else None
     if isinstance(terms, dict):
         values["penalty"] = "+".join(terms) or "none"
-    return {key: value for key, value in values.items() if key not in ABOUT}
+    return {key: value for key, value in values.items() if key not in META}
 
 
-def _start(directory: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """What a fine-tune starts from: scratch, or the pretraining of the run beside it as `parent.…`, its seed aside."""
+def _start(folder: Path, config: Json) -> Found:
+    """What a fine-tune starts from: scratch, or the pretraining of the run beside it as `parent.…`."""
     if config["parent"] is None:
         return {"start": "scratch"}
-    values: dict[str, Any] = {"start": "pretrained", "parent": config.get("run")}
+    values: Found = {"start": "pretrained", "parent": config.get("run")}
     if isinstance(config.get("run"), str):
-        saved = _object(directory.parent / config["run"] / CONFIG)[0].get("config")
-        if isinstance(saved, dict):
-            pretraining = {group: saved[group] for group in PRETRAINING if group in saved}
-            values["parent.seed"] = saved["seed"] if isinstance(saved.get("seed"), int) else None
+        identity = _identity(_read(folder.parent / config["run"] / CONFIG)[0])
+        if identity:
+            pretraining = {group: identity[group] for group in PRETRAINING if group in identity}
+            values["parent.seed"] = identity["seed"] if isinstance(identity.get("seed"), int) else None
             return values | {f"parent.{key}": value for key, value in _config_values(pretraining).items()}
     return values | {"parent.id": str(config["parent"])}
 
 
-def _override_values(words: list[str]) -> dict[str, Any]:
-    """Overrides as config keys, for points that have no config."""
-    values: dict[str, Any] = {}
+def _override_values(words: list[str]) -> Found:
+    """Overrides as config keys, for points without a config."""
+    values: Found = {}
     for word in words:
         key, _, text = word.lstrip("+").partition("=")
         key = f"{key}.name" if key in ("model", "dataset") else key
@@ -227,4 +241,4 @@ def _override_values(words: list[str]) -> dict[str, Any]:
             values[key] = json.loads(text)
         except ValueError:
             values[key] = text
-    return {key: value for key, value in values.items() if key not in ABOUT and isinstance(value, int | float | str)}
+    return {key: value for key, value in values.items() if key not in META and isinstance(value, int | float | str)}

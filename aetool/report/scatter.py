@@ -1,13 +1,13 @@
-"""How a Pareto front is drawn, with labels that do not cover each other. No pyplot, nothing global."""
+"""Drawing of a Pareto front, with labels that do not overlap. No pyplot, no global state."""
 
 from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
-from aetool.report.groups import Stat
+from aetool.measures.statistics import Stat
 from aetool.report.plots import PALETTE, legend, sheet, titled, wide
 
-SIDES = (  # where a label may stand beside its point: offset in points, alignment
+SIDES = (  # positions of a label around its point: offset in points, alignment
     (0, 9, "center", "bottom"),
     (0, -9, "center", "top"),
     (9, 0, "left", "center"),
@@ -17,7 +17,7 @@ SIDES = (  # where a label may stand beside its point: offset in points, alignme
     (8, -8, "left", "top"),
     (-8, -8, "right", "top"),
 )
-SHARE = {"left": 0.0, "bottom": 0.0, "center": 0.5, "right": 1.0, "top": 1.0}  # of the label before its place
+SHIFT = {"left": 0.0, "bottom": 0.0, "center": 0.5, "right": 1.0, "top": 1.0}  # fraction of the label before its anchor
 
 
 def pareto(
@@ -32,7 +32,7 @@ def pareto(
     if dominated:
         _cloud(axes, dominated, label="dominated", fmt="o", mfc="white", color="#999999", alpha=0.8, zorder=2)
     points = [(x, y) for _, x, y in front]
-    _cloud(axes, points, label="front", fmt="o-", color=PALETTE[0], zorder=3)
+    _cloud(axes, points, label="Pareto front", fmt="o-", color=PALETTE[0], zorder=3)
     if wide([x.mean for x, _ in [*points, *dominated]]):
         axes.set_xscale("log")
     axes.margins(0.12)  # room for labels
@@ -52,7 +52,7 @@ def _cloud(axes: Any, points: Sequence[tuple[Stat, Stat]], **looks: Any) -> None
 def _annotate(
     figure: Any, axes: Any, front: Sequence[tuple[str, Stat, Stat]], dominated: Sequence[tuple[Stat, Stat]]
 ) -> None:
-    """Labels the front where there is room: none covers another, a point or the legend, and few the line."""
+    """Labels the front where there is room: no label covers another, a point or the legend; few cover the line."""
     from matplotlib.path import Path
     from matplotlib.patheffects import withStroke
     from matplotlib.transforms import Bbox
@@ -72,8 +72,8 @@ def _annotate(
         note.set_in_layout(False)
         size = note.get_window_extent()
         for crossing, (dx, dy, horizontal, vertical) in product((False, True), SIDES):
-            x0 = left + scale * dx - SHARE[horizontal] * size.width
-            y0 = bottom + scale * dy - SHARE[vertical] * size.height
+            x0 = left + scale * dx - SHIFT[horizontal] * size.width
+            y0 = bottom + scale * dy - SHIFT[vertical] * size.height
             box = Bbox.from_bounds(x0, y0, size.width, size.height)
             inside = frame.contains(box.x0, box.y0) and frame.contains(box.x1, box.y1)
             free = crossing or not line.intersects_bbox(box, filled=False)

@@ -1,99 +1,131 @@
-"""What a command prints at its end."""
+"""What a command prints at its end: the headline metrics of a run, or every metric of a stage."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 
+from aetool.evaluation.catalogue import (
+    BASELINES,
+    LINEAR,
+    LOSSLESS_PSNR,
+    METRICS,
+    PROBE,
+    TUNED,
+    Metric,
+    baseline_key,
+    split_probe_key,
+    table_metrics,
+)
 from aetool.report.tables import print_measures
-from aetool.storage.run import Run
 
-PROBE_ROWS = {
-    "accuracy, test": "test/accuracy",
-    "its spread over draws of labels": "test/accuracy_std",
-    "gain over PCA": "gain_over_pca",
-    "top-5 accuracy, test": "test/top5_accuracy",
-    "accuracy, validation": "val/accuracy",
-    "calibration error, test": "test/calibration_error",
-}
-CHOSEN = {
-    "l2": "L2",
-    "c": "C",
-    "k": "k",
-    "temperature": "temperature",
-    "weight_decay": "weight decay",
-    "epoch": "epoch",
-}
-BASELINES = ("pca", "pixels", "untrained", "mean")
-EVALUATION_ROWS = {
-    "MSE": "mse",
-    "PSNR, dB": "psnr",
-    "SSIM": "ssim",
-    "explained variance": "explained_variance",
-    "active units (L0)": "l0",
-    "dead units": "dead_units",
-    "effective rank of the code": "effective_rank",
-}
-FAMILY_ROWS = {
-    "Jacobian norm, validation": "val/jacobian_norm",
-    "trustworthiness, validation": "val/trustworthiness",
-    "continuity, validation": "val/continuity",
-    "intrinsic dimension of the code": "val/intrinsic_dimension",
-    "intrinsic dimension of the pixels": "pixels/val/intrinsic_dimension",
-    "silhouette by class, code": "val/silhouette",
-    "silhouette by class, pixels": "pixels/val/silhouette",
-    "class selectivity of units": "val/class_selectivity",
-    "bytes per image, 8-bit code": "compression/bytes_per_image",
-    "compression ratio": "compression/compression_ratio",
-    "PSNR of the 8-bit code, dB": "compression/quantized_psnr",
-    "ELBO, nats per image": "likelihood/elbo",
-    "-log p(x) bound, nats": "likelihood/nll",
-    "bits per dimension": "likelihood/bits_per_dim",
-    "active units of the posterior": "likelihood/active_units",
-}
-COST_ROWS = {
-    "parameters": "parameters",
-    "FLOPs per image": "flops",
-    "model bytes": "model_bytes",
-    "images per second, encoding": "images_per_second",
-}
+Lines = dict[str, dict[str, str | None]]  # cells by row and column
+DENOISING = re.compile(r"denoising/(?P<level>[^/]+)/psnr_gain")
 
 
-def print_probe(run: Run, stage: str, metrics: dict[str, float], console: Console | None = None) -> None:
-    """Each tap and each baseline across."""
-    found = list(dict.fromkeys(map(_subject, metrics)))
-    taps = [name for name in found if name.partition("/")[0] not in BASELINES]
-    columns = taps + [name for name in found if name.partition("/")[0] in BASELINES]
-    model = run.config["model"]["name"]
-    titles = {"code": "code" if model in columns else model, "pca": _pca(metrics), "mean": "largest class"}
-    mean = ", mean over draws" if any(name.endswith("/test/accuracy_std") for name in metrics) else ""
-    rows = PROBE_ROWS | {f"{label} chosen{mean}": key for key, label in CHOSEN.items()}
+def print_summary(
+    title: str,
+    metrics: Mapping[str, Mapping[str, float]],
+    probe_stage: str | None,
+    model: str,
+    full: bool = False,
+    console: Console | None = None,
+) -> None:
+    """The headline metrics of a run beside its baselines; with `full` also every metric of its evaluation and probe.
+
+    `metrics` is the content of metrics.json; `probe_stage` the stage that the run itself is probed in, if any.
+    """
+    stages = {**metrics, PROBE: metrics.get(probe_stage, {}) if probe_stage else {}}  # the run's own probe in its place
+    values = {f"{stage}/{name}": value for stage, found in stages.items() for name, value in found.items()}
+    lines: Lines = {}
+    for metric in METRICS:
+        if metric.headline and metric.key in values:
+            words = metric.heading.replace(LINEAR, _probe_name(probe_stage or PROBE))
+            lines[words] = _beside(metric, values, _run_column(model), metrics.get("evaluate", {}))
+    print_measures(title, _filled(lines), console)
+    if full and "evaluate" in metrics:
+        print_evaluation(model, metrics["evaluate"], console)
+    if full and probe_stage and probe_stage in metrics:
+        print_probe(model, probe_stage, metrics[probe_stage], console)
+
+
+def print_evaluation(model: str, metrics: Mapping[str, float], console: Console | None = None) -> None:
+    """Every metric of the stage `evaluate`; the run and its baselines across."""
+    values = {f"evaluate/{name}": value for name, value in metrics.items()}
+    rows = [*table_metrics("evaluate"), *_denoising(metrics)]
     lines = {
-        label: {titles.get(name, name.replace("_", " ")): metrics.get(f"{name}/{key}") for name in columns}
-        for label, key in rows.items()
-        if any(f"{name}/{key}" in metrics for name in columns)
+        metric.heading: _beside(metric, values, _run_column(model), metrics) for metric in rows if metric.key in values
     }
-    print_measures(f"{stage.replace('-', ' ')}, frozen features", lines, console)
+    print_measures("evaluation", _filled(lines), console)
 
 
-def _subject(key: str) -> str:
-    """What a metric is of: a tap, a baseline, or the untrained encoder at a tap."""
-    first, _, rest = key.partition("/")
-    return f"{first}/{rest.partition('/')[0]}" if first == "untrained" else first
-
-
-def print_evaluation(run: Run, metrics: dict[str, float], console: Console | None = None) -> None:
-    """The run and PCA across, on the test split."""
-    model, pca = run.config["model"]["name"], _pca(metrics)
+def print_probe(model: str, stage: str, metrics: Mapping[str, float], console: Console | None = None) -> None:
+    """Every metric of a probe stage; each tap and each baseline across."""
+    found = list(dict.fromkeys(split_probe_key(name)[0] for name in metrics))
+    taps = [name for name in found if name.partition("/")[0] not in BASELINES]
+    baselines = [name for baseline in BASELINES for name in found if name.partition("/")[0] == baseline]
+    titles = {"code": _run_column(model), "pca": _pca(metrics)}
+    titles |= {"untrained/code": "untrained"} if taps == ["code"] else {}
+    titles = {name: titles.get(name, name.replace("_", " ")) for name in [*taps, *baselines]}
     lines = {}
-    for label, key in EVALUATION_ROWS.items():
-        lines[label] = {model: metrics.get(f"test/{key}")}
-        if f"pca/test/{key}" in metrics:
-            lines[label][pca] = metrics[f"pca/test/{key}"]
-    levels = [key.split("/")[1] for key in metrics if key.startswith("denoising/") and key.endswith("/psnr_gain")]
-    denoising = {f"PSNR gain, dB, noise {level}": f"denoising/{level}/psnr_gain" for level in levels}
-    found = {label: key for label, key in (FAMILY_ROWS | denoising).items() if key in metrics}
-    lines |= {label: {model: metrics.get(key)} for label, key in (found | COST_ROWS).items()}
-    print_measures("test images", lines, console)
+    for metric in table_metrics(stage):
+        name = metric.name.removeprefix("code/")
+        cells = {titles[subject]: _cell(metric, metrics.get(f"{subject}/{name}")) for subject in titles}
+        lines[metric.heading.removeprefix(LINEAR)] = cells
+    draws = ", mean over label draws" if any(name.endswith("/accuracy_std") for name in metrics) else ""
+    print_measures(f"{stage.replace('-', ' ')}, frozen features{draws}", _filled(lines), console)
 
 
-def _pca(metrics: dict[str, float]) -> str:
-    """PCA with the number of its components: the code size, or all there are."""
-    return f"PCA-{metrics['pca/components']:.0f}" if "pca/components" in metrics else "PCA"
+def print_finetune(tap: str, results: Mapping[str, Mapping[str, float]], console: Console | None = None) -> None:
+    """Every metric of fine-tuning; the networks across, and the most frequent class as baseline `mean`.
+
+    `results` are the metrics of the stage `finetune` by the name of the network: fine-tuned, from scratch, ….
+    """
+    mean = {name.removeprefix("mean/"): value for found in results.values() for name, value in found.items()
+            if name.startswith("mean/")}  # fmt: skip
+    lines = {}
+    for metric in table_metrics("finetune"):
+        cells = {name: _cell(metric, found.get(metric.name)) for name, found in {**results, "mean": mean}.items()}
+        lines[metric.heading.removeprefix(TUNED)] = cells
+    print_measures(f"classification, tap {tap}", _filled(lines), console)
+
+
+def _beside(metric: Metric, values: Mapping[str, float], run: str, pca: Mapping[str, float]) -> dict[str, str | None]:
+    """The cells of the run and of its baselines."""
+    keys = {_pca(pca) if name == "pca" else name: baseline_key(metric.key, name) for name in BASELINES}
+    return {name: _cell(metric, values.get(key)) for name, key in {run: metric.key, **keys}.items()}
+
+
+def _cell(metric: Metric, value: float | None) -> str | None:
+    return None if value is None or (metric.unit == "dB" and value >= LOSSLESS_PSNR) else metric.text(value)
+
+
+def _filled(lines: Lines) -> Lines:
+    """Without empty rows and columns."""
+    columns = {name for cells in lines.values() for name, cell in cells.items() if cell is not None}
+    return {
+        label: {name: cell for name, cell in cells.items() if name in columns}
+        for label, cells in lines.items()
+        if any(cell is not None for cell in cells.values())
+    }
+
+
+def _denoising(names: Iterable[str]) -> Sequence[Metric]:
+    """What denoising gains at each level of noise that was measured."""
+    matches = [match for name in names if (match := DENOISING.fullmatch(name))]
+    return [
+        Metric(f"evaluate/{m[0]}", "gain", f"PSNR gain, noise {m['level']}", ".2f", "higher", "dB") for m in matches
+    ]
+
+
+def _probe_name(stage: str) -> str:
+    return f"{stage.removeprefix('probe-').partition('-')[0]} probe "
+
+
+def _run_column(model: str) -> str:
+    return "code" if model in BASELINES else model
+
+
+def _pca(metrics: Mapping[str, float]) -> str:
+    """PCA with the number of its components: the code size, or as many as there are."""
+    return f"PCA-{metrics['pca/components']:.0f}" if "pca/components" in metrics else "pca"

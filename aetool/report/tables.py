@@ -1,10 +1,11 @@
 """Tables of runs: in the terminal, as markdown, csv and parquet."""
 
 import csv
+import html
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -13,14 +14,14 @@ from rich.table import Table
 from aetool.errors import UserError
 from aetool.evaluation.catalogue import Metric
 from aetool.report.comparison import Comparison
-from aetool.report.findings import spread
-from aetool.report.groups import Group, Row, scopes, seed, typed
+from aetool.report.findings import ranked
+from aetool.report.groups import Group, Row, Value, comparable_sets, format_stat, format_value, seed
 
-TABLES = 2  # one below the other, where the width has no room for all metrics
-LONG = 40  # lines above which there is one table only
+TABLES = 2  # one below the other, where one is too narrow for all metrics
+LONG = 40  # groups above which there is one table only
 ROOM = 26  # characters that identifying columns leave for metrics
-LISTED = 20  # troubles in the terminal
-KEPT = ("n", "front", "state")  # columns that stand however narrow it is
+LISTED = 20  # excluded runs in the terminal
+KEPT = ("n", "front", "state")  # columns that are shown however narrow the terminal
 HEADS = {"model.name": "model", "dataset.name": "dataset"}
 
 
@@ -35,62 +36,55 @@ class Column(NamedTuple):
 
 
 def print_comparison(comparison: Comparison, each: bool = False, console: Console | None = None) -> None:
-    """A table for each scope, a line a group, or with `each` one of all runs; what they say, and what is missing."""
-    console = console or Console(markup=False, highlight=False)
-    parts: Mapping[str, Sequence[Group | Row]] = {"": comparison.rows} if each else scopes(comparison.groups)
-    for scope, lines in parts.items():
-        if scope:
-            console.print(f"\n{scope}", style="bold")
+    """A table for each set of comparable groups, or with `each` one of all runs; then the findings."""
+    console = console or _console()
+    parts: Mapping[str, Sequence[Group | Row]] = {"": comparison.rows} if each else comparable_sets(comparison.groups)
+    for name, lines in parts.items():
+        if name:
+            console.print(f"\n{name}", style="bold")
         if lines:
             _print_table(comparison, lines, console)
     if comparison.fronts and not each:
-        fronts = {front.mark: f"{front.mark} {front.x.label} and {front.y.label}" for front in comparison.fronts}
-        console.print(f"front, beaten by none in both of: {', '.join(fronts.values())}; · beaten", style="dim")
-    for sentence in [*(comparison.knee or "").splitlines(), *comparison.differences]:
+        fronts = {front.mark: f"{front.mark} = {front.x.label} and {front.y.label}" for front in comparison.fronts}
+        console.print(f"Pareto front: {', '.join(fronts.values())}; · = dominated", style="dim")
+    for sentence in [*comparison.recommendations, *comparison.differences]:
         console.print(f"• {sentence}")
-    if comparison.troubles:
-        console.print("\nnot compared:")
-        for sentence in comparison.troubles[:LISTED]:
-            console.print(f"  {sentence}")
-        if len(comparison.troubles) > LISTED:
-            console.print(f"  and {len(comparison.troubles) - LISTED} more: --each")
+    for head, sentences in (("excluded:", comparison.excluded), ("notes:", comparison.notes)):
+        if sentences:
+            console.print("\n".join([f"\n{head}", *(f"  {sentence}" for sentence in sentences[:LISTED])]))
+        if len(sentences) > LISTED:
+            console.print(f"  and {len(sentences) - LISTED} more; --each lists every run")
 
 
 def _print_table(comparison: Comparison, lines: Sequence[Group | Row], console: Console) -> None:
-    identifying, left_out = _fitting(_identifying(comparison, lines, "\n"), console.width - ROOM)
+    identifying, hidden = _fitting(_identifying(comparison, lines, "\n"), console.width - ROOM, KEPT)
     room = console.width - sum(column.width for column in identifying)
     metrics = [_narrow(_metric(metric, lines)) for metric in comparison.metrics]
     metrics = [one for one in metrics if any(one.cells)]
     same = [one for one in metrics[1:] if len(lines) > 1 and len(set(one.cells)) == 1]
     waiting = [one for one in metrics if one not in same]
     for number in range(TABLES if len(comparison.groups) <= LONG else 1):
-        columns, left = [], room
-        for one in list(waiting):
-            if one.width <= left:
-                left -= one.width
-                columns.append(one)
-                waiting.remove(one)
+        columns, waiting = _fitting(waiting, room)
         if columns or number == 0:
             _draw(console, [*identifying, *columns])
     if same:
-        console.print("the same for all: " + ", ".join(f"{one.head} {one.cells[0]}" for one in same), style="dim")
-    if waiting:
-        console.print(f"no room for: {', '.join(one.head for one in waiting)}", style="dim")
-    if left_out:
-        console.print(f"also different: {', '.join(left_out)}", style="dim")
+        console.print("identical in all rows: " + ", ".join(f"{one.head} {one.cells[0]}" for one in same), style="dim")
+    if hidden or waiting:
+        heads = ", ".join(one.head.replace("\n", "") for one in [*hidden, *waiting])
+        console.print(f"not shown (terminal too narrow): {heads}", style="dim")
 
 
-def _fitting(columns: list[Column], width: int) -> tuple[list[Column], list[str]]:
-    """The columns that fit, the first in any case, and the heads of the others."""
-    kept: list[Column] = []
-    left_out = []
+def _fitting(columns: Sequence[Column], width: int, kept: Sequence[str] = ()) -> tuple[list[Column], list[Column]]:
+    """The columns that fit, and the others. With `kept`, the first and those with these heads always fit."""
+    fitting: list[Column] = []
+    others = []
     for one in columns:
-        if one.width <= width or not kept or one.head in KEPT:
-            kept.append(one)
+        if one.width <= width or one.head in kept or (kept and not fitting):
+            fitting.append(one)
             width -= one.width
         else:
-            left_out.append(one.head.replace("\n", ""))
-    return kept, left_out
+            others.append(one)
+    return fitting, others
 
 
 def _draw(console: Console, columns: Sequence[Column]) -> None:
@@ -103,16 +97,16 @@ def _draw(console: Console, columns: Sequence[Column]) -> None:
 
 
 def _identifying(comparison: Comparison, lines: Sequence[Group | Row], dot: str = "") -> list[Column]:
-    """What tells the lines apart: run and state of runs, n and fronts of groups, and the keys of both."""
+    """The columns that distinguish lines: run and state of runs, n and fronts of groups, and the keys of both."""
     groups = [line for line in lines if isinstance(line, Group)]
     keys = [key for key in comparison.keys if key != "seed" or not groups]
     found = []
     for key in keys:
         values = [line.values.get(key) if isinstance(line, Group) else line.get(key) for line in lines]
-        if len(set(map(typed, values))) == 1 and (len(values) > 1 or values[0] is None):
+        if len(set(map(format_value, values))) == 1 and (len(values) > 1 or values[0] is None):
             continue
         head = HEADS.get(key, key).replace(".", f".{dot}")
-        found.append(Column(head, ["" if value is None else typed(value) for value in values], number=False))
+        found.append(Column(head, ["" if value is None else format_value(value) for value in values], number=False))
     if not groups or not found:
         found.insert(0, Column("run", [_name(line) for line in lines], number=False))
     if groups and any(len(group.rows) > 1 for group in groups):
@@ -126,13 +120,13 @@ def _identifying(comparison: Comparison, lines: Sequence[Group | Row], dot: str 
 
 
 def _name(line: Group | Row) -> str:
-    """A run by its folder; several that no key tells apart by model and dataset."""
+    """A run by its folder; several that no key distinguishes by model and dataset."""
     rows = line.rows if isinstance(line, Group) else [line]
     return str(rows[0]["run"]) if len(rows) == 1 else f"{rows[0].get('model.name')} {rows[0].get('dataset.name')}"
 
 
 def _marks(comparison: Comparison, group: Group) -> str:
-    """The fronts that a group is on, as `s·a`; a dot where another beats it, a blank where it has no number."""
+    """The fronts that a group is on, as `s·a`; a dot where it is dominated, a blank where it has no metric."""
     marks = dict.fromkeys((front.mark for front in comparison.fronts), " ")
     for front in comparison.fronts:
         if any(one is group for one in front.best):
@@ -143,41 +137,68 @@ def _marks(comparison: Comparison, group: Group) -> str:
 
 
 def _metric(metric: Metric, lines: Sequence[Group | Row]) -> Column:
-    """Mean ± std of groups; where no group has a visible spread, the mean alone."""
-    if not all(isinstance(line, Group) for line in lines):
+    """Mean ± std of groups; the mean alone if no group has a visible spread."""
+    stats = [line.stat(metric.key) for line in lines if isinstance(line, Group)]
+    if not stats:
         values = [line.get(metric.key) for line in lines if not isinstance(line, Group)]
-        cells = [format(value, metric.form) if isinstance(value, int | float) else "" for value in values]
-        return Column(metric.label, cells)
-    stats = [line.stat(metric.key) if isinstance(line, Group) else None for line in lines]
-    zero = format(0.0, metric.form.lstrip("+"))
-    if not any(stat and format(stat.std, metric.form.lstrip("+")) != zero for stat in stats):
-        return Column(metric.label, [format(stat.mean, metric.form) if stat else "" for stat in stats])
-    return Column(metric.label, [spread(stat, metric.form) if stat else "" for stat in stats])
+        return Column(metric.label, [metric.text(one) if isinstance(one, int | float) else "" for one in values])
+    spec = metric.format.lstrip("+")
+    spread = any(stat and format(stat.std, spec) != format(0.0, spec) for stat in stats)
+    shown = [stat if spread or stat is None else stat._replace(n=1) for stat in stats]
+    return Column(metric.label, [format_stat(stat, metric.format) if stat else "" for stat in shown])
 
 
 def _narrow(column: Column) -> Column:
     return column._replace(cells=[cell.replace(" ± ", "±") for cell in column.cells])
 
 
+def columns_of(comparison: Comparison, metrics: Sequence[Metric]) -> list[Column]:
+    """Of the groups, or of the runs where none is completed."""
+    lines: Sequence[Group | Row] = comparison.groups or comparison.rows
+    return [*_identifying(comparison, lines), *(_metric(metric, lines) for metric in metrics)]
+
+
+def html_table(comparison: Comparison, metrics: Sequence[Metric]) -> str:
+    """The table with these metrics, text escaped. Rows of groups that are best by validation have the class `best`."""
+    columns = columns_of(comparison, metrics)
+    titles = {metric.label: metric.heading for metric in metrics}
+    kinds = [' class="number"' if column.number else "" for column in columns]
+    heads = [
+        f'<th scope="col"{kind} title="{html.escape(titles.get(head, head))}">{html.escape(head)}</th>'
+        for (head, *_), kind in zip(columns, kinds, strict=True)
+    ]
+    ranks = [found[0][0] for part in comparable_sets(comparison.groups).values() if (found := ranked(part))]
+    best = [any(group is one for one in ranks) for group in comparison.groups]
+    lines = []
+    for index, cells in enumerate(zip(*(column.cells for column in columns), strict=True)):
+        first, *rest = (f"{kind}>{html.escape(cell)}<" for cell, kind in zip(cells, kinds, strict=True))
+        row = "".join([f'<th scope="row"{first}/th>', *(f"<td{cell}/td>" for cell in rest)])
+        lines.append(f'<tr class="best">{row}</tr>' if best[index : index + 1] == [True] else f"<tr>{row}</tr>")
+    body = "\n".join(lines)
+    return f'<table class="sortable"><thead><tr>{"".join(heads)}</tr></thead>\n<tbody>{body}</tbody></table>'
+
+
 def write_markdown(path: Path, comparison: Comparison) -> None:
-    """The table of groups, or of runs where none is completed, with every metric, and the sentences.
+    """The table with every metric, and the findings.
 
     Raises UserError when the file cannot be written.
     """
-    lines: Sequence[Group | Row] = comparison.groups or comparison.rows
-    columns = [*_identifying(comparison, lines), *(_metric(metric, lines) for metric in comparison.metrics)]
+    columns = columns_of(comparison, comparison.metrics)
     sides = ["--:" if column.number else ":--" for column in columns]
     cells = [[column.head for column in columns], sides, *zip(*(column.cells for column in columns), strict=True)]
     plain = ([" ".join(cell.replace("|", "\\|").split()) for cell in line] for line in cells)
     text = "".join(f"| {' | '.join(line)} |\n" for line in plain)
-    fronts = {front.mark: f"front {front.mark}: {front.x.title}; {front.y.title}" for front in comparison.fronts}
-    sentences = [*fronts.values(), *(comparison.knee or "").splitlines(), *comparison.differences, *comparison.troubles]
+    fronts = {
+        front.mark: f"Pareto front {front.mark}: {front.x.heading}; {front.y.heading}" for front in comparison.fronts
+    }
+    findings = [*comparison.recommendations, *comparison.differences]
+    sentences = [*fronts.values(), *findings, *comparison.excluded, *comparison.notes]
     with _written(path) as file:
         file.write(text + "".join(f"\n- {sentence}" for sentence in sentences) + "\n" * bool(sentences))
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """A line a run, every config key and every metric. Raises UserError when the file cannot be written."""
+    """One line per run, every config key and every metric. Raises UserError when the file cannot be written."""
     with _written(path) as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
@@ -198,13 +219,13 @@ def write_parquet(path: Path, rows: Sequence[Row]) -> None:
         raise UserError(f"{path}: cannot be written: {error}") from error
 
 
-def _one_type(values: list[Any]) -> list[Any]:
+def _one_type(values: list[Value]) -> list[Value]:
     """Numbers as floats where they are not all integers, and anything mixed as text."""
     kinds = {type(value) for value in values if value is not None}
     if kinds == {int, float}:
-        return [None if value is None else float(value) for value in values]
+        return [float(value) if isinstance(value, int | float) else None for value in values]
     if len(kinds) > 1 or not kinds <= {int, float, bool, str}:
-        return [None if value is None else typed(value) for value in values]
+        return [None if value is None else format_value(value) for value in values]
     return values
 
 
@@ -219,34 +240,30 @@ def _written(path: Path) -> Iterator[IO[str]]:
         raise UserError(f"{path}: cannot be written: {error}") from error
 
 
-def print_measures(title: str, lines: Mapping[str, Mapping[str, float | None]], console: Console | None = None) -> None:
-    """A small table: what was measured down, the run and its baselines across.
+def print_measures(
+    title: str, lines: Mapping[str, Mapping[str, float | str | None]], console: Console | None = None
+) -> None:
+    """A small table of measurements, one per line; the run and its baselines across.
 
-    Columns for which the width has no room follow below.
+    Columns that do not fit the width follow below.
     """
-    console = console or Console(markup=False, highlight=False)
+    console = console or _console()
     names = list(dict.fromkeys(name for values in lines.values() for name in values))
-    columns = {name: [_text(values.get(name)) for values in lines.values()] for name in names}
-    room = console.width - max(map(len, lines), default=0) - 2
+    labels = Column("", list(lines), number=False)
+    waiting = [Column(name, [_text(values.get(name)) for values in lines.values()]) for name in names]
     console.print(title, style="bold")
-    while columns:
-        drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0))
-        drawn.add_column("", no_wrap=True)
-        shown: list[list[str]] = []
-        left = room
-        for name in list(columns):
-            left -= max(map(len, [name, *columns[name]])) + 3
-            if left >= 0 or not shown:
-                drawn.add_column(name, justify="right")
-                shown.append(columns.pop(name))
-        for name, *cells in zip(lines, *shown, strict=True):
-            drawn.add_row(name, *cells)
-        console.print(drawn)
+    while waiting:
+        columns, waiting = _fitting(waiting, console.width - labels.width, kept=[waiting[0].head])
+        _draw(console, [labels, *columns])
 
 
-def _text(value: Any) -> str:
+def _text(value: float | str | None) -> str:
     if value is None:
         return ""
     if isinstance(value, int | float) and abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _console() -> Console:
+    return Console(markup=False, highlight=False)

@@ -1,11 +1,10 @@
 """What fine-tuning gains over the same network from scratch, with the error of the difference."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from aetool.config.compose import Point
-from aetool.report.groups import Group, Interval, Row, difference
+from aetool.measures.statistics import Interval, difference, paired_accuracy_interval
 from aetool.report.tables import print_measures
 from aetool.storage.run import Run
 from aetool.sweeps.sweep import Outcome
@@ -22,18 +21,15 @@ class Result(NamedTuple):
 
 
 def paired(tuned: Run, control: Run) -> Interval:
-    """Test accuracy of one minus that of the other, and its 95 % interval: 1.96 standard errors of the mean over the
-    test images of the differences in correctness."""
+    """Test accuracy of one minus that of the other, with its 95 % interval over the test images."""
     import numpy as np
 
     from aetool.evaluation.session import Session
 
     labels = Session(tuned, tuned.config).dataset.test.labels
     assert labels is not None
-    one, other = (np.load(found.directory / PREDICTIONS) == labels.numpy() for found in (tuned, control))
-    gaps = one.astype(float) - other
-    half = 1.96 * gaps.std(ddof=1) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.inf
-    return Interval(gaps.mean(), gaps.mean() - half, gaps.mean() + half)
+    correct = [np.load(found.directory / PREDICTIONS) == labels.numpy() for found in (tuned, control)]
+    return paired_accuracy_interval(*(one.tolist() for one in correct))
 
 
 def print_points(points: Sequence[Point], outcomes: Sequence[Outcome], done: Mapping[int, Result]) -> None:
@@ -64,15 +60,11 @@ def _over_seeds(results: Sequence[tuple[int, Result]]) -> str:
         gap = results[0][1].gap
         assert gap is not None
         return sentence(gap, "the test images of this seed")
-    groups = []
-    for name in ("fine-tuned", "from scratch"):
-        rows: list[Row] = [
-            {"seed": seed, "state": "completed", "accuracy": result.metrics[name]["test/accuracy"]}
-            for seed, result in results
-        ]
-        groups.append(Group({}, rows))
-    found = difference(groups[0], groups[1], "accuracy")
-    assert found is not None
+    tuned, control = (
+        {seed: result.metrics[name]["test/accuracy"] for seed, result in results}
+        for name in ("fine-tuned", "from scratch")
+    )
+    found = difference(tuned, control)
     return sentence(found, f"{len(results)} seeds")
 
 

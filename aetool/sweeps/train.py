@@ -9,7 +9,7 @@ from typing import Any
 from aetool.commands import evaluate, probe
 from aetool.config.check import flatten
 from aetool.errors import UserError, deferred_signals, poll_signals
-from aetool.report.summary import print_evaluation, print_probe
+from aetool.report.summary import print_summary
 from aetool.storage.run import Run, identity
 
 PLUMBING = (  # keys that nobody compares runs by
@@ -49,10 +49,8 @@ def train(run: Run) -> dict[str, dict[str, float]]:
 
 def print_result(run: Run, metrics: dict[str, dict[str, float]]) -> None:
     """The summary at the end of a run."""
-    print_evaluation(run, metrics["evaluate"])
-    stage = probe.stage(run.config)
-    if stage in metrics:
-        print_probe(run, stage, metrics[stage])
+    model, dataset = run.config["model"]["name"], run.config["dataset"]["name"]
+    print_summary(f"{model} on {dataset}", metrics, probe.stage(run.config), model)
     for warning in run.status.get("warnings", []):
         print(f"warning: {warning}")
     print(f"{run.directory}: figures/, metrics.json; tensorboard --logdir {run.directory.parent}")

@@ -1,11 +1,19 @@
 """aetool compare [DIR…]"""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from aetool.errors import UserError
 from aetool.report import tables
-from aetool.report.comparison import open_comparison
+from aetool.report.comparison import Comparison, open_comparison
+
+
+def compare(
+    directories: Sequence[str | Path] = ("outputs",), where: Sequence[str] = (), sort: str | None = None
+) -> Comparison:
+    """Runs side by side: a table over seeds, and what the differences allow to say; see `aetool compare --help`."""
+    return open_comparison(directories, where, sort)
 
 
 def run(words: list[str]) -> int:
@@ -29,7 +37,7 @@ def run(words: list[str]) -> int:
     options = parser.parse_args(words)
     if options.html and options.html.is_dir():
         raise UserError(f"--html {options.html}: a folder; name the runs first: aetool compare {options.html} --html")
-    comparison = open_comparison(options.directories or ["outputs"], options.where, options.sort)
+    comparison = compare(options.directories or ["outputs"], options.where, options.sort)
     tables.print_comparison(comparison, options.each)
     if options.csv:
         tables.write_csv(options.csv, comparison.rows)

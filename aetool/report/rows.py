@@ -36,6 +36,11 @@ class Sweep(NamedTuple):
     updated: str  # ISO 8601 in UTC
 
 
+def runs(directory: str | Path = "outputs") -> list[Found]:
+    """One flat row per run in a folder: name, state, config keys, metrics as `stage/name`; ready for pandas."""
+    return [row for row in read_rows([Path(directory)]) if row["state"] not in (FOREIGN, MISSING)]
+
+
 def read_rows(paths: Iterable[Path]) -> list[Found]:
     """A row for every run at or below the paths, each folder once; other folders are listed as what they are."""
     found: dict[str, Found] = {}

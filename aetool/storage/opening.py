@@ -21,6 +21,11 @@ def opened(directory: str, targets: Targets) -> Iterator[Run[TrainConfig]]:
         yield run
 
 
+def word_for(run: Run[TrainConfig] | str | Path) -> str:
+    """The override that names a run."""
+    return f"run={run.directory if isinstance(run, Run) else run}"
+
+
 def open_trained(directory: str, targets: Targets) -> Run[TrainConfig]:
     """Raises UserError where the training is not finished."""
     run = open_run(directory, targets)

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from aetool.config.help import examples
 from aetool.errors import UserError
 from aetool.report import rows as reading
 from aetool.report import tables
@@ -12,7 +13,12 @@ from aetool.report.selection import best_first, where
 
 def run(words: list[str]) -> int:
     """Runs side by side: the keys that differ, the metrics over seeds, and what they allow to say."""
-    parser = argparse.ArgumentParser("aetool compare", description="Runs side by side: a table, figures, a report.")
+    parser = argparse.ArgumentParser(
+        "aetool compare",
+        description="Runs side by side: a table, figures, a report.",
+        epilog=examples("compare"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "directories", nargs="*", type=Path, metavar="DIR", help="runs, folders of runs, or sweeps [outputs]"
     )

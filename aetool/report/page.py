@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from aetool.errors import UserError
 from aetool.evaluation.catalogue import BASELINES, SELECTION, Metric
+from aetool.files import read_json
 from aetool.report import charts, pictures
 from aetool.report.comparison import Comparison
 from aetool.report.findings import ranked, title
@@ -17,7 +18,6 @@ from aetool.report.groups import Group, Row, Value, comparable_sets, directory, 
 from aetool.report.layout import text
 from aetool.report.plots import Chart
 from aetool.report.tables import html_table
-from aetool.files import read_json
 from aetool.storage.folder import CONFIG
 
 SHOWN_METRICS = 7  # in the first table; the others are in a second one

@@ -67,12 +67,6 @@ def exit_code(error: BaseException) -> int:
     return getattr(error, "exit_code", 1)
 
 
-def suggest(word: str, choices: Collection[str]) -> str:
-    """`did you mean …?` or the list of choices."""
-    close = difflib.get_close_matches(word, sorted(choices), n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else f"choices: {', '.join(sorted(choices))}"
-
-
 @contextmanager
 def deferred_signals() -> Iterator[None]:
     """Inside, a first SIGINT or SIGTERM only waits to be polled; a second one exits at once."""

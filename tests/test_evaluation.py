@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, only_run
+from conftest import TINY, dataset_of, only_run
 
 import aetool as package
 from aetool.randomness import subset
-from aetool.training.assembly import load_dataset
 
 
 def evaluated(workplace) -> dict[str, float]:
@@ -19,7 +18,7 @@ def evaluated(workplace) -> dict[str, float]:
 def test_the_jacobian_norm_is_that_of_the_validation_images(aetool, workplace):
     assert aetool("train", *TINY, "model=contractive", "model.code_size=6", "evaluation.jacobian_images=5").code == 0
     run = package.load(only_run(workplace))
-    images = load_dataset(run.config).val.images
+    images = dataset_of(run.config).val.images
 
     def code(pixels):
         return run.model.encode(run.preprocessing.to_input(pixels[None] * 255))[0]
@@ -69,12 +68,12 @@ def test_a_missed_target_of_active_units_is_warned_about(aetool, workplace):
     [
         (["model=topk", "penalty=l1", "penalty.target_l0=5"], "lambda does not change how many units of model=topk"),
         (["model=vae", "penalty=l1", "penalty.target_l0=5"], "lambda does not change how many units of model=vae"),
-        (["model=dense", "penalty=l1", "penalty.target_l0=64"], "has to be below model.code_size=64"),
+        (["model=dense", "penalty=l1", "penalty.target_l0=64"], "it must be below model.code_size=64"),
         (["model=sparse", "penalty.target_l0=5", "trainer.patience=3"], "set trainer.patience=null"),
         (["model=sparse", "penalty.target_l0=5", "scheduler=plateau"], "choose scheduler=cosine"),
-        (["model=sparse", "penalty=contractive", "penalty.target_l0=5"], "there is no lambda to steer"),
+        (["model=sparse", "penalty=contractive", "penalty.target_l0=5"], "there is no lambda to adjust"),
         (["model=masked", "model.normalize_target=true", "loss=l1"], "those of a squared error; choose loss=mse"),
-        (["corruption.level=0.3"], "corruption.level=0.3: choices: 0"),
+        (["corruption.level=0.3"], "corruption.level=0.3: expected 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(aetool, workplace, words, problem):
@@ -87,7 +86,7 @@ def test_a_users_model_that_lacks_an_extra_is_a_user_error(aetool, workplace):
     write_model(workplace, "plain", "code = self.linear(x.flatten(1))")
     said = aetool("train", *TINY[:2], "model=plain", "penalty=kl", "threads=1", "--config-dir", "conf")
     assert said.code == 2
-    assert "penalty=kl: it acts on mean, log_variance, which model=plain does not return" in said.err
+    assert "penalty=kl needs outputs `mean` and `log_variance`; model=plain does not provide them" in said.err
 
 
 def test_a_users_model_with_batch_norm_and_a_code_of_steps_is_measured(aetool, workplace):

@@ -9,7 +9,7 @@ from test_cli import WITHOUT_TORCH
 
 from aetool.cli import COMMANDS, COMPOSED
 from aetool.config.completion import candidates
-from aetool.config.compose import config_tree
+from aetool.config.tree import config_tree
 
 FAILING = """
 from torch import nn

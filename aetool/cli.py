@@ -108,7 +108,7 @@ def _run(words: list[str]) -> int:
 
         return complete(rest, COMMANDS, COMPOSED)
     if command not in COMMANDS:
-        from aetool.config.describe import suggest
+        from aetool.errors import suggest
 
         raise UserError(f"{command}: unknown command; {suggest(command, COMMANDS)}")
     if command not in COMPOSED:

@@ -1,10 +1,11 @@
 """How work ends early: errors with the exit code of the command that raises them, and SIGINT and SIGTERM as requests
 that long work polls for."""
 
+import difflib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -50,6 +51,12 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and memory):
         return 4
     return getattr(error, "exit_code", 1)
+
+
+def suggest(word: str, choices: Collection[str]) -> str:
+    """`did you mean …?` or the list of choices."""
+    close = difflib.get_close_matches(word, sorted(choices), n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else f"choices: {', '.join(sorted(choices))}"
 
 
 @contextmanager

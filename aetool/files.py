@@ -66,3 +66,11 @@ def read_json(path: Path) -> JsonObject | None:
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def flatten(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values, parents before children."""
+    for key, value in config.items():
+        yield f"{prefix}{key}", value
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")

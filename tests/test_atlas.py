@@ -20,7 +20,8 @@ from aetool.evaluation.atlas import Atlas, atlas, class_selectivity, decoder_res
 from aetool.evaluation.figures import save_atlas, sprites
 from aetool.evaluation.metrics import encoded, projected
 from aetool.storage.checkpoint import Checkpoint
-from aetool.storage.run import LOCK, WRITTEN
+from aetool.storage.folder import LOCK
+from aetool.storage.run import WRITTEN
 from aetool.training.assembly import Trained
 
 DRAWN = [word for word in TINY if not word.startswith("evaluation.")]

@@ -36,7 +36,7 @@ def row(metrics, **config):
 def comparison(rows, keys, fronts=()):
     groups = grouped(rows, keys)
     metrics = [metric for metric in METRICS if any(group.stat(metric.key) for group in groups)]
-    return Comparison("title", rows, keys, groups, metrics, list(fronts), None, [], [], None)
+    return Comparison("title", rows, keys, groups, metrics, list(fronts), [], [], [], [], None)
 
 
 def drawn(rows, keys, fronts=()):
@@ -95,7 +95,7 @@ class TestHeatmap:
         chart = drawn(rows, ["model.name", *KEYS])["heatmap-test-acc"]
         titles = [axes.get_title() for axes in chart.figure.axes if axes.images]
         assert titles == [f"model{index}" for index in range(6)]
-        assert "2 further combinations are left out" in chart.caption
+        assert "2 more combinations are not shown" in chart.caption
 
     def test_no_cell_is_framed_where_all_are_alike(self):
         rows = [line | {"model.name": "flat", ACCURACY.key: 0.5} for line in grid()] + grid()
@@ -117,7 +117,7 @@ class TestLines:
     def chart(self):
         values = {0: 0.9, 0.01: 0.95, 0.1: 0.8}
         rows = [
-            row({"test acc": mean + shift, "PCA acc": 0.7}, penalty__weight=weight, seed=seed)
+            row({"test acc": mean + shift, "pca acc": 0.7}, penalty__weight=weight, seed=seed)
             for weight, mean in values.items()
             for seed, shift in ((0, -0.02), (1, 0.02))
         ]
@@ -136,19 +136,19 @@ class TestLines:
 
     def test_the_reference_is_a_line(self):
         chart = self.chart()
-        (line,) = [line for line in chart.figure.axes[0].lines if line.get_label() == "PCA"]
+        (line,) = [line for line in chart.figure.axes[0].lines if line.get_label() == "pca"]
         assert set(line.get_ydata()) == {0.7}
         assert "baselines" in chart.caption
 
     def test_a_reference_that_is_not_the_same_for_all_lines_is_left_out(self):
         rows = [
-            row({"FVU": 0.3 + weight, "PCA FVU": 0.1 * size}, penalty__weight=weight, optimizer=str(size))
+            row({"FVU": 0.3 + weight, "pca FVU": 0.1 * size}, penalty__weight=weight, optimizer=str(size))
             for weight in (1, 2)
             for size in (1, 2)
         ]
         chart = drawn(rows, ["penalty.weight", "optimizer"])["lines-fvu"]
         assert [bars.get_label() for bars in chart.figure.axes[0].containers] == ["1", "2"]
-        assert "PCA" not in [line.get_label() for line in chart.figure.axes[0].lines]
+        assert "pca" not in [line.get_label() for line in chart.figure.axes[0].lines]
 
     def test_where_one_model_was_swept_it_is_named_and_what_does_not_change_is_left_out(self):
         rows = [row({"FVU": 0.3 + lam, "L0": 64}, penalty__weight=lam, model__name="contractive") for lam in (0, 1, 2)]
@@ -215,20 +215,20 @@ class TestPareto:
 def test_families_are_sorted_with_their_references():
     values = {"dense": 0.7, "conv": 0.9, "$x_": 0.8}  # not taken for a formula
     rows = [
-        row({"test acc": mean, "PCA acc": mean - 0.1, "pixels acc": 0.6}, model__name=name)
+        row({"test acc": mean, "pca acc": mean - 0.1, "pixels acc": 0.6}, model__name=name)
         for name, mean in values.items()
     ]
-    axes = drawn(rows, ["model.name"])["families"].figure.axes[0]
+    axes = drawn(rows, ["model.name"])["models"].figure.axes[0]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["conv", "$x_", "dense"]
     assert axes.yaxis_inverted()
     by_label = {line.get_label(): line.get_xdata() for line in axes.lines}
-    np.testing.assert_allclose(by_label["PCA"], [0.8, 0.7, 0.6])
+    np.testing.assert_allclose(by_label["pca"], [0.8, 0.7, 0.6])
     assert list(by_label["pixels"]) == [0.6, 0.6]  # a line across
 
 
 def test_families_without_labels_are_sorted_by_their_error():
     rows = [row({"FVU": error}, model__name=name) for name, error in (("a", 0.3), ("b", 0.1), ("c", 0.2))]
-    axes = drawn(rows, ["model.name"])["families"].figure.axes[0]
+    axes = drawn(rows, ["model.name"])["models"].figure.axes[0]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["b", "c", "a"]
 
 

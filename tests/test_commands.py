@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import aetool as package
 from aetool.errors import UserError
-from aetool.storage.run import RunFolder
+from aetool.storage.folder import RunFolder
 
 
 def table(path) -> list[dict]:

@@ -13,9 +13,22 @@ from conftest import TINY
 from filelock import FileLock
 
 import aetool as package
-from aetool.report.comparison import compare
-from aetool.report.groups import scopes
+from aetool.errors import UserError
+from aetool.evaluation.catalogue import PROTOCOL
+from aetool.report.comparison import compare, open_comparison
+from aetool.report.groups import comparable_sets
 from aetool.report.rows import read, read_rows, read_sweep
+
+
+def identifying(config: dict) -> dict:
+    """What a run stores of its config as its identity."""
+    without = {"dataset": ("data_dir",), "trainer": ("log_every",)}
+    return {
+        group: {key: value for key, value in part.items() if key not in without.get(group, ())}
+        if isinstance(part, dict)
+        else part
+        for group, part in config.items()
+    }
 
 
 def write_run(folder: Path, lam: float = 0.01, seed: int = 0, state: str = "completed", accuracy: float = 0.9) -> Path:
@@ -33,9 +46,11 @@ def write_run(folder: Path, lam: float = 0.01, seed: int = 0, state: str = "comp
         "evaluate": {"val/l0": 30.0, "test/l0": 30.0, "code_size": 64, "val/fvu": 0.1, "test/fvu": 0.1 + lam},
         "probe-linear": {"code/val/accuracy": accuracy, "code/test/accuracy": accuracy - 0.01},
     }
+    metrics["evaluate"]["protocol"] = metrics["probe-linear"]["protocol"] = PROTOCOL
     directory = folder / f"sparse-mnist-{lam}-{seed}"
     directory.mkdir(parents=True)
-    (directory / "config.json").write_text(json.dumps({"aetool": "0.1.0", "config": config}))
+    saved = {"aetool": "0.1.0", "config": config, "identity": identifying(config)}
+    (directory / "config.json").write_text(json.dumps(saved))
     (directory / "status.json").write_text(json.dumps({"state": state, "stage": "pretrain", "step": 7}))
     (directory / "metrics.json").write_text(json.dumps(metrics))
     return directory
@@ -75,16 +90,16 @@ class TestFolders:
         ("metrics.json", '{"evaluate": {"val/l0": 1' + "0" * 400 + "}}", "completed", None),
     )
 
-    @pytest.mark.parametrize(("name", "text", "state", "trouble"), DAMAGE)
-    def test_a_damaged_run_is_listed_as_such(self, outputs, aetool, name, text, state, trouble):
+    @pytest.mark.parametrize(("name", "text", "state", "reason"), DAMAGE)
+    def test_a_damaged_run_is_listed_as_such(self, outputs, aetool, name, text, state, reason):
         (damaged, *_) = sorted(outputs.iterdir())
         (damaged / name).unlink()
         if text is not None:
             (damaged / name).write_text(text)
         found = read(damaged)
         assert found["state"] == state
-        if trouble is not None:
-            assert found["trouble"] == trouble
+        if reason is not None:
+            assert found["reason"] == reason
         for words in ([], ["--each", "--csv", "all.csv", "--markdown", "all.md"], ["--sort", "seed"]):
             done = aetool("compare", *words)
             assert done.code == 0, done.err
@@ -111,7 +126,7 @@ class TestFolders:
             raise PermissionError(13, "Permission denied", str(self))
 
         monkeypatch.setattr(Path, "read_text", refuse)
-        assert {found["trouble"] for found in read_rows([outputs])} == {"config.json: Permission denied"}
+        assert {found["reason"] for found in read_rows([outputs])} == {"config.json: Permission denied"}
 
     def test_each_folder_once(self, outputs):
         one = next(outputs.iterdir())
@@ -127,7 +142,7 @@ class TestFolders:
         directory = write_run(tmp_path, state="running")
         status = json.loads((directory / "status.json").read_text()) | {"host": socket.gethostname()}
         (directory / "status.json").write_text(json.dumps(status))
-        assert (read(directory)["state"], read(directory)["trouble"]) == ("interrupted", "killed (pretrain, step 7)")
+        assert (read(directory)["state"], read(directory)["reason"]) == ("interrupted", "killed (pretrain, step 7)")
         assert not (directory / ".lock").exists()
         with FileLock(directory / ".lock"):
             assert read(directory)["state"] == "running"
@@ -147,11 +162,11 @@ def test_fine_tunes_of_one_pretraining_are_one_group(tmp_path):
                 origin = {"id": parent.name, "step": seed} if start == "parent" else None
                 config |= {"parent": origin, "run": parent.name if origin else None, "tap": "code"}
                 del config["penalty"], config["loss"]
-                path.write_text(json.dumps({"config": config}))
+                path.write_text(json.dumps({"config": config, "identity": identifying(config)}))
                 (tuned / "metrics.json").write_text(json.dumps({"finetune": {"test/accuracy": 0.9 + seed}}))
                 tuned.rename(tmp_path / f"{start}-{lam}-{seed}")
     comparison = compare([found for found in read_rows([tmp_path]) if found["run"] not in ("parent", "scratch")])
-    found = {scope: len(members) for scope, members in scopes(comparison.groups).items()}
+    found = {scope: len(members) for scope, members in comparable_sets(comparison.groups).items()}
     assert found == {"mnist": 2, "mnist, fine-tuned": 3}  # from scratch there is no lambda
     tuned = [group for group in comparison.groups if group.values["start"] == "pretrained"]
     assert sorted((group.values["parent.penalty.weight"], len(group.rows)) for group in tuned) == [(0.1, 2), (0.2, 2)]
@@ -167,14 +182,14 @@ def test_parents_of_other_seeds_are_seeds_of_a_fine_tune(tmp_path):
         tuned = write_run(tmp_path / "tuned", seed=number)
         config = json.loads((tuned / "config.json").read_text())["config"]
         config |= {"parent": {"id": parent.name, "step": 1}, "run": parent.name, "seed": 0}
-        (tuned / "config.json").write_text(json.dumps({"config": config}))
+        (tuned / "config.json").write_text(json.dumps({"config": config, "identity": identifying(config)}))
         (tuned / "metrics.json").write_text(json.dumps({"finetune": {"test/accuracy": 0.9 + number / 100}}))
         tuned.rename(tmp_path / f"tuned-{number}")
     (tmp_path / "tuned").rmdir()
     comparison = compare(read_rows([tmp_path]))
     assert [len(group.rows) for group in comparison.groups] == [3, 3]
     assert comparison.groups[1].stat("finetune/test/accuracy").n == 3
-    assert not comparison.troubles
+    assert not comparison.excluded
 
 
 def test_fine_tunes_with_other_augmentations_are_two_groups(tmp_path):
@@ -182,7 +197,9 @@ def test_fine_tunes_with_other_augmentations_are_two_groups(tmp_path):
         path = write_run(tmp_path, seed=shift) / "config.json"
         config = json.loads(path.read_text())["config"]
         config["dataset"]["augmentation"] = {"flip": True, "shift": shift}
-        path.write_text(json.dumps({"config": config | {"seed": 0, "parent": None, "augment": True}}))
+        config |= {"seed": 0, "parent": None, "augment": True}
+        identity = identifying(config) | {"augmentation": config["dataset"].pop("augmentation")}
+        path.write_text(json.dumps({"config": config, "identity": identity | {"dataset": config["dataset"]}}))
     assert [group.values for group in compare(read_rows([tmp_path])).groups] == [
         {"augmentation.shift": shift} for shift in (0, 4)
     ]
@@ -214,7 +231,7 @@ class TestSweep:
         assert [found["state"] for found in rows] == states
         assert (rows[1]["penalty.weight"], rows[1]["model.name"]) == (0.2, "dense")
         comparison = compare(rows, saved)
-        assert comparison.command == saved["command"]
+        assert comparison.command == saved.command
         assert comparison.title == "Sweep over penalty.weight"
         done = aetool("compare", str(sweep))
         assert done.code == 0, done.err
@@ -230,7 +247,7 @@ class TestSweep:
         points[1] |= {"state": "failed", "error": "OSError: disk full"}
         (sweep / "sweep.json").write_text(json.dumps({"runs": points, "updated": "2026"}))
         ((found,), _) = read_sweep(sweep)
-        assert (found["state"], found["trouble"]) == ("failed", "OSError: disk full")
+        assert (found["state"], found["reason"]) == ("failed", "OSError: disk full")
 
     def test_a_failure_after_training_counts_until_the_run_is_completed_again(self, sweep, outputs):
         path = sweep / "sweep.json"
@@ -277,7 +294,7 @@ class TestTables:
             path = write_run(outputs, lam) / "config.json"
             config = json.loads(path.read_text())["config"] | {"penalty": {"weight": 0.5, "terms": {}}}
             config["dataset"]["name"], config["trainer"]["epochs"] = "digits", index
-            path.write_text(json.dumps({"config": config}))
+            path.write_text(json.dumps({"config": config, "identity": identifying(config)}))
         tables = aetool("compare").out.partition("•")[0]
         digits, mnist = tables.split("\nmnist\n")
         assert digits.startswith("\ndigits\n")
@@ -288,7 +305,7 @@ class TestTables:
         monkeypatch.setenv("COLUMNS", "24")
         said = " ".join(aetool("compare").out.split())
         assert "penalty. weight" in said
-        assert "no room for: test acc" in said
+        assert "not shown (terminal too narrow): test acc" in said
 
     def test_many_lines_have_one_table(self, tmp_path, aetool):
         for index in range(50):
@@ -321,10 +338,77 @@ class TestTables:
         assert "pip install 'aetool[parquet]'" in done.err
 
     def test_a_folder_after_html_is_not_taken_for_the_file(self, outputs, aetool):
-        assert "write the runs first: aetool compare outputs --html" in aetool("compare", "--html", "outputs").err
+        assert "name the runs first: aetool compare outputs --html" in aetool("compare", "--html", "outputs").err
 
     def test_a_file_that_cannot_be_written(self, outputs, aetool):
         assert "cannot be written" in aetool("compare", "--csv", "outputs").err
+
+
+class TestOpenComparison:
+    def test_it_is_what_the_command_prints(self, outputs):
+        found = open_comparison([outputs], ["seed<2"], "test acc")
+        assert [group.values["penalty.weight"] for group in found.groups] == [0.003, 0.1]
+        assert [len(group.rows) for group in found.groups] == [2, 2]
+        assert repr(found) == f"<Comparison: Runs of {outputs}; 4 runs in 2 groups>"
+
+    def test_a_notebook_shows_a_table(self, outputs):
+        path = next(outputs.iterdir()) / "config.json"
+        path.write_text(path.read_text().replace('"sparse"', '"<b>"'))
+        html = open_comparison([outputs])._repr_html_()
+        assert html.count("<tr") == 4
+        assert "0.9410" in html
+        assert "&lt;b&gt;" in html
+        assert "<b>" not in html
+
+    def test_an_unknown_column_is_an_error(self, outputs):
+        with pytest.raises(UserError, match="no run has this column"):
+            open_comparison([outputs], sort="nothing")
+
+
+class TestProtocol:
+    def measured(self, outputs: Path, **protocols: int | None) -> list[str]:
+        """The notes after the stages of the first runs were measured under these protocols."""
+        for directory in sorted(outputs.iterdir()):
+            path = directory / "metrics.json"
+            metrics = json.loads(path.read_text())
+            for stage, protocol in protocols.items():
+                metrics[stage.replace("_", "-")] = {"protocol": protocol, "test/fvu": 0.1}
+            path.write_text(json.dumps(metrics))
+        return open_comparison([outputs], ["seed=0", "lambda<0.1"]).notes
+
+    def test_the_current_one_needs_no_note(self, outputs):
+        assert self.measured(outputs, evaluate=PROTOCOL) == []
+
+    def test_another_one_is_named_with_the_command_that_measures_anew(self, outputs):
+        run = outputs / "sparse-mnist-0.003-0"
+        (note,) = self.measured(outputs, evaluate=PROTOCOL - 1)
+        said = f"{run}: evaluate was measured by protocol {PROTOCOL - 1}, current is {PROTOCOL}; re-evaluate it: "
+        assert note == f"{said}aetool evaluate run={run}"
+
+    def test_none_is_named_too(self, outputs):
+        (note,) = self.measured(outputs, probe_knn=None)
+        assert "probe-knn was measured without a protocol version" in note
+        assert note.endswith(" probe=knn")
+
+    def test_runs_share_a_note(self, outputs):
+        self.measured(outputs, evaluate=2)
+        (note,) = open_comparison([outputs], ["seed=0"]).notes
+        assert note.startswith("2 runs: ")
+        assert f"aetool evaluate -m run={outputs / 'sparse-mnist-0.003-0'},{outputs / 'sparse-mnist-0.1-0'}" in note
+
+    def test_notes_are_printed_and_written(self, outputs, aetool):
+        self.measured(outputs, evaluate=2)
+        assert "evaluate was measured by protocol 2" in " ".join(aetool("compare", "--markdown", "all.md").out.split())
+        assert "evaluate was measured by protocol 2" in (outputs.parent / "all.md").read_text()
+
+
+def test_a_config_without_an_identity_is_read_without_what_never_identifies(tmp_path):
+    path = write_run(tmp_path) / "config.json"
+    config = json.loads(path.read_text())["config"] | {"output": "x", "threads": 3, "probe": {"name": "knn"}}
+    path.write_text(json.dumps({"config": config}))
+    found = read(path.parent)
+    assert found["dataset.data_dir"] is None
+    assert not [key for key in found if key.startswith(("output", "threads", "probe."))]
 
 
 def test_two_hundred_runs_without_torch(tmp_path):

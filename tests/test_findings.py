@@ -9,11 +9,11 @@ import scipy.stats
 from aetool.errors import UserError
 from aetool.evaluation.catalogue import METRICS
 from aetool.report import tables
-from aetool.report.comparison import compare, natural, telling
-from aetool.report.findings import ONE_SEED, differences, knee, title
-from aetool.report.groups import Group, difference, grouped, scopes, typed
-from aetool.report.pareto import front
-from aetool.report.selection import best_first, where
+from aetool.report.comparison import compare, config_order, distinguishing_keys
+from aetool.report.findings import ONE_SEED, differences, recommendation, title
+from aetool.report.groups import Group, comparable_sets, format_value, grouped, seed_difference
+from aetool.report.pareto import pareto_front
+from aetool.report.selection import select, sort_key
 
 VAL, TEST = "probe-linear/code/val/accuracy", "probe-linear/code/test/accuracy"
 L0, SIZE, FVU = "evaluate/val/l0", "evaluate/code_size", "evaluate/val/fvu"
@@ -35,7 +35,7 @@ def point(lam: float, accuracies: list[float], active: float, size: float = 100,
 
 def groups(*points: list[dict]) -> list[Group]:
     rows = [one for runs in points for one in runs]
-    return grouped(rows, telling(rows))
+    return grouped(rows, distinguishing_keys(rows))
 
 
 class TestParetoFront:
@@ -46,10 +46,11 @@ class TestParetoFront:
             points = [(random.randint(0, 6), random.randint(0, 6)) for _ in range(count)]  # with ties
             signs = [1 if one == "lower" else -1 for one in better]
             costs = [(x * signs[0], y * signs[1]) for x, y in points]
-            beaten = {i for i, (x, y) in enumerate(costs) for a, b in costs if a <= x and b <= y and (a < x or b < y)}
-            found = front(points, better)
-            assert set(found) == set(range(count)) - beaten
-            assert [points[i][0] for i in found] == sorted(points[i][0] for i in found)
+            pairs = [(i, x - a, y - b) for i, (x, y) in enumerate(costs) for a, b in costs]
+            dominated = {i for i, x, y in pairs if x >= 0 and y >= 0 and (x > 0 or y > 0)}
+            found = pareto_front(costs)
+            assert set(found) == set(range(count)) - dominated
+            assert [costs[i][0] for i in found] == sorted(costs[i][0] for i in found)
 
     def test_datasets_have_fronts_of_their_own(self):
         rows = [
@@ -57,7 +58,7 @@ class TestParetoFront:
             for name in ("mnist", "cifar10")
             for lam, value in ((1, 0.3), (2, 0.4), (3, 0.1))
         ]
-        fronts = {front.scope: front for front in compare(rows).fronts}
+        fronts = {front.subset: front for front in compare(rows).fronts}
         assert set(fronts) == {"mnist", "cifar10"}
         for found in fronts.values():
             assert [group.values["penalty.weight"] for group in found.best] == [1, 3]
@@ -77,22 +78,22 @@ class TestGroups:
 
     def test_the_same_seeds_are_paired(self):
         a, b = groups(point(1, [0.9, 0.95, 0.91], 1), point(2, [0.88, 0.94, 0.90], 1))
-        found = difference(a, b, VAL)
+        found = seed_difference(a, b, VAL)
         expected = scipy.stats.ttest_rel([0.9, 0.95, 0.91], [0.88, 0.94, 0.90]).confidence_interval(0.95)
         assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
         assert found.excludes_zero == (expected.low > 0)
 
     def test_other_seeds_are_welchs(self):
         a, b = groups(point(1, [0.9, 0.95, 0.91], 1), point(2, [0.88, 0.80], 1))
-        found = difference(a, b, VAL)
+        found = seed_difference(a, b, VAL)
         expected = scipy.stats.ttest_ind([0.9, 0.95, 0.91], [0.88, 0.80], equal_var=False).confidence_interval(0.95)
         assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
     def test_two_seeds_that_agree_by_chance_are_no_certainty(self):
         pair = groups(point(1, [0.91, 0.92], 1), point(2, [0.90, 0.91], 1))
-        assert not difference(*pair, VAL).excludes_zero
-        assert differences(pair)[0].endswith("two seeds with the same difference allow no statement")
-        assert difference(*groups(point(1, [0.9] * 3, 1), point(2, [0.8] * 3, 1)), VAL).excludes_zero
+        assert not seed_difference(*pair, VAL).excludes_zero
+        assert differences(pair)[0].endswith("two seeds with the same difference, the difference cannot be assessed")
+        assert seed_difference(*groups(point(1, [0.9] * 3, 1), point(2, [0.8] * 3, 1)), VAL).excludes_zero
 
     def test_keys_that_follow_from_others_are_left_out(self):
         rows = [
@@ -101,25 +102,25 @@ class TestGroups:
             for lam, epochs in ((0.1, 3), (0.2, 3), (0.2, 9))
             for seed in (0, 1)
         ]
-        assert telling(rows) == ["dataset.name", "penalty.weight", "trainer.epochs", "seed"]
-        assert len(grouped(rows, telling(rows))) == 6
+        assert distinguishing_keys(rows) == ["dataset.name", "penalty.weight", "trainer.epochs", "seed"]
+        assert len(grouped(rows, distinguishing_keys(rows))) == 6
 
     def test_a_number_is_the_same_however_it_is_written(self):
         assert [len(group.rows) for group in grouped([row(1), row(1.0, 1), row(2)], ["penalty.weight"])] == [2, 1]
 
     def test_own_datasets_of_one_name_have_scopes_of_their_own(self):
         rows = [row(lam, **{"dataset.path": path}) for path in "ab" for lam in (1, 2)]
-        assert list(scopes(grouped(rows, telling(rows)))) == ["mnist a", "mnist b"]
+        assert list(comparable_sets(grouped(rows, distinguishing_keys(rows)))) == ["mnist a", "mnist b"]
 
     def test_a_setting_that_changes_with_the_seed_is_no_spread(self):
         rows = [row(0.1, seed, **{"optimizer.lr": lr}) for seed, lr in enumerate((0.1, 0.01))]
-        assert len(grouped(rows, telling(rows))) == 2
+        assert len(grouped(rows, distinguishing_keys(rows))) == 2
 
 
 class TestKnee:
     def test_the_smallest_code_within_one_deviation_of_the_best(self):
         best, close, far = [0.97, 0.971, 0.972], [0.9702, 0.9702, 0.9702], [0.9698, 0.9698, 0.9698]
-        said = knee(groups(point(1e-3, best, 80), point(3e-3, close, 20), point(1e-2, far, 5)))
+        said = recommendation(groups(point(1e-3, best, 80), point(3e-3, close, 20), point(1e-2, far, 5)))
         assert said == (
             "penalty.weight=0.003 is within one std of the best validation accuracy (0.9710 ± 0.0010), "
             "penalty.weight=0.001, with 4.0× fewer active units (20 instead of 80): test 0.9602 ± 0.0000"
@@ -129,40 +130,40 @@ class TestKnee:
         points = [[0.97, 0.972], 80], [[0.9705, 0.9705], 20], [[0.90, 0.91], 5]
         plain = groups(*(point(lam, *one) for lam, one in enumerate(points)))
         poisoned = groups(*(point(lam, *one, shift=-0.5 * lam) for lam, one in enumerate(points)))
-        assert "20 instead of 80" in knee(plain)
-        assert "20 instead of 80" in knee(poisoned)
-        assert knee(plain) != knee(poisoned)
+        assert "20 instead of 80" in recommendation(plain)
+        assert "20 instead of 80" in recommendation(poisoned)
+        assert recommendation(plain) != recommendation(poisoned)
 
     def test_one_seed_is_given_half_a_point(self):
         runs = [point(1, [0.97], 80), point(2, [0.966], 20), point(3, [0.964], 10)]
-        said = knee(groups(*runs))
+        said = recommendation(groups(*runs))
         assert said.startswith("penalty.weight=2 is within 0.5 points")
         assert said.endswith("(one seed)")
 
     def test_among_equals_the_sparser_one_is_best(self):
         runs = [point(lam, [0.97], l0, size=128) for lam, l0 in ((1, 60), (2, 20), (3, 40))]
-        assert knee(groups(*runs)).startswith(
+        assert recommendation(groups(*runs)).startswith(
             "penalty.weight=2 has the best validation accuracy (0.9700) with 20 active"
         )
 
     def test_dense_codes_are_told_by_their_size(self):
         runs = [point(lam, [val], size, size=size) for lam, val, size in ((1, 0.97, 128), (2, 0.968, 32))]
-        assert ", with 4.0× fewer numbers in the code (32 instead of 128)" in knee(groups(*runs))
+        assert ", with 4.0× fewer values in the code (32 instead of 128)" in recommendation(groups(*runs))
 
     def test_the_best_may_be_the_smallest(self):
-        said = knee(groups(point(1, [0.97], 10), point(2, [0.96], 20)))
+        said = recommendation(groups(point(1, [0.97], 10), point(2, [0.96], 20)))
         assert said.startswith("penalty.weight=1 has the best validation accuracy (0.9700) with 10 active units")
 
     def test_nothing_to_choose(self):
-        assert knee(groups(point(1, [0.97, 0.96], 10))) is None
-        assert knee(groups([row(1)], [row(2)])) is None
+        assert recommendation(groups(point(1, [0.97, 0.96], 10))) is None
+        assert recommendation(groups([row(1)], [row(2)])) is None
 
 
 class TestDifferences:
     def test_only_an_interval_without_zero_is_a_difference(self):
         best, same, worse = [0.97, 0.972, 0.971], [0.969, 0.971, 0.9715], [0.94, 0.943, 0.941]
         first, second = differences(groups(point(1, worse, 1), point(2, best, 1), point(3, same, 1)))
-        assert first.startswith("no difference shown between penalty.weight=2 and penalty.weight=3 in test accuracy")
+        assert first.startswith("no significant difference between penalty.weight=2 and penalty.weight=3 in test acc")
         interval = scipy.stats.ttest_rel(best, worse).confidence_interval(0.95)
         assert second == (
             "penalty.weight=2 is better than penalty.weight=1 in test accuracy by 0.0297 "
@@ -185,15 +186,15 @@ class TestDifferences:
     def test_one_seed_says_nothing(self):
         assert differences(groups(point(1, [0.97], 1), point(2, [0.5], 1))) == [ONE_SEED]
         (said,) = differences(groups(point(1, [0.97, 0.98], 1), point(2, [0.5], 1)))
-        assert said.endswith("one seed allows no statement")
+        assert said.endswith("only one seed, the difference cannot be assessed")
         (said,) = differences(groups(point(1, [0.5, 0.6], 1), point(2, [0.97], 1)))
-        assert said.startswith("penalty.weight=2 has one seed")
+        assert said.startswith("penalty.weight=2 has only one seed")
 
 
 def test_values_are_written_as_they_are_typed():
     values = [3e-3, 1e-5, 50.0, 128, True, None, [32, 0.5], "x", 1e22, float("inf")]
     expected = ["0.003", "1e-5", "50", "128", "true", "null", "[32,0.5]", "x", "1e22", "inf"]
-    assert [typed(value) for value in values] == expected
+    assert [format_value(value) for value in values] == expected
 
 
 def test_groups_are_named_by_as_few_keys_as_needed():
@@ -227,36 +228,36 @@ class TestSelection:
         ],
     )
     def test_where(self, condition, left):
-        assert where(self.ROWS, [condition]) == [self.ROWS[index] for index in left]
+        assert select(self.ROWS, [condition]) == [self.ROWS[index] for index in left]
 
     def test_conditions_are_all_to_be_met(self):
-        assert where(self.ROWS, ["lambda>0", "seed=1"]) == [self.ROWS[1]]
+        assert select(self.ROWS, ["lambda>0", "seed=1"]) == [self.ROWS[1]]
 
     @pytest.mark.parametrize(
         ("condition", "said"),
         [
             ("penalty.wieght<1", "no run has this column; did you mean penalty.weight"),
-            ("seed<x", "x is no number"),
+            ("seed<x", "x is not a number"),
             ("seed", "expected COLUMN=VALUE"),
             ("seed=9", "none of 3 runs is left"),
         ],
     )
     def test_mistakes(self, condition, said):
         with pytest.raises(UserError, match="--where") as caught:
-            where(self.ROWS, [condition])
+            select(self.ROWS, [condition])
         assert said in str(caught.value)
 
     def test_sort_is_best_first_and_without_a_value_last(self):
         rows = [row(lam, **{TEST: acc, "evaluate/test/fvu": fvu}) for lam, acc, fvu in ((1, 0.8, 0.2), (2, 0.9, 0.3))]
         rows.append(row(3))
         for column, expected in (("test acc", [2, 1, 3]), ("FVU", [1, 2, 3]), ("penalty.weight", [1, 2, 3])):
-            assert [one["penalty.weight"] for one in sorted(rows, key=best_first(rows, column))] == expected
-            found = sorted(groups(rows), key=best_first(rows, column))
+            assert [one["penalty.weight"] for one in sorted(rows, key=sort_key(rows, column))] == expected
+            found = sorted(groups(rows), key=sort_key(rows, column))
             assert [group.values["penalty.weight"] for group in found] == expected
 
     def test_the_natural_order_is_by_value(self):
         rows = [row(lam, seed) for lam in (10, 9.0, 0.1) for seed in (1, 0)]
-        ordered = sorted(rows, key=natural(telling(rows)))
+        ordered = sorted(rows, key=config_order(distinguishing_keys(rows)))
         assert [(one["penalty.weight"], one["seed"]) for one in ordered] == [
             (lam, seed) for lam in (0.1, 9.0, 10) for seed in (0, 1)
         ]
@@ -275,4 +276,4 @@ def test_parquet_has_columns_of_one_type(tmp_path):
 
 def test_names_and_labels_of_metrics_are_unique_and_narrow():
     assert len({metric.key for metric in METRICS}) == len({metric.label for metric in METRICS}) == len(METRICS)
-    assert max(len(metric.label) for metric in METRICS) <= 11
+    assert max(len(metric.label) for metric in METRICS) <= 10

@@ -28,7 +28,8 @@ from aetool.errors import Interrupted
 from aetool.models.base import Batch
 from aetool.models.classifier import Classifier, ClassifierOutput
 from aetool.randomness import generator
-from aetool.storage.run import Run, RunFolder
+from aetool.storage.folder import RunFolder
+from aetool.storage.run import Run
 from aetool.sweeps.finetune import _own
 from aetool.training.assembly import load_trained
 from aetool.training.finetune import encoder_layers, layer_of, make_trainer

@@ -4,23 +4,20 @@ import base64
 import json
 import os
 import re
-import shlex
 from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
 
-from aetool.config.compose import compose_one
-from aetool.config.schema import TrainConfig
+from aetool.config.compose import compose_points
 from aetool.errors import UserError
 from aetool.evaluation.catalogue import METRICS
 from aetool.report import charts, page, pictures
-from aetool.report.comparison import Comparison
+from aetool.report.comparison import Comparison, compare
 from aetool.report.groups import grouped
-from aetool.report.reproduce import Reproducer, point_command
-from aetool.storage.run import identity
 
 EVIL = "<script>alert(1)</script>"
+EMPTY = Comparison("title", [], [], [], [], [], [], [], [], [], None)
 
 
 class Seen(HTMLParser):
@@ -58,7 +55,7 @@ def config():
         "model.widths=[8,4]",
         "seed=3",
     ]
-    return compose_one("train", TrainConfig, words).config
+    return compose_points("train", words)[0].config
 
 
 def a_run(folder, name, config, accuracy):
@@ -67,7 +64,7 @@ def a_run(folder, name, config, accuracy):
     (own / "checkpoints" / "step-00000001").mkdir(parents=True)
     manifest = {"torch": "2.99.0", "device": "cpu", "threads": 1, "fingerprint": "f" * 64}
     (own / "checkpoints" / "step-00000001" / "manifest.json").write_text(json.dumps(manifest))
-    (own / "config.json").write_text(json.dumps({"aetool": "9.8.7", "config": config}))
+    (own / "config.json").write_text(json.dumps({"aetool": "9.8.7", "config": config, "command": "aetool train"}))
     (own / "status.json").write_text(json.dumps({"state": "completed", "warnings": ["a <warning>"]}))
     Image.new("RGB", (40, 20)).save(own / "figures" / "reconstructions.png")
     (own / "figures" / "atoms.png").write_bytes(b"not a picture")
@@ -85,8 +82,9 @@ def report(tmp_path_factory, config):
     groups = grouped(rows[:3], ["penalty.weight", "corruption"])
     metrics = [metric for metric in METRICS if any(group.stat(metric.key) for group in groups)]
     said = Comparison(
-        EVIL, rows, ["penalty.weight", "corruption"], groups, metrics, [], "The knee is here", ["one differs"],
-        ["b: failed: no memory"], "aetool train -m penalty.weight=1,2",
+        EVIL, rows, ["penalty.weight", "corruption"], groups, metrics, [], ["The recommendation is here"],
+        ["one differs"],
+        ["b: failed: no memory"], ["a note"], "aetool train -m penalty.weight=1,2",
     )  # fmt: skip
     page.write(said, charts.draw(said), folder / "new" / "report.html")
     return (folder / "new" / "report.html").read_text(encoding="utf-8")
@@ -122,7 +120,7 @@ def test_it_can_be_heard_and_held_in_a_hand(report):
 
 def test_the_answer_comes_first(report):
     wanted = [
-        "The knee is here", "0.9100", "one differs", "<h2>Results", "<h2>Figures", "<h2>Runs",
+        "The recommendation is here", "0.9100", "one differs", "<h2>Results", "<h2>Figures", "<h2>Runs",
         "aetool train -m penalty.weight=1,2", "run-1", "run-0", "b: failed: no memory", "9.8.7", "2.99.0", "f" * 64,
     ]  # fmt: skip
     places = [report.index(words, report.index("<main>")) for words in wanted]
@@ -131,7 +129,7 @@ def test_the_answer_comes_first(report):
 
 def test_rows_sort_by_number(report):
     first = report[report.index("<tbody>") : report.index("</tbody>")]
-    assert re.findall(r'data-order="([^"]+)">[\d.]+</th>', first) == ["0.9", "0.91", "0.5"]
+    assert re.findall(r'<th scope="row">([\d.]+)</th>', first) == ["0.9", "0.91", "0.5"]
     assert '<tr class="best">' in first
 
 
@@ -157,7 +155,7 @@ def test_a_large_picture_is_made_smaller(tmp_path):
 
 
 def test_a_report_that_cannot_be_written_is_named(tmp_path):
-    nothing = Comparison("title", [], [], [], [], [], None, [], [], None)
+    nothing = EMPTY
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file" / "report.html", tmp_path / "folder"):
@@ -169,43 +167,17 @@ def test_a_report_that_cannot_be_written_is_named(tmp_path):
 def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    page.write(Comparison("title", [], [], [], [], [], None, [], [], None), [], tmp_path / "pipe")
+    page.write(EMPTY, [], tmp_path / "pipe")
     assert (tmp_path / "pipe").is_fifo()
     assert os.read(reader, 15) == b"<!DOCTYPE html>"
     os.close(reader)
 
 
-class TestCommand:
-    def test_of_a_run_trains_the_same_network(self, tmp_path, config):
-        (tmp_path / "run").mkdir()
-        (tmp_path / "run" / "config.json").write_text(json.dumps({"config": config}))
-        command = Reproducer().command(tmp_path / "run")
-        options = "aetool train model=dense dataset=digits penalty=l1 loss=huber"
-        assert command == f"{options} 'model.widths=[8,4]' penalty.weight=0.02 seed=3"
-        again = compose_one("train", TrainConfig, shlex.split(command)[2:]).config
-        assert identity(again) == identity(config)
-
-    def test_of_a_foreign_config_is_not_made_up(self, tmp_path, config):
-        strange = config | {"model": config["model"] | {"name": "strange"}}
-        for number, saved in enumerate(({"config": strange}, {"config": {}}, {"config": 3}, {})):
-            (tmp_path / str(number)).mkdir()
-            (tmp_path / str(number) / "config.json").write_text(json.dumps(saved))
-            assert Reproducer().command(tmp_path / str(number)) is None
-        assert Reproducer().command(tmp_path / "absent") is None
-
-    def test_of_a_swept_run_stands_in_its_sweep(self, tmp_path):
-        sweep = {
-            "command": "aetool train -m seed=0,1 'x=a b'",
-            "runs": [{"directory": "one", "overrides": ["seed=1"]}, 3],
-        }
-        (tmp_path / "sweep-1").mkdir()
-        (tmp_path / "sweep-1" / "sweep.json").write_text(json.dumps(sweep))
-        (tmp_path / "sweep-2").mkdir()
-        (tmp_path / "sweep-2" / "sweep.json").write_text('{"runs": 4, "command": "x"}')
-        assert Reproducer().command(tmp_path / "one") == "aetool train 'x=a b' seed=1"
-
-    def test_of_a_point_keeps_what_is_not_swept(self):
-        line = "aetool train -m experiment=lambda_sweep --config-dir mine penalty.weight=1e-3,1e-2 'x=[8,4]' seed=0,1"
-        found = point_command(line, ["model=dense", "penalty.weight=1e-3", "seed=1"])
-        kept = "aetool train experiment=lambda_sweep --config-dir mine 'x=[8,4]'"
-        assert found == f"{kept} model=dense penalty.weight=1e-3 seed=1"
+def test_the_command_of_a_run_is_shown_where_it_was_recorded(tmp_path, config):
+    rows = [a_run(tmp_path, name, config, 0.9) for name in ("recorded", "unknown")]
+    for name, command in (("recorded", "aetool train 'x=[8,4]' seed=3"), ("unknown", None)):
+        (tmp_path / name / "config.json").write_text(json.dumps({"config": config, "command": command}))
+    page.write(compare(rows), [], tmp_path / "report.html")
+    text = "".join(Seen((tmp_path / "report.html").read_text()).text)
+    assert "aetool train 'x=[8,4]' seed=3" in text
+    assert text.count("the command was not recorded") == 1

@@ -15,7 +15,7 @@ from conftest import TINY, only_run, write_images
 from aetool.cli import main
 from aetool.errors import NoValidCheckpointError, UserError
 from aetool.storage.checkpoint import Checkpoints
-from aetool.storage.run import RunFolder
+from aetool.storage.folder import RunFolder
 
 KILLED = """
 import os, signal, sys

@@ -11,7 +11,8 @@ from aetool.config.identity import digest
 from aetool.config.schema import TrainConfig
 from aetool.errors import Interrupted, UserError
 from aetool.files import write_json
-from aetool.storage.run import Run, RunFolder
+from aetool.storage.folder import RunFolder
+from aetool.storage.run import Run
 
 
 def config(*words: str) -> TrainConfig:

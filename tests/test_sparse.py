@@ -26,7 +26,8 @@ from aetool.models.wta import WTA
 from aetool.penalties.auxk import AuxK
 from aetool.penalties.l0 import L0
 from aetool.penalties.sparsity import L1, HoyerSquare, KLSparsity, Log, ReLUSum
-from aetool.storage.run import Run, RunFolder
+from aetool.storage.folder import RunFolder
+from aetool.storage.run import Run
 from aetool.training.objective import LAMBDAS, Objective, Term
 from aetool.training.pretrain import make_trainer
 

@@ -12,7 +12,8 @@ from aetool.data.dataset import Split
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import NonFiniteError
 from aetool.randomness import derive, generator, seeded
-from aetool.storage.run import Run, RunFolder
+from aetool.storage.folder import RunFolder
+from aetool.storage.run import Run
 from aetool.training.pretrain import make_trainer
 
 

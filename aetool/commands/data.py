@@ -9,10 +9,9 @@ from rich.table import Table
 
 from aetool.config.check import ConfigError
 from aetool.config.compose import Point, compose_one
-from aetool.config.describe import suggest
 from aetool.config.schema import TrainConfig
 from aetool.config.tree import option_names
-from aetool.errors import UserError
+from aetool.errors import UserError, suggest
 
 Points = dict[str, Point[TrainConfig]]
 

@@ -1,22 +1,28 @@
 """aetool finetune run=DIR"""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from aetool.commands.train import print_result
-from aetool.config.compose import Point
+from aetool.config.compose import Point, compose_one
 from aetool.config.schema import FinetuneConfig
 from aetool.errors import Interrupted, UserError
 from aetool.report.summary import print_finetune
 from aetool.sweeps.control import print_points, sentence
-from aetool.sweeps.finetune import Result, run_finetune
+from aetool.sweeps.finetune import Result, finetune_point
 from aetool.sweeps.sweep import Outcome, conclude, each, entry, folder_of, write_sweep
+
+
+def finetune(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> Result:
+    """Classification end to end, from a run (`run=DIR`) or from scratch (`model=…`, `dataset=…`)."""
+    return finetune_point(compose_one("finetune", FinetuneConfig, overrides, config_dir))
 
 
 def run(points: Sequence[Point[FinetuneConfig]], full: bool = False) -> int:
     """Fine-tunes; several points are a sweep."""
     if len(points) > 1:
         return _sweep(points)
-    result = run_finetune(points[0])
+    result = finetune_point(points[0])
     if result.pretrained:
         print_result(result.pretrained, full)
     print_finetune(points[0].config.tap, result.metrics)
@@ -32,7 +38,7 @@ def _sweep(points: Sequence[Point[FinetuneConfig]]) -> int:
     outcomes: list[Outcome] = []
     interrupted: Interrupted | None = None
     try:
-        for outcome in each(points, lambda index: results.update({index: run_finetune(points[index])})):
+        for outcome in each(points, lambda index: results.update({index: finetune_point(points[index])})):
             outcomes.append(outcome)
     except Interrupted as error:
         interrupted = error

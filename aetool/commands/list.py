@@ -9,10 +9,9 @@ from hydra.core.config_loader import ConfigLoader
 
 from aetool.config.check import ConfigError
 from aetool.config.compose import compose_each, compose_one
-from aetool.config.describe import suggest
 from aetool.config.schema import TrainConfig
 from aetool.config.tree import config_tree, plurals, text_of
-from aetool.errors import UserError
+from aetool.errors import UserError, suggest
 
 WIDTH = 80
 NAMES = 16  # columns of the longest name that shares its line

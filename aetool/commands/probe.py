@@ -1,39 +1,54 @@
 """aetool probe run=DIR"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from aetool.config.compose import Point
-from aetool.config.schema import ProbeCommandConfig
+from aetool.config.compose import Point, compose_one
+from aetool.config.schema import ProbeCommandConfig, TrainConfig
 from aetool.config.tree import known_targets
-from aetool.evaluation.probe import probe, probe_checkpoints, stage
+from aetool.evaluation import probe as probing
 from aetool.evaluation.session import Session
 from aetool.report.summary import print_probe
 from aetool.report.tables import print_measures
-from aetool.storage.opening import opened
+from aetool.storage.metrics import Metrics
+from aetool.storage.opening import opened, word_for
+from aetool.storage.run import Run
+
+
+def probe(
+    run: Run[TrainConfig] | str | Path, overrides: Sequence[str] = (), config_dir: str | Path | None = None
+) -> Metrics:
+    """Classification on the frozen features of a trained run: metrics by `tap/split/name`, beside the baselines."""
+    point = compose_one("probe", ProbeCommandConfig, [word_for(run), *overrides], config_dir)
+    with opened(point.config.run, known_targets(point.config_dir)) as found:
+        return _probe(Session(found, point.config), point.config)
 
 
 def run(points: Sequence[Point[ProbeCommandConfig]]) -> int:
     """Probes every run, or prints what was measured before."""
-    targets = known_targets(points[0].config_dir)
     for point in points:
         config = point.config
-        with opened(config.run, targets) as found:
+        with opened(config.run, known_targets(point.config_dir)) as found:
             session = Session(found, config)
-            metrics = probe(session, config.probe, config.baselines, config.overwrite)
+            metrics = _probe(session, config)
             if len(points) > 1:
                 print(found.directory)
-            print_probe(found.config.model.name, stage(config.probe), metrics)
+            print_probe(found.config.model.name, probing.stage(config.probe), metrics)
             if config.checkpoints == "all":
-                _print_curve(session, config)
+                curve, figure = probing.probe_checkpoints(session, config.probe)
+                _print_curve(curve)
+                print(figure)
     return 0
 
 
-def _print_curve(session: Session, config: ProbeCommandConfig) -> None:
-    curve, figure = probe_checkpoints(session, config.probe)
+def _probe(session: Session, config: ProbeCommandConfig) -> Metrics:
+    return Metrics(probing.probe(session, config.probe, config.baselines, config.overwrite))
+
+
+def _print_curve(curve: Mapping[float, Mapping[str, float]]) -> None:
     suffix = "/val/accuracy"
     shown = {
         f"epoch {epoch:.4g}": {key.removesuffix(suffix): value for key, value in found.items() if key.endswith(suffix)}
         for epoch, found in curve.items()
     }
     print_measures("validation accuracy", shown)
-    print(figure)

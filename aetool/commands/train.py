@@ -1,39 +1,33 @@
 """aetool train"""
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from aetool.config.compose import Point
+from aetool.config.compose import Point, compose_one
 from aetool.config.schema import TrainConfig
 from aetool.errors import UserError
 from aetool.evaluation.probe import stage
 from aetool.report.summary import print_summary
 from aetool.storage.run import Run
-from aetool.sweeps.finetune import supervised_baseline
+from aetool.sweeps import finetune
 from aetool.sweeps.sweep import sweep
-from aetool.sweeps.train import train
+from aetool.sweeps.train import bring_to_end
+
+
+def train(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> Run[TrainConfig]:
+    """Trains an autoencoder, then evaluates and probes it; a finished run is found, an interrupted one resumes."""
+    return _train(_run_of(compose_one("train", TrainConfig, overrides, config_dir)))
 
 
 def run(points: Sequence[Point[TrainConfig]], full: bool = False) -> int:
     """Trains and measures; several points are a sweep."""
-    runs = [Run.of(point.config, point.own_command) for point in points]
+    runs = [_run_of(point) for point in points]
     if len({one.id for one in runs}) > len({one.directory for one in runs}):
         name = points[0].config.name
         raise UserError(f"name={name}: the points of a sweep need folders of their own; leave it out")
-
-    def work(index: int) -> None:
-        train(runs[index])
-        if runs[index].config.supervised:
-            supervised_baseline(runs[index])
-
     if len(points) > 1 or points[0].overrides:
-
-        def work_and_warn(index: int) -> None:
-            work(index)
-            _print_warnings(runs[index])
-
-        return sweep(points, runs, work_and_warn)
-    work(0)
-    print_result(runs[0], full)
+        return sweep(points, runs, lambda index: _print_warnings(_train(runs[index])))
+    print_result(_train(runs[0]), full)
     return 0
 
 
@@ -42,6 +36,17 @@ def print_result(run: Run[TrainConfig], full: bool) -> None:
     print_summary(run.directory.name, run.metrics, stage(run.config.probe), run.config.model.name, full)
     _print_warnings(run)
     print(f"{run.directory}: figures/, metrics.json; tensorboard --logdir {run.directory.parent}")
+
+
+def _run_of(point: Point[TrainConfig]) -> Run[TrainConfig]:
+    return Run.of(point.config, point.own_command)
+
+
+def _train(run: Run[TrainConfig]) -> Run[TrainConfig]:
+    bring_to_end(run)
+    if run.config.supervised:
+        finetune.supervised_baseline(run)
+    return run
 
 
 def _print_warnings(run: Run[TrainConfig]) -> None:

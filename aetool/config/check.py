@@ -16,9 +16,10 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
 from aetool.config import rules
-from aetool.config.describe import Location, bare, describe, dotted, show, suggest, without_null
+from aetool.config.describe import Location, bare, describe, dotted, show, without_null
 from aetool.config.schema import STRICT, Component, Node
-from aetool.errors import UserError
+from aetool.errors import UserError, suggest
+from aetool.files import JsonObject, flatten
 
 C = TypeVar("C", bound=Node)
 Targets = Mapping[str, Mapping[str, str]]  # by group: the targets that a config may name, by their stable names
@@ -62,15 +63,7 @@ def check(
     raise ConfigError(list(dict.fromkeys([*problems, *found])))
 
 
-def flatten(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and their values, parents before children."""
-    for key, value in config.items():
-        yield f"{prefix}{key}", value
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
-
-
-def _typed(values: dict[str, Any], schema: type[C]) -> tuple[C | None, list[str]]:
+def _typed(values: JsonObject, schema: type[C]) -> tuple[C | None, list[str]]:
     missing = [f"{key}: missing; set {key}=…" for key, value in flatten(values) if value == MISSING]
     try:
         return schema.model_validate(values), missing
@@ -102,7 +95,7 @@ def _annotation(schema: Any, location: Location) -> Any:
     return schema
 
 
-Found = tuple[Location, type[Component], dict[str, Any]]
+Found = tuple[Location, type[Component], JsonObject]
 
 
 def _components(location: Location, node: Any, annotation: Any) -> Iterator[Found]:
@@ -144,7 +137,7 @@ def _is_typed(component: Found, typed: Collection[str]) -> bool:
     return bool(own - kind.model_fields.keys())
 
 
-def _argument_problems(location: Location, kind: type[Component], node: dict[str, Any]) -> list[str]:
+def _argument_problems(location: Location, kind: type[Component], node: JsonObject) -> list[str]:
     """What the signature of the target says of its arguments; numbers take the types that it states."""
     from aetool.config.targets import TargetError, signature
 

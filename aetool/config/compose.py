@@ -25,7 +25,7 @@ class Point(NamedTuple, Generic[C]):
     overrides: Sequence[str] = ()  # those that tell it from the other points of its sweep
     words: Sequence[str] = ()  # all of its overrides
     command: str = ""  # as typed, for all points
-    config_dir: Path | None = None
+    config_dir: str | Path | None = None
 
     @property
     def own_command(self) -> str:
@@ -36,7 +36,7 @@ class Point(NamedTuple, Generic[C]):
 
 
 def compose_points(
-    command: str, schema: type[C], words: Sequence[str], multirun: bool = False, config_dir: Path | None = None
+    command: str, schema: type[C], words: Sequence[str], multirun: bool = False, config_dir: str | Path | None = None
 ) -> list[Point[C]]:
     """Every point of a sweep, or the one run; raises ConfigError with all problems of all of them."""
     options = ["-m"] * multirun + ([] if config_dir is None else ["--config-dir", str(config_dir)])
@@ -75,7 +75,9 @@ def compose_points(
         return points
 
 
-def compose_one(command: str, schema: type[C], words: Sequence[str] = (), config_dir: Path | None = None) -> Point[C]:
+def compose_one(
+    command: str, schema: type[C], words: Sequence[str] = (), config_dir: str | Path | None = None
+) -> Point[C]:
     """The one point of words that do not sweep."""
     points = compose_points(command, schema, words, config_dir=config_dir)
     if len(points) > 1:

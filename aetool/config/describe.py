@@ -1,8 +1,7 @@
 """What a config key allows, and what was given for it, in words."""
 
-import difflib
 import typing
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from types import UnionType
 from typing import Annotated, Any, Literal
 
@@ -11,12 +10,6 @@ from annotated_types import Ge, Gt, Le, Lt
 from aetool.config.schema import Node
 
 Location = tuple[str | int, ...]  # keys and places in lists, from the top of a config
-
-
-def suggest(word: str, choices: Collection[str]) -> str:
-    """`did you mean …?` or the list of choices."""
-    close = difflib.get_close_matches(word, sorted(choices), n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else f"choices: {', '.join(sorted(choices))}"
 
 
 def describe(annotation: Any) -> str:

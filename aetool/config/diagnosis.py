@@ -7,11 +7,12 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from aetool.config.check import ConfigError, check, flatten
-from aetool.config.describe import suggest
+from aetool.config.check import ConfigError, check
 from aetool.config.overrides import COMPOSITION_ERRORS, composed, first_line, plain, spelled_out
 from aetool.config.schema import SCHEMAS
 from aetool.config.tree import groups
+from aetool.errors import suggest
+from aetool.files import flatten
 
 
 def diagnose(

@@ -14,6 +14,7 @@ from yaml import YAMLError
 
 from aetool.config.check import ConfigError
 from aetool.config.tree import groups
+from aetool.files import JsonObject
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)  # Hydra lets the last two through
 PATH_KEYS = ("run", "output", "name", "cache", "file", "dataset.path", "dataset.data_dir")
@@ -87,7 +88,7 @@ def composed(command: str, words: Sequence[str | None]) -> DictConfig:
     return compose(command, overrides=[word for word in words if word], return_hydra_config=True)
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
+def plain(config: DictConfig) -> JsonObject:
     """Plain values, interpolations resolved; raises ConfigError naming every one that cannot be."""
     OmegaConf.set_struct(config, False)
     config.pop("hydra")

@@ -12,6 +12,7 @@ from typing import Any
 from aetool.components import NotIdentifying
 from aetool.config.schema import Component
 from aetool.errors import UserError
+from aetool.files import JsonObject
 
 
 class TargetError(Exception):
@@ -67,7 +68,7 @@ def signature(target: str) -> Signature:
     )
 
 
-def identifying_arguments(component: Component) -> dict[str, Any]:
+def identifying_arguments(component: Component) -> JsonObject:
     """The target's own arguments without those that its signature marks as not identifying."""
     hints = signature(component.target).annotations
     return {key: value for key, value in component.arguments.items() if not is_marked(hints.get(key))}

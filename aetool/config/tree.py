@@ -11,29 +11,31 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from aetool.config.check import Targets, flatten
+from aetool.config.check import Targets
 from aetool.config.targets import stable_name
 from aetool.errors import UserError
+from aetool.files import flatten
 
 CONFIG_MODULE = "aetool.conf"
 
 
 @contextmanager
-def config_tree(config_dir: Path | None = None) -> Iterator[ConfigLoader]:
+def config_tree(config_dir: str | Path | None = None) -> Iterator[ConfigLoader]:
     """The conf tree; modules beside the user's configs can be imported meanwhile and afterwards.
 
     Raises UserError where `config_dir` is no folder.
     """
-    if config_dir is not None and not config_dir.is_dir():
+    added = None if config_dir is None else Path(config_dir).resolve()
+    if added is not None and not added.is_dir():
         raise UserError(f"--config-dir {config_dir}: there is no such folder")
-    for folder in (Path.cwd(), config_dir):
-        if folder is not None and str(folder.resolve()) not in sys.path:
-            sys.path.append(str(folder.resolve()))
+    for folder in (Path.cwd(), added):
+        if folder is not None and str(folder) not in sys.path:
+            sys.path.append(str(folder))
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        if config_dir is not None:
+        if added is not None:
             path = loader.get_search_path()
-            path.prepend("command-line", f"file://{config_dir.resolve()}", anchor="schema")
+            path.prepend("command-line", f"file://{added}", anchor="schema")
             loader.repository.initialize_sources(path)  # type: ignore[attr-defined]  # Hydra's own, of the concrete class
         yield loader
 
@@ -71,7 +73,7 @@ def text_of(loader: ConfigLoader, name: str) -> str:
     return ""
 
 
-def known_targets(config_dir: Path | None = None) -> Targets:
+def known_targets(config_dir: str | Path | None = None) -> Targets:
     """By group, every `_target_` that the conf tree names, by its stable name: a stored config may name no other."""
     with config_tree(config_dir) as loader:
         found: dict[str, dict[str, str]] = {}

@@ -130,7 +130,7 @@ METRICS = (  # a narrow terminal drops the last columns first
     Metric("pretrain/lambda", "lambda", "lambda found for penalty.target_l0", ".3g", shown=COMPARE),
     Metric("pretrain/seconds", "seconds", "training time", ".0f", "lower", "s", COMPARE),
     VAL_ACCURACY,
-    Metric(f"{PROBE}/code/test/accuracy_std", "acc std", f"{LINEAR}accuracy, test: std over label draws", ".4f"),
+    Metric(f"{PROBE}/code/test/accuracy_std", "acc std", f"{LINEAR}accuracy, test: spread over label draws", ".4f"),
     Metric(f"{PROBE}/code/test/top5_accuracy", "top-5", f"{LINEAR}top-5 accuracy, test", ".4f", "higher"),
     Metric(f"{PROBE}/code/test/calibration_error", "ECE", f"{LINEAR}calibration error, test", ".4f", "lower"),
     Metric(f"{PROBE}/code/l2", "L2", f"{LINEAR}L2, chosen", ".3g"),
@@ -188,7 +188,7 @@ METRICS = (  # a narrow terminal drops the last columns first
     ),
     Metric("evaluate/flops", "FLOPs", "FLOPs per image", ",.0f", "lower", shown=COMPARE | TABLE),
     Metric("evaluate/model_bytes", "bytes", "model size", ",.0f", "lower", "bytes", COMPARE | TABLE),
-    Metric("evaluate/images_per_second", "images/s", "images per second, encoding", ",.0f", "higher", "", COMPARE | TABLE),
+    Metric("evaluate/images_per_second", "images/s", "images encoded a second", ",.0f", "higher", "", COMPARE | TABLE),
     RATE,
     CODED_PSNR,
     Metric("evaluate/compression/compression_ratio", "ratio", "compression ratio of 8-bit codes", ".3g", "higher"),
@@ -196,7 +196,7 @@ METRICS = (  # a narrow terminal drops the last columns first
     VAL_L0,
     CODE_SIZE,
 )  # fmt: skip
-SELECTION = (  # the validation metric that chooses the best group, and the test metric reported of it; the first present
+SELECTION = (  # validation metric that selects the best group, test metric reported of it; first present
     (VAL_ACCURACY, TEST_ACCURACY),
     (TUNED_VAL_ACCURACY, TUNED_ACCURACY),
     (VAL_FVU, TEST_FVU),

@@ -70,7 +70,7 @@ def save_traversals(path: Path, rows: Sequence[Tensor], labels: Sequence[str], t
     _save(figure, path, axes, title)
 
 
-def save_curves(path: Path, rows: Sequence[dict[str, Any]], title: str, quantity: str = "loss") -> None:
+def save_curves(path: Path, rows: Sequence[Mapping[str, Any]], title: str, quantity: str = "loss") -> None:
     """Training and validation loss, or another quantity, over the steps, from the rows of metrics.jsonl."""
     figure, axes = _figure(6, 3.5)
     for name, label in ((f"train/{quantity}", "train"), (f"val/{quantity}", "validation")):

@@ -91,6 +91,6 @@ def load(directory: str | Path, device: str = "auto", config_dir: str | Path | N
 
     Raises aetool.errors.UserError for a folder that is not a run, has no checkpoint, or names other targets.
     """
-    run = open_run(directory, known_targets(Path(config_dir) if config_dir else None))
+    run = open_run(directory, known_targets(config_dir))
     chosen = choose_device(device)
     return TrainedRun(run, load_trained(run, chosen), chosen)

@@ -6,8 +6,8 @@ from typing import Any
 
 from aetool.config.identity import digest
 from aetool.evaluation.catalogue import PROTOCOL
-from aetool.files import read_json, write_json
-from aetool.storage.run import RunFolder
+from aetool.files import JsonObject, read_json, write_json
+from aetool.storage.folder import RunFolder
 
 
 class Measurement:
@@ -21,7 +21,7 @@ class Measurement:
     def exists(self) -> bool:
         return (self.folder / "metrics.json").exists()
 
-    def read(self) -> dict[str, Any] | None:
+    def read(self) -> JsonObject | None:
         """What was measured before with these settings, by this protocol."""
         return read_json(self.folder / "metrics.json")
 

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aetool.components import PositiveFloat, PositiveInt
 from aetool.probes.base import Fitted, Labelled, Probe, ProbeTraits, descending
 from aetool.probes.lbfgs import LBFGS, choose_along_path
 from aetool.probes.path import standardise
-from aetool.components import PositiveFloat, PositiveInt
 
 
 class Linear(Probe):

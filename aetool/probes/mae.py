@@ -4,9 +4,9 @@ import math
 
 from torch import nn
 
+from aetool.components import NonNegativeInt, PositiveFloat, PositiveInt
 from aetool.probes.base import ProbeTraits
 from aetool.probes.minibatch import LARS, Recipe, RecipeProbe
-from aetool.components import NonNegativeInt, PositiveFloat, PositiveInt
 
 
 class MAE(RecipeProbe):

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from aetool.components import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from aetool.probes.base import Fitted, Labelled, Probe, ProbeTraits, accuracy, at_edge, check_both, descending
 from aetool.probes.minibatch import logits, train_head
 from aetool.probes.standardisation import standardisation
 from aetool.randomness import seeded
-from aetool.components import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 
 class MLP(Probe):

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aetool.components import PositiveFloat
 from aetool.probes.base import Fitted, Labelled, Probe, ProbeTraits, descending
 from aetool.probes.path import Weights, choose, standardise
-from aetool.components import PositiveFloat
 
 
 class Ridge(Probe):

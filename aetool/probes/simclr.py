@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from aetool.probes.minibatch import Recipe, RecipeProbe
 from aetool.components import NonNegativeInt, PositiveFloat, PositiveInt
+from aetool.probes.minibatch import Recipe, RecipeProbe
 
 
 class SimCLR(RecipeProbe):

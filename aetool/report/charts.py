@@ -7,26 +7,10 @@ from pathlib import Path
 from aetool.errors import UserError
 from aetool.evaluation.catalogue import BASELINES, FIGURE, SELECTION, Metric, baseline_key
 from aetool.measures.statistics import Stat
-from aetool.report import learning, plots, scatter
+from aetool.report import layout, learning, plots, scatter
 from aetool.report.comparison import Comparison
 from aetool.report.findings import ranked
 from aetool.report.groups import Group, is_finetune
-from aetool.report.layout import (
-    CODE_SIZE,
-    LAMBDAS,
-    PANELS,
-    by_name,
-    compares_models,
-    group_name,
-    minimal_keys,
-    numeric,
-    numeric_keys,
-    omitted,
-    omitted_panels,
-    panels,
-    series,
-    varies,
-)
 from aetool.report.pareto import Front
 from aetool.report.plots import Chart, Grid, Panel, Ranking
 
@@ -50,7 +34,7 @@ def draw(comparison: Comparison) -> Iterator[Chart]:
     groups = comparison.groups
     chosen = [metric for metric in comparison.metrics if FIGURE in metric.shown and _differs(groups, metric)]
     main = next((test for _, test in SELECTION if test in comparison.metrics), None)
-    if main in chosen and compares_models(groups):
+    if main in chosen and layout.compares_models(groups):
         yield _models(groups, comparison.keys, main)
     heatmaps = _heatmaps(groups, comparison.keys, chosen)
     first = next(heatmaps, None)
@@ -79,30 +63,33 @@ def _differs(groups: Sequence[Group], metric: Metric) -> bool:
 
 
 def _heatmaps(groups: Sequence[Group], keys: Sequence[str], metrics: Sequence[Metric]) -> Iterator[Chart]:
-    numbers = numeric_keys(groups, keys)
-    rows = next((key for key in numbers if key in LAMBDAS), None)
-    if rows is None or CODE_SIZE not in numbers:
+    numbers = layout.numeric_keys(groups, keys)
+    rows = next((key for key in numbers if key in layout.LAMBDAS), None)
+    if rows is None or layout.CODE_SIZE not in numbers:
         return
-    found = series(groups, keys, (rows, CODE_SIZE))
-    parts = [part for part in found if varies(part, rows) and varies(part, CODE_SIZE)]
-    titles = by_name(parts, [key for key in keys if key not in (rows, CODE_SIZE)])
+    found = layout.series(groups, keys, (rows, layout.CODE_SIZE))
+    parts = [part for part in found if layout.varies(part, rows) and layout.varies(part, layout.CODE_SIZE)]
+    titles = layout.by_name(parts, [key for key in keys if key not in (rows, layout.CODE_SIZE)])
     for metric in metrics:
         grids = []
-        for title, part in islice(titles.items(), PANELS):
-            stats = {(numeric(group, rows), numeric(group, CODE_SIZE)): group.stat(metric.key) for group in part}
+        for title, part in islice(titles.items(), layout.PANELS):
+            stats = {
+                (layout.numeric(group, rows), layout.numeric(group, layout.CODE_SIZE)): group.stat(metric.key)
+                for group in part
+            }
             best = _best(part)
-            framed = (numeric(best, rows), numeric(best, CODE_SIZE)) if best else None
+            framed = (layout.numeric(best, rows), layout.numeric(best, layout.CODE_SIZE)) if best else None
             grids.append(Grid(title, {cell: stat for cell, stat in stats.items() if stat}, framed))
         grids = [grid for grid in grids if grid.cells]
         if not grids:
             continue
-        caption = f"{_title(metric)}, over {rows} (rows) and {CODE_SIZE} (columns): "
+        caption = f"{_title(metric)}, over {rows} (rows) and {layout.CODE_SIZE} (columns): "
         caption += "mean ± standard deviation over seeds. Hatched: no run."
         if metric.direction:
             caption += f" {metric.direction.capitalize()} is better, and brighter."
         caption += " Framed: the best by validation." if any(grid.framed for grid in grids) else ""
-        caption += omitted(len(titles) - PANELS, "combinations")
-        yield Chart(f"heatmap-{_slug(metric.label)}", caption, plots.heatmaps(grids, metric, (rows, CODE_SIZE)))
+        caption += layout.omitted(len(titles) - layout.PANELS, "combinations")
+        yield Chart(f"heatmap-{_slug(metric.label)}", caption, plots.heatmaps(grids, metric, (rows, layout.CODE_SIZE)))
 
 
 def _best(groups: Sequence[Group]) -> Group | None:
@@ -116,31 +103,31 @@ def _best(groups: Sequence[Group]) -> Group | None:
 
 def _lines(groups: Sequence[Group], keys: Sequence[str], metrics: Sequence[Metric]) -> Iterator[Chart]:
     """The metrics against the first number along which some runs differ."""
-    for key in numeric_keys(groups, keys):
-        everything = series(groups, keys, [key])
-        parts = [part for part in everything if varies(part, key)]
+    for key in layout.numeric_keys(groups, keys):
+        everything = layout.series(groups, keys, [key])
+        parts = [part for part in everything if layout.varies(part, key)]
         if parts:
             break
     else:
         return
     rest = [other for other in keys if other != key]
-    naming = minimal_keys([part[0] for part in everything], rest)
+    naming = layout.minimal_keys([part[0] for part in everything], rest)
     for metric in metrics:
         if not any(_differs(part, metric) for part in parts):
             continue
         drawn, hidden = [], 0
-        for title, members in panels(groups).items():
+        for title, members in layout.panels(groups).items():
             own = [part for part in parts if any(part[0] is group for group in members)]
             hidden += max(0, len(own) - SERIES)
             lines = _panel(own[:SERIES], rest, key, metric)
             if lines:
-                alone = group_name(own[0][0], naming) if len(own) == 1 else ""
+                alone = layout.group_name(own[0][0], naming) if len(own) == 1 else ""
                 drawn.append(Panel(alone or title, lines, _agreed(own[:SERIES], key, metric)))
         if drawn:
             caption = f"{_title(metric)} against {key}.{_bars(groups)}"
             caption += f" {metric.direction.capitalize()} is better." if metric.direction else ""
             caption += " Dashed grey: baselines at the same code size." if any(p.baselines for p in drawn) else ""
-            caption += omitted(hidden, "lines") + omitted_panels(groups)
+            caption += layout.omitted(hidden, "lines") + layout.omitted_panels(groups)
             yield Chart(f"lines-{_slug(metric.label)}", caption, plots.lines(drawn, metric.heading, key))
 
 
@@ -149,8 +136,8 @@ def _panel(
 ) -> dict[str, list[tuple[float, Stat]]]:
     """The points of each line, by its name."""
     lines = {
-        label: sorted((numeric(group, key), stat) for group in part if (stat := group.stat(metric.key)))
-        for label, part in by_name(parts, naming).items()
+        label: sorted((layout.numeric(group, key), stat) for group in part if (stat := group.stat(metric.key)))
+        for label, part in layout.by_name(parts, naming).items()
     }
     return {label or metric.label: points for label, points in lines.items() if points}
 
@@ -163,7 +150,7 @@ def _agreed(parts: Sequence[list[Group]], key: str, metric: Metric) -> dict[str,
         for group in (group for part in parts for group in part):
             stat = group.stat(other)
             if stat:
-                levels.setdefault(numeric(group, key), set()).add(stat.mean)
+                levels.setdefault(layout.numeric(group, key), set()).add(stat.mean)
         if levels and all(len(means) == 1 for means in levels.values()):
             found[label] = sorted((x, mean) for x, means in levels.items() for mean in means)
     return found
@@ -171,12 +158,12 @@ def _agreed(parts: Sequence[list[Group]], key: str, metric: Metric) -> dict[str,
 
 def _models(groups: Sequence[Group], keys: Sequence[str], metric: Metric) -> Chart:
     drawn, hidden = [], 0
-    for title, part in panels(groups).items():
+    for title, part in layout.panels(groups).items():
         measured = [group for group in part if group.stat(metric.key)]
         order = sorted(measured, key=lambda group: metric.cost(group.mean(metric.key)))
         hidden += max(0, len(order) - DOTS)
-        naming = minimal_keys(part, keys)
-        shown = dict(zip(_unique([group_name(group, naming) for group in order[:DOTS]]), order, strict=False))
+        naming = layout.minimal_keys(part, keys)
+        shown = dict(zip(_unique([layout.group_name(group, naming) for group in order[:DOTS]]), order, strict=False))
         stats = {label: stat for label, group in shown.items() if (stat := group.stat(metric.key))}
         baselines = {
             name: {label: stat.mean for label, group in shown.items() if (stat := group.stat(key))}
@@ -188,16 +175,16 @@ def _models(groups: Sequence[Group], keys: Sequence[str], metric: Metric) -> Cha
     names = dict.fromkeys(name for ranking in drawn for name in ranking.baselines)
     caption = f"{_title(metric)}, best on top.{_bars(groups)}"
     caption += f" Baselines: {'; '.join(f'{name}, {BASELINES[name]}' for name in names)}." if names else ""
-    caption += omitted(hidden, "groups") + omitted_panels(groups)
+    caption += layout.omitted(hidden, "groups") + layout.omitted_panels(groups)
     return Chart("models", caption, plots.dots(drawn, metric.heading))
 
 
 def _pareto(front: Front, keys: Sequence[str]) -> Iterator[Chart]:
     groups = [*front.best, *front.dominated]
-    naming = minimal_keys(groups, keys)
+    naming = layout.minimal_keys(groups, keys)
 
     def points(part: Sequence[Group]) -> list[tuple[str, Stat, Stat]]:
-        stats = [(group_name(group, naming), group.stat(front.x.key), group.stat(front.y.key)) for group in part]
+        stats = [(layout.group_name(group, naming), group.stat(front.x.key), group.stat(front.y.key)) for group in part]
         return sorted(((label, x, y) for label, x, y in stats if x and y), key=lambda point: point[1].mean)
 
     best, dominated = points(front.best), points(front.dominated)

@@ -40,7 +40,7 @@ class Comparison:
     def _repr_html_(self) -> str:
         from aetool.report.tables import html_table
 
-        return html_table(self)
+        return html_table(self, self.metrics)
 
 
 def open_comparison(paths: Sequence[Path | str], where: Sequence[str] = (), sort: str | None = None) -> Comparison:

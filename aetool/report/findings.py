@@ -20,13 +20,16 @@ RIVALS = 4  # groups that the best one is compared with
 
 def title(group: Group, among: Sequence[Group]) -> str:
     """The shortest name that distinguishes a group from the others: sparse (penalty.weight=0.01)."""
-    rivals, names, keys = [other for other in among if other is not group], [], []
+    rivals = [other for other in among if other is not group]
+    names: list[str] = []
+    keys: list[str] = []
     for key, value in group.values.items():
         alike = [other for other in rivals if format_value(other.values.get(key)) == format_value(value)]
         if len(alike) < len(rivals):
-            (names if key in NAMES else keys).append(
-                format_value(value) if key in NAMES else f"{key}={format_value(value)}"
-            )
+            if key in NAMES:
+                names.append(format_value(value))
+            else:
+                keys.append(f"{key}={format_value(value)}")
             rivals = alike
     words = ", ".join(keys)
     return f"{' '.join(names)} ({words})" if names and keys else " ".join(names) or words or "the run"

@@ -5,20 +5,8 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from aetool.report import plots
+from aetool.report import layout, plots
 from aetool.report.groups import Group, directory, is_finetune
-from aetool.report.layout import (
-    LAMBDAS,
-    compares_models,
-    config_value,
-    group_name,
-    minimal_keys,
-    numeric,
-    numeric_keys,
-    omitted_panels,
-    panels,
-    varies,
-)
 from aetool.report.plots import Chart, Curve
 
 POINTS = 200  # of a curve
@@ -28,28 +16,28 @@ Losses = dict[str, list[tuple[float, float]]]  # (step, loss) by split
 
 def curves(groups: Sequence[Group], keys: Sequence[str], file: str) -> Iterator[Chart]:
     """The learning curves of all runs in one figure, if there are any."""
-    candidates = [key for key in minimal_keys(groups, keys) if key != "dataset.name"]
-    first = ("model.name", *LAMBDAS) if compares_models(groups) else (*LAMBDAS, "model.name")
+    candidates = [key for key in layout.minimal_keys(groups, keys) if key != "dataset.name"]
+    first = ("model.name", *layout.LAMBDAS) if layout.compares_models(groups) else (*layout.LAMBDAS, "model.name")
     coloured = next((key for key in (*first, *candidates) if key in candidates), None)
-    ordered = coloured is not None and coloured in numeric_keys(groups, keys)
-    order = sorted({numeric(group, coloured) for group in groups}) if ordered and coloured else []
-    penalties_differ = varies(groups, "penalty.weight") or varies(groups, "penalty")
+    ordered = coloured is not None and coloured in layout.numeric_keys(groups, keys)
+    order = sorted({layout.numeric(group, coloured) for group in groups}) if ordered and coloured else []
+    penalties_differ = layout.varies(groups, "penalty.weight") or layout.varies(groups, "penalty")
     part = "loss/reconstruction" if penalties_differ else "loss"
     runs = []
-    for panel, own in panels(groups).items():
+    for panel, own in layout.panels(groups).items():
         for group in own:
-            rank = order.index(config_value(group, coloured)) / (len(order) - 1) if order and coloured else None
+            rank = order.index(layout.numeric(group, coloured)) / (len(order) - 1) if order and coloured else None
             for row in group.rows:
                 points = losses(directory(row) / "metrics.jsonl", part)
                 if any(len(curve) > 1 for curve in points.values()):
-                    runs.append(Curve(panel, group_name(group, [coloured]) if coloured else "", rank, points))
+                    runs.append(Curve(panel, layout.group_name(group, [coloured]) if coloured else "", rank, points))
     runs.sort(key=lambda run: run.rank or 0)
     if not runs:
         return
     caption = f"Learning curves{' of fine-tuning' if is_finetune(groups[0]) else ''}, one line per run. "
     caption += f"Colour: {coloured}; seeds share a colour. " if coloured else ""
     caption += "Reconstruction loss only, without the penalty. " if penalties_differ else ""
-    caption += "Levels compare only between runs with the same loss and dataset." + omitted_panels(groups)
+    caption += "Levels compare only between runs with the same loss and dataset." + layout.omitted_panels(groups)
     title = "reconstruction loss" if penalties_differ else "loss"
     yield Chart(file, caption, plots.curves(runs, title, coloured or ""))
 

@@ -9,40 +9,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aetool.errors import UserError
-from aetool.evaluation.catalogue import BASELINES, SELECTION, Metric
+from aetool.evaluation.catalogue import BASELINES, SELECTION
+from aetool.files import read_json
 from aetool.report import charts, pictures
 from aetool.report.comparison import Comparison
 from aetool.report.findings import ranked, title
 from aetool.report.groups import Group, Row, Value, comparable_sets, directory, format_stat, number
 from aetool.report.layout import text
 from aetool.report.plots import Chart
-from aetool.storage.run import CONFIG, read_json
+from aetool.report.tables import html_table
+from aetool.storage.folder import CONFIG
 
 SHOWN_METRICS = 7  # in the first table; the others are in a second one
 SHOWN_RUNS = 40  # with pictures
 OPEN_RUNS = 3
 KEY_METRICS = 12  # of a run
-
-
-class Cell(NamedTuple):
-    text: str
-    order: str = ""  # what a column is sorted by: a number, or nothing
-
-
-class Table(NamedTuple):
-    name: str
-    metrics: Sequence[Metric]
-    rows: list["Line"]
-
-
-class Line(NamedTuple):
-    """A group in a table."""
-
-    keys: list[Cell]
-    runs: Cell
-    cells: list[Cell]
-    best: bool
-    fronts: str  # letters of the Pareto fronts it is on
 
 
 class Shown(NamedTuple):
@@ -84,19 +65,18 @@ def write(comparison: Comparison, figures: Iterable[Chart], path: Path) -> None:
 
 def _content(comparison: Comparison, figures: Iterable[Chart]) -> dict[str, object]:
     """The variables of the template."""
-    keys = [key for key in comparison.keys if key != "seed"]
+    metrics = comparison.metrics
     order = _by_validation(comparison.rows)
     manifests = {str(row["directory"]): _manifest(directory(row)) for row in order}
     return {
         "title": comparison.title,
-        "question": _question(keys),
+        "question": _question(comparison.keys),
         "recommendations": comparison.recommendations,
         "best": _best(comparison.groups),
         "differences": comparison.differences,
         "counts": _counts(comparison),
-        "keys": keys,
         "marks": {front.mark: f"{front.y.title} against {front.x.title}" for front in comparison.fronts if front.mark},
-        "tables": _tables(comparison, keys),
+        "tables": [html_table(comparison, part) for part in (metrics[:SHOWN_METRICS], metrics[SHOWN_METRICS:]) if part],
         "figures": [pictures.figure(chart) for chart in figures],
         "runs": _runs(order[:SHOWN_RUNS], comparison),
         "runs_left_out": len(order[SHOWN_RUNS:]),
@@ -114,33 +94,8 @@ def _content(comparison: Comparison, figures: Iterable[Chart]) -> dict[str, obje
     }
 
 
-def _tables(comparison: Comparison, keys: Sequence[str]) -> list[Table]:
-    """The first metrics in one table, the others in a second one."""
-    groups, metrics = comparison.groups, comparison.metrics
-    best = [found[0][0] for part in comparable_sets(groups).values() if (found := ranked(part))]
-    parts = {"Results": metrics[:SHOWN_METRICS], "More metrics": metrics[SHOWN_METRICS:]}
-    return [
-        Table(
-            name,
-            chosen,
-            [
-                Line(
-                    [_cell(group.values.get(key)) for key in keys],
-                    _cell(len(group.rows)),
-                    [_measured(group, metric) for metric in chosen],
-                    any(group is one for one in best),
-                    "".join(front.mark for front in comparison.fronts if any(group is one for one in front.best)),
-                )
-                for group in groups
-            ],
-        )
-        for name, chosen in parts.items()
-        if chosen or name == "Results"
-    ]
-
-
 def _question(keys: Sequence[str]) -> str:
-    words = ["model" if key == "model.name" else key for key in keys if key != "dataset.name"][:3]
+    words = ["model" if key == "model.name" else key for key in keys if key not in ("dataset.name", "seed")][:3]
     return f"Which {' and '.join([', '.join(words[:-1]), words[-1]] if words[1:] else words)}?" if words else ""
 
 
@@ -160,21 +115,12 @@ def _best(groups: Sequence[Group]) -> list[str]:
         if found is None:
             continue
         (best, *_), val, test = found
-        words = [f"{metric.label} {_measured(best, metric).text}" for metric in (val, test)]
+        stats = [(metric, best.stat(metric.key)) for metric in (val, test)]
+        words = [f"{metric.label} {format_stat(stat, metric.format)}" for metric, stat in stats if stat]
         baselines = {label: best.stat(key) for label, key in charts.baseline_keys(test).items()}
         words += [f"{label} {test.text(stat.mean)}" for label, stat in baselines.items() if stat]
         sentences.append(f"{name + ': ' if name else ''}{title(best, part)}: {', '.join(words)}")
     return sentences
-
-
-def _measured(group: Group, metric: Metric) -> Cell:
-    stat = group.stat(metric.key)
-    return Cell(format_stat(stat, metric.format), repr(stat.mean)) if stat else Cell("")
-
-
-def _cell(value: Value) -> Cell:
-    numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    return Cell(text(value), repr(value) if numeric else "")
 
 
 def _by_validation(rows: Iterable[Row]) -> list[Row]:
@@ -199,7 +145,7 @@ def _cost(row: Row) -> float:
 
 
 def _runs(rows: Sequence[Row], comparison: Comparison) -> list[Shown]:
-    found = []
+    shown = []
     album = pictures.album([directory(row) for row in rows])
     headlines = [test for _, test in SELECTION]
     for place, (row, shots) in enumerate(zip(rows, album, strict=True)):
@@ -209,7 +155,7 @@ def _runs(rows: Sequence[Row], comparison: Comparison) -> list[Shown]:
         path = directory(row) / CONFIG
         command = (read_json(path) or {}).get("command")
         command = command if isinstance(command, str) else None
-        found.append(
+        shown.append(
             Shown(
                 name=row["run"],
                 summary=", ".join(
@@ -223,7 +169,7 @@ def _runs(rows: Sequence[Row], comparison: Comparison) -> list[Shown]:
                 file="" if command else _text(path),
             )
         )
-    return found
+    return shown
 
 
 def _text(path: Path) -> str:

@@ -9,26 +9,17 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from aetool.config.check import flatten
+from aetool.files import flatten
 from aetool.report.groups import Value, directory
-from aetool.storage.run import CONFIG, LOCK
+from aetool.storage.folder import CONFIG, LOCK
 
 SWEEP = "sweep.json"
 STATES = ("completed", "running", "interrupted", "failed")  # of status.json
 UNREADABLE, FOREIGN, MISSING = "unreadable", "foreign", "missing"  # of any folder
 DELETED, NOT_STARTED = "deleted", "not started"  # of the points of a sweep
 META = ("run", "directory", "state", "reason")  # keys of a row that are neither config nor metric
-NOT_IDENTIFYING = (  # keys of a config that do not decide the trained network
-    "output",
-    "name",
-    "overwrite",
-    "device",
-    "threads",
-    "cache",
-    "probe",
-    "evaluation",
-    "baselines",
-    "supervised",
+NOT_IDENTIFYING = frozenset(  # keys of a config that do not decide the trained network
+    ["output", "name", "overwrite", "device", "threads", "cache", "probe", "evaluation", "baselines", "supervised"]
 )
 PRETRAINING = ("loss", "penalty", "corruption", "optimizer", "scheduler", "trainer")  # groups of a fine-tune's parent
 NAMED = ("loss", "corruption", "optimizer", "scheduler")  # groups whose options are named after their classes
@@ -43,6 +34,11 @@ class Sweep(NamedTuple):
     axes: list[str]  # swept keys
     command: str | None
     updated: str  # ISO 8601 in UTC
+
+
+def runs(directory: str | Path = "outputs") -> list[Found]:
+    """One flat row per run in a folder: name, state, config keys, metrics as `stage/name`; ready for pandas."""
+    return [row for row in read_rows([Path(directory)]) if row["state"] not in (FOREIGN, MISSING)]
 
 
 def read_rows(paths: Iterable[Path]) -> list[Found]:
@@ -207,11 +203,9 @@ def _alive(folder: Path, status: Json) -> bool:
 def _identity(saved: Json) -> Json:
     """The part of a config that decides the network; of a config.json without it, all that may decide it."""
     identity, config = saved.get("identity"), saved.get("config")
-    if isinstance(identity, dict):
-        return identity
-    return (
-        {key: value for key, value in config.items() if key not in NOT_IDENTIFYING} if isinstance(config, dict) else {}
-    )
+    if isinstance(identity, dict) or not isinstance(config, dict):
+        return identity if isinstance(identity, dict) else {}
+    return {key: value for key, value in config.items() if key not in NOT_IDENTIFYING}
 
 
 def _config_values(identity: Json) -> Found:

@@ -4,8 +4,7 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 
-from aetool.config.describe import suggest
-from aetool.errors import UserError
+from aetool.errors import UserError, suggest
 from aetool.evaluation.catalogue import Metric, measured
 from aetool.report.groups import Group, Row, Value, format_value, number
 
@@ -73,7 +72,7 @@ def sort_key(rows: Sequence[Row], name: str) -> Callable[[Group | Row], tuple[bo
 def _meets(value: Value, sign: str, wanted: str, limit: float | None) -> bool:
     numeric = isinstance(value, int | float) and not isinstance(value, bool)
     if sign in ORDERS:
-        return numeric and limit is not None and bool(ORDERS[sign](value, limit))
+        return isinstance(value, int | float) and numeric and limit is not None and ORDERS[sign](float(value), limit)
     text = format_value(value)
     same = value == limit if numeric and limit is not None else text in (wanted, wanted.replace(" ", ""))
     return same if sign in ("=", "==") else not same

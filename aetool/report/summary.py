@@ -35,9 +35,8 @@ def print_summary(
 
     `metrics` is the content of metrics.json; `probe_stage` the stage that the run itself is probed in, if any.
     """
-    values = {f"{stage}/{name}": value for stage, found in metrics.items() for name, value in found.items()}
-    if probe_stage:
-        values |= {f"{PROBE}/{name}": value for name, value in metrics.get(probe_stage, {}).items()}
+    stages = {**metrics, PROBE: metrics.get(probe_stage, {}) if probe_stage else {}}  # the run's own probe in its place
+    values = {f"{stage}/{name}": value for stage, found in stages.items() for name, value in found.items()}
     lines: Lines = {}
     for metric in METRICS:
         if metric.headline and metric.key in values:
@@ -46,7 +45,7 @@ def print_summary(
     print_measures(title, _filled(lines), console)
     if full and "evaluate" in metrics:
         print_evaluation(model, metrics["evaluate"], console)
-    if full and probe_stage in metrics:
+    if full and probe_stage and probe_stage in metrics:
         print_probe(model, probe_stage, metrics[probe_stage], console)
 
 
@@ -84,13 +83,10 @@ def print_finetune(tap: str, results: Mapping[str, Mapping[str, float]], console
     """
     mean = {name.removeprefix("mean/"): value for found in results.values() for name, value in found.items()
             if name.startswith("mean/")}  # fmt: skip
-    columns = {**results, "mean": mean}
-    lines = {
-        metric.heading.removeprefix(TUNED): {
-            name: _cell(metric, found.get(metric.name)) for name, found in columns.items()
-        }
-        for metric in table_metrics("finetune")
-    }
+    lines = {}
+    for metric in table_metrics("finetune"):
+        cells = {name: _cell(metric, found.get(metric.name)) for name, found in {**results, "mean": mean}.items()}
+        lines[metric.heading.removeprefix(TUNED)] = cells
     print_measures(f"classification, tap {tap}", _filled(lines), console)
 
 

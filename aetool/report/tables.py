@@ -14,6 +14,7 @@ from rich.table import Table
 from aetool.errors import UserError
 from aetool.evaluation.catalogue import Metric
 from aetool.report.comparison import Comparison
+from aetool.report.findings import ranked
 from aetool.report.groups import Group, Row, Value, comparable_sets, format_stat, format_value, seed
 
 TABLES = 2  # one below the other, where one is too narrow for all metrics
@@ -56,39 +57,34 @@ def print_comparison(comparison: Comparison, each: bool = False, console: Consol
 
 
 def _print_table(comparison: Comparison, lines: Sequence[Group | Row], console: Console) -> None:
-    identifying, hidden = _fitting(_identifying(comparison, lines, "\n"), console.width - ROOM)
+    identifying, hidden = _fitting(_identifying(comparison, lines, "\n"), console.width - ROOM, KEPT)
     room = console.width - sum(column.width for column in identifying)
     metrics = [_narrow(_metric(metric, lines)) for metric in comparison.metrics]
     metrics = [one for one in metrics if any(one.cells)]
     same = [one for one in metrics[1:] if len(lines) > 1 and len(set(one.cells)) == 1]
     waiting = [one for one in metrics if one not in same]
     for number in range(TABLES if len(comparison.groups) <= LONG else 1):
-        columns, left = [], room
-        for one in list(waiting):
-            if one.width <= left:
-                left -= one.width
-                columns.append(one)
-                waiting.remove(one)
+        columns, waiting = _fitting(waiting, room)
         if columns or number == 0:
             _draw(console, [*identifying, *columns])
     if same:
         console.print("identical in all rows: " + ", ".join(f"{one.head} {one.cells[0]}" for one in same), style="dim")
-    hidden += [one.head for one in waiting]
-    if hidden:
-        console.print(f"not shown (terminal too narrow): {', '.join(hidden)}", style="dim")
+    if hidden or waiting:
+        heads = ", ".join(one.head.replace("\n", "") for one in [*hidden, *waiting])
+        console.print(f"not shown (terminal too narrow): {heads}", style="dim")
 
 
-def _fitting(columns: list[Column], width: int) -> tuple[list[Column], list[str]]:
-    """The columns that fit, the first in any case, and the heads of the others."""
-    kept: list[Column] = []
-    hidden = []
+def _fitting(columns: Sequence[Column], width: int, kept: Sequence[str] = ()) -> tuple[list[Column], list[Column]]:
+    """The columns that fit, and the others. With `kept`, the first and those with these heads always fit."""
+    fitting: list[Column] = []
+    others = []
     for one in columns:
-        if one.width <= width or not kept or one.head in KEPT:
-            kept.append(one)
+        if one.width <= width or one.head in kept or (kept and not fitting):
+            fitting.append(one)
             width -= one.width
         else:
-            hidden.append(one.head.replace("\n", ""))
-    return kept, hidden
+            others.append(one)
+    return fitting, others
 
 
 def _draw(console: Console, columns: Sequence[Column]) -> None:
@@ -156,21 +152,30 @@ def _narrow(column: Column) -> Column:
     return column._replace(cells=[cell.replace(" ± ", "±") for cell in column.cells])
 
 
-def _all_columns(comparison: Comparison) -> list[Column]:
-    """Of the groups, or of the runs where none is completed, with every metric."""
+def columns_of(comparison: Comparison, metrics: Sequence[Metric]) -> list[Column]:
+    """Of the groups, or of the runs where none is completed."""
     lines: Sequence[Group | Row] = comparison.groups or comparison.rows
-    return [*_identifying(comparison, lines), *(_metric(metric, lines) for metric in comparison.metrics)]
+    return [*_identifying(comparison, lines), *(_metric(metric, lines) for metric in metrics)]
 
 
-def html_table(comparison: Comparison) -> str:
-    """The table with every metric, for notebooks."""
-    columns = _all_columns(comparison)
-    lines = zip(*(column.cells for column in columns), strict=True)
-    cells = ["".join(f"<td>{html.escape(cell)}</td>" for cell in line) for line in lines]
-    head = "".join(f"<th>{html.escape(column.head)}</th>" for column in columns)
-    body = "".join(f"<tr>{line}</tr>" for line in cells)
-    caption = html.escape(comparison.title)
-    return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+def html_table(comparison: Comparison, metrics: Sequence[Metric]) -> str:
+    """The table with these metrics, text escaped. Rows of groups that are best by validation have the class `best`."""
+    columns = columns_of(comparison, metrics)
+    titles = {metric.label: metric.heading for metric in metrics}
+    kinds = [' class="number"' if column.number else "" for column in columns]
+    heads = [
+        f'<th scope="col"{kind} title="{html.escape(titles.get(head, head))}">{html.escape(head)}</th>'
+        for (head, *_), kind in zip(columns, kinds, strict=True)
+    ]
+    ranks = [found[0][0] for part in comparable_sets(comparison.groups).values() if (found := ranked(part))]
+    best = [any(group is one for one in ranks) for group in comparison.groups]
+    lines = []
+    for index, cells in enumerate(zip(*(column.cells for column in columns), strict=True)):
+        first, *rest = (f"{kind}>{html.escape(cell)}<" for cell, kind in zip(cells, kinds, strict=True))
+        row = "".join([f'<th scope="row"{first}/th>', *(f"<td{cell}/td>" for cell in rest)])
+        lines.append(f'<tr class="best">{row}</tr>' if best[index : index + 1] == [True] else f"<tr>{row}</tr>")
+    body = "\n".join(lines)
+    return f'<table class="sortable"><thead><tr>{"".join(heads)}</tr></thead>\n<tbody>{body}</tbody></table>'
 
 
 def write_markdown(path: Path, comparison: Comparison) -> None:
@@ -178,7 +183,7 @@ def write_markdown(path: Path, comparison: Comparison) -> None:
 
     Raises UserError when the file cannot be written.
     """
-    columns = _all_columns(comparison)
+    columns = columns_of(comparison, comparison.metrics)
     sides = ["--:" if column.number else ":--" for column in columns]
     cells = [[column.head for column in columns], sides, *zip(*(column.cells for column in columns), strict=True)]
     plain = ([" ".join(cell.replace("|", "\\|").split()) for cell in line] for line in cells)
@@ -244,22 +249,12 @@ def print_measures(
     """
     console = console or _console()
     names = list(dict.fromkeys(name for values in lines.values() for name in values))
-    columns = {name: [_text(values.get(name)) for values in lines.values()] for name in names}
-    room = console.width - max(map(len, lines), default=0) - 2
+    labels = Column("", list(lines), number=False)
+    waiting = [Column(name, [_text(values.get(name)) for values in lines.values()]) for name in names]
     console.print(title, style="bold")
-    while columns:
-        drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False)
-        drawn.add_column("", no_wrap=True)
-        shown: list[list[str]] = []
-        left = room
-        for name in list(columns):
-            left -= max(map(len, [name, *columns[name]])) + 3
-            if left >= 0 or not shown:
-                drawn.add_column(name, justify="right")
-                shown.append(columns.pop(name))
-        for name, *cells in zip(lines, *shown, strict=True):
-            drawn.add_row(name, *cells)
-        console.print(drawn)
+    while waiting:
+        columns, waiting = _fitting(waiting, console.width - labels.width, kept=[waiting[0].head])
+        _draw(console, [labels, *columns])
 
 
 def _text(value: float | str | None) -> str:

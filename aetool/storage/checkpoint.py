@@ -17,16 +17,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from aetool.errors import NoValidCheckpointError, UserError
-from aetool.files import replacing_folder
+from aetool.files import JsonObject, replacing_folder
 
 FORMAT = 1
+State = dict[str, Any]  # what torch.load reads with weights_only=True
 FILES = {"model.safetensors", "state.pt"}
 log = logging.getLogger("aetool")
 
 
 class Checkpoint(NamedTuple):
     path: Path
-    manifest: dict[str, Any]
+    manifest: JsonObject
 
     @property
     def step(self) -> int:
@@ -36,7 +37,7 @@ class Checkpoint(NamedTuple):
         """Parameters and buffers by name, on the CPU."""
         return load_file(self.path / "model.safetensors")
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Everything else that training needs to go on."""
         return torch.load(self.path / "state.pt", map_location="cpu", weights_only=True)
 
@@ -44,13 +45,13 @@ class Checkpoint(NamedTuple):
 class Checkpoints:
     """The checkpoints of a run: the newest `keep`, or all where it is None, and the best one."""
 
-    def __init__(self, directory: Path, info: dict[str, Any] | None = None, keep: int | None = None) -> None:
+    def __init__(self, directory: Path, info: JsonObject | None = None, keep: int | None = None) -> None:
         self.directory = directory
         self.info = info or {}  # what every manifest says of the run
         self.keep = keep
         self.warnings: list[str] = []
 
-    def save(self, step: int, model: dict[str, Tensor], state: dict[str, Any], best_step: int) -> None:
+    def save(self, step: int, model: dict[str, Tensor], state: State, best_step: int) -> None:
         """Writes the checkpoint of `step` and removes those that neither are new nor the best.
 
         Raises UserError when the disk is full; the checkpoints before stay as they were.
@@ -131,6 +132,6 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _describe(path: Path) -> dict[str, Any]:
+def _describe(path: Path) -> JsonObject:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

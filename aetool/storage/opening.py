@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from aetool.components import NotIdentifying
 from aetool.config.check import Targets, check
 from aetool.config.compose import compose_one
 from aetool.config.schema import Node, TrainConfig
 from aetool.errors import UserError, deferred_signals
+from aetool.files import JsonObject
 from aetool.storage.run import Run, RunFolder
 
 
@@ -19,6 +19,11 @@ def opened(directory: str, targets: Targets) -> Iterator[Run[TrainConfig]]:
     run = open_trained(directory, targets)
     with deferred_signals(), run.hold():
         yield run
+
+
+def word_for(run: Run[TrainConfig] | str | Path) -> str:
+    """The override that names a run."""
+    return f"run={run.directory if isinstance(run, Run) else run}"
 
 
 def open_trained(directory: str, targets: Targets) -> Run[TrainConfig]:
@@ -47,7 +52,7 @@ def open_run(directory: str | Path, targets: Targets) -> Run[TrainConfig]:
     return Run(Path(directory), checked, found.get("command"))
 
 
-def _with_new_keys(stored: dict[str, Any], now: Node) -> dict[str, Any]:
+def _with_new_keys(stored: JsonObject, now: Node) -> JsonObject:
     """A config of an older version with the keys that it lacks, of those that do not change the trained network.
 
     They take the defaults of the conf tree; keys that do change the network are never filled in.

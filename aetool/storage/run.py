@@ -13,15 +13,14 @@ from typing import Any, Generic, TypeVar
 
 from filelock import FileLock, Timeout
 
-from aetool.config.check import flatten
 from aetool.config.identity import digest, identity
 from aetool.config.schema import FinetuneRunConfig, RunConfig
 from aetool.errors import Interrupted, UserError
-from aetool.files import JsonObject, read_json, write_json
+from aetool.files import flatten, write_json
+from aetool.storage.folder import CONFIG, LOCK, LOG, METRICS, STATUS, RunFolder
 from aetool.storage.metrics import html_table
 
 C = TypeVar("C", bound=RunConfig)
-CONFIG, STATUS, METRICS, LOG, LOCK = "config.json", "status.json", "metrics.json", "aetool.log", ".lock"
 WRITTEN = (  # what stands in the folder of a run
     CONFIG,
     STATUS,
@@ -38,32 +37,6 @@ WRITTEN = (  # what stands in the folder of a run
     "projector",
     "projector_config.pbtxt",
 )
-
-
-class RunFolder:
-    """What any folder of a run says of itself, whatever wrote it."""
-
-    def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory)
-
-    @property
-    def saved(self) -> JsonObject:
-        """config.json: `config`, `identity`, `id`, the `command` that started the run, and the version of `aetool`."""
-        return read_json(self.directory / CONFIG) or {}
-
-    @property
-    def status(self) -> JsonObject:
-        """state (running, completed, failed, interrupted), stage, step, warnings, …; empty before the first claim."""
-        return read_json(self.directory / STATUS) or {}
-
-    @property
-    def warnings(self) -> list[str]:
-        return list(self.status.get("warnings", []))
-
-    @property
-    def metrics(self) -> dict[str, dict[str, float]]:
-        """The final metrics of each stage."""
-        return read_json(self.directory / METRICS) or {}
 
 
 class Run(RunFolder, Generic[C]):

@@ -31,7 +31,7 @@ from aetool.storage.metrics import html_table
 from aetool.storage.opening import open_trained
 from aetool.storage.record import Events
 from aetool.storage.run import Run
-from aetool.sweeps.train import declare_hparams, save_curves, train
+from aetool.sweeps.train import bring_to_end, declare_hparams, save_curves
 from aetool.training.finetune import Finetuned, finetune
 from aetool.training.progress import TrainingProgress
 
@@ -52,7 +52,7 @@ class Result(NamedTuple):
         return html_table("classification", self.metrics)
 
 
-def run_finetune(point: Point[FinetuneConfig]) -> Result:
+def finetune_point(point: Point[FinetuneConfig]) -> Result:
     """Brings one fine-tune, its pretraining and its control to their end; what is done is not done again."""
     config = point.config
     pretrained = _pretrained(point) if config.pretrain else None
@@ -60,12 +60,12 @@ def run_finetune(point: Point[FinetuneConfig]) -> Result:
     parent = None if directory is None else _open_parent(directory, point.config_dir)
     tuned = Run.of(_own(config, parent), point.own_command)
     name = "fine-tuned" if parent else "from scratch"
-    metrics, runs, gap = {name: _bring_to_end(tuned, parent)}, [tuned], None
+    metrics, runs, gap = {name: _finetuned(tuned, parent)}, [tuned], None
     if parent is None:
         return Result(metrics, None, runs, None)
     if config.control:
         control = Run.of(_scratch(tuned.config, config.output), point.own_command)
-        metrics["from scratch"] = _bring_to_end(control, None)
+        metrics["from scratch"] = _finetuned(control, None)
         labels = DataSession(tuned.config, tuned.config).dataset.test.labels
         assert labels is not None
         correct = [np.load(one.directory / PREDICTIONS) == labels.numpy() for one in (tuned, control)]
@@ -86,7 +86,7 @@ def supervised_baseline(run: Run[TrainConfig]) -> dict[str, float]:
     words = [f"{key}={getattr(run.config, key)}" for key in keys if getattr(run.config, key) is not None]
     point = compose_one("finetune", FinetuneConfig, [f"run={run.directory}", *words])
     scratch = Run.of(_scratch(_own(point.config, run), point.config.output), point.own_command)
-    trained = _bring_to_end(scratch, None)
+    trained = _finetuned(scratch, None)
     found = {key: trained[key] for key in ("val/accuracy", "test/accuracy", "epochs")}
     if run.metrics.get(SUPERVISED) != found:
         with run.hold():
@@ -98,14 +98,16 @@ def _pretrained(point: Point[FinetuneConfig]) -> Run[TrainConfig]:
     """The autoencoder of the same groups, trained first."""
     own = [word for word in point.words if _is_of_pretraining(word.lstrip("+~").partition("=")[0])]
     pretraining = compose_one("train", TrainConfig, own, config_dir=point.config_dir)
-    return train(Run.of(pretraining.config, pretraining.own_command))
+    run = Run.of(pretraining.config, pretraining.own_command)
+    bring_to_end(run)
+    return run
 
 
 def _is_of_pretraining(key: str) -> bool:
     return key.partition(".")[0] in PRETRAINING or key == "trainer.precision"
 
 
-def _open_parent(directory: str, config_dir: Path | None) -> Run[TrainConfig]:
+def _open_parent(directory: str, config_dir: str | Path | None) -> Run[TrainConfig]:
     parent = open_trained(directory, known_targets(config_dir))
     problems = untrainable(parent.config.model)
     if problems:
@@ -142,7 +144,7 @@ def _scratch(config: FinetuneRunConfig, output: str) -> FinetuneRunConfig:
     return config.model_copy(update=changes | {"output": output})
 
 
-def _bring_to_end(run: Run[FinetuneRunConfig], parent: Run[TrainConfig] | None) -> dict[str, float]:
+def _finetuned(run: Run[FinetuneRunConfig], parent: Run[TrainConfig] | None) -> dict[str, float]:
     if not run.config.overwrite and run.agree() and _is_finished(run):
         log.info(f"{run.directory}: already finished; overwrite=true trains it again")
         return run.metrics[STAGE]

@@ -5,12 +5,12 @@ import ctypes
 import json
 import logging
 
-from aetool.config.check import flatten
 from aetool.config.identity import identity
 from aetool.config.schema import TrainConfig
 from aetool.errors import UserError, deferred_signals, poll_signals
 from aetool.evaluation import evaluate, figures, probe
 from aetool.evaluation.session import Session
+from aetool.files import flatten
 from aetool.storage.record import Events
 from aetool.storage.run import C, Run
 from aetool.training.pretrain import pretrain
@@ -28,11 +28,11 @@ PLUMBING = (  # keys that nobody compares runs by
 log = logging.getLogger("aetool")
 
 
-def train(run: Run[TrainConfig]) -> Run[TrainConfig]:
+def bring_to_end(run: Run[TrainConfig]) -> None:
     """Trains and measures a run, from where it stands; what is done already is not done again."""
     if not run.config.overwrite and run.agree() and _is_finished(run):
         log.info(f"{run.directory}: already finished; overwrite=true trains it again")
-        return run
+        return
     with deferred_signals():
         with run.claim():
             log.info(f"{run.config.model.name} on {run.config.dataset.name} → {run.directory}")
@@ -44,7 +44,6 @@ def train(run: Run[TrainConfig]) -> Run[TrainConfig]:
             result = run.metrics["pretrain"]
             declare_hparams(run, {f"pretrain/{key}": result[key] for key in ("val/loss", "seconds")})
         poll_signals()  # a signal since the last poll still ends a sweep
-    return run
 
 
 def declare_hparams(run: Run[C], headline: dict[str, float]) -> None:

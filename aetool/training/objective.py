@@ -14,6 +14,7 @@ from aetool.measures.code import CodeStatistics, active_units
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.models.classifier import Classifier, ClassifierOutput
 from aetool.penalties.base import Penalty
+from aetool.storage.checkpoint import State
 
 Terms = dict[str, Tensor]  # scalars by name
 CONTROL_GAIN = 2.0  # change of log lambda for a change of log L0: lambda yields as soon as L0 falls
@@ -165,7 +166,7 @@ class Objective(TrainingObjective[Autoencoder, AutoencoderOutput]):
     def get_extra_state(self) -> dict[str, float | None]:
         return {"weight": self.weight, "steered": self.steered, "error": self.error}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def set_extra_state(self, state: State) -> None:
         self.weight, self.steered, self.error = state["weight"], state["steered"], state["error"]
 
 

@@ -36,7 +36,8 @@ class TrainingProgress:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.bar.stop()
+        if self.terminal:
+            self.bar.stop()
 
     def __call__(self, trainer: "Trainer") -> None:
         """Called after every step; looks at the clock and mostly does nothing."""

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from aetool.components import Fraction, HasTraits, NonNegativeFloat, NonNegativeInt, OpenFraction, ScheduleTraits
 
@@ -19,10 +19,10 @@ class Schedule(HasTraits):
     def observe(self, validation_loss: float) -> None:
         """Called after each validation."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, float]:
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, float]) -> None:
         """Restores the state; by default there is none."""
 
 
@@ -73,8 +73,8 @@ class Plateau(Schedule):
         if self.waited > self.patience:
             self.current, self.waited = self.current * self.decay, 0
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, float]:
         return {"current": self.current, "best": self.best, "waited": self.waited}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.current, self.best, self.waited = state["current"], state["best"], state["waited"]
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.current, self.best, self.waited = state["current"], state["best"], int(state["waited"])

@@ -14,7 +14,7 @@ from aetool.data.dataset import Split
 from aetool.errors import Interrupted, NonFiniteError, UserError, poll_signals
 from aetool.models.base import BATCH, Batch
 from aetool.randomness import seed_global
-from aetool.storage.checkpoint import Checkpoint, Checkpoints
+from aetool.storage.checkpoint import Checkpoint, Checkpoints, State
 from aetool.storage.record import Record
 from aetool.training.batches import Batches
 from aetool.training.objective import TrainingObjective
@@ -178,7 +178,7 @@ class Trainer:
         self.model.load_state_dict(checkpoint.model())
         self.load_state_dict(state)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """All that training needs to resume, except the model's own tensors."""
         return {
             "optimizer": self.optimizer.state_dict(),
@@ -197,7 +197,7 @@ class Trainer:
             "record_position": self.journal.record.position,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.objective.load_state_dict(state["objective"])

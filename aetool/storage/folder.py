@@ -1,0 +1,33 @@
+"""The folder of a run, and what it says of itself; light to import."""
+
+from pathlib import Path
+
+from aetool.files import JsonObject, read_json
+
+CONFIG, STATUS, METRICS, LOG, LOCK = "config.json", "status.json", "metrics.json", "aetool.log", ".lock"
+
+
+class RunFolder:
+    """What any folder of a run says of itself, whatever wrote it."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+
+    @property
+    def saved(self) -> JsonObject:
+        """config.json: `config`, `identity`, `id`, the `command` that started the run, and the version of `aetool`."""
+        return read_json(self.directory / CONFIG) or {}
+
+    @property
+    def status(self) -> JsonObject:
+        """state (running, completed, failed, interrupted), stage, step, warnings, …; empty before the first claim."""
+        return read_json(self.directory / STATUS) or {}
+
+    @property
+    def warnings(self) -> list[str]:
+        return list(self.status.get("warnings", []))
+
+    @property
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """The final metrics of each stage."""
+        return read_json(self.directory / METRICS) or {}

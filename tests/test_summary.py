@@ -1,0 +1,180 @@
+"""What a command prints at its end, and the catalogue of metrics that it is printed from."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from aetool.evaluation.catalogue import (
+    BASELINES,
+    FIGURE,
+    LOSSLESS_PSNR,
+    METRICS,
+    SELECTION,
+    baseline_key,
+    by_key,
+    measured,
+    split_probe_key,
+    table_metrics,
+    tensorboard_headlines,
+)
+from aetool.measures.reconstruction import PSNR_CAP
+from aetool.report.summary import print_evaluation, print_finetune, print_probe, print_summary
+
+EVALUATION = {
+    "test/mse": 0.01,
+    "test/psnr": 20.0,
+    "test/explained_variance": 0.8125,
+    "test/l0": 12.5,
+    "test/dead_fraction": 0.25,
+    "parameters": 132160.0,
+    "val/intrinsic_dimension": 4.0,
+    "pixels/val/intrinsic_dimension": 6.5,
+    "denoising/0.1/psnr_gain": 3.5,
+    "mean/test/explained_variance": -0.001,
+    "pca/test/explained_variance": 0.9,
+    "pca/test/psnr": PSNR_CAP,
+    "pca/components": 61,
+}
+PROBE = {
+    "code/test/accuracy": 0.9916,
+    "code/val/accuracy": 0.9861,
+    "code/l2": 0.001,
+    "pca/test/accuracy": 0.9694,
+    "pixels/test/accuracy": 0.9777,
+    "untrained/code/test/accuracy": 0.9889,
+    "mean/test/accuracy": 0.1003,
+    "pca/components": 61,
+}
+METRICS_JSON = {"pretrain": {"seconds": 3.0}, "evaluate": EVALUATION, "probe-linear": PROBE}
+
+
+def printed(show, *arguments, width=80, **options):
+    """The lines of the table, as words."""
+    file = io.StringIO()
+    show(*arguments, console=Console(file=file, width=width, markup=False, highlight=False), **options)
+    return [line.rstrip() for line in file.getvalue().splitlines()]
+
+
+def words(lines, start):
+    (line,) = [line for line in lines if line.strip().startswith(start)]
+    return line.strip().removeprefix(start).split()
+
+
+class TestSummary:
+    def test_it_fits_one_screen_with_the_baselines_beside_the_run(self):
+        lines = printed(print_summary, "sparse on digits", METRICS_JSON, "probe-linear", "sparse")
+        assert len(lines) <= 20
+        assert max(map(len, lines)) <= 80
+        (heads,) = [line.split() for line in lines if "PCA-61" in line]
+        assert heads == ["sparse", "PCA-61", "pixels", "untrained", "mean"]
+        accuracies = ["0.9916", "0.9694", "0.9777", "0.9889", "0.1003"]
+        assert words(lines, "linear probe accuracy, test") == accuracies
+        assert words(lines, "explained variance, test") == ["0.8125", "0.9000", "-0.0010"]
+        assert words(lines, "active units (L0), test") == ["12.5"]
+        assert words(lines, "dead units, test") == ["25.0%"]
+        assert words(lines, "parameters") == ["132,160"]
+        assert "PSNR" not in "".join(lines)
+
+    def test_the_probe_of_the_run_may_be_another_one(self):
+        lines = printed(print_summary, "x", METRICS_JSON | {"probe-knn": {"code/test/accuracy": 0.5}}, "probe-knn", "a")
+        assert words(lines, "knn probe accuracy, test") == ["0.5000"]
+
+    def test_without_labels_or_baselines(self):
+        lines = printed(print_summary, "x", {"evaluate": {"test/l0": 3.0}}, None, "sparse")
+        assert [line.split() for line in lines if "sparse" in line] == [["sparse"]]
+        assert words(lines, "active units (L0), test") == ["3.0"]
+
+    def test_the_supervised_baseline_is_a_column(self):
+        lines = printed(
+            print_summary, "x", METRICS_JSON | {"supervised": {"test/accuracy": 0.75}}, "probe-linear", "a", width=120
+        )
+        assert words(lines, "linear probe accuracy, test")[-1] == "0.7500"
+
+    def test_full_has_every_metric(self):
+        lines = printed(print_summary, "x", METRICS_JSON, "probe-linear", "sparse", full=True)
+        assert words(lines, "accuracy, validation") == ["0.9861"]
+        assert words(lines, "mean squared error, test") == ["0.01000"]
+
+
+class TestTables:
+    def test_a_lossless_baseline_has_no_psnr(self):
+        assert words(printed(print_evaluation, "sparse", EVALUATION), "PSNR, test, dB") == ["20.00"]
+        assert LOSSLESS_PSNR == PSNR_CAP
+
+    def test_a_baseline_stands_beside_what_it_is_measured_by(self):
+        lines = printed(print_evaluation, "sparse", EVALUATION)
+        assert words(lines, "intrinsic dimension, validation") == ["4.00", "6.50"]
+        assert words(lines, "PSNR gain, noise 0.1, dB") == ["3.50"]
+
+    def test_a_model_with_the_name_of_a_baseline(self):
+        (heads,) = [line.split() for line in printed(print_probe, "pixels", "probe-linear", PROBE) if "PCA-61" in line]
+        assert heads == ["code", "PCA-61", "pixels", "untrained", "mean"]
+
+    def test_each_tap_is_a_column_beside_its_untrained_one(self):
+        metrics = {f"{part}{tap}/test/accuracy": 0.5 for part in ("", "untrained/") for tap in ("code", "feature_map")}
+        (heads,) = [line for line in printed(print_probe, "conv", "probe-linear", metrics) if "conv" in line]
+        assert heads.split() == ["conv", "feature", "map", "untrained/code", "untrained/feature", "map"]
+
+    def test_fine_tunes_beside_each_other(self):
+        metrics = {"test/accuracy": 0.9, "labels": 1000.0, "mean/test/accuracy": 0.1}
+        lines = printed(print_finetune, "code", {"fine-tuned": metrics, "frozen": {"test/accuracy": 0.8}})
+        assert words(lines, "accuracy, test") == ["0.9000", "0.8000", "0.1000"]
+        assert words(lines, "labelled images") == ["1,000"]
+
+
+class TestCatalogue:
+    @pytest.mark.parametrize(
+        ("baseline", "key", "expected"),
+        [
+            ("pca", "evaluate/test/fvu", "evaluate/pca/test/fvu"),
+            ("pca", "probe-linear/code/test/accuracy", "probe-linear/pca/test/accuracy"),
+            ("untrained", "probe-linear/code/test/accuracy", "probe-linear/untrained/code/test/accuracy"),
+            ("untrained", "probe-knn/feature_map/val/accuracy", "probe-knn/untrained/feature_map/val/accuracy"),
+            ("supervised", "probe-linear/code/test/accuracy", "supervised/test/accuracy"),
+        ],
+    )
+    def test_the_key_of_a_baseline(self, baseline, key, expected):
+        assert baseline in BASELINES
+        assert baseline_key(key, baseline) == expected
+
+    @pytest.mark.parametrize(
+        ("key", "expected"),
+        [
+            ("code/test/accuracy", ("code", "test/accuracy")),
+            ("pca/l2", ("pca", "l2")),
+            ("untrained/feature_map/val/accuracy", ("untrained/feature_map", "val/accuracy")),
+        ],
+    )
+    def test_a_probe_key_has_a_subject_and_a_metric(self, key, expected):
+        assert split_probe_key(key) == expected
+
+    def test_metrics_are_found_by_their_key(self):
+        assert all(by_key(metric.key) is metric for metric in METRICS)
+        with pytest.raises(KeyError):
+            by_key("evaluate/test/nothing")
+
+    def test_what_groups_are_selected_by_is_in_it(self):
+        assert all(val in METRICS and test in METRICS and FIGURE in test.shown for val, test in SELECTION)
+        assert all("/val/" in val.key and "/test/" in test.key for val, test in SELECTION)
+
+    def test_tensorboard_headlines_are_keys_within_the_stage(self):
+        assert {"test/mse", "test/fvu", "parameters"} <= set(tensorboard_headlines("evaluate"))
+        assert all(f"evaluate/{name}" in {m.key for m in METRICS} for name in tensorboard_headlines("evaluate"))
+
+    def test_any_probe_has_the_rows_of_the_linear_one(self):
+        linear, knn = table_metrics("probe-linear"), table_metrics("probe-knn")
+        assert [m.name for m in linear] == [m.name for m in knn]
+        assert all(m.key.startswith("probe-knn/") for m in knn)
+
+    def test_columns_are_what_some_row_has_and_the_accuracy_of_other_probes(self):
+        row = {
+            "evaluate/test/fvu": 0.1,
+            "probe-knn-10-labels-per-class/code/test/accuracy": 0.5,
+            "evaluate/protocol": 4,
+        }
+        assert [metric.label for metric in measured([row])] == ["FVU", "knn @10"]
+
+    def test_better_is_cheaper(self):
+        assert by_key("evaluate/test/fvu").cost(0.5) == 0.5
+        assert by_key("evaluate/test/ssim").cost(0.5) == -0.5

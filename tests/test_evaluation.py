@@ -8,7 +8,9 @@ import torch
 from conftest import TINY, dataset_of, only_run
 
 import aetool as package
+from aetool.evaluation.catalogue import PROTOCOL
 from aetool.randomness import subset
+from aetool.storage.folder import RunFolder
 
 
 def evaluated(workplace) -> dict[str, float]:
@@ -121,3 +123,63 @@ class Mine(Autoencoder):
         return self.decoder(code).unflatten(1, (1, 8, 8))
 """
     )
+
+
+SPOILT = -7.0
+
+
+def same(command: str, run: RunFolder) -> list[str]:
+    """The command that measures a TINY run with its own settings."""
+    if command == "train":
+        return ["train", *TINY]
+    keys = ({"evaluate": "evaluation.", "probe": "probe."}[command], "baselines", "threads")
+    return [command, f"run={run.directory}", *[word for word in TINY if word.startswith(keys)]]
+
+
+def spoil(run: RunFolder) -> None:
+    """Changes what the measurements keep, so that using it again shows."""
+    for path in (path for kind in ("evaluate", "probe") for path in run.directory.glob(f"{kind}-*/metrics.json")):
+        kept = json.loads(path.read_text())
+        key = next(key for key in kept if key.endswith(("test/mse", "test/accuracy")))
+        path.write_text(json.dumps(kept | {key: SPOILT}))
+
+
+class TestProtocol:
+    @pytest.fixture
+    def older(self, aetool, workplace, monkeypatch):
+        """A run that was evaluated and probed by the protocol before this one."""
+        with monkeypatch.context() as patch:
+            for module in ("measurement", "evaluate", "probe", "baselines"):
+                patch.setattr(f"aetool.evaluation.{module}.PROTOCOL", PROTOCOL - 1)
+            assert aetool("train", *TINY).code == 0
+        return RunFolder(only_run(workplace))
+
+    @pytest.mark.parametrize("command", ["train", "evaluate", "probe"])
+    def test_what_an_older_one_measured_is_measured_again(self, aetool, older, monkeypatch, command):
+        stages = {"evaluate": "evaluate", "probe-linear": "probe"}
+        assert {older.metrics[stage]["protocol"] for stage in stages} == {PROTOCOL - 1}
+        spoil(older)
+        monkeypatch.setattr("aetool.sweeps.train.pretrain", None)  # a call would raise
+        done = aetool(*same(command, older))
+        assert done.code == 0, done.err
+        assert "already finished" not in done.out
+        for stage, name in stages.items():
+            anew = command in ("train", name)
+            assert older.metrics[stage]["protocol"] == (PROTOCOL if anew else PROTOCOL - 1)
+            assert len(list(older.directory.glob(f"{stage}-*/metrics.json"))) == 1 + anew
+            assert SPOILT not in older.metrics[stage].values()
+
+    @pytest.mark.parametrize(("command", "stage"), [("evaluate", "evaluate"), ("probe", "probe-linear")])
+    def test_overwrite_measures_again(self, aetool, workplace, command, stage):
+        assert aetool("train", *TINY).code == 0
+        run = RunFolder(only_run(workplace))
+        before = run.metrics[stage]
+        spoil(run)
+        words = same(command, run)
+        assert aetool(*words).code == 0
+        assert SPOILT in run.metrics[stage].values()  # as it was kept
+        assert aetool(*words, "overwrite=true").code == 0
+        after = run.metrics[stage]
+        assert after.keys() == before.keys()
+        assert {key for key in after if after[key] != before[key]} <= {"images_per_second"}
+        assert len(list(run.directory.glob(f"{stage}-*/metrics.json"))) == 1

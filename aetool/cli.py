@@ -9,38 +9,40 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from aetool.errors import Interrupted, NonFiniteError, NoValidCheckpointError, UserError, exit_code
+from aetool.errors import Interrupted, NonFiniteError, NoValidCheckpointError, UserError, exit_code, suggest
 
 COMMANDS = {
-    "train": "train an autoencoder, then evaluate and probe it; -m sweeps",
-    "probe": "classify on the frozen features of a trained run (run=DIR)",
-    "finetune": "classify end to end, from a run (run=DIR) or from scratch (model=…)",
-    "evaluate": "reconstruction, code and cost metrics of a trained run (run=DIR)",
-    "sample": "images decoded from new codes, interpolations, traversals (run=DIR)",
-    "encode": "codes of a dataset's images as .npz, with labels and indices (run=DIR)",
-    "compare": "one table over run folders",
-    "list": "every option of every group; the models with their cost",
-    "data": "list, fetch or check the datasets",
-    "bench": "training speed against a bare PyTorch loop",
+    "train": "train an autoencoder, then evaluate and probe it; -m for a sweep",
+    "probe": "train a classifier on the frozen features of a run (run=DIR)",
+    "finetune": "train a classifier end to end, from a run or from scratch",
+    "evaluate": "reconstruction, code and cost metrics of a run (run=DIR)",
+    "sample": "generate images, interpolations and traversals with a run (run=DIR)",
+    "encode": "write the codes of a dataset to .npz, with labels (run=DIR)",
+    "compare": "compare runs: a table, figures, an HTML report",
+    "list": "list every option of every group, and the cost of each model",
+    "data": "list, download and verify the datasets",
+    "bench": "training speed compared with a bare PyTorch loop",
 }
 COMPOSED = ("train", "probe", "finetune", "evaluate", "sample", "encode", "bench")  # the others take plain words
 WITH_FULL = ("train", "finetune")
 HELP = """aetool: an experiment bench for autoencoders
 
-usage: aetool COMMAND [key=value …]
+usage: aetool COMMAND [GROUP=OPTION …] [KEY=VALUE …] [options]
 
+commands
 {commands}
 
 examples
-  aetool train                                             sparse autoencoder on handwritten digits
-  aetool train model=conv dataset=cifar10                  choose the parts
-  aetool train -m penalty.weight=1e-3,1e-2 model.code_size=32,128    a sweep
-  aetool finetune run=outputs/sparse-digits-… control=true    fine-tune, beside training from scratch
-  aetool compare outputs
+  aetool train                               sparse autoencoder, digits dataset
+  aetool train model=conv dataset=cifar10    choose a model and a dataset
+  aetool train -m penalty.weight=1e-3,1e-2   a sweep, one run per value
+  aetool probe run=outputs/sparse-digits-…   classify on the features of a run
+  aetool compare outputs                     compare all runs in a folder
 
-aetool COMMAND --help      options of a command
-aetool train --cfg job     the composed config, without running it
-eval "$(aetool -sc install=bash)"    tab completion (bash; in zsh after `bashcompinit`)
+more
+  aetool COMMAND --help                the command's groups, keys and options
+  aetool --version                     the installed version
+  eval "$(aetool -sc install=bash)"    tab completion (zsh: after bashcompinit)
 """
 
 
@@ -80,8 +82,10 @@ VERBOSITY = {"-v": logging.DEBUG, "--verbose": logging.DEBUG, "-q": logging.WARN
 def _logging(words: Sequence[str]) -> Iterator[None]:
     """What happens goes to stdout, warnings to stderr."""
     logger = logging.getLogger("aetool")
-    logger.setLevel(next((VERBOSITY[word] for word in words if word in VERBOSITY), logging.INFO))
+    level = next((VERBOSITY[word] for word in words if word in VERBOSITY), logging.INFO)
+    logger.setLevel(min(level, logging.INFO))  # a run's log file has the progress even when the screen has not
     progress, warnings = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
+    progress.setLevel(level)
     progress.addFilter(lambda record: record.levelno < logging.WARNING)
     warnings.setLevel(logging.WARNING)
     for handler in (progress, warnings):
@@ -95,7 +99,7 @@ def _logging(words: Sequence[str]) -> Iterator[None]:
 
 def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
-        print(HELP.format(commands="\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())))
+        print(HELP.format(commands="\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())), end="")
         return 0
     command, rest = words[0], words[1:]
     if command == "--version":
@@ -108,8 +112,6 @@ def _run(words: list[str]) -> int:
 
         return complete(rest, COMMANDS, COMPOSED)
     if command not in COMMANDS:
-        from aetool.errors import suggest
-
         raise UserError(f"{command}: unknown command; {suggest(command, COMMANDS)}")
     if command not in COMPOSED:
         return int(importlib.import_module(f"aetool.commands.{command}").run(rest))
@@ -122,11 +124,11 @@ def _composed(command: str, words: list[str]) -> int:
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("-cd", "--config-dir", type=Path)
     parser.add_argument("--full", action="store_true")
+    options, overrides = parser.parse_known_args(words)
     from aetool.config import show
 
     if show.wanted(words):
-        return show.show(command, words, parser.parse_known_args(words)[0].config_dir)
-    options, overrides = parser.parse_known_args(words)
+        return show.show(command, COMMANDS[command], command in WITH_FULL, words, options.config_dir)
     for word in overrides:
         if word.startswith("-"):
             raise UserError(f"{word}: unknown option; options: -m, --full, -v, -q, --config-dir DIR, --help, --cfg job")

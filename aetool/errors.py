@@ -5,7 +5,7 @@ import difflib
 import os
 import signal
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -16,6 +16,14 @@ class UserError(Exception):
     """Wrong configuration, data or usage: one short message naming the key, the value and the remedy."""
 
     exit_code = 2
+
+
+class ConfigError(UserError):
+    """All problems of a config, one per line."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
 
 
 class DataError(UserError):
@@ -42,6 +50,12 @@ class Interrupted(Exception):  # noqa: N818 - a request to stop, not an error
         self.exit_code = 128 + signum
 
 
+def suggest(word: str, choices: Collection[str]) -> str:
+    """`did you mean …?` or the list of choices."""
+    close = difflib.get_close_matches(word, sorted(choices), n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else f"choices: {', '.join(sorted(choices))}"
+
+
 def exit_code(error: BaseException) -> int:
     """The exit code that an error ends a command with; 1 for a bug.
 
@@ -51,12 +65,6 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and memory):
         return 4
     return getattr(error, "exit_code", 1)
-
-
-def suggest(word: str, choices: Collection[str]) -> str:
-    """`did you mean …?` or the list of choices."""
-    close = difflib.get_close_matches(word, sorted(choices), n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else f"choices: {', '.join(sorted(choices))}"
 
 
 @contextmanager

@@ -1,10 +1,15 @@
 """The command line: help, mistakes, completion."""
 
+import logging
+import re
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from aetool import commands
 from aetool.cli import COMMANDS, COMPOSED
 from aetool.config.completion import candidates
 
@@ -36,15 +41,6 @@ def test_answers_without_torch(workplace, words, code):
         [sys.executable, "-c", WITHOUT_TORCH, *words], capture_output=True, text=True, cwd=workplace, check=False
     )
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
-
-
-def test_help_lists_commands_groups_and_options(aetool):
-    top = aetool("--help").out
-    assert all(word in top for word in ("train", "probe", "evaluate", "compare", "data", "aetool COMMAND --help"))
-    train = aetool("train", "--help").out
-    assert "conv_64" in train
-    assert "fashion_mnist" in train
-    assert "penalty.weight" in train
 
 
 @pytest.mark.parametrize(
@@ -128,12 +124,98 @@ def test_a_bad_option_of_a_command_is_exit_2(workplace, aetool):
         ("aetool tr", ["train"]),
         ("aetool train mod", ["model.", "model="]),
         ("aetool train model=sp", ["model=sparse"]),
+        ("aetool train optimizer.l", ["optimizer.lr="]),
+        ("aetool train supervised=", ["supervised=false"]),
         ("aetool train -m model=dense trainer.ep", ["trainer.epochs="]),
+        ("aetool train model=vae penalty.terms.", ["penalty.terms.kl."]),
+        ("aetool train -q model=sparse --full penalty.w", ["penalty.warmup=", "penalty.weight="]),
+        ("aetool evaluate mo", []),  # a group that it does not take
+        ("aetool train model=nothing trainer.ep", []),
+        ("aetool train --q", ["--quiet"]),
+        ("aetool train --cfg ", ["job"]),
         ("aetool data f", ["fetch"]),
+        ("aetool data fetch fash", ["fashion_mnist"]),
+        ("aetool data fetch --c", ["--config-dir"]),
+        ("aetool list pen", ["penalties"]),
+        ("aetool list --c", ["--config-dir"]),
+        ("aetool compare --ma", ["--markdown"]),
     ],
 )
 def test_completion(line, expected):
-    assert set(expected) <= set(candidates(line, COMMANDS, COMPOSED))
+    assert candidates(line, COMMANDS, COMPOSED) == expected
+
+
+@pytest.mark.parametrize("command", ["train", "probe"])
+def test_completion_of_the_options_of_a_composed_command(command):
+    flags = {"-m", "--full", "-v", "-q", "--config-dir", "--help", "--cfg"}
+    assert flags <= set(candidates(f"aetool {command} -", COMMANDS, COMPOSED))
+
+
+@pytest.mark.parametrize("command", ["compare", "data", "list"])
+def test_completion_knows_every_option_of_a_plain_command(command):
+    source = Path(commands.__file__).with_name(f"{command}.py").read_text()
+    known = {*re.findall(r'add_argument\(\s*(?:"-\w+", )?"(--[a-z-]+)"', source), "--verbose", "--quiet", "--help"}
+    assert set(candidates(f"aetool {command} --", COMMANDS, COMPOSED)) == known
+
+
+def test_completion_of_run_folders(workplace):
+    for folder in ("outputs/sparse-1", "outputs/sparse-2", "mine/dense-1"):
+        (workplace / folder).mkdir(parents=True)
+        (workplace / folder / "config.json").write_text("{}")
+    (workplace / "outputs" / "sweep-1").mkdir()
+
+    def found(line: str) -> list[str]:
+        return candidates(line, COMMANDS, COMPOSED)
+
+    assert {"run=outputs/sparse-1", "run=outputs/sparse-2", "run=mine/"} <= set(found("aetool probe run="))
+    assert found("aetool evaluate run=outputs/sp") == ["run=outputs/sparse-1", "run=outputs/sparse-2"]
+    assert found("aetool finetune run=m") == ["run=mine/"]
+    assert found("aetool finetune run=mine/") == ["run=mine/dense-1"]
+    assert found("aetool probe run=nowhere/") == []
+    assert found("aetool compare outputs/s") == ["outputs/sparse-1", "outputs/sparse-2", "outputs/sweep-1/"]
+
+
+def test_completion_of_the_users_own_options(workplace):
+    (workplace / "mine" / "loss").mkdir(parents=True)
+    (workplace / "mine" / "loss" / "mine.yaml").write_text("_target_: aetool.losses.MSE\nown_key: 1  # of mine\n")
+    assert candidates("aetool train --config-dir mi", COMMANDS, COMPOSED) == ["mine"]
+    assert candidates("aetool train --config-dir mine loss=mi", COMMANDS, COMPOSED) == ["loss=mine"]
+    line = "aetool train --config-dir mine loss=mine loss.o"
+    assert candidates(line, COMMANDS, COMPOSED) == ["loss.own_key="]
+    assert candidates("aetool train loss=mi", COMMANDS, COMPOSED) == []
+    assert candidates("aetool train --config-dir nowhere loss=mi", COMMANDS, COMPOSED) == []
+
+
+def test_completion_imports_neither_torch_nor_pydantic(workplace):
+    code = """
+import sys
+from aetool.cli import COMMANDS, COMPOSED
+from aetool.config.completion import candidates
+assert candidates("aetool train model=sp", COMMANDS, COMPOSED) == ["model=sparse"]
+assert not {"torch", "pydantic"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=workplace, check=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "level"), [(["evaluate"], "INFO"), (["evaluate", "-q"], "WARNING"), (["--verbose", "evaluate"], "DEBUG")]
+)
+def test_verbosity_stands_anywhere_and_changes_the_screen_alone(workplace, aetool, monkeypatch, words, level):
+    log = logging.getLogger("aetool.test")
+    levels = ["DEBUG", "INFO", "WARNING"]
+    reached = []
+
+    def run(points: object) -> int:
+        reached.append(logging.getLogger("aetool").level)
+        for name in levels:
+            log.log(getattr(logging, name), f"said {name}")
+        return 0
+
+    monkeypatch.setitem(sys.modules, "aetool.commands.evaluate", SimpleNamespace(run=run))
+    done = aetool(*words, "run=anything")
+    assert done.code == 0
+    assert [name for name in levels if f"said {name}" in done.out + done.err] == levels[levels.index(level) :]
+    assert reached[0] <= logging.INFO  # for the log file of a run
 
 
 def test_completion_script_queries_us(aetool):

@@ -12,11 +12,17 @@ from aetool.config.completion import candidates
 from aetool.config.tree import config_tree
 
 FAILING = """
-from torch import nn
+from aetool.models.base import Autoencoder
 
-class Failing(nn.Module):
+class Failing(Autoencoder):
     def __init__(self, image_shape):
         raise RuntimeError("only square images")
+
+    def encode(self, x):
+        return x
+
+    def decode(self, code):
+        return code
 """
 
 

@@ -7,18 +7,23 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from aetool.config.check import ConfigError
 from aetool.config.compose import Point, compose_one
+from aetool.config.help import examples
 from aetool.config.schema import TrainConfig
 from aetool.config.tree import option_names
-from aetool.errors import UserError, suggest
+from aetool.errors import ConfigError, UserError, suggest
 
 Points = dict[str, Point[TrainConfig]]
 
 
 def run(words: list[str]) -> int:
     """Lists what is here, prepares datasets, or hashes the prepared ones again."""
-    parser = argparse.ArgumentParser("aetool data", description="The datasets: list what is here, fetch, check.")
+    parser = argparse.ArgumentParser(
+        "aetool data",
+        description="The datasets: list what is here, fetch, check.",
+        epilog=examples("data"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("action", choices=["list", "fetch", "check"])
     parser.add_argument("names", nargs="*", metavar="NAME", help="datasets; none: all that need no path")
     parser.add_argument("-cd", "--config-dir", type=Path, help="a conf tree of yours")

@@ -2,16 +2,15 @@
 
 import argparse
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hydra.core.config_loader import ConfigLoader
+from aetool.config.help import examples
+from aetool.config.tree import config_tree, description, group_options, plurals, text_of
+from aetool.errors import ConfigError, UserError, suggest
 
-from aetool.config.check import ConfigError
-from aetool.config.compose import compose_each, compose_one
-from aetool.config.schema import TrainConfig
-from aetool.config.tree import config_tree, plurals, text_of
-from aetool.errors import UserError, suggest
+if TYPE_CHECKING:
+    from aetool.config.schema import TrainConfig
 
 WIDTH = 80
 NAMES = 16  # columns of the longest name that shares its line
@@ -20,7 +19,12 @@ DATASET = "dataset=mnist"  # that models are measured on when nothing is said
 
 def run(words: list[str]) -> int:
     """Every option of one group, or of all, with the line that its YAML starts with; models also with their cost."""
-    parser = argparse.ArgumentParser("aetool list", description="Every option of a group, or of all groups.")
+    parser = argparse.ArgumentParser(
+        "aetool list",
+        description="Every option of a group, or of all groups.",
+        epilog=examples("list"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("words", nargs="*", metavar="GROUP", help="models, datasets, …; dataset=NAME: of the models")
     parser.add_argument("-cd", "--config-dir", type=Path, help="a conf tree of yours")
     options = parser.parse_intermixed_args(words)
@@ -32,7 +36,10 @@ def run(words: list[str]) -> int:
             if word not in known and word not in known.values():
                 raise UserError(f"{word}: no such group; {suggest(word, known)}")
         listed = [known.get(word, word) for word in chosen] or list(known.values())
-        described = {group: dict(_descriptions(loader, group)) for group in listed}
+        described = {
+            group: {name: description(text_of(loader, f"{group}/{name}")) for name in group_options(loader, group)}
+            for group in listed
+        }
     measured = "model" in listed and bool(chosen)
     if overrides and not measured:
         raise UserError(f"{overrides[0]}: only models are measured on a dataset; aetool list models {overrides[0]}")
@@ -46,13 +53,6 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def _descriptions(loader: ConfigLoader, group: str) -> Iterator[tuple[str, str]]:
-    for option in loader.get_group_options(group):
-        lines = text_of(loader, f"{group}/{option}").splitlines()
-        comments = (line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line)
-        yield option, next(comments, "")
-
-
 def _print(name: str, text: str) -> None:
     margin = " " * (NAMES + 3)
     if len(name) <= NAMES:
@@ -64,6 +64,9 @@ def _print(name: str, text: str) -> None:
 
 def _costs(overrides: list[str], config_dir: Path | None) -> dict[str, str]:
     """One line a model: what it costs on a dataset's images, or why it cannot be built."""
+    from aetool.config.compose import compose_each, compose_one
+    from aetool.config.schema import TrainConfig
+
     if not any(word.startswith("dataset=") for word in overrides):
         overrides = [DATASET, *overrides]
     dataset = compose_one("train", TrainConfig, overrides, config_dir).config.dataset  # its mistakes, once
@@ -74,7 +77,7 @@ def _costs(overrides: list[str], config_dir: Path | None) -> dict[str, str]:
     return {name: _cost(config) for name, config in configs.items()}
 
 
-def _cost(config: TrainConfig | ConfigError) -> str:
+def _cost(config: "TrainConfig | ConfigError") -> str:
     if isinstance(config, ConfigError):
         return "; ".join(config.problems)
     import torch

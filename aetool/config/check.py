@@ -18,7 +18,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 from aetool.config import rules
 from aetool.config.describe import Location, bare, describe, dotted, show, without_null
 from aetool.config.schema import STRICT, Component, Node
-from aetool.errors import UserError, suggest
+from aetool.errors import ConfigError, suggest
 from aetool.files import JsonObject, flatten
 
 C = TypeVar("C", bound=Node)
@@ -26,21 +26,18 @@ Targets = Mapping[str, Mapping[str, str]]  # by group: the targets that a config
 MISSING = "???"
 
 
-class ConfigError(UserError):
-    """All problems of a config, one per line."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = list(problems)
-
-
 def check(
-    plain: Mapping[str, Any], schema: type[C], targets: Targets | None = None, typed: Collection[str] | None = None
+    plain: Mapping[str, Any],
+    schema: type[C],
+    targets: Targets | None = None,
+    typed: Collection[str] | None = None,
+    known: Sequence[str] = (),
 ) -> C:
     """The typed config of plain values.
 
     `targets`, where given, are the only ones that it may name. `typed` are the keys that the user set, where known:
     when the config alone shows problems, only classes whose arguments are among them are imported to find more.
+    `known` are problems found before, reported with those found here.
 
     Raises ConfigError with every problem: unknown or missing keys, wrong types, out-of-range values, arguments that a
     target does not take, and parts that do not go together.
@@ -51,7 +48,7 @@ def check(
     if refused:
         raise ConfigError(refused)
     config, problems = _typed(values, schema)
-    problems += rules.of_values(config) if config else []
+    problems = [*known, *problems, *(rules.of_values(config) if config else [])]
     suspects = [one for one in components if not problems or typed is None or _is_typed(one, typed)]
     found = [problem for one in suspects for problem in _argument_problems(*one)]
     if not problems and not found:

@@ -8,12 +8,13 @@ from typing import Generic, NamedTuple, TypeVar
 
 from omegaconf import OmegaConf
 
-from aetool.config.check import ConfigError, check
+from aetool.config.check import check
 from aetool.config.diagnosis import diagnose
 from aetool.config.overrides import COMPOSITION_ERRORS, composed, first_line, parse, plain, spelled_out
 from aetool.config.rules import given_twice
 from aetool.config.schema import Node, TrainConfig
-from aetool.config.tree import config_tree
+from aetool.config.tree import config_tree, group_options
+from aetool.errors import ConfigError
 
 C = TypeVar("C", bound=Node)
 
@@ -63,7 +64,7 @@ def compose_points(
         problems: list[str] = []
         for values in itertools.product(*axes):
             try:
-                config = check(plain(composed(command, values)), schema, typed=set_keys)
+                config = check(plain(composed(command, values) if multirun else base), schema, typed=set_keys)
                 own = [word for word in values if word]
                 points.append(Point(config, [values[index] for index in swept], own, line, config_dir))
             except ConfigError as error:
@@ -92,7 +93,7 @@ def compose_each(
     found: dict[str, TrainConfig | ConfigError] = {}
     with config_tree(config_dir) as loader:
         lines = [item.input_line for item in parse(words, loader)]
-        for option in loader.get_group_options(group):
+        for option in group_options(loader, group):
             try:
                 found[option] = check(plain(composed("train", [*lines, f"{group}={option}"])), TrainConfig)
             except ConfigError as error:

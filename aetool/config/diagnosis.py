@@ -1,17 +1,17 @@
 """Why overrides do not compose: each one's own reason, and what the check says of the rest."""
 
-import re
 from collections.abc import Iterable, Sequence
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from aetool.config.check import ConfigError, check
-from aetool.config.overrides import COMPOSITION_ERRORS, composed, first_line, plain, spelled_out
+from aetool.config.check import check
+from aetool.config.overrides import COMPOSITION_ERRORS, composed, first_line, parse, plain, spelled_out, unknown_options
 from aetool.config.schema import SCHEMAS
 from aetool.config.tree import groups
-from aetool.errors import suggest
+from aetool.errors import ConfigError, suggest
 from aetool.files import flatten
 
 
@@ -28,7 +28,7 @@ def diagnose(
         if item.is_sweep_override() and not multirun:
             problems.append(f"{line}: several values; add -m to sweep over them, or write [a,b] for a list")
         elif key in names and not isinstance(item.value(), dict):
-            unknown = _unknown_options(item, loader)
+            unknown = unknown_options(item, loader)
             problems += unknown
             good += [] if unknown else spelled_out(item)[:1]
         else:
@@ -40,27 +40,22 @@ def diagnose(
     plain_base = OmegaConf.to_container(base)
     known = {key for key, _ in flatten(plain_base if isinstance(plain_base, dict) else {})}
     visible = {key for key in known if key.split(".")[0] != "hydra"} | names
+    typed: list[Override] = []
     for item in values:
         key = str(item.key_or_group)
         if key not in known and not (item.is_add() or item.is_force_add()):
             problems.append(f"{key}: unknown key; {_closest(key, visible, command)}")
         else:
-            good.append(spelled_out(item)[0])
+            typed += parse(spelled_out(item)[:1], loader)
     try:
-        check(plain(composed(command, good)), SCHEMAS[command], typed=[str(item.key_or_group) for item in values])
+        # the last step of Hydra's composition; all of it again would take twice the time
+        ConfigLoaderImpl._apply_overrides_to_config(typed, base)
+        check(plain(base), SCHEMAS[command], typed=[str(item.key_or_group) for item in typed], known=problems)
     except ConfigError as rest:
-        problems += rest.problems
+        problems += [problem for problem in rest.problems if problem not in problems]
     except COMPOSITION_ERRORS as deeper:
         problems.append(first_line(deeper))
     return ConfigError(problems or [first_line(error) if error else "the overrides do not compose"])
-
-
-def _unknown_options(item: Override, loader: ConfigLoader) -> list[str]:
-    key = str(item.key_or_group)
-    options = loader.get_group_options(key)
-    chosen = [re.split(r"[\[\],\s]+", word.partition("=")[2]) for word in spelled_out(item)]
-    unknown = [name for names in chosen for name in names if name not in (*options, "", "null")]
-    return [f"{key}={name}: no such option; {suggest(name, options)}" for name in unknown]
 
 
 def _closest(key: str, visible: Iterable[str], command: str) -> str:

@@ -1,5 +1,6 @@
 """Overrides in Hydra's grammar: parsed, spelled out over a sweep, and composed to plain values."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from aetool.config.check import ConfigError
-from aetool.config.tree import groups
+from aetool.config.tree import group_options, groups
+from aetool.errors import ConfigError, suggest
 from aetool.files import JsonObject
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)  # Hydra lets the last two through
@@ -55,7 +56,7 @@ def _misused_group(override: Override, loader: ConfigLoader) -> list[str]:
     if not misused or key not in groups(loader):  # asked last: it lists the tree
         return []
     given = "null" if value is None else (override.input_line or "").partition("=")[2]
-    return [f"{key}={given}: choose one of {', '.join(loader.get_group_options(key))}"]
+    return [f"{key}={given}: choose one of {', '.join(group_options(loader, key))}"]
 
 
 def _ambiguous_lambda(overrides: Sequence[Override]) -> list[str]:
@@ -82,6 +83,15 @@ def spelled_out(override: Override) -> list[str]:
     if not values:
         raise ConfigError([f"{override.input_line}: no values to sweep over; list them: key=a,b,c"])
     return [f"{override.get_key_element()}={value}" for value in values]
+
+
+def unknown_options(override: Override, loader: ConfigLoader) -> list[str]:
+    """Of the override of a group."""
+    group = str(override.key_or_group)
+    options = group_options(loader, group)
+    chosen = [re.split(r"[\[\],\s]+", word.partition("=")[2]) for word in spelled_out(override)]
+    unknown = [name for names in chosen for name in names if name not in (*options, "", "null")]
+    return [f"{group}={name}: no such option; {suggest(name, options)}" for name in unknown]
 
 
 def composed(command: str, words: Sequence[str | None]) -> DictConfig:

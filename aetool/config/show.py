@@ -1,4 +1,4 @@
-"""--help, --cfg and --info of a command, as Hydra shows them."""
+"""--help, --cfg and --info of a command; the last two as Hydra shows them."""
 
 import contextlib
 import io
@@ -8,7 +8,8 @@ from pathlib import Path
 
 from aetool.errors import UserError
 
-FLAGS = {"-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info"}
+HELP = {"-h", "--help"}
+FLAGS = {*HELP, "--hydra-help", "-c", "--cfg", "-i", "--info"}
 
 
 def wanted(words: Sequence[str]) -> bool:
@@ -16,14 +17,26 @@ def wanted(words: Sequence[str]) -> bool:
     return bool(FLAGS.intersection(words))
 
 
-def show(command: str, words: list[str], config_dir: Path | None) -> int:
-    """Prints what the words ask for; raises UserError where they do not compose."""
+def show(command: str, purpose: str, full: bool, words: Sequence[str], config_dir: Path | None) -> int:
+    """Prints what the words ask for; `purpose` is the command's line, `full` says that it takes --full.
+
+    Raises UserError where the words do not compose.
+    """
+    overrides = [word for word in words if "=" in word and not word.startswith("-")]
+    if HELP.intersection(words):
+        from aetool.config.help import print_help
+
+        print_help(command, purpose, full, overrides, config_dir)
+    elif {"-m", "--multirun"}.intersection(words):
+        raise UserError("--cfg shows the config of one run: leave out -m, and give one value of each key")
+    else:
+        _show_by_hydra(command, words, overrides, config_dir)
+    return 0
+
+
+def _show_by_hydra(command: str, words: Sequence[str], overrides: Sequence[str], config_dir: Path | None) -> None:
     import hydra
 
-    if {"-m", "--multirun"}.intersection(words) and {"--cfg", "-c"}.intersection(words):
-        raise UserError("--cfg shows the config of one run: leave out -m, and give one value of each key")
-    if "--help" in words or "-h" in words:
-        words = ["--help"]  # of the defaults, which always compose
     said = io.StringIO()
     argv, sys.argv = sys.argv, [f"aetool {command}", *words]
     try:
@@ -34,9 +47,7 @@ def show(command: str, words: list[str], config_dir: Path | None) -> int:
             from aetool.config.compose import compose_points
             from aetool.config.schema import SCHEMAS
 
-            overrides = [word for word in words if "=" in word and not word.startswith("-")]
             compose_points(command, SCHEMAS[command], overrides, config_dir=config_dir)
             raise UserError(said.getvalue().strip()) from None
     finally:
         sys.argv = argv
-    return 0

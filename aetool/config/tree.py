@@ -5,16 +5,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra import initialize_config_module
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from omegaconf import OmegaConf
 
-from aetool.config.check import Targets
-from aetool.config.targets import stable_name
 from aetool.errors import UserError
 from aetool.files import flatten
+
+if TYPE_CHECKING:
+    from aetool.config.check import Targets
 
 CONFIG_MODULE = "aetool.conf"
 
@@ -42,16 +45,27 @@ def config_tree(config_dir: str | Path | None = None) -> Iterator[ConfigLoader]:
 
 def groups(loader: ConfigLoader, parent: str = "") -> Iterator[str]:
     """Every group by its path, Hydra's own aside."""
-    for name in loader.list_groups(parent):
+    for name in _listed(loader, parent, ObjectType.GROUP):
         path = f"{parent}/{name}".lstrip("/")
         if path != "hydra":
             yield path
             yield from groups(loader, path)
 
 
+def group_options(loader: ConfigLoader, group: str) -> list[str]:
+    """The options of a group; none where there is no such group."""
+    return _listed(loader, group, ObjectType.CONFIG)
+
+
+def _listed(loader: ConfigLoader, folder: str, kind: ObjectType) -> list[str]:
+    # as loader.get_group_options does, which copies all that Hydra has read on each call
+    sources = [source for source in loader.get_sources() if source.is_group(folder)]
+    return sorted({name for source in sources for name in source.list(folder, results_filter=kind)})
+
+
 def plurals(loader: ConfigLoader) -> dict[str, str]:
     """The groups by their plurals: `models`, `penalties`, …"""
-    return {_plural(group): group for group in sorted(loader.list_groups("")) if group != "hydra"}
+    return {_plural(group): group for group in groups(loader) if "/" not in group}
 
 
 def _plural(word: str) -> str:
@@ -61,7 +75,7 @@ def _plural(word: str) -> str:
 def option_names(group: str, config_dir: Path | None = None) -> list[str]:
     """The options of a group."""
     with config_tree(config_dir) as loader:
-        return loader.get_group_options(group)
+        return group_options(loader, group)
 
 
 def text_of(loader: ConfigLoader, name: str) -> str:
@@ -73,8 +87,16 @@ def text_of(loader: ConfigLoader, name: str) -> str:
     return ""
 
 
-def known_targets(config_dir: str | Path | None = None) -> Targets:
+def description(text: str) -> str:
+    """The first line of a config's opening comment."""
+    comments = (line[1:].strip() for line in text.splitlines() if line.startswith("#") and "@package" not in line)
+    return next(comments, "")
+
+
+def known_targets(config_dir: str | Path | None = None) -> "Targets":
     """By group, every `_target_` that the conf tree names, by its stable name: a stored config may name no other."""
+    from aetool.config.targets import stable_name
+
     with config_tree(config_dir) as loader:
         found: dict[str, dict[str, str]] = {}
         top = set(loader.list_groups(""))

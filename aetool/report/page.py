@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aetool.errors import UserError
-from aetool.evaluation.catalogue import BASELINES, SELECTION
+from aetool.evaluation.catalogue import BASELINES, SELECTION, Metric
 from aetool.files import read_json
 from aetool.report import charts, pictures
 from aetool.report.comparison import Comparison
@@ -22,21 +22,18 @@ from aetool.storage.folder import CONFIG
 
 SHOWN_METRICS = 7  # in the first table; the others are in a second one
 SHOWN_RUNS = 40  # with pictures
-OPEN_RUNS = 3
 KEY_METRICS = 12  # of a run
 
 
-class Shown(NamedTuple):
+class RunCard(NamedTuple):
     """A run with its pictures."""
 
-    name: Value
-    summary: str
-    open: bool
-    metrics: list[tuple[str, str]]
-    config: list[tuple[str, str]]
+    row: Row
+    headline: str
+    metrics: list[tuple[Metric, float]]
     pictures: list[pictures.Picture]
     command: str | None
-    file: str  # the text of config.json where no command is recorded
+    config: str  # the text of config.json where no command is recorded
 
 
 def write(comparison: Comparison, figures: Iterable[Chart], path: Path) -> None:
@@ -65,20 +62,21 @@ def write(comparison: Comparison, figures: Iterable[Chart], path: Path) -> None:
 
 def _content(comparison: Comparison, figures: Iterable[Chart]) -> dict[str, object]:
     """The variables of the template."""
-    metrics = comparison.metrics
+    first, others = comparison.metrics[:SHOWN_METRICS], comparison.metrics[SHOWN_METRICS:]
     order = _by_validation(comparison.rows)
     manifests = {str(row["directory"]): _manifest(directory(row)) for row in order}
     return {
         "title": comparison.title,
-        "question": _question(comparison.keys),
         "recommendations": comparison.recommendations,
         "best": _best(comparison.groups),
         "differences": comparison.differences,
         "counts": _counts(comparison),
         "marks": {front.mark: f"{front.y.title} against {front.x.title}" for front in comparison.fronts if front.mark},
-        "tables": [html_table(comparison, part) for part in (metrics[:SHOWN_METRICS], metrics[SHOWN_METRICS:]) if part],
+        "tables": [html_table(comparison, part) for part in ([first, others] if others else [first])],
         "figures": [pictures.figure(chart) for chart in figures],
-        "runs": _runs(order[:SHOWN_RUNS], comparison),
+        "keys": comparison.keys,
+        "text": text,
+        "cards": _cards(order[:SHOWN_RUNS], comparison),
         "runs_left_out": len(order[SHOWN_RUNS:]),
         "command": comparison.command,
         "excluded": comparison.excluded,
@@ -92,11 +90,6 @@ def _content(comparison: Comparison, figures: Iterable[Chart]) -> dict[str, obje
         "version": version("aetool"),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
-
-
-def _question(keys: Sequence[str]) -> str:
-    words = ["model" if key == "model.name" else key for key in keys if key not in ("dataset.name", "seed")][:3]
-    return f"Which {' and '.join([', '.join(words[:-1]), words[-1]] if words[1:] else words)}?" if words else ""
 
 
 def _counts(comparison: Comparison) -> str:
@@ -144,32 +137,18 @@ def _cost(row: Row) -> float:
     return float("inf")
 
 
-def _runs(rows: Sequence[Row], comparison: Comparison) -> list[Shown]:
-    shown = []
+def _cards(rows: Sequence[Row], comparison: Comparison) -> list[RunCard]:
+    cards = []
     album = pictures.album([directory(row) for row in rows])
     headlines = [test for _, test in SELECTION]
-    for place, (row, shots) in enumerate(zip(rows, album, strict=True)):
-        values = [
-            (metric, value) for metric in comparison.metrics if (value := number(row.get(metric.key))) is not None
-        ]
+    for row, shots in zip(rows, album, strict=True):
+        values = [(one, value) for one in comparison.metrics if (value := number(row.get(one.key))) is not None]
+        headline = ", ".join(f"{metric.label} {metric.text(value)}" for metric, value in values if metric in headlines)
         path = directory(row) / CONFIG
         command = (read_json(path) or {}).get("command")
         command = command if isinstance(command, str) else None
-        shown.append(
-            Shown(
-                name=row["run"],
-                summary=", ".join(
-                    f"{metric.label} {metric.text(value)}" for metric, value in values if metric in headlines
-                ),
-                open=place < OPEN_RUNS,
-                metrics=[(metric.heading, metric.text(value)) for metric, value in values[:KEY_METRICS]],
-                config=[(key, text(row.get(key))) for key in comparison.keys],
-                pictures=shots,
-                command=command,
-                file="" if command else _text(path),
-            )
-        )
-    return shown
+        cards.append(RunCard(row, headline, values[:KEY_METRICS], shots, command, "" if command else _text(path)))
+    return cards
 
 
 def _text(path: Path) -> str:
@@ -199,9 +178,8 @@ def _environment(rows: Iterable[Row], manifests: Mapping[str, Mapping[str, objec
     pairs: list[tuple[str, object]] = []
     for row in rows:
         pairs.append(("aetool", (read_json(directory(row) / CONFIG) or {}).get("aetool")))
-        pairs += [
-            (name, manifests[str(row["directory"])].get(name)) for name in ("python", "torch", "device", "threads")
-        ]
+        manifest = manifests[str(row["directory"])]
+        pairs += [(name, manifest.get(name)) for name in ("python", "torch", "device", "threads")]
     return _together(pairs)
 
 

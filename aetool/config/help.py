@@ -1,0 +1,118 @@
+"""aetool COMMAND --help: examples, the groups that the command takes, and every key with its default and meaning."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aetool.config.reference import Key, Reference
+
+WIDTH = 80
+LEFT = 35  # columns of keys and defaults that share a line with their explanation
+KEYS = "keys: default and meaning (???: required, _target_: class or function to build)"
+EXAMPLES = {
+    "train": (
+        "aetool train",
+        "aetool train model=conv dataset=cifar10 trainer.epochs=5",
+        "aetool train -m penalty.weight=1e-3,1e-2 model.code_size=32,128",
+    ),
+    "probe": (
+        "aetool probe run=outputs/sparse-digits-3f9c2a71",
+        "aetool probe run=outputs/sparse-digits-3f9c2a71 probe=knn",
+        "aetool probe run=outputs/sparse-digits-3f9c2a71 probe.labels_per_class=10",
+    ),
+    "finetune": (
+        "aetool finetune run=outputs/conv-cifar10-3f9c2a71",
+        "aetool finetune run=outputs/conv-cifar10-3f9c2a71 control=true",
+        "aetool finetune model=conv dataset=mnist labels_per_class=100",
+    ),
+    "evaluate": (
+        "aetool evaluate run=outputs/sparse-digits-3f9c2a71",
+        "aetool evaluate run=outputs/sparse-digits-3f9c2a71 baselines=false",
+        "aetool evaluate run=outputs/sparse-digits-3f9c2a71 evaluation.neighbors=20",
+    ),
+    "sample": (
+        "aetool sample run=outputs/vae-mnist-3f9c2a71",
+        "aetool sample run=outputs/vae-mnist-3f9c2a71 latent=prior count=256",
+        "aetool sample run=outputs/sparse-mnist-3f9c2a71 latent=mixture",
+    ),
+    "encode": (
+        "aetool encode run=outputs/sparse-digits-3f9c2a71",
+        "aetool encode run=outputs/sparse-digits-3f9c2a71 splits=[test]",
+        "aetool encode run=outputs/conv-mnist-3f9c2a71 tap=feature_map file=codes.npz",
+    ),
+    "compare": (
+        "aetool compare",
+        "aetool compare outputs --where model=sparse --sort 'test acc'",
+        "aetool compare outputs --html report.html --csv runs.csv",
+    ),
+    "list": ("aetool list", "aetool list penalties", "aetool list models dataset=cifar10"),
+    "data": ("aetool data list", "aetool data fetch mnist cifar10", "aetool data check"),
+    "bench": ("aetool bench", "aetool bench model=conv dataset=cifar10", "aetool bench measure=probe"),
+}
+OPTIONS = {
+    "-m, --multirun": "sweep over comma-separated values: key=a,b,c",
+    "--full": "print every metric at the end",
+    "-v, --verbose": "show debug messages too",
+    "-q, --quiet": "show results and warnings only; aetool.log in the run folder has the rest",
+    "-cd, --config-dir DIR": "also look for configs in DIR, a conf tree of your own",
+    "--cfg job": "print the composed config and exit",
+    "-h, --help": "print this text and exit",
+}
+
+
+def examples(command: str) -> str:
+    """The examples of a command, one per line."""
+    return "\n".join(["examples", *(f"  {line}" for line in EXAMPLES[command])])
+
+
+def print_help(command: str, purpose: str, full: bool, words: Sequence[str], config_dir: Path | None) -> None:
+    """Prints the help of a command, with the keys of the groups that the words choose; `full`: it takes --full.
+
+    Raises ConfigError for an unknown option.
+    """
+    from aetool.config.reference import read
+
+    reference = read(command, words, config_dir)
+    options = {name: text for name, text in OPTIONS.items() if full or name != "--full"}
+    groups = {name: ", ".join(group.options) for name, group in reference.groups.items()}
+    words = ["[GROUP=OPTION …]"] * bool(groups) + ["[KEY=VALUE …]", "[options]"]
+    blocks = [
+        [f"usage: aetool {command} {' '.join(words)}", purpose],
+        examples(command).splitlines(),
+        *([["groups and their options", *(_columns(groups, 15))]] if groups else []),
+        [KEYS],
+        *_sections(reference),
+        ["options", *_columns(options, 25)],
+    ]
+    print("\n\n".join("\n".join(block) for block in blocks))
+
+
+def _sections(reference: "Reference") -> Iterator[list[str]]:
+    """The keys of no group, then those of each group under its chosen option."""
+    shown = {name: key for name, key in reference.keys.items() if any(key)}
+    chosen = {name: group for name, group in reference.groups.items() if group.chosen != "null"}
+    yield list(_columns({_typed(k, key): key.comment for k, key in shown.items() if k.partition(".")[0] not in chosen}))
+    for name, group in chosen.items():
+        rows = {_typed(k, key): key.comment for k, key in shown.items() if k.partition(".")[0] == name}
+        if rows:
+            yield [*_columns({f"{name}={group.chosen}": group.comment}, margin=""), *_columns(rows)]
+
+
+def _typed(name: str, key: "Key") -> str:
+    return f"{name}={key.default}" if key.default else name
+
+
+def _columns(rows: dict[str, str], left: int = LEFT, margin: str = "  ") -> Iterator[str]:
+    """Two aligned columns; a left part that is too long for its column stands on lines of its own."""
+    for name, text in rows.items():
+        if len(margin + name) < left - 1:
+            yield from _wrapped(text, f"{margin + name:<{left}}", " " * left) or [margin + name]
+        else:
+            yield from _wrapped(name, margin, f"{margin}  ")
+            yield from _wrapped(text, " " * left, " " * left)
+
+
+def _wrapped(text: str, first: str = "", then: str = "") -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=then, break_on_hyphens=False)

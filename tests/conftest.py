@@ -11,7 +11,13 @@ from sklearn.datasets import load_digits
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from aetool.cli import main
+from aetool.config.schema import RunConfig, TrainConfig
+from aetool.config.tree import known_targets
+from aetool.data.dataset import Dataset
 from aetool.probes.base import Labelled, Probe, ProbeResult, judge
+from aetool.storage.opening import open_run
+from aetool.storage.run import Run
+from aetool.training.assembly import cache_dir, load_dataset
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 
@@ -133,3 +139,13 @@ def only_run(folder: Path) -> Path:
     """The one run folder in `folder`/outputs."""
     (found,) = [path.parent for path in (folder / "outputs").glob("*/config.json")]
     return found
+
+
+def run_in(folder: str | Path) -> Run[TrainConfig]:
+    """The run of a folder, with its config."""
+    return open_run(folder, known_targets())
+
+
+def dataset_of(config: RunConfig) -> Dataset:
+    """The images that a run is trained on."""
+    return load_dataset(config.dataset, cache_dir(config))

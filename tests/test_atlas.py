@@ -17,10 +17,11 @@ from torch import nn
 from aetool.cli import main
 from aetool.data.preprocessing import Preprocessing
 from aetool.evaluation.atlas import Atlas, atlas, class_selectivity, decoder_responses, unit_activations, write_atlas
-from aetool.evaluation.evaluate import encoded, projected
 from aetool.evaluation.figures import save_atlas, sprites
+from aetool.evaluation.metrics import encoded, projected
 from aetool.storage.checkpoint import Checkpoint
-from aetool.storage.run import LOCK, WRITTEN
+from aetool.storage.folder import LOCK
+from aetool.storage.run import WRITTEN
 from aetool.training.assembly import Trained
 
 DRAWN = [word for word in TINY if not word.startswith("evaluation.")]

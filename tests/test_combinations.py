@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import dataset_of
 
 from aetool.config.check import ConfigError, check
 from aetool.config.compose import compose_one
 from aetool.config.schema import TrainConfig
 from aetool.models.base import Autoencoder
 from aetool.storage.run import Run
-from aetool.training.assembly import load_dataset
 from aetool.training.pretrain import make_trainer
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -34,7 +34,7 @@ def options(group: str) -> list[str]:
 @functools.cache
 def composed(*words: str) -> dict[str, Any]:
     common = ["dataset=arrays", "dataset.path=data.npz", "trainer.batch_size=16", "trainer.epochs=1", "threads=1"]
-    return compose_one("train", TrainConfig, [*words, *common]).config
+    return compose_one("train", TrainConfig, [*words, *common]).config.model_dump()
 
 
 def with_loss(config: dict[str, Any], loss: str) -> dict[str, Any]:
@@ -70,14 +70,15 @@ def test_model(model, datasets, workplace):
             assert_it_takes_a_step(own, workplace, f"{loss}, {kind}")
 
 
-def assert_it_takes_a_step(config: dict[str, Any], folder: Path, label: str) -> None:
-    trainer = make_trainer(Run(folder / "run", check(config, TrainConfig)), load_dataset(config), torch.device("cpu"))
+def assert_it_takes_a_step(plain: dict[str, Any], folder: Path, label: str) -> None:
+    config = check(plain, TrainConfig)
+    trainer = make_trainer(Run(folder / "run", config), dataset_of(config), torch.device("cpu"))
     if trainer.parameters:
         before = [parameter.detach().clone() for parameter in trainer.parameters]
         trainer.model.train()
-        trainer.train_step(trainer.batch(trainer.train, torch.arange(16)))
+        trainer.train_step(trainer.batches.training(torch.arange(16), step=0))
         assert any(not torch.equal(a, b) for a, b in zip(before, trainer.parameters, strict=True)), label
-    trainer.record.close()
+    trainer.journal.record.close()
 
 
 @pytest.mark.parametrize("penalty", [name for name in options("penalty") if name != "none"])
@@ -103,10 +104,10 @@ def test_corruption(corruption, datasets, workplace):
 
 @pytest.mark.parametrize("model", options("model"))
 def test_a_model_returns_the_extras_that_it_declares(model, datasets, workplace):
-    config = composed(f"model={model}")
-    dataset = load_dataset(config | {"dataset": config["dataset"] | {"path": datasets["grey"]}})
-    trainer = make_trainer(Run(workplace / "run", config), dataset, torch.device("cpu"))
+    plain = composed(f"model={model}")
+    config = check(plain | {"dataset": plain["dataset"] | {"path": datasets["grey"]}}, TrainConfig)
+    trainer = make_trainer(Run(workplace / "run", config), dataset_of(config), torch.device("cpu"))
     assert isinstance(trainer.model, Autoencoder)
     for generator in (None, torch.Generator()):
         assert set(trainer.model(torch.zeros(2, 1, 28, 28), generator).extras) == set(trainer.model.traits.extras)
-    trainer.record.close()
+    trainer.journal.record.close()

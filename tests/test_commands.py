@@ -67,11 +67,11 @@ def test_tensorboard_has_scalars_pictures_and_hparams_in_the_runs_own_folder(wor
 def test_the_same_command_again_does_nothing(workplace, aetool, monkeypatch):
     first = aetool("train", *TINY)
     stamp = {path: path.stat().st_mtime_ns for path in only_run(workplace).rglob("*")}
-    monkeypatch.setattr("aetool.training.pretrain.pretrain", None)
-    monkeypatch.setattr("aetool.training.assembly.load_dataset", None)
+    monkeypatch.setattr("aetool.sweeps.train.pretrain", None)
+    monkeypatch.setattr("aetool.evaluation.session.load_dataset", None)
     again = aetool("train", *TINY)
     assert again.code == 0, again.err
-    assert "finished before" in again.out
+    assert "already finished" in again.out
     assert first.out.splitlines()[-1] == again.out.splitlines()[-1]
     assert {path: path.stat().st_mtime_ns for path in only_run(workplace).rglob("*")} == stamp
 
@@ -89,7 +89,7 @@ def test_overwrite_trains_anew(workplace, aetool):
 def test_a_new_probe_retrains_nothing(workplace, aetool, monkeypatch):
     aetool("train", *TINY)
     run = only_run(workplace)
-    monkeypatch.setattr("aetool.training.pretrain.pretrain", None)
+    monkeypatch.setattr("aetool.sweeps.train.pretrain", None)
     done = aetool("train", *[word for word in TINY if not word.startswith("probe")], "probe.l2=[0.1,1.0]")
     assert done.code == 0, done.err
     assert len(list(run.glob("probe-linear-*"))) == 2
@@ -131,7 +131,7 @@ def test_out_of_memory_in_a_sweep_is_exit_4(workplace, aetool, monkeypatch):
     def fail(*args: object, **kwargs: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("aetool.training.pretrain.make_model", fail)
+    monkeypatch.setattr("aetool.training.assembly.make_model", fail)
     assert aetool("train", "-m", *LINE, "model.code_size=2,3").code == 4
 
 
@@ -187,7 +187,7 @@ def test_unlabelled_images_train_without_a_probe(workplace, aetool):
     done = aetool("train", *TINY)
     assert done.code == 0, done.err
     assert "no probe: the dataset has no labels" in done.out
-    assert "finished before" in aetool("train", *TINY).out
+    assert "already finished" in aetool("train", *TINY).out
 
 
 def test_bce_shows_pixels(workplace, aetool):
@@ -217,12 +217,12 @@ def test_a_sweep_is_ordinary_runs_and_one_table(workplace, aetool, monkeypatch):
     assert saved["axes"] == {"model.code_size": ["2", "3"], "seed": ["0", "1"]}
     assert [run["state"] for run in saved["runs"]] == ["completed"] * 4
     alone = aetool("train", *LINE, "model.code_size=3", "seed=1")
-    assert "finished before" in alone.out
+    assert "already finished" in alone.out
 
-    monkeypatch.setattr("aetool.training.pretrain.pretrain", None)
+    monkeypatch.setattr("aetool.sweeps.train.pretrain", None)
     again = aetool("train", "-m", *LINE, "seed=1,0", "model.code_size=3,2")
     assert again.code == 0
-    assert again.out.count("finished before") == 4
+    assert again.out.count("already finished") == 4
     assert len(list((workplace / "outputs").glob("sweep-*"))) == 1
 
 
@@ -234,7 +234,7 @@ def test_a_failing_point_does_not_stop_the_others(workplace, aetool):
 
 
 def test_a_bug_in_a_point_shows_its_traceback_and_exits_1(workplace, aetool, monkeypatch):
-    monkeypatch.setattr("aetool.training.pretrain.make_model", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("aetool.training.assembly.make_model", lambda *a, **k: 1 / 0)
     done = aetool("train", "-m", *LINE, "model.code_size=2,3")
     assert done.code == 1
     assert done.out.count("\nZeroDivisionError") == 2

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, only_run
+from conftest import TINY, dataset_of, only_run
 
 import aetool as package
+from aetool.evaluation.catalogue import PROTOCOL
 from aetool.randomness import subset
-from aetool.training.assembly import load_dataset
+from aetool.storage.folder import RunFolder
 
 
 def evaluated(workplace) -> dict[str, float]:
@@ -19,7 +20,7 @@ def evaluated(workplace) -> dict[str, float]:
 def test_the_jacobian_norm_is_that_of_the_validation_images(aetool, workplace):
     assert aetool("train", *TINY, "model=contractive", "model.code_size=6", "evaluation.jacobian_images=5").code == 0
     run = package.load(only_run(workplace))
-    images = load_dataset(run.config).val.images
+    images = dataset_of(run.config).val.images
 
     def code(pixels):
         return run.model.encode(run.preprocessing.to_input(pixels[None] * 255))[0]
@@ -69,12 +70,12 @@ def test_a_missed_target_of_active_units_is_warned_about(aetool, workplace):
     [
         (["model=topk", "penalty=l1", "penalty.target_l0=5"], "lambda does not change how many units of model=topk"),
         (["model=vae", "penalty=l1", "penalty.target_l0=5"], "lambda does not change how many units of model=vae"),
-        (["model=dense", "penalty=l1", "penalty.target_l0=64"], "has to be below model.code_size=64"),
+        (["model=dense", "penalty=l1", "penalty.target_l0=64"], "it must be below model.code_size=64"),
         (["model=sparse", "penalty.target_l0=5", "trainer.patience=3"], "set trainer.patience=null"),
         (["model=sparse", "penalty.target_l0=5", "scheduler=plateau"], "choose scheduler=cosine"),
-        (["model=sparse", "penalty=contractive", "penalty.target_l0=5"], "there is no lambda to steer"),
+        (["model=sparse", "penalty=contractive", "penalty.target_l0=5"], "there is no lambda to adjust"),
         (["model=masked", "model.normalize_target=true", "loss=l1"], "those of a squared error; choose loss=mse"),
-        (["corruption.level=0.3"], "corruption.level=0.3: choices: 0"),
+        (["corruption.level=0.3"], "corruption.level=0.3: expected 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(aetool, workplace, words, problem):
@@ -87,7 +88,7 @@ def test_a_users_model_that_lacks_an_extra_is_a_user_error(aetool, workplace):
     write_model(workplace, "plain", "code = self.linear(x.flatten(1))")
     said = aetool("train", *TINY[:2], "model=plain", "penalty=kl", "threads=1", "--config-dir", "conf")
     assert said.code == 2
-    assert "penalty=kl: it acts on mean, log_variance, which model=plain does not return" in said.err
+    assert "penalty=kl needs outputs `mean` and `log_variance`; model=plain does not provide them" in said.err
 
 
 def test_a_users_model_with_batch_norm_and_a_code_of_steps_is_measured(aetool, workplace):
@@ -122,3 +123,63 @@ class Mine(Autoencoder):
         return self.decoder(code).unflatten(1, (1, 8, 8))
 """
     )
+
+
+SPOILT = -7.0
+
+
+def same(command: str, run: RunFolder) -> list[str]:
+    """The command that measures a TINY run with its own settings."""
+    if command == "train":
+        return ["train", *TINY]
+    keys = ({"evaluate": "evaluation.", "probe": "probe."}[command], "baselines", "threads")
+    return [command, f"run={run.directory}", *[word for word in TINY if word.startswith(keys)]]
+
+
+def spoil(run: RunFolder) -> None:
+    """Changes what the measurements keep, so that using it again shows."""
+    for path in (path for kind in ("evaluate", "probe") for path in run.directory.glob(f"{kind}-*/metrics.json")):
+        kept = json.loads(path.read_text())
+        key = next(key for key in kept if key.endswith(("test/mse", "test/accuracy")))
+        path.write_text(json.dumps(kept | {key: SPOILT}))
+
+
+class TestProtocol:
+    @pytest.fixture
+    def older(self, aetool, workplace, monkeypatch):
+        """A run that was evaluated and probed by the protocol before this one."""
+        with monkeypatch.context() as patch:
+            for module in ("measurement", "evaluate", "probe", "baselines"):
+                patch.setattr(f"aetool.evaluation.{module}.PROTOCOL", PROTOCOL - 1)
+            assert aetool("train", *TINY).code == 0
+        return RunFolder(only_run(workplace))
+
+    @pytest.mark.parametrize("command", ["train", "evaluate", "probe"])
+    def test_what_an_older_one_measured_is_measured_again(self, aetool, older, monkeypatch, command):
+        stages = {"evaluate": "evaluate", "probe-linear": "probe"}
+        assert {older.metrics[stage]["protocol"] for stage in stages} == {PROTOCOL - 1}
+        spoil(older)
+        monkeypatch.setattr("aetool.sweeps.train.pretrain", None)  # a call would raise
+        done = aetool(*same(command, older))
+        assert done.code == 0, done.err
+        assert "already finished" not in done.out
+        for stage, name in stages.items():
+            anew = command in ("train", name)
+            assert older.metrics[stage]["protocol"] == (PROTOCOL if anew else PROTOCOL - 1)
+            assert len(list(older.directory.glob(f"{stage}-*/metrics.json"))) == 1 + anew
+            assert SPOILT not in older.metrics[stage].values()
+
+    @pytest.mark.parametrize(("command", "stage"), [("evaluate", "evaluate"), ("probe", "probe-linear")])
+    def test_overwrite_measures_again(self, aetool, workplace, command, stage):
+        assert aetool("train", *TINY).code == 0
+        run = RunFolder(only_run(workplace))
+        before = run.metrics[stage]
+        spoil(run)
+        words = same(command, run)
+        assert aetool(*words).code == 0
+        assert SPOILT in run.metrics[stage].values()  # as it was kept
+        assert aetool(*words, "overwrite=true").code == 0
+        after = run.metrics[stage]
+        assert after.keys() == before.keys()
+        assert {key for key in after if after[key] != before[key]} <= {"images_per_second"}
+        assert len(list(run.directory.glob(f"{stage}-*/metrics.json"))) == 1

@@ -13,23 +13,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, write_images
+from conftest import TINY, dataset_of, run_in, write_images
 from safetensors.torch import load_file
 from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_cli import WITHOUT_TORCH
 
 from aetool.cli import COMMANDS, COMPOSED, main
-from aetool.commands.finetune import _own
 from aetool.config.completion import candidates
-from aetool.config.compose import compose_points
+from aetool.config.compose import compose_one
+from aetool.config.schema import FinetuneConfig, TrainConfig
 from aetool.data.augmentation import augment
 from aetool.errors import Interrupted
 from aetool.models.base import Batch
 from aetool.models.classifier import Classifier, ClassifierOutput
 from aetool.randomness import generator
-from aetool.storage.run import Run, RunFolder
-from aetool.training.assembly import load_dataset, load_trained
+from aetool.storage.folder import RunFolder
+from aetool.storage.run import Run
+from aetool.sweeps.finetune import _own
+from aetool.training.assembly import load_trained
 from aetool.training.finetune import encoder_layers, layer_of, make_trainer
 from aetool.training.objective import CrossEntropy
 from aetool.training.trainer import Trainer
@@ -92,28 +94,32 @@ def best_weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "checkpoints" / f"step-{best:08d}" / "model.safetensors")
 
 
+def trainer_of(folder: Path, *words: str, parent: Run[TrainConfig] | None = None) -> Trainer:
+    config = _own(compose_one("finetune", FinetuneConfig, words).config, parent)
+    folder.mkdir(exist_ok=True)
+    start = load_trained(parent, torch.device("cpu")) if parent else None
+    return make_trainer(Run(folder, config), start, dataset_of(config), torch.device("cpu"))
+
+
 @pytest.fixture
 def trainer(place):
     made = []
 
     def make(*words: str, parent: bool = True) -> Trainer:
-        point = compose_points("finetune", ["run=outputs/parent", *SHORT, *words] if parent else [*SCRATCH, *words])[0]
-        source = RunFolder(place / "outputs/parent") if parent else None
-        (place / "run").mkdir(exist_ok=True)
-        run = Run(place / "run", _own(point.config, source))
-        start = load_trained(source, torch.device("cpu")) if source else None
-        made.append(make_trainer(run, start, load_dataset(run.config), torch.device("cpu")))
+        source = run_in(place / "outputs/parent") if parent else None
+        base = ["run=outputs/parent", *SHORT] if parent else SCRATCH
+        made.append(trainer_of(place / "run", *base, *words, parent=source))
         return made[-1]
 
     yield make
     for one in made:
-        one.record.close()
+        one.journal.record.close()
 
 
 class TestClassifier:
     def test_logits_are_a_linear_map_of_standardised_features(self, trainer):
         made = trainer()
-        x = made.batch(made.val, torch.arange(5)).x
+        x = made.batches.of(made.batches.val, torch.arange(5)).x
         model = made.model
         code = model.autoencoder.encode(x).detach()
         expected = ((code - model.mean) * model.scale) @ model.head.weight.T + model.head.bias
@@ -133,10 +139,10 @@ class TestClassifier:
         made = trainer(parent=False)
         with torch.no_grad():
             made.model.autoencoder.encoder[-2].weight[0] = 0  # a unit that always says its bias
-            code = made.model.features(made.batch(made.train, torch.arange(65)).x).double().numpy()
+            code = made.model.features(made.batches.training(torch.arange(65), step=0).x).double().numpy()
         from aetool.training.finetune import _standardise
 
-        _standardise(made.model, made.train.images, made.preprocessing, torch.device("cpu"))
+        _standardise(made.model, made.batches.train.images, made.batches.preprocessing, torch.device("cpu"))
         found = (code - made.model.mean.numpy()) * made.model.scale.numpy()
         floor = 0.1 * np.sqrt(code.var(0).mean())
         np.testing.assert_allclose(found.mean(0), 0, atol=1e-5)
@@ -145,12 +151,9 @@ class TestClassifier:
 
     def test_a_map_is_pooled(self, trainer):
         words = ["model=conv", "model.channels=[6,8]", "model.code_size=4", *DATA, *SHORT, "tap=feature_map"]
-        point = compose_points("finetune", [*words, "max_features=9"])[0]
-        (Path("run")).mkdir()
-        run = Run(Path("run"), _own(point.config, None))
-        made = make_trainer(run, None, load_dataset(run.config), torch.device("cpu"))
-        made.record.close()
-        x = made.batch(made.val, torch.arange(3)).x
+        made = trainer_of(Path("run"), *words, "max_features=9")
+        made.journal.record.close()
+        x = made.batches.of(made.batches.val, torch.arange(3)).x
         maps = made.model.autoencoder(x).extras["feature_map"]
         assert maps.shape == (3, 8, 2, 2)
         torch.testing.assert_close(made.model.features(x), maps.mean((2, 3)))
@@ -187,7 +190,7 @@ class TestOptimizer:
         wanted = [list(autoencoder.encoder[0].parameters()), list(autoencoder.encoder[2].parameters())]
         for parameter in autoencoder.parameters():
             parameter.requires_grad_(True)
-        found = encoder_layers(autoencoder, "code", made.batch(made.val, torch.arange(2)).x)
+        found = encoder_layers(autoencoder, "code", made.batches.of(made.batches.val, torch.arange(2)).x)
         assert [[id(p) for p in layer] for layer in found] == [[id(p) for p in layer] for layer in wanted]
         assert not any(parameter.requires_grad for parameter in autoencoder.decoder.parameters())
 
@@ -201,7 +204,7 @@ class TestOptimizer:
 
     def test_learning_rates_fall_from_the_head_to_the_input(self, trainer):
         made = trainer("layer_decay=0.5", "optimizer.lr=0.08", "scheduler=none")
-        made.train_step(made.batch(made.train, torch.arange(16)))
+        made.train_step(made.batches.training(torch.arange(16), made.step))
         groups = made.optimizer.param_groups
         assert [group["lr"] for group in groups] == pytest.approx([0.08, 0.04, 0.02])
         assert [len(group["params"]) for group in groups] == [2, 2, 2]
@@ -213,11 +216,11 @@ class TestOptimizer:
         made = trainer("frozen_epochs=2", "scheduler=none")
         before = {name: value.clone() for name, value in made.model.state_dict().items()}
         for index in range(8):
-            made.train_step(made.batch(made.train, torch.arange(index, index + 16)))
+            made.train_step(made.batches.training(torch.arange(index, index + 16), index))
         after = made.model.state_dict()
         changed = {name for name in before if not torch.equal(before[name], after[name])}
         assert changed == {"head.weight", "head.bias"}
-        made.train_step(made.batch(made.train, torch.arange(16)))
+        made.train_step(made.batches.training(torch.arange(16), made.step))
         after = made.model.state_dict()
         changed = {name.split(".")[1] for name in before if not torch.equal(before[name], after[name])}
         assert changed == {"weight", "bias", "encoder"}
@@ -225,7 +228,7 @@ class TestOptimizer:
     def test_a_step_is_the_written_out_update(self, trainer):
         made = trainer("optimizer=sgd", "optimizer.lr=0.5", "optimizer.momentum=0", "optimizer.nesterov=false")
         made.schedule.factor = lambda step, total: 0.5
-        batch = made.batch(made.train, torch.arange(16))
+        batch = made.batches.training(torch.arange(16), step=0)
         loss = torch.nn.functional.cross_entropy(made.model(batch.x).logits, batch.labels)
         gradients = torch.autograd.grad(loss, made.parameters)
         before = [parameter.detach().clone() for parameter in made.parameters]
@@ -236,27 +239,29 @@ class TestOptimizer:
 
 class TestData:
     def test_a_budget_counts_images_per_class_and_shrinks_the_batch(self, trainer):
-        made = trainer("labels_per_class=2")
-        assert made.train.labels.bincount().tolist() == [2, 2, 2, 2]
-        assert made.val.labels.bincount().tolist() == [2, 2, 2, 1]  # of 7 images
-        assert (made.batch_size, made.steps_per_epoch) == (8, 1)
-        assert not torch.equal(made.train.images, trainer("labels_per_class=2", "seed=1").train.images)
+        batches = trainer("labels_per_class=2").batches
+        assert batches.train.labels.bincount().tolist() == [2, 2, 2, 2]
+        assert batches.val.labels.bincount().tolist() == [2, 2, 2, 1]  # of 7 images
+        assert (batches.batch_size, batches.steps_per_epoch) == (8, 1)
+        other = trainer("labels_per_class=2", "seed=1").batches
+        assert not torch.equal(batches.train.images, other.train.images)
 
     def test_training_images_are_augmented_and_others_are_not(self, trainer):
-        made = trainer("dataset.augmentation.shift=2", "dataset.augmentation.flip=true", parent=False)
+        made = trainer("dataset.augmentation.shift=2", "dataset.augmentation.flip=true", parent=False).batches
         indices = torch.arange(16)
         noise = generator(0, "step", 0)
         changed = augment(made.train.images[:16], True, 2, noise)
         assert not torch.equal(changed, made.train.images[:16])
-        assert torch.equal(made.batch(made.train, indices).x, made.preprocessing.to_input(changed))
-        assert torch.equal(made.batch(made.val, indices[:4]).x, made.preprocessing.to_input(made.val.images[:4]))
-        plain = trainer("dataset.augmentation.shift=2", "augment=false", parent=False)
-        assert torch.equal(plain.batch(plain.train, indices).x, plain.preprocessing.to_input(plain.train.images[:16]))
+        assert torch.equal(made.training(indices, step=0).x, made.preprocessing.to_input(changed))
+        assert torch.equal(made.of(made.val, indices[:4]).x, made.preprocessing.to_input(made.val.images[:4]))
+        plain = trainer("dataset.augmentation.shift=2", "augment=false", parent=False).batches
+        assert torch.equal(plain.training(indices, step=0).x, plain.preprocessing.to_input(plain.train.images[:16]))
 
     def test_augmentation_is_part_of_a_fine_tune_that_uses_it_and_of_no_other_run(self, place):
         def found(command: str, *words: str) -> str:
-            config = compose_points(command, [*SCRATCH, *words])[0].config
-            return Run.of(_own(config, None) if command == "finetune" else config).id
+            if command == "train":
+                return Run.of(compose_one("train", TrainConfig, [*SCRATCH, *words]).config).id
+            return Run.of(_own(compose_one("finetune", FinetuneConfig, [*SCRATCH, *words]).config, None)).id
 
         shift = "dataset.augmentation.shift=1"
         assert found("finetune", "augment=true") != found("finetune", "augment=true", shift)
@@ -269,13 +274,14 @@ def test_the_command_leaves_a_run_with_a_parent(compared, trained, monkeypatch):
     run, metrics = outcome(trained, output="comparison")
     assert run.name.startswith("finetune-dense-arrays-")
     config = json.loads((run / "config.json").read_text())["config"]
-    parent = RunFolder("outputs/parent")
+    parent = run_in("outputs/parent")
     step = parent.metrics["pretrain"]["best_step"]
     weights = parent.directory / "checkpoints" / f"step-{step:08d}" / "model.safetensors"
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert config["parent"] == {"id": parent.id, "step": step, "weights": sha256[:8]}
     assert config["run"] == "parent"
-    assert (config["model"], config["dataset"]) == (parent.config["model"], parent.config["dataset"])
+    assert config["model"] == parent.config.model.model_dump()
+    assert config["dataset"] == parent.config.dataset.model_dump()
     predictions = np.load(run / "predictions.npy")
     assert predictions.shape == (20,)
     assert metrics["test/accuracy"] == pytest.approx((predictions == labels_of_test(trained)).mean())
@@ -316,10 +322,10 @@ def test_it_learns(place, aetool):
 
 def test_the_same_command_again_does_nothing(place, compared, aetool, monkeypatch):
     stamp = {path: path.stat().st_mtime_ns for path in Path("comparison").rglob("*") if path.is_file()}
-    monkeypatch.setattr("aetool.training.finetune.finetune", None)
+    monkeypatch.setattr("aetool.sweeps.finetune.finetune", None)
     again = aetool("finetune", "run=outputs/parent", *SHORT, "control=true", "output=comparison")
     assert again.code == 0, again.err
-    assert again.out.count("finished before") == 2
+    assert again.out.count("already finished") == 2
     assert compared.split("classification")[1] == again.out.split("classification")[1]
     assert {path: path.stat().st_mtime_ns for path in stamp} == stamp
 
@@ -371,7 +377,7 @@ def test_the_control_is_an_ordinary_run_and_the_difference_is_paired_over_test_i
     alone = aetool("finetune", *SCRATCH, "output=comparison")
     run, tuned = outcome(place, output="comparison")
     control, scratch = outcome(place, "scratch", "comparison")
-    assert f"{Path('comparison') / control.name}: finished before" in alone.out
+    assert f"{Path('comparison') / control.name}: already finished" in alone.out
     labels = labels_of_test(place)
     right = [np.load(path / "predictions.npy") == labels for path in (run, control)]
     gaps = right[0].astype(float) - right[1]
@@ -387,7 +393,7 @@ def test_the_control_trains_all_of_its_encoder_from_the_start(place, aetool):
     words = ["run=outputs/parent", *SHORT, "control=true", "layer_decay=0.5", "frozen_epochs=1"]
     assert aetool("finetune", *words).code == 0
     for kind, spared in (("finetune", (0.5, 1)), ("scratch", (1.0, 0))):
-        config = RunFolder(outcome(place, kind)[0]).config
+        config = RunFolder(outcome(place, kind)[0]).saved["config"]
         assert (config["layer_decay"], config["frozen_epochs"]) == spared
 
 
@@ -408,7 +414,7 @@ def test_over_seeds_the_interval_is_students(place, aetool):
         accuracy = {}
         for path in (place / "outputs").glob("*-dense-arrays-*"):
             run = RunFolder(path)
-            if run.config["seed"] == seed:
+            if run.saved["config"]["seed"] == seed:
                 accuracy[path.name.split("-")[0]] = run.metrics["finetune"]["test/accuracy"]
         gaps.append(accuracy["finetune"] - accuracy["scratch"])
     mean = np.mean(gaps)
@@ -436,14 +442,14 @@ def test_pretraining_and_fine_tuning_in_one_command(place, aetool):
     done = aetool("finetune", *words)
     assert done.code == 0, done.err
     (parent,) = (place / "outputs").glob("dense-arrays-*")
-    assert RunFolder(parent).config["trainer"]["epochs"] == 2
-    assert RunFolder(parent).config["penalty"]["terms"].keys() == {"l1"}
+    assert run_in(parent).config.trainer.epochs == 2
+    assert run_in(parent).config.penalty.terms.keys() == {"l1"}
     run, _ = outcome(place)
-    assert RunFolder(run).config["run"] == parent.name
+    assert RunFolder(run).saved["config"]["run"] == parent.name
     assert outcome(place, "scratch")[1]["labels"] == 65
     frozen = RunFolder(parent).metrics["probe-linear"]["code/test/accuracy"]
     assert f"{frozen:.4g}" in done.out.split("classification, tap code")[1]
-    assert "finished before" in aetool("finetune", *words).out
+    assert "already finished" in aetool("finetune", *words).out
 
 
 @pytest.mark.parametrize("command", ["probe", "evaluate", "sample", "encode", "finetune"])
@@ -468,7 +474,7 @@ def test_a_run_that_says_nothing_of_augmentation(place, aetool):
         (["model=dense"], ["dataset: missing; set model=… dataset=…, or run=DIR of a trained run"]),
         (
             ["run=outputs/parent", "model=dense", "dataset.path=x"],
-            ["model: it is that of the run; leave out model=… or run=…", "dataset.path: it is that of the run"],
+            ["model: run=… decides it; leave out model=… or run=…", "dataset.path: run=… decides it"],
         ),
         (["run=nowhere"], ["run=nowhere: not a run folder"]),
         (["run=outputs/begun"], ["run=outputs/begun: its training is running; finish it"]),
@@ -481,15 +487,15 @@ def test_a_run_that_says_nothing_of_augmentation(place, aetool):
             ["run=outputs/parent", "pretrain=true", "frozen_epochs=4", "labels_per_class=1", "label_fraction=0.5"],
             [
                 "pretrain=true: run=… is trained already; leave one of them out",
-                "labels_per_class=1 and label_fraction=0.5: they exclude each other",
+                "labels_per_class=1 and label_fraction=0.5: mutually exclusive",
                 "frozen_epochs=4: at most trainer.epochs=3",
             ],
         ),
         (["run=outputs/parent", "device=nowhere"], ["device=nowhere: not available here"]),
-        (["model=dense", *DATA, "penalty=l1"], ["penalty: it acts on the autoencoder alone; add pretrain=true"]),
+        (["model=dense", *DATA, "penalty=l1"], ["penalty: it only affects pretraining; add pretrain=true"]),
         (
             ["model=pca", *DATA, "control=true"],
-            ["control=true: there is nothing to compare with", "model=pca: it is fitted in closed form; nothing to"],
+            ["control=true: there is nothing to compare with", "model=pca: it is fitted in closed form; there is"],
         ),
         (["model=topk", *DATA, "model.k=2000"], ["model.k=2000: at most model.code_size=1024"]),
         (["model=dense", *DATA, "dataset.augmentation.shift=8"], ["dataset.augmentation.shift=8: expected 0 to 7"]),
@@ -552,14 +558,11 @@ def test_completion():
 
 @pytest.mark.parametrize("model", ["topk", "jumprelu", "vae", "masked"])
 def test_every_kind_of_model_takes_a_step(place, model):
-    point = compose_points("finetune", [f"model={model}", *DATA, *SHORT])[0]
-    Path("run").mkdir()
-    run = Run(Path("run"), _own(point.config, None))
-    made = make_trainer(run, None, load_dataset(run.config), torch.device("cpu"))
+    made = trainer_of(Path("run"), f"model={model}", *DATA, *SHORT)
     before = [parameter.detach().clone() for parameter in made.parameters]
     for index in range(2):
-        made.train_step(made.batch(made.train, torch.arange(index, index + 16)))
-    made.record.close()
+        made.train_step(made.batches.training(torch.arange(index, index + 16), index))
+    made.journal.record.close()
     moved = [not torch.equal(a, b) for a, b in zip(before, made.parameters, strict=True)]
     assert moved[0]
     assert sum(moved) > 2

@@ -3,18 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, only_run
+from conftest import TINY, dataset_of, only_run, run_in
 
 from aetool.config.check import ConfigError
-from aetool.config.compose import compose_one, compose_points
+from aetool.config.compose import compose_one
 from aetool.config.schema import TrainConfig
 from aetool.data.preprocessing import Preprocessing
 from aetool.measures.pca import PCA
 from aetool.measures.reconstruction import ReconstructionMetrics
 from aetool.models.base import Autoencoder
 from aetool.models.pca import PCAModel
-from aetool.storage.run import Run, RunFolder
-from aetool.training.assembly import load_dataset, load_trained, make_model
+from aetool.storage.run import Run
+from aetool.training.assembly import load_trained, make_model
 from aetool.training.pretrain import make_trainer
 
 CLOSED = [word for word in TINY if "widths" not in word and word != "model=dense"] + ["model=pca"]
@@ -74,7 +74,7 @@ def test_pca_is_counted_and_loads_into_zeros():
 def test_a_closed_form_run_takes_no_step_and_is_measured(workplace, aetool):
     done = aetool("train", *CLOSED, "baselines=true")
     assert done.code == 0, done.err
-    run = RunFolder(only_run(workplace))
+    run = run_in(only_run(workplace))
     assert run.status["state"] == "completed"
     assert run.metrics["pretrain"]["best_step"] == 0
     assert [path.name for path in (run.directory / "checkpoints").iterdir()] == ["step-00000000"]
@@ -84,16 +84,16 @@ def test_a_closed_form_run_takes_no_step_and_is_measured(workplace, aetool):
     probed = run.metrics["probe-linear"]
     assert probed["code/test/accuracy"] == probed["pca/test/accuracy"]
     assert load_trained(run, torch.device("cpu")).checkpoint.step == 0
-    assert "finished before" in aetool("train", *CLOSED, "baselines=true").out
+    assert "already finished" in aetool("train", *CLOSED, "baselines=true").out
 
 
 def test_a_closed_form_run_goes_on_after_its_checkpoint(workplace):
     config = compose_one("train", TrainConfig, CLOSED).config
-    dataset, run = load_dataset(config), Run(workplace / "run", config)
+    dataset, run = dataset_of(config), Run(workplace / "run", config)
     run.directory.mkdir()
     trainers = [make_trainer(run, dataset, torch.device("cpu")) for _ in range(2)]
     first = trainers[0].fit()
-    trainers[1].restore(trainers[1].checkpoints.newest())
+    trainers[1].restore(trainers[1].journal.checkpoints.newest())
     assert trainers[1].finished
     again = trainers[1].fit()
     assert {key: first[key] for key in ("val/loss", "best_step", "epochs")} == {
@@ -101,13 +101,13 @@ def test_a_closed_form_run_goes_on_after_its_checkpoint(workplace):
     }
     assert first["val/loss"] == pytest.approx(trainers[0].evaluate(dataset.val)["loss"])
     for trainer in trainers:
-        trainer.record.close()
+        trainer.journal.record.close()
 
 
 @pytest.mark.parametrize(("words", "key"), [(["loss=bce"], "loss"), (["penalty=l1"], "penalty")])
 def test_what_pca_cannot_do_is_refused(words, key):
     with pytest.raises(ConfigError, match=f"^{key}.*pca"):
-        compose_points("train", ["model=pca", *words])
+        compose_one("train", TrainConfig, ["model=pca", *words])
 
 
 def test_a_linear_autoencoder_converges_to_the_subspace_of_pca():

@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from aetool.data.budget import labelled
 from aetool.data.dataset import Dataset, Split
 from aetool.evaluation.baselines import Baselines
+from aetool.evaluation.classify import Budget, classify
 from aetool.evaluation.features import PLAIN
-from aetool.evaluation.probe import Budget, classify
 from aetool.probes.base import Fitted, Labelled, Probe, calibration_error, judge
 from aetool.probes.linear import Linear
 from aetool.randomness import generator
@@ -210,7 +210,7 @@ class TestCommand:
             (["probe.label_fraction=1.5"], "probe.label_fraction=1.5: expected a finite number > 0 and ≤ 1"),
             (
                 ["probe.label_fraction=0.5", "probe.labels_per_class=3"],
-                "probe.labels_per_class=3 and probe.label_fraction=0.5: they exclude each other",
+                "probe.labels_per_class=3 and probe.label_fraction=0.5: mutually exclusive",
             ),
         ],
     )

@@ -24,14 +24,15 @@ from aetool.cli import main
 kind, moment, words = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 number = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM, "INT": signal.SIGINT}.get(kind)
 if kind == "write":  # killed inside the write of a checkpoint, at its n-th sync
-    import aetool.storage.checkpoint as checkpoint
-    sync, count = checkpoint._sync, []
+    import aetool.files as files
+    sync, count = files.sync, []
     def dying(path):
-        count.append(path)
+        if "checkpoints" in path.parts:
+            count.append(path)
         if len(count) == moment:
             os.kill(os.getpid(), signal.SIGKILL)
         sync(path)
-    checkpoint._sync = dying
+    files.sync = dying
 else:
     after = trainer.Trainer.after_step
     def dying(self):

@@ -7,12 +7,15 @@ import sys
 import pytest
 
 from aetool.config.compose import compose_one
+from aetool.config.identity import digest
 from aetool.config.schema import TrainConfig
 from aetool.errors import Interrupted, UserError
-from aetool.storage.run import Run, RunFolder, write_json
+from aetool.files import write_json
+from aetool.storage.folder import RunFolder
+from aetool.storage.run import Run
 
 
-def config(*words: str) -> dict:
+def config(*words: str) -> TrainConfig:
     return compose_one("train", TrainConfig, list(words)).config
 
 
@@ -41,8 +44,6 @@ def test_the_id_is_of_what_decides_the_weights():
 def test_the_id_is_pinned():
     """Old folders must be found again; a change here makes every run of every user a new one."""
     plain = {"b": 1, "a": [1.5, None, "ü"]}
-    from aetool.storage.run import digest
-
     assert digest(plain) == digest(json.loads(json.dumps(plain)))
     assert digest({"a": [1.5, None, "ü"], "b": 1}) == digest(plain)
     assert digest({"b": 2}) != digest({"b": 1})
@@ -75,15 +76,16 @@ def test_another_config_under_the_same_name_is_refused_with_the_difference(workp
         pass
     assert "seed: 0 → 3" in str(error.value)
     assert "model.code_size: 1024 → 9" in str(error.value)
-    with Run.of(config("name=mine", "seed=3")).claim(overwrite=True):
+    with Run.of(config("name=mine", "seed=3", "overwrite=true")).claim():
         pass
-    assert RunFolder(workplace / "outputs/mine").config["seed"] == 3
+    assert RunFolder(workplace / "outputs/mine").saved["config"]["seed"] == 3
 
 
 def test_overwrite_spares_folders_that_are_no_runs(workplace):
     (workplace / "outputs/mine").mkdir(parents=True)
     (workplace / "outputs/mine/thesis.tex").write_text("five years of work")
-    with pytest.raises(UserError, match="not empty and not a run folder"), Run.of(config("name=mine")).claim(True):
+    run = Run.of(config("name=mine", "overwrite=true"))
+    with pytest.raises(UserError, match="not empty and not a run folder"), run.claim():
         pass
     assert (workplace / "outputs/mine/thesis.tex").exists()
 
@@ -93,7 +95,7 @@ def test_overwrite_removes_only_what_runs_write(workplace):
     with run.claim():
         (run.directory / "notes.txt").write_text("mine")
         (run.directory / "checkpoints").mkdir()
-    with run.claim(overwrite=True):
+    with Run.of(config("name=mine", "overwrite=true")).claim():
         assert not (run.directory / "checkpoints").exists()
     assert (run.directory / "notes.txt").read_text() == "mine"
 
@@ -106,7 +108,7 @@ def test_an_unreadable_config_is_not_taken_for_none(workplace):
         (run.directory / "config.json").write_text(damaged)
         with pytest.raises(UserError, match=r"config\.json: cannot be read"), run.claim():
             pass
-    with run.claim(overwrite=True):
+    with Run.of(config("overwrite=true")).claim():
         pass
 
 
@@ -127,10 +129,11 @@ def test_a_name_is_one_folder(name):
 def test_two_processes_cannot_hold_one_run(workplace):
     run = Run.of(config())
     code = (
-        "import sys; from aetool.storage.run import Run; from aetool.config.compose import compose_points\n"
+        "import sys; from aetool.storage.run import Run; from aetool.config.compose import compose_one\n"
+        "from aetool.config.schema import TrainConfig\n"
         "from aetool.errors import UserError\n"
         "try:\n"
-        "    with Run.of(compose_points('train', [])[0].config).claim(): pass\n"
+        "    with Run.of(compose_one('train', TrainConfig).config).claim(): pass\n"
         "except UserError as error: print(error); sys.exit(2)\n"
     )
     with run.claim():

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, only_run, write_images
+from conftest import TINY, dataset_of, only_run, run_in, write_images
 from torch import Tensor
 
 import aetool as package
@@ -24,8 +24,7 @@ from aetool.evaluation.latents import Gaussian, Mixture, Noise, Prior, principal
 from aetool.measures.quantization import Quantizer, bytes_per_code
 from aetool.models.base import Autoencoder
 from aetool.randomness import generator
-from aetool.storage.folder import RunFolder
-from aetool.training.assembly import Trained, load_dataset, load_trained
+from aetool.training.assembly import Trained, load_trained
 
 CPU = torch.device("cpu")
 SIGMAS = 5  # standard errors that an estimate may be off
@@ -235,7 +234,7 @@ class TestSampleCommand:
         arrays = np.load(folder / "samples.npz")
         assert arrays["images"].shape == (10, 1, 8, 8)
         assert arrays["images"].dtype == np.uint8
-        trained = load_trained(RunFolder(run), CPU)
+        trained = load_trained(run_in(run), CPU)
         with torch.no_grad():
             decoded = trained.preprocessing.to_pixels(trained.model.decode(torch.from_numpy(arrays["codes"])))
         np.testing.assert_array_equal(arrays["images"], (decoded.clamp(0, 1) * 255).round().byte().numpy())
@@ -245,7 +244,7 @@ class TestSampleCommand:
         first = aetool(*words)
         assert first.code == 0, first.err
         stamp = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-        monkeypatch.setattr("aetool.training.assembly.load_dataset", None)
+        monkeypatch.setattr("aetool.evaluation.session.load_dataset", None)
         again = aetool(*words)
         assert (again.code, again.out) == (0, first.out)
         assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == stamp
@@ -269,9 +268,9 @@ class TestSampleCommand:
             (["sample", "run=.", "latent=noise", "latent.level=-1"], "latent.level=-1: expected a finite number ≥ 0"),
             (["sample", "run=.", "tap=code"], "tap: unknown key"),
             (["encode"], "run: missing; set run="),
-            (["encode", "run=.", "splits=[valid]"], "splits[0]=valid: choices: train, val, test"),
-            (["encode", "run=.", "splits=[]"], "splits=[]: name each of"),
-            (["encode", "run=.", "splits=[val,val]"], "splits=[val,val]: name each of"),
+            (["encode", "run=.", "splits=[valid]"], "splits[0]=valid: expected train or val or test"),
+            (["encode", "run=.", "splits=[]"], "splits=[]: name one or more of"),
+            (["encode", "run=.", "splits=[val,val]"], "splits=[val,val]: name one or more of"),
             (["encode", "run=.", "file=codes.txt"], "file=codes.txt: expected a name that ends in .npz"),
             (["encode", "-m", "run=a,b", "file=x.npz"], "file=x.npz: several runs"),
         ],
@@ -321,7 +320,7 @@ class TestEncodeCommand:
     def test_the_same_command_again_writes_nothing(self, run, workplace, aetool, monkeypatch):
         aetool("encode", f"run={run}")
         stamp = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-        monkeypatch.setattr("aetool.training.assembly.load_dataset", None)
+        monkeypatch.setattr("aetool.evaluation.session.load_dataset", None)
         again = aetool("encode", f"run={run}")
         assert again.code == 0, again.err
         assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == stamp
@@ -420,8 +419,8 @@ class TestQuantization:
         assert bytes_per_code(torch.tensor(nonzero), units) == expected
 
     def test_the_row_of_a_run(self, run):
-        opened = RunFolder(run)
-        trained, dataset = load_trained(opened, CPU), load_dataset(opened.config)
+        opened = run_in(run)
+        trained, dataset = load_trained(opened, CPU), dataset_of(opened.config)
         found = compression(trained, dataset, CPU, lambda: None)
         network = package.load(run)
         val, test = (network.encode(part.images.numpy()).astype(np.float64) for part in (dataset.val, dataset.test))

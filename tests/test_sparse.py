@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, only_run
+from conftest import TINY, dataset_of, only_run
 from torch.distributions import Bernoulli, kl_divergence
 
 from aetool.config.compose import compose_one
@@ -26,8 +26,8 @@ from aetool.models.wta import WTA
 from aetool.penalties.auxk import AuxK
 from aetool.penalties.l0 import L0
 from aetool.penalties.sparsity import L1, HoyerSquare, KLSparsity, Log, ReLUSum
-from aetool.storage.run import Run, RunFolder
-from aetool.training.assembly import load_dataset
+from aetool.storage.folder import RunFolder
+from aetool.storage.run import Run
 from aetool.training.objective import LAMBDAS, Objective, Term
 from aetool.training.pretrain import make_trainer
 
@@ -530,7 +530,7 @@ def test_training_goes_on_from_its_state_to_the_same_bits(workplace, words):
     own = [word for word in TINY if not word.startswith("model")]
     size = [] if words[0] == "model=conv_wta" else ["model.code_size=16"]
     config = compose_one("train", TrainConfig, [*own, *size, *words]).config
-    dataset = load_dataset(config)
+    dataset = dataset_of(config)
 
     def made(name: str):
         (workplace / name).mkdir()
@@ -539,7 +539,8 @@ def test_training_goes_on_from_its_state_to_the_same_bits(workplace, words):
     def train(trainer, steps: int) -> dict[str, torch.Tensor]:
         trainer.model.train()
         for _ in range(steps):
-            trainer.train_step(trainer.batch(trainer.train, torch.arange(16) + 16 * (trainer.step % 4)))
+            indices = torch.arange(16) + 16 * (trainer.step % 4)
+            trainer.train_step(trainer.batches.training(indices, trainer.step))
         return dict(trainer.model.state_dict()) | dict(trainer.objective.state_dict())
 
     first, second = made("first"), made("second")
@@ -553,7 +554,7 @@ def test_training_goes_on_from_its_state_to_the_same_bits(workplace, words):
     for name, tensor in expected.items():
         assert torch.equal(tensor, found[name]) if isinstance(tensor, torch.Tensor) else tensor == found[name], name
     for trainer in (first, second):
-        trainer.record.close()
+        trainer.journal.record.close()
 
 
 @pytest.mark.parametrize(
@@ -562,8 +563,8 @@ def test_training_goes_on_from_its_state_to_the_same_bits(workplace, words):
         (["model=topk", "model.k=2000"], "model.k=2000: at most model.code_size=1024"),
         (["model=batch_topk", "model.k=2000"], "model.k=2000: at most model.code_size=1024"),
         (["model=sparse", "penalty=kl_sparsity"], "model.code_activation=sigmoid"),
-        (["model=sparse", "penalty=l0"], "acts on active, which model=sparse does not return"),
-        (["model=conv_wta", "penalty=auxk"], "acts on pre_activation, which model=conv_wta does not return"),
+        (["model=sparse", "penalty=l0"], "needs outputs `active`; model=sparse does not provide it"),
+        (["model=conv_wta", "penalty=auxk"], "needs outputs `pre_activation`; model=conv_wta does not provide it"),
     ],
 )
 def test_what_makes_no_sense_is_refused(workplace, aetool, words, problem):

@@ -4,15 +4,16 @@ import json
 
 import pytest
 import torch
-from conftest import TINY, only_run
+from conftest import TINY, dataset_of, only_run
 
 from aetool.config.compose import compose_one
 from aetool.config.schema import TrainConfig
+from aetool.data.dataset import Split
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import NonFiniteError
 from aetool.randomness import derive, generator, seeded
-from aetool.storage.run import Run, RunFolder
-from aetool.training.assembly import load_dataset
+from aetool.storage.folder import RunFolder
+from aetool.storage.run import Run
 from aetool.training.pretrain import make_trainer
 
 
@@ -23,16 +24,16 @@ def trainer(workplace):
     def make(*words: str):
         config = compose_one("train", TrainConfig, [*TINY, *words]).config
         (workplace / "run").mkdir(exist_ok=True)
-        made.append(make_trainer(Run(workplace / "run", config), load_dataset(config), torch.device("cpu")))
+        made.append(make_trainer(Run(workplace / "run", config), dataset_of(config), torch.device("cpu")))
         return made[-1]
 
     yield make
     for one in made:
-        one.record.close()
+        one.journal.record.close()
 
 
 def rows(trainer) -> list[dict]:
-    lines = (trainer.record.directory / "metrics.jsonl").read_text().splitlines()
+    lines = (trainer.journal.record.directory / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 
 
@@ -61,7 +62,7 @@ def test_a_step_is_the_written_out_update(trainer):
     made = trainer(
         "optimizer=sgd", "optimizer.lr=0.5", "optimizer.momentum=0", "optimizer.nesterov=false", "scheduler=none"
     )
-    batch = made.batch(made.train, torch.arange(16))
+    batch = made.batches.training(torch.arange(16), step=0)
     before = {name: value.clone() for name, value in made.model.named_parameters()}
     loss = torch.nn.functional.mse_loss(made.model(batch.x).reconstruction, batch.x)
     gradients = torch.autograd.grad(loss, list(made.model.parameters()))
@@ -74,7 +75,7 @@ def test_clipping_bounds_the_step(trainer):
     words = ["optimizer=sgd", "optimizer.lr=1.0", "optimizer.momentum=0", "optimizer.nesterov=false", "scheduler=none"]
     made = trainer(*words, "trainer.clip_norm=1e-3")
     before = [parameter.clone() for parameter in made.model.parameters()]
-    made.train_step(made.batch(made.train, torch.arange(16)))
+    made.train_step(made.batches.training(torch.arange(16), step=made.step))
     moved = torch.cat([(p - b).flatten() for p, b in zip(made.model.parameters(), before, strict=True)]).norm()
     assert moved.item() == pytest.approx(1e-3, rel=1e-3)
 
@@ -103,7 +104,7 @@ def test_best_is_by_validation_and_survives_worse_epochs(trainer):
             parameter.add_(10)
     made.fit()
     assert made.best_step == 8
-    assert made.checkpoints.at(8) is not None
+    assert made.journal.checkpoints.at(8) is not None
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
@@ -115,13 +116,14 @@ def test_what_is_not_finite_stops_before_the_update(trainer, where):
         made.objective.loss = lambda reconstruction, x: (reconstruction - reconstruction).pow(2).sum().sqrt()
     before = [parameter.clone() for parameter in made.model.parameters()]
     with pytest.raises(NonFiniteError, match=r"step 0.*optimizer\.lr"):
-        made.train_step(made.batch(made.train, torch.arange(16)))
+        made.train_step(made.batches.training(torch.arange(16), step=made.step))
     assert all(torch.equal(b, p) for b, p in zip(before, made.model.parameters(), strict=True))
 
 
 def test_a_validation_loss_that_is_not_finite_is_an_error(trainer):
     made = trainer()
-    made.val = made.val._replace(images=made.val.images[:0].new_zeros(3, *made.val.images.shape[1:]))
+    val = made.batches.val
+    made.batches.val = Split(val.images.new_zeros(3, *val.images.shape[1:]), None)
     loss = made.objective.loss
     made.objective.loss = lambda reconstruction, x: loss(reconstruction, x) * (1 if len(x) > 3 else float("nan"))
     with pytest.raises(NonFiniteError, match=r"validation after epoch 1: loss nan; lower optimizer\.lr"):
@@ -138,9 +140,9 @@ def test_divergence_is_exit_3_and_the_run_says_failed(workplace, aetool):
 
 def test_validation_does_not_depend_on_how_it_is_batched(trainer, monkeypatch):
     made = trainer("penalty=l1")
-    whole = made.evaluate(made.train)
+    whole = made.evaluate(made.batches.train)
     monkeypatch.setattr("aetool.training.trainer.BATCH", 7)
-    assert made.evaluate(made.train) == pytest.approx(whole, rel=1e-5)
+    assert made.evaluate(made.batches.train) == pytest.approx(whole, rel=1e-5)
 
 
 def test_evaluation_disturbs_no_randomness(trainer):
@@ -150,7 +152,7 @@ def test_evaluation_disturbs_no_randomness(trainer):
     after = torch.rand(1)
     torch.manual_seed(123)
     finish = watched._finish_epoch
-    watched._finish_epoch = lambda: (watched.evaluate(watched.train), finish())
+    watched._finish_epoch = lambda: (watched.evaluate(watched.batches.train), finish())
     watched.fit()
     assert torch.equal(after, torch.rand(1))
     for one, two in zip(quiet.model.parameters(), watched.model.parameters(), strict=True):
@@ -200,6 +202,6 @@ def test_dropout_is_a_function_of_the_step(trainer):
         made.model.encoder.insert(0, torch.nn.Dropout(0.5))
         for _ in range(3):
             torch.rand(disturb)
-            made.train_step(made.batch(made.train, torch.arange(16)))
+            made.train_step(made.batches.training(torch.arange(16), step=made.step))
         losses.append(made.sums["loss"].item())
     assert losses[0] == losses[1]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from conftest import TINY
+from conftest import TINY, dataset_of
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from aetool.config.compose import compose_one
@@ -18,7 +18,6 @@ from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.models.vae import ConvVAE, DenseVAE
 from aetool.penalties.variational import KL, divergence
 from aetool.storage.run import Run
-from aetool.training.assembly import load_dataset
 from aetool.training.objective import Objective, Term
 from aetool.training.pretrain import make_trainer
 
@@ -258,29 +257,29 @@ def test_collapse_names_the_keys():
 @pytest.mark.parametrize("model", ["vae", "conv_vae"])
 def test_presets_bring_their_penalty_and_loss_and_a_users_choice_wins(model):
     config = compose_one("train", TrainConfig, [f"model={model}"]).config
-    assert list(config["penalty"]["terms"]) == ["kl"]
-    assert config["loss"]["logits"]
-    assert config["dataset"]["standardize"] is False
+    assert list(config.penalty.terms) == ["kl"]
+    assert config.loss.logits
+    assert config.dataset.standardize is False
     chosen = compose_one("train", TrainConfig, [f"model={model}", "loss=gaussian", "penalty=none"]).config
-    assert not chosen["loss"]["logits"]
-    assert chosen["dataset"]["standardize"] is True
-    assert chosen["penalty"]["terms"] == {}
+    assert not chosen.loss.logits
+    assert chosen.dataset.standardize is True
+    assert chosen.penalty.terms == {}
 
 
 def test_training_raises_the_bound(workplace):
     words = [word for word in TINY if "model" not in word and "epochs" not in word]
     config = compose_one("train", TrainConfig, [*words, "model=vae", "model.widths=[32]", "trainer.epochs=160"]).config
-    dataset = load_dataset(config)
+    dataset = dataset_of(config)
     (workplace / "run").mkdir()
     trainer = make_trainer(Run(workplace / "run", config), dataset, torch.device("cpu"))
-    before = trainer.evaluate(trainer.val)
+    before = trainer.evaluate(dataset.val)
     trainer.model.train()
-    for _ in range(160):
-        trainer.train_step(trainer.batch(trainer.train, torch.arange(64)))
-    trainer.record.close()
-    after = trainer.evaluate(trainer.val)
+    for step in range(160):
+        trainer.train_step(trainer.batches.training(torch.arange(64), step))
+    trainer.journal.record.close()
+    after = trainer.evaluate(dataset.val)
     found = likelihood(
-        trainer.model.eval(), trainer.preprocessing, dataset.val.images, dataset.val.images, 200, seeded()
+        trainer.model.eval(), trainer.batches.preprocessing, dataset.val.images, dataset.val.images, 200, seeded()
     )
     assert after["loss"] < 0.95 * before["loss"]
     assert -found["elbo"] / 64 == pytest.approx(after["loss"], rel=0.05)

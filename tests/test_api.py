@@ -1,0 +1,109 @@
+"""The package from Python: every command as a function, and what a notebook shows."""
+
+import inspect
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+from conftest import TINY
+
+import aetool
+from aetool.errors import UserError
+
+PUBLIC = {"compare", "evaluate", "finetune", "load", "probe", "runs", "train"}
+EVALUATION = [word for word in TINY if word.startswith("evaluation.")] + ["baselines=false", "threads=1"]
+PROBE = ["probe=ridge", "probe.l2=[0.1]", "baselines=false", "threads=1"]
+FINETUNE = ["trainer.epochs=2", "trainer.batch_size=16", "threads=1"]
+
+
+@pytest.fixture
+def run(workplace):
+    return aetool.train([*TINY, "name=mine"])
+
+
+def test_the_package_shows_its_functions_and_no_more():
+    assert set(dir(aetool)) == PUBLIC | {"__version__"}
+    assert aetool.__version__ == version("aetool")
+    for name in PUBLIC:
+        function = getattr(aetool, name)
+        assert function.__name__ == name
+        assert inspect.getdoc(function), name
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = aetool.trian
+
+
+def test_train_returns_a_finished_run_and_finds_it_again(run, monkeypatch):
+    assert str(run.directory) == "outputs/mine"
+    assert run.status["state"] == "completed"
+    assert run.config.model.arguments["code_size"] == 4
+    assert {"pretrain", "evaluate", "probe-linear"} == set(run.metrics)
+    monkeypatch.setattr("aetool.sweeps.train.pretrain", None)
+    assert aetool.train([*TINY, "name=mine"]).metrics == run.metrics
+
+
+def test_evaluate_and_probe_take_a_run_or_its_folder(run):
+    found = aetool.evaluate(run, EVALUATION)
+    assert found == run.metrics["evaluate"]
+    assert aetool.evaluate("outputs/mine", EVALUATION) == found
+    probed = aetool.probe(run.directory, PROBE)
+    assert probed == run.metrics["probe-ridge"]
+    assert 0 <= probed["code/test/accuracy"] <= 1
+
+
+def test_finetune_returns_its_metrics_beside_the_control(run):
+    result = aetool.finetune([f"run={run.directory}", *FINETUNE, "control=true"])
+    assert list(result.metrics) == ["fine-tuned", "from scratch", "frozen, linear probe"]
+    tuned, scratch = result.runs
+    assert tuned.metrics["finetune"] == result.metrics["fine-tuned"]
+    accuracies = [one.metrics["finetune"]["test/accuracy"] for one in (tuned, scratch)]
+    assert result.gap.mean == pytest.approx(accuracies[0] - accuracies[1])
+    assert tuned.config.parent.id == run.id
+    assert result.pretrained is None
+
+
+def test_compare_and_runs_see_every_run(run):
+    aetool.train([*TINY, "seed=1"])
+    comparison = aetool.compare(where=["model.name=dense"])
+    (group,) = comparison.groups
+    assert len(group.rows) == 2
+    rows = aetool.runs()
+    assert {row["seed"] for row in rows} == {0, 1}
+    (mine,) = aetool.runs("outputs/mine")
+    assert mine["evaluate/test/mse"] == run.metrics["evaluate"]["test/mse"]
+
+
+def test_load_encodes_new_images(run, workplace):
+    images = np.load(workplace / "images.npz")["test_images"][:, None]
+    assert aetool.load(run.directory).encode(images).shape == (20, 4)
+
+
+def test_what_is_wrong_raises_before_any_work(workplace):
+    with pytest.raises(UserError, match=r"model\.code_sise: unknown key; did you mean model\.code_size\?"):
+        aetool.train([*TINY, "model.code_sise=3"])
+    with pytest.raises(UserError, match="several values"):
+        aetool.train([*TINY, "seed=0,1"])
+    for function in (aetool.evaluate, aetool.probe, aetool.load):
+        with pytest.raises(UserError, match="run=nowhere: not a run folder"):
+            function("nowhere")
+    assert not (workplace / "outputs").exists()
+
+
+def test_each_result_says_what_it_is(run):
+    assert repr(run) == "<Run outputs/mine: completed>"
+    assert repr(aetool.load(run.directory)) == "<Dense of outputs/mine: 1,172 parameters>"
+    assert repr(aetool.compare()) == "<Comparison: Runs of outputs; 1 runs in 1 groups>"
+
+
+def test_a_notebook_shows_tables(run):
+    probed = aetool.probe(run, PROBE)
+    tuned = aetool.finetune([f"run={run.directory}", *FINETUNE])
+    for result, named in (
+        (run, "evaluate/test/mse"),
+        (probed, "code/test/accuracy"),
+        (tuned, "fine-tuned"),
+        (aetool.compare(), "penalty.weight"),
+    ):
+        table = result._repr_html_()
+        assert table.count("<table") == table.count("</table>") >= 1
+        assert named in table
+    assert f"{probed['code/test/accuracy']:.6g}" in probed._repr_html_()

@@ -12,9 +12,11 @@ from aetool.config.completion import candidates
 from aetool.config.tree import config_tree
 
 FAILING = """
-from torch import nn
+from aetool.models.base import Autoencoder
 
-class Failing(nn.Module):
+class Failing(Autoencoder):
+    encode = decode = None
+
     def __init__(self, image_shape):
         raise RuntimeError("only square images")
 """

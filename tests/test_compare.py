@@ -264,7 +264,7 @@ class TestSweep:
             raise KeyboardInterrupt
 
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("aetool.commands.train.train", killed)
+        monkeypatch.setattr("aetool.commands.train.bring_to_end", killed)
         assert aetool("train", "-m", "seed=3,4").code == 130
         (folder,) = (tmp_path / "outputs").iterdir()
         done = aetool("compare", str(folder))

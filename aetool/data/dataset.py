@@ -58,8 +58,23 @@ class Arrays(NamedTuple):
     fingerprint: str = ""
     source: str = ""
 
+    @classmethod
+    def divided(
+        cls,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.integer[Any]] | None,
+        test: NDArray[np.bool_],
+        class_names: list[str],
+        source: str,
+    ) -> "Arrays":
+        """Images and labels divided into train and test by the mask `test` (N,)."""
+        train_labels, test_labels = (None, None) if labels is None else (labels[~test], labels[test])
+        return cls(images[~test], train_labels, images[test], test_labels, class_names, source=source)
 
-ARRAY_NAMES = ("train_images", "train_labels", "test_images", "test_labels")
+    @property
+    def present(self) -> dict[str, NDArray[Any]]:
+        """The arrays by name, without labels that are None."""
+        return {name: value for name, value in self._asdict().items() if isinstance(value, np.ndarray)}
 
 
 def split(arrays: Arrays, val_fraction: float) -> Dataset:
@@ -151,15 +166,13 @@ def array_sha256(array: NDArray[Any]) -> str:
 
 def hashes(arrays: Arrays) -> dict[str, str]:
     """SHA-256 per array that is present."""
-    present = {name: getattr(arrays, name) for name in ARRAY_NAMES}
-    return {name: array_sha256(array) for name, array in present.items() if array is not None}
+    return {name: array_sha256(array) for name, array in arrays.present.items()}
 
 
 def fingerprint(arrays: Arrays, sha256: dict[str, str] | None = None) -> str:
     """SHA-256 over shape, type and content of every array and the class names; pass `sha256` when it is known."""
-    sha256 = hashes(arrays) if sha256 is None else sha256
-    present = {name: getattr(arrays, name) for name in sha256}
-    content = [[name, list(array.shape), array.dtype.str, sha256[name]] for name, array in present.items()]
+    sha256 = sha256 or hashes(arrays)
+    content = [[name, list(array.shape), array.dtype.str, sha256[name]] for name, array in arrays.present.items()]
     return hashlib.sha256(json.dumps([content, arrays.class_names]).encode()).hexdigest()
 
 

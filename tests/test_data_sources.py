@@ -434,7 +434,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(
     content = pickle.dumps({"data": Malicious(tmp_path / "ran"), "labels": []}, protocol=2)
     if known_md5:
         monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", hashlib.md5(content).hexdigest()]])
-    with pytest.raises((pickle.UnpicklingError, DataError), match="refused to unpickle" if known_md5 else "MD5 is"):
+    with pytest.raises(DataError, match="refused to unpickle" if known_md5 else "MD5 is"):
         cifar10.read_python_batch("test_batch", content)
     assert not (tmp_path / "ran").exists()
     pickle.loads(content)

@@ -4,11 +4,11 @@ A folder is complete or absent. Every array's SHA-256 is verified on every load.
 """
 
 import glob
+import itertools
 import logging
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,10 +82,17 @@ def is_prepared(name: str, cache_dir: Path) -> bool:
 
 
 def load(name: str, cache_dir: Path) -> Arrays:
-    """The prepared arrays by memory map, each verified against the manifest; DataError names the damaged file."""
+    """The prepared arrays by memory map, each verified against the manifest; DataError names every damaged file."""
     folder = cache_dir / name
     manifest = read_manifest(folder)
-    arrays = {key: load_array(folder, key, stored) for key, stored in manifest.arrays.items()}
+    arrays, problems = {}, []
+    for key, stored in manifest.arrays.items():
+        try:
+            arrays[key] = _load_array(folder, key, stored)
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError("\n".join(problems))
     found = Arrays(
         train_images=arrays["train_images"],
         train_labels=arrays.get("train_labels"),
@@ -110,8 +117,7 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def load_array(folder: Path, key: str, stored: StoredArray) -> NDArray[Any]:
-    """One array by memory map, verified against its manifest entry; DataError names the file."""
+def _load_array(folder: Path, key: str, stored: StoredArray) -> NDArray[Any]:
     path = folder / f"{key}.npy"
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -155,18 +161,16 @@ def _locked(name: str, cache_dir: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     lock = FileLock(cache_dir / f".{name}.lock")
-    waited = False
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        while not lock.is_locked:
+        for attempt in itertools.count():
             try:
-                lock.acquire(timeout=0)
+                lock.acquire(timeout=LOCK_POLL_SECONDS)
+                break
             except Timeout:
-                if not waited:
+                if attempt == 0:
                     logger.warning("%s: another process is preparing it; waiting", name)
-                waited = True
                 poll_signals()
-                time.sleep(LOCK_POLL_SECONDS)
     except OSError as error:
         raise DataError(
             f"cannot write the dataset cache {cache_dir}: {error.strerror}. AETOOL_CACHE names another folder."

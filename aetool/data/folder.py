@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -59,11 +60,8 @@ def folder(
     found = _listing(root)
     parameters = [DECODING_VERSION, str(root), list(image_size), channels, test_fraction, on_error]
     key = hashlib.sha256(json.dumps([parameters, found]).encode()).hexdigest()[:16]
-    return prepared(
-        f"folder-{key}",
-        cache_dir,
-        lambda: _decode(root, found, image_size, channels, test_fraction, on_error == "skip"),
-    )
+    decode = partial(_decode, root, found, image_size, channels, test_fraction, on_error == "skip")
+    return prepared(f"folder-{key}", cache_dir, decode)
 
 
 def _listing(root: Path) -> list[Found]:
@@ -92,17 +90,14 @@ def _in_classes(part: str, root: Path, classes: list[Path]) -> list[Found]:
         raise DataError(f"{root}: holds no class folders; expected {root / '<class>'}/*.png")
     if len(classes) == 1 and part != "test":
         raise DataError(f"{root}: holds one class folder only ({classes[0].name}), at least 2 are needed")
-    found = []
-    empty = []
-    for folder in classes:
-        images = _images(folder)
-        if not images:
-            empty.append(str(folder))
-        stats = [(path, path.stat()) for path in images]
-        found += [Found(part, folder.name, str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
-    if empty:
+    images = {folder: [(path, path.stat()) for path in _images(folder)] for folder in classes}
+    if empty := [str(folder) for folder, paths in images.items() if not paths]:
         raise DataError(f"class folders without images: {', '.join(empty[:MAX_LISTED])}; fill or remove them")
-    return found
+    return [
+        Found(part, folder.name, str(path), stat.st_size, stat.st_mtime_ns)
+        for folder, paths in images.items()
+        for path, stat in paths
+    ]
 
 
 def _images(folder: Path) -> list[Path]:
@@ -122,25 +117,22 @@ def _decode(
     logger.info("%s: decoding %d images to %d×%d …", root, len(found), height, width)
     class_names = sorted({file.class_name for file in found})
     images = np.empty((len(found), channels, height, width), np.uint8)
-    corrupt = {}
-    for index, file in enumerate(found):
+    kept, corrupt = [], []
+    for file in found:
         poll_signals()
         try:
-            with open_image(Path(file.path), MAX_PIXELS) as image:
-                images[index] = resized(image, height, width, channels)
+            with open_image(file.path, MAX_PIXELS) as image:
+                images[len(kept)] = resized(image, height, width, channels)
+            kept.append(file)
         except DataError as error:
-            corrupt[index] = f"  {file.path}: {error}"
+            corrupt.append(f"  {file.path}: {error}")
     if corrupt:
-        _report(list(corrupt.values()), len(found), skip)
-    good = np.array([index for index in range(len(found)) if index not in corrupt], np.int64)
-    labels = np.array([class_names.index(found[index].class_name) for index in good], np.int64)
-    images = images[good] if corrupt else images
-    if found[0].part:
-        test = np.array([found[index].part == "test" for index in good], bool)
-    else:
-        test = holdout(labels, len(labels), test_fraction)
+        _report(corrupt, len(found), skip)
+    labels = np.array([class_names.index(file.class_name) for file in kept], np.int64)
+    parted = np.array([file.part == "test" for file in kept], bool)
+    test = parted if found[0].part else holdout(labels, len(labels), test_fraction)
     left_out = f", {len(corrupt)} corrupt images left out" if corrupt else ""
-    return Arrays.divided(images, labels, test, class_names, f"folder {root}{left_out}")
+    return Arrays.divided(images[: len(kept)], labels, test, class_names, f"folder {root}{left_out}")
 
 
 def _report(lines: list[str], total: int, skip: bool) -> None:

@@ -1,8 +1,6 @@
 """Published datasets: an ordered list of sources, each tried in turn and verified by SHA-256."""
 
 import logging
-import pickle
-import subprocess
 import tarfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -15,20 +13,8 @@ from aetool.errors import DataError
 
 logger = logging.getLogger("aetool")
 
-# What a missing, damaged or unreachable source raises. Interrupted and programming errors pass through.
-FAILURES = (
-    DataError,
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    ImportError,
-    RuntimeError,  # a torchvision that does not fit torch
-    subprocess.SubprocessError,
-    tarfile.TarError,
-    zlib.error,
-    pickle.UnpicklingError,
-)
+# From a missing, damaged or unreachable source; RuntimeError from a torchvision that does not fit torch.
+FAILURES = (DataError, OSError, EOFError, ValueError, ImportError, RuntimeError, tarfile.TarError, zlib.error)
 
 
 class Source(NamedTuple):
@@ -46,9 +32,9 @@ class Published(NamedTuple):
     name: str
     sha256: Mapping[str, str]
     class_names: list[str]
-    on_disk: Callable[[Path], Arrays]  # from a folder that the user names, or one of the usual ones
-    elsewhere: Sequence[Source]  # tried after the folders, in this order
-    files: str  # which ones the user may put into `layout`, below a folder
+    on_disk: Callable[[Path], Arrays]  # from a folder of the user's; FileNotFoundError when nothing is there
+    elsewhere: Sequence[Source]  # tried after the folders
+    files: str  # what a user can get by hand, and where it belongs below a folder
     layout: str = "."
 
     def arrays(self, cache_dir: Path, data_dir: str | None) -> Arrays:
@@ -77,9 +63,11 @@ class Published(NamedTuple):
                 continue
             logger.log(logging.WARNING if source.mirror else logging.INFO, "%s: from %s", self.name, source.name)
             return arrays._replace(class_names=self.class_names, source=source.name)
-        by_hand = f"By hand: put {self.files} into {cache_dir.parent / self.layout}, or name their folder by dataset.data_dir."
-        tried = f"{self.name}: no source could provide it. Tried in this order:"
-        raise DataError("\n".join([tried, *failures, by_hand]))
+        raise DataError(
+            "\n".join([f"{self.name}: no source could provide it. Tried in this order:", *failures])
+            + f"\nBy hand: put {self.files} into {cache_dir.parent / self.layout}, "
+            "or set dataset.data_dir to their folder."
+        )
 
 
 def verify(arrays: Arrays, sha256: Mapping[str, str]) -> None:

@@ -3,7 +3,6 @@
 import logging
 import zipfile
 import zlib
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -73,21 +72,17 @@ def _read(file: Path, path: str) -> dict[str, NDArray[Any]]:
         raise DataError(f"dataset.path={path}: not a .npz file, or truncated")
     try:
         with np.load(file, allow_pickle=False) as archive:
-            _check_keys(archive.files, file)
+            names = set(archive.files) - {"class_names"}
+            whole = {"images"} <= names <= {"images", "labels"}
+            if not whole and not {"train_images", "test_images"} <= names <= set(Arrays._fields[:4]):
+                raise DataError(
+                    f"{file}: holds {', '.join(sorted(archive.files)) or 'nothing'}; expected train_images and "
+                    "test_images (with train_labels and test_labels), or images (with labels), and optionally "
+                    "class_names"
+                )
             return dict(archive)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"dataset.path={path}: not a readable .npz file: {error}") from error
-
-
-def _check_keys(keys: Collection[str], file: Path) -> None:
-    names = set(keys) - {"class_names"}
-    whole = {"images"} <= names <= {"images", "labels"}
-    parted = {"train_images", "test_images"} <= names <= {"train_images", "train_labels", "test_images", "test_labels"}
-    if not (whole or parted):
-        raise DataError(
-            f"{file}: holds {', '.join(sorted(keys)) or 'nothing'}; expected train_images and test_images (with "
-            "train_labels and test_labels), or images (with labels), and optionally class_names"
-        )
 
 
 def _class_names(given: NDArray[Any] | None, labels: NDArray[Any] | None) -> list[str]:

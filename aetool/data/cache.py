@@ -87,12 +87,15 @@ def load(name: str, cache_dir: Path) -> Arrays:
     manifest = read_manifest(folder)
     arrays, problems = {}, []
     for key, stored in manifest.arrays.items():
+        path = folder / f"{key}.npy"
         try:
-            arrays[key] = _load_array(folder, key, stored)
-        except DataError as error:
-            problems.append(str(error))
+            arrays[key] = np.load(path, mmap_mode="r", allow_pickle=False)
+            if StoredArray.of(arrays[key]) != stored:
+                problems.append(f"{path}: altered, it does not match the manifest.")
+        except (OSError, ValueError, EOFError) as error:
+            problems.append(f"{path}: missing, truncated or damaged ({error}).")
     if problems:
-        raise DataError("\n".join(problems))
+        raise DataError("\n".join([*problems, _repair(folder)]))
     found = Arrays(
         train_images=arrays["train_images"],
         train_labels=arrays.get("train_labels"),
@@ -115,17 +118,6 @@ def read_manifest(folder: Path) -> Manifest:
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: missing, damaged or of another format version. {_repair(folder)}") from error
     return manifest
-
-
-def _load_array(folder: Path, key: str, stored: StoredArray) -> NDArray[Any]:
-    path = folder / f"{key}.npy"
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: missing, truncated or damaged ({error}). {_repair(folder)}") from error
-    if StoredArray.of(array) != stored:
-        raise DataError(f"{path}: altered, it does not match the manifest. {_repair(folder)}")
-    return array
 
 
 def scratch_folder(name: str, cache_dir: Path) -> "tempfile.TemporaryDirectory[str]":

@@ -61,9 +61,11 @@ def check(name: str, cache_dir: Path) -> list[str]:
         except DataError as error:
             problems.append(f"{version}: {error}")
             continue
-        found = hashes(arrays)
-        wrong = [key for key, sha256 in KNOWN_SHA256.get(name, found).items() if found.get(key) != sha256]
-        problems += [f"{version}: {key} is not the known dataset's" for key in wrong]
+        if known := KNOWN_SHA256.get(version):
+            found = hashes(arrays)
+            problems += [
+                f"{version}: {key} is not the known dataset's" for key in known if found.get(key) != known[key]
+            ]
     return problems if names else [f"{cache_dir / name}: not prepared; `aetool data fetch {name}` prepares it"]
 
 

@@ -113,15 +113,12 @@ LAYOUTS = (PYTHON, BINARY)
 
 
 def _from_disk(folder: Path) -> Arrays:
-    """From the first that is there: a folder, then an archive."""
-    for layout in LAYOUTS:
-        if (folder / layout.folder).is_dir():
-            return layout.load(folder)
-    for layout in LAYOUTS:
-        if (folder / layout.archive).is_file():
-            return layout.load(folder / layout.archive)
-    wanted = [*(layout.folder for layout in LAYOUTS), *(layout.archive for layout in LAYOUTS)]
-    raise FileNotFoundError(f"none of {', '.join(wanted)} in {folder}")
+    """From the first that is there: the folder or the archive of a layout."""
+    layouts = {layout.folder: layout for layout in LAYOUTS} | {layout.archive: layout for layout in LAYOUTS}
+    for name, layout in layouts.items():
+        if (folder / name).exists():
+            return layout.load(folder if name == layout.folder else folder / name)
+    raise FileNotFoundError(f"none of {', '.join(layouts)} in {folder}")
 
 
 def _from_torchvision(scratch: Path) -> Arrays:

@@ -16,6 +16,10 @@ from aetool.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
+Images = NDArray[np.uint8]  # (N, C, H, W)
+Labels = NDArray[np.integer[Any]]  # (N,)
+Mask = NDArray[np.bool_]  # (N,)
+
 HOLDOUT_SEED = 20240229  # fixed: the same images are held out whatever the run's seed
 
 
@@ -50,24 +54,19 @@ class Arrays(NamedTuple):
     `class_names` has one name per class and is empty without labels. `fingerprint` may stay empty: `split` computes it.
     """
 
-    train_images: NDArray[np.uint8]
-    train_labels: NDArray[np.integer[Any]] | None
-    test_images: NDArray[np.uint8]
-    test_labels: NDArray[np.integer[Any]] | None
+    train_images: Images
+    train_labels: Labels | None
+    test_images: Images
+    test_labels: Labels | None
     class_names: list[str]
     fingerprint: str = ""
     source: str = ""
 
     @classmethod
     def divided(
-        cls,
-        images: NDArray[np.uint8],
-        labels: NDArray[np.integer[Any]] | None,
-        test: NDArray[np.bool_],
-        class_names: list[str],
-        source: str,
+        cls, images: Images, labels: Labels | None, test: Mask, class_names: list[str], source: str
     ) -> "Arrays":
-        """Images and labels divided into train and test by the mask `test` (N,)."""
+        """Images and labels divided into train and test by the mask `test`."""
         train_labels, test_labels = (None, None) if labels is None else (labels[~test], labels[test])
         return cls(images[~test], train_labels, images[test], test_labels, class_names, source=source)
 
@@ -98,7 +97,7 @@ def split(arrays: Arrays, val_fraction: float) -> Dataset:
     )
 
 
-def holdout(labels: NDArray[np.integer[Any]] | None, count: int, fraction: float) -> NDArray[np.bool_]:
+def holdout(labels: Labels | None, count: int, fraction: float) -> Mask:
     """Mask (count,) of the images to hold out: `round(fraction * count)` of them, spread over the classes.
 
     A class with two or more images keeps at least one on both sides; a class with one image is not held out.
@@ -176,7 +175,7 @@ def fingerprint(arrays: Arrays, sha256: dict[str, str] | None = None) -> str:
     return hashlib.sha256(json.dumps([content, arrays.class_names]).encode()).hexdigest()
 
 
-def _part(images: NDArray[np.uint8], labels: NDArray[np.integer[Any]] | None, mask: NDArray[np.bool_]) -> Split:
+def _part(images: Images, labels: Labels | None, mask: Mask) -> Split:
     """Copies, so that a memory map behind the arrays can be let go."""
     import torch
 

@@ -117,7 +117,8 @@ def _decode(
     logger.info("%s: decoding %d images to %d×%d …", root, len(found), height, width)
     class_names = sorted({file.class_name for file in found})
     images = np.empty((len(found), channels, height, width), np.uint8)
-    kept, corrupt = [], []
+    kept: list[Found] = []
+    corrupt: list[str] = []
     for file in found:
         poll_signals()
         try:

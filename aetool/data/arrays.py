@@ -34,23 +34,15 @@ def arrays(cache_dir: Path, path: str, test_fraction: OpenFraction) -> Arrays:
             raise DataError(f"{file}: labels are {labels.shape} for {count} images; expected (N,)")
         found = Arrays.divided(images["images"], labels, holdout(labels, count, test_fraction), [], f"file {file}")
     else:
-        found = Arrays(
-            train_images=images["train_images"],
-            train_labels=content.get("train_labels"),
-            test_images=images["test_images"],
-            test_labels=content.get("test_labels"),
-            class_names=[],
-            source=f"file {file}",
-        )
+        found = Arrays.named(content | images)._replace(source=f"file {file}")
     return found._replace(class_names=_class_names(content.get("class_names"), found.train_labels))
 
 
 def channels_first(images: NDArray[Any], label: str) -> NDArray[np.uint8]:
     """(N, C, H, W) uint8 from any accepted layout. Where both fit, channels are taken to come first, with a warning."""
     if images.dtype != np.uint8:
-        is_float = images.dtype.kind == "f"
-        remedy = "scale it to 0 to 255, round, and convert to uint8" if is_float else "convert it to uint8, 0 to 255"
-        raise DataError(f"{label} is {images.dtype}; {remedy}")
+        floats, integers = "scale it to 0 to 255, round, and convert to uint8", "convert it to uint8, values 0 to 255"
+        raise DataError(f"{label} is {images.dtype}; {floats if images.dtype.kind == 'f' else integers}")
     if images.ndim == 3:
         return images[:, None]
     if images.ndim != 4:
@@ -76,9 +68,8 @@ def _read(file: Path, path: str) -> dict[str, NDArray[Any]]:
             whole = {"images"} <= names <= {"images", "labels"}
             if not whole and not {"train_images", "test_images"} <= names <= set(Arrays._fields[:4]):
                 raise DataError(
-                    f"{file}: holds {', '.join(sorted(archive.files)) or 'nothing'}; expected train_images and "
-                    "test_images (with train_labels and test_labels), or images (with labels), and optionally "
-                    "class_names"
+                    f"{file}: holds {', '.join(sorted(archive.files)) or 'nothing'}; expected images, or train_images "
+                    "and test_images; optionally their labels (labels, or train_labels and test_labels) and class_names"
                 )
             return dict(archive)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:

@@ -26,6 +26,7 @@ logger = logging.getLogger("aetool")
 
 MANIFEST = "manifest.json"
 LOCK_POLL_SECONDS = 0.1
+ELSEWHERE = "Set AETOOL_CACHE to use another folder."
 
 
 class StoredArray(BaseModel):
@@ -66,7 +67,7 @@ def prepared(name: str, cache_dir: Path, prepare: Callable[[], Arrays]) -> Array
     if not is_prepared(name, cache_dir):
         with _locked(name, cache_dir):
             if not is_prepared(name, cache_dir):
-                for left in cache_dir.glob(f"{glob.escape(_scratch_prefix(name))}*"):  # by a killed process
+                for left in cache_dir.glob(f".{glob.escape(name)}.tmp-*"):  # by a killed process
                     shutil.rmtree(left, ignore_errors=True)
                 folder = cache_dir / name
                 if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -96,14 +97,7 @@ def load(name: str, cache_dir: Path) -> Arrays:
             problems.append(f"{path}: missing, truncated or damaged ({error}).")
     if problems:
         raise DataError("\n".join([*problems, _repair(folder)]))
-    found = Arrays(
-        train_images=arrays["train_images"],
-        train_labels=arrays.get("train_labels"),
-        test_images=arrays["test_images"],
-        test_labels=arrays.get("test_labels"),
-        class_names=manifest.class_names,
-        source=manifest.source,
-    )
+    found = Arrays.named(arrays)._replace(class_names=manifest.class_names, source=manifest.source)
     sha256 = {key: stored.sha256 for key, stored in manifest.arrays.items()}
     return found._replace(fingerprint=fingerprint(found, sha256))
 
@@ -122,29 +116,23 @@ def read_manifest(folder: Path) -> Manifest:
 
 def scratch_folder(name: str, cache_dir: Path) -> "tempfile.TemporaryDirectory[str]":
     """A temporary folder inside the cache for downloads; what a killed process left is removed by `prepared`."""
-    return tempfile.TemporaryDirectory(prefix=_scratch_prefix(name), dir=cache_dir)
-
-
-def _scratch_prefix(name: str) -> str:
-    return f".{name}.tmp-"
+    return tempfile.TemporaryDirectory(prefix=f".{name}.tmp-", dir=cache_dir)
 
 
 def _save(arrays: Arrays, name: str, cache_dir: Path) -> None:
     present = arrays.present
     stored = {key: StoredArray.of(array) for key, array in present.items()}
     manifest = Manifest(name=name, source=arrays.source, class_names=arrays.class_names, arrays=stored)
-    folder, temporary = cache_dir / name, cache_dir / f"{_scratch_prefix(name)}arrays"
+    temporary = cache_dir / f".{name}.tmp-arrays"
     try:
-        with replacing_folder(folder, temporary):
+        with replacing_folder(cache_dir / name, temporary):
             for key, array in present.items():
                 np.save(temporary / f"{key}.npy", np.ascontiguousarray(array), allow_pickle=False)
             (temporary / MANIFEST).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
     except OSError as error:
         needed, free = sum(array.nbytes for array in present.values()), shutil.disk_usage(cache_dir).free
-        raise DataError(
-            f"cannot write {folder}: {error.strerror} ({needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free). "
-            "AETOOL_CACHE names another folder."
-        ) from error
+        space = f"{needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free"
+        raise DataError(f"cannot write {cache_dir / name}: {error.strerror} ({space}). {ELSEWHERE}") from error
 
 
 @contextmanager
@@ -164,9 +152,7 @@ def _locked(name: str, cache_dir: Path) -> Iterator[None]:
                     logger.warning("%s: another process is preparing it; waiting", name)
                 poll_signals()
     except OSError as error:
-        raise DataError(
-            f"cannot write the dataset cache {cache_dir}: {error.strerror}. AETOOL_CACHE names another folder."
-        ) from error
+        raise DataError(f"cannot write the dataset cache {cache_dir}: {error.strerror}. {ELSEWHERE}") from error
     try:
         yield
     finally:

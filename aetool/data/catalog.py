@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from aetool.data import cache, cifar10, digits, mnist
-from aetool.data.dataset import hashes
+from aetool.data.sources import differing
 from aetool.errors import DataError
 
 KNOWN_SHA256 = {
@@ -27,9 +27,10 @@ class Status(NamedTuple):
     problem: str | None = None
 
 
-def prepared_names(cache_dir: Path) -> list[str]:
-    """Everything in the prepared cache; a folder dataset appears as folder-<key>, once per version of its files."""
-    return sorted(manifest.parent.name for manifest in cache_dir.glob(f"[!.]*/{cache.MANIFEST}"))
+def prepared_names(cache_dir: Path, name: str = "") -> list[str]:
+    """What is in the prepared cache, or of it the dataset `name`: under its own name, or once per set of parameters."""
+    found = sorted(manifest.parent.name for manifest in cache_dir.glob(f"[!.]*/{cache.MANIFEST}"))
+    return [entry for entry in found if not name or entry == name or entry.startswith(f"{name}-")]
 
 
 def status(name: str, cache_dir: Path) -> Status:
@@ -40,7 +41,7 @@ def status(name: str, cache_dir: Path) -> Status:
             size = sum(array.nbytes for array in arrays.present.values())
             shapes = {key: list(array.shape) for key, array in arrays.present.items()}
             return Status(True, arrays.source, size, shapes)
-        folders = [cache_dir / version for version in _versions(name, cache_dir)]
+        folders = [cache_dir / version for version in prepared_names(cache_dir, name)]
         if not folders:
             return Status(False)
         folder = max(folders, key=lambda folder: (folder / cache.MANIFEST).stat().st_mtime_ns)
@@ -54,21 +55,13 @@ def status(name: str, cache_dir: Path) -> Status:
 def check(name: str, cache_dir: Path) -> list[str]:
     """Every problem found by hashing all arrays again, against the manifest and the known datasets' constants."""
     problems = []
-    names = [name] if name in EMBEDDED else _versions(name, cache_dir)
+    names = [name] if name in EMBEDDED else prepared_names(cache_dir, name)
     for version in names:
         try:
             arrays = EMBEDDED[name](cache_dir) if name in EMBEDDED else cache.load(version, cache_dir)
         except DataError as error:
             problems.append(f"{version}: {error}")
             continue
-        if known := KNOWN_SHA256.get(version):
-            found = hashes(arrays)
-            problems += [
-                f"{version}: {key} is not the known dataset's" for key in known if found.get(key) != known[key]
-            ]
+        wrong = differing(arrays, KNOWN_SHA256.get(version, {}))
+        problems += [f"{version}: {key} is not the known dataset's" for key in wrong]
     return problems if names else [f"{cache_dir / name}: not prepared; `aetool data fetch {name}` prepares it"]
-
-
-def _versions(name: str, cache_dir: Path) -> list[str]:
-    """The dataset's own name, or `<name>-<key>` for each set of parameters."""
-    return [found for found in prepared_names(cache_dir) if found == name or found.startswith(f"{name}-")]

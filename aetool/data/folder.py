@@ -128,18 +128,14 @@ def _decode(
         except DataError as error:
             corrupt.append(f"  {file.path}: {error}")
     if corrupt:
-        _report(corrupt, len(found), skip)
+        more = [f"  … and {len(corrupt) - MAX_LISTED} more"] if len(corrupt) > MAX_LISTED else []
+        listed = "\n".join(corrupt[:MAX_LISTED] + more)
+        problem = f"{len(corrupt)} of {len(found)} images cannot be decoded"
+        if not skip:
+            raise DataError(f"{problem}; repair them, or leave them out by dataset.on_error=skip:\n{listed}")
+        logger.warning("%s and are left out:\n%s", problem, listed)
     labels = np.array([class_names.index(file.class_name) for file in kept], np.int64)
     parted = np.array([file.part == "test" for file in kept], bool)
     test = parted if found[0].part else holdout(labels, len(labels), test_fraction)
     left_out = f", {len(corrupt)} corrupt images left out" if corrupt else ""
     return Arrays.divided(images[: len(kept)], labels, test, class_names, f"folder {root}{left_out}")
-
-
-def _report(lines: list[str], total: int, skip: bool) -> None:
-    more = [f"  … and {len(lines) - MAX_LISTED} more"] if len(lines) > MAX_LISTED else []
-    listed = "\n".join(lines[:MAX_LISTED] + more)
-    problem = f"{len(lines)} of {total} images cannot be decoded"
-    if not skip:
-        raise DataError(f"{problem}; repair them, or leave them out by dataset.on_error=skip:\n{listed}")
-    logger.warning("%s and are left out:\n%s", problem, listed)

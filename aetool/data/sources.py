@@ -26,56 +26,56 @@ class Source(NamedTuple):
     mirror: bool = False  # its use is logged as a warning
 
 
-class Published(NamedTuple):
-    """A dataset of known content."""
+def published(
+    name: str,
+    cache_dir: Path,
+    data_dir: str | None,
+    sha256: Mapping[str, str],
+    class_names: list[str],
+    on_disk: Callable[[Path], Arrays],
+    elsewhere: Sequence[Source],
+    by_hand: tuple[str, str],
+) -> Arrays:
+    """A dataset from the prepared cache; the first time, from the first source whose every SHA-256 is the known one.
 
-    name: str
-    sha256: Mapping[str, str]
-    class_names: list[str]
-    on_disk: Callable[[Path], Arrays]  # from a folder of the user's; FileNotFoundError when nothing is there
-    elsewhere: Sequence[Source]  # tried after the folders
-    files: str  # what a user can get by hand, and where it belongs below a folder
-    layout: str = "."
+    `on_disk` reads a folder of the user's, or raises FileNotFoundError; `elsewhere` is tried after the folders. Logs
+    which source was used and why earlier ones failed. When all fail, one DataError lists them, and what to put where
+    `by_hand`: files, and their place beside the cache.
+    """
 
-    def arrays(self, cache_dir: Path, data_dir: str | None) -> Arrays:
-        """The prepared arrays; the first time, those of the first source whose every SHA-256 is the known one.
-
-        Logs which source was used and why earlier ones failed. When all fail, one DataError lists them all and which
-        files to put where by hand.
-        """
-        return prepared(self.name, cache_dir, lambda: self._first_verified(cache_dir, data_dir))
-
-    def _first_verified(self, cache_dir: Path, data_dir: str | None) -> Arrays:
-        folders = _folders_on_disk(cache_dir, data_dir)
-        sources = [Source(f"files in {folder}", self.on_disk, folder) for folder in folders]
+    def first_verified() -> Arrays:
         failures = []
-        for source in [*sources, *self.elsewhere]:
+        folders = _folders_on_disk(cache_dir, data_dir)
+        for source in [*(Source(f"files in {folder}", on_disk, folder) for folder in folders), *elsewhere]:
             try:
-                with scratch_folder(self.name, cache_dir) as scratch:
+                with scratch_folder(name, cache_dir) as scratch:
                     arrays = source.load(source.folder or Path(scratch))
-                verify(arrays, self.sha256)
+                verify(arrays, sha256)
             except FAILURES as error:
                 reason = " ".join(str(error).split()) or type(error).__name__
-                absent = isinstance(error, FileNotFoundError)  # no reason for a warning
-                level = logging.DEBUG if absent else logging.WARNING
-                logger.log(level, "%s: not from %s: %s", self.name, source.name, reason)
+                level = logging.DEBUG if isinstance(error, FileNotFoundError) else logging.WARNING
+                logger.log(level, "%s: not from %s: %s", name, source.name, reason)
                 failures.append(f"  {source.name}: {reason}")
                 continue
-            logger.log(logging.WARNING if source.mirror else logging.INFO, "%s: from %s", self.name, source.name)
-            return arrays._replace(class_names=self.class_names, source=source.name)
-        raise DataError(
-            "\n".join([f"{self.name}: no source could provide it. Tried in this order:", *failures])
-            + f"\nBy hand: put {self.files} into {cache_dir.parent / self.layout}, "
-            "or set dataset.data_dir to their folder."
-        )
+            logger.log(logging.WARNING if source.mirror else logging.INFO, "%s: from %s", name, source.name)
+            return arrays._replace(class_names=class_names, source=source.name)
+        files, place = by_hand
+        remedy = f"By hand: put {files} into {cache_dir.parent / place}, or set dataset.data_dir to their folder."
+        raise DataError("\n".join([f"{name}: no source could provide it. Tried in this order:", *failures, remedy]))
+
+    return prepared(name, cache_dir, first_verified)
 
 
 def verify(arrays: Arrays, sha256: Mapping[str, str]) -> None:
     """DataError naming every array whose SHA-256 is not the known one."""
-    found = hashes(arrays)
-    wrong = [name for name, expected in sha256.items() if found.get(name) != expected]
-    if wrong:
+    if wrong := differing(arrays, sha256):
         raise DataError(f"the content is not the known dataset: SHA-256 differs for {', '.join(wrong)}")
+
+
+def differing(arrays: Arrays, sha256: Mapping[str, str]) -> list[str]:
+    """The names of the arrays whose SHA-256 is not the known one."""
+    found = hashes(arrays)
+    return [name for name, expected in sha256.items() if found.get(name) != expected]
 
 
 def _folders_on_disk(cache_dir: Path, data_dir: str | None) -> list[Path]:

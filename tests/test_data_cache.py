@@ -91,7 +91,7 @@ def test_a_damaged_manifest_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "tiny" / "manifest.json").write_text(content)
     with pytest.raises(DataError, match=r"manifest\.json.*To repair"):
         cache.prepared("tiny", tmp_path, two_classes)
-    assert "manifest.json" in catalog.status("tiny", tmp_path)["problem"]
+    assert "manifest.json" in catalog.status("tiny", tmp_path).problem
     assert len(catalog.check("tiny", tmp_path)) == 1
 
 
@@ -214,16 +214,16 @@ def test_waiting_for_another_process_is_said_and_can_be_interrupted(tmp_path: Pa
 
 
 def test_status_tells_what_is_here(tmp_path: Path) -> None:
-    assert catalog.status("mnist", tmp_path)["prepared"] is False
+    assert catalog.status("mnist", tmp_path).prepared is False
     assert "aetool data fetch mnist" in catalog.check("mnist", tmp_path)[0]
     cache.prepared("tiny", tmp_path, lambda: two_classes()._replace(source="by hand"))
     status = catalog.status("tiny", tmp_path)
-    assert (status["prepared"], status["source"], status["problem"]) == (True, "by hand", None)
-    assert status["shapes"]["train_images"] == [20, 1, 4, 4]
-    assert status["bytes"] == sum(path.stat().st_size for path in (tmp_path / "tiny").iterdir())
+    assert (status.prepared, status.source, status.problem) == (True, "by hand", None)
+    assert status.shapes["train_images"] == [20, 1, 4, 4]
+    assert status.bytes == sum(path.stat().st_size for path in (tmp_path / "tiny").iterdir())
     embedded = catalog.status("digits", tmp_path)
-    assert embedded["prepared"]
-    assert embedded["shapes"]["test_images"] == [359, 1, 8, 8]
+    assert embedded.prepared
+    assert embedded.shapes["test_images"] == [359, 1, 8, 8]
     assert catalog.check("digits", tmp_path) == []
 
 

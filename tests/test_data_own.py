@@ -1,6 +1,5 @@
 """A user's own images: folders of image files, .npz files, the dataset YAMLs."""
 
-import dataclasses
 import inspect
 import io
 import logging
@@ -121,10 +120,10 @@ def test_corrupt_images_follow_the_policy(tmp_path: Path, pictures: Path, caplog
 
 
 def test_the_catalog_finds_every_version_of_a_folder(tmp_path: Path, pictures: Path) -> None:
-    assert catalog.status("folder", tmp_path / "cache")["prepared"] is False
+    assert catalog.status("folder", tmp_path / "cache").prepared is False
     load(tmp_path, pictures)
     load(tmp_path, pictures, channels=1)
-    assert catalog.status("folder", tmp_path / "cache")["shapes"]["train_images"] == [12, 1, 4, 3]
+    assert catalog.status("folder", tmp_path / "cache").shapes["train_images"] == [12, 1, 4, 3]
     assert catalog.check("folder", tmp_path / "cache") == []
     for array in (tmp_path / "cache").glob("folder-*/test_labels.npy"):
         array.unlink()
@@ -275,7 +274,7 @@ def test_files_that_are_no_npz_are_refused(tmp_path: Path) -> None:
 def test_every_yaml_fits_its_function_and_says_what_each_key_is(path: Path) -> None:
     keys = yaml.safe_load(path.read_text())
     module, _, name = keys["_target_"].rpartition(".")
-    fixed = {"_target_"} | {field.name for field in dataclasses.fields(DatasetConfig)}
+    fixed = {field.alias or name for name, field in DatasetConfig.model_fields.items()}
     assert fixed <= keys.keys()
     assert keys["name"] == path.stem
     parameters = inspect.signature(getattr(import_module(module), name)).parameters

@@ -257,7 +257,7 @@ def test_only_wanted_members_are_read_and_nothing_is_written(tmp_path: Path) -> 
     folder.mkdir()
     hostile = {"../escaped": b"x", str(tmp_path / "absolute"): b"x", "a/../../wanted": b"x", "./a/wanted": b"content"}
     path = write_tar(folder / "archive.tgz", hostile, links={"a/link": "/etc/passwd"})
-    assert list(fetch.tar_members(path, ["a/wanted"])) == [("a/wanted", b"content")]
+    assert list(fetch.members(path, ["a/wanted"])) == [("a/wanted", b"content")]
     assert [file.name for file in tmp_path.rglob("*")] == ["inside", "archive.tgz"]
 
 
@@ -266,12 +266,12 @@ def test_wanted_members_must_be_regular_present_and_of_a_sane_size(
 ) -> None:
     path = write_tar(tmp_path / "archive.tgz", {"big": b"x" * 100}, links={"link": "/etc/passwd"})
     with pytest.raises(DataError, match=r"archive\.tgz: link is not a regular file"):
-        list(fetch.tar_members(path, ["link"]))
+        list(fetch.members(path, ["link"]))
     with pytest.raises(DataError, match=r"archive\.tgz: absent is missing"):
-        list(fetch.tar_members(path, ["big", "absent"]))
+        list(fetch.members(path, ["big", "absent"]))
     monkeypatch.setattr(fetch, "MAX_MEMBER_BYTES", 99)
     with pytest.raises(DataError, match="big claims 100 bytes"):
-        list(fetch.tar_members(path, ["big"]))
+        list(fetch.members(path, ["big"]))
 
 
 def test_a_gzip_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,7 +434,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(
     content = pickle.dumps({"data": Malicious(tmp_path / "ran"), "labels": []}, protocol=2)
     if known_md5:
         monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", hashlib.md5(content).hexdigest()]])
-    with pytest.raises((pickle.UnpicklingError, DataError), match="refused to unpickle" if known_md5 else "MD5 is"):
+    with pytest.raises(DataError, match="refused to unpickle" if known_md5 else "MD5 is"):
         cifar10.read_python_batch("test_batch", content)
     assert not (tmp_path / "ran").exists()
     pickle.loads(content)

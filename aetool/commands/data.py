@@ -55,13 +55,13 @@ def _list(points: Points) -> int:
         drawn.add_column(column, overflow="fold")
     for name, point in points.items():
         found = catalog.status(name, _cache(point))
-        shapes = found["shapes"]
+        shapes = found.shapes
         train, test = (str(shapes[key][0]) if key in shapes else "" for key in ("train_images", "test_images"))
         shape = point.config.dataset.image_shape
-        size = f"{found['bytes'] / 1e6:.1f}" if found["prepared"] else ""
+        size = f"{found.bytes / 1e6:.1f}" if found.prepared else ""
         image = "×".join(map(str, shape)) if shape else ""
-        here = "damaged" if found["problem"] else "yes" if found["prepared"] else "no"
-        drawn.add_row(name, here, train, test, image, size, found["source"] or "")
+        here = "damaged" if found.problem else "yes" if found.prepared else "no"
+        drawn.add_row(name, here, train, test, image, size, found.source)
     Console(markup=False, highlight=False).print(drawn)
     print(f"cache: {_cache(next(iter(points.values())))}; get one with: aetool data fetch NAME")
     return 0
@@ -85,7 +85,7 @@ def _check(points: Points, named: bool) -> int:
 
     damaged = 0
     for name, point in points.items():
-        if not named and not catalog.status(name, _cache(point))["prepared"]:
+        if not named and not catalog.status(name, _cache(point)).prepared:
             continue
         problems = catalog.check(name, _cache(point))
         damaged += bool(problems)

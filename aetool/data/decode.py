@@ -5,7 +5,6 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_image(file: Path | IO[bytes], max_pixels: int, formats: list[str] | None = None) -> Iterator["Image.Image"]:
+def open_image(file: str | IO[bytes], max_pixels: int, formats: list[str] | None = None) -> Iterator["Image.Image"]:
     """An image that is not decoded yet; whatever is wrong with it, now or while it is decoded inside, is a DataError.
 
     The size is checked before decoding: a small file can claim a huge picture.

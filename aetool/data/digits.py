@@ -19,7 +19,7 @@ SHA256 = {
 def digits(cache_dir: Path) -> Arrays:
     """1797 images (N, 1, 8, 8), values 0 to 16 scaled to 0 to 255; a fixed, stratified fifth is the test split.
 
-    `cache_dir` stays unused. Raises DataError when the installed scikit-learn holds other images.
+    `cache_dir` is unused. Raises DataError when the installed scikit-learn holds other images.
     """
     from sklearn.datasets import load_digits
 
@@ -27,13 +27,6 @@ def digits(cache_dir: Path) -> Arrays:
     images = np.rint(data.images * (255 / 16)).astype(np.uint8)[:, None]
     labels = data.target.astype(np.uint8)
     test = holdout(labels, len(labels), TEST_FRACTION)
-    arrays = Arrays(
-        train_images=images[~test],
-        train_labels=labels[~test],
-        test_images=images[test],
-        test_labels=labels[test],
-        class_names=[str(digit) for digit in range(10)],
-        source="scikit-learn load_digits",
-    )
+    arrays = Arrays.divided(images, labels, test, [str(digit) for digit in range(10)], "scikit-learn load_digits")
     verify(arrays, SHA256)
     return arrays

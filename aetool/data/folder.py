@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -29,7 +30,7 @@ class Found(NamedTuple):
 
     part: str
     class_name: str
-    path: Path
+    path: str
     size: int
     modified_ns: int
 
@@ -48,19 +49,6 @@ def folder(
     that cannot be decoded raise one DataError with their list, or are left out by `on_error="skip"` with a warning.
     """
     root = Path(path).expanduser().absolute()
-    _check_parameters(root, path, image_size, channels, on_error)
-    found = _listing(root)
-    parameters = [DECODING_VERSION, str(root), list(image_size), channels, test_fraction, on_error]
-    files = [[file.part, file.class_name, str(file.path), file.size, file.modified_ns] for file in found]
-    key = hashlib.sha256(json.dumps([parameters, files]).encode()).hexdigest()[:16]
-    return prepared(
-        f"folder-{key}",
-        cache_dir,
-        lambda: _decode(root, found, image_size, channels, test_fraction, on_error == "skip"),
-    )
-
-
-def _check_parameters(root: Path, path: str, image_size: Sequence[int], channels: int, on_error: str) -> None:
     if not root.is_dir():
         raise DataError(f"dataset.path={path}: no such folder")
     if len(image_size) != 2 or not all(isinstance(side, int) and side > 0 for side in image_size):
@@ -69,6 +57,11 @@ def _check_parameters(root: Path, path: str, image_size: Sequence[int], channels
         raise DataError(f"dataset.channels={channels}: must be 1 or 3")
     if on_error not in ("error", "skip"):
         raise DataError(f"dataset.on_error={on_error}: must be error or skip")
+    found = _listing(root)
+    parameters = [DECODING_VERSION, str(root), list(image_size), channels, test_fraction, on_error]
+    key = hashlib.sha256(json.dumps([parameters, found]).encode()).hexdigest()[:16]
+    decode = partial(_decode, root, found, image_size, channels, test_fraction, on_error == "skip")
+    return prepared(f"folder-{key}", cache_dir, decode)
 
 
 def _listing(root: Path) -> list[Found]:
@@ -97,16 +90,14 @@ def _in_classes(part: str, root: Path, classes: list[Path]) -> list[Found]:
         raise DataError(f"{root}: holds no class folders; expected {root / '<class>'}/*.png")
     if len(classes) == 1 and part != "test":
         raise DataError(f"{root}: holds one class folder only ({classes[0].name}), at least 2 are needed")
-    found = []
-    empty = []
-    for folder in classes:
-        images = _images(folder)
-        if not images:
-            empty.append(str(folder))
-        found += [Found(part, folder.name, path, path.stat().st_size, path.stat().st_mtime_ns) for path in images]
-    if empty:
+    images = {folder: [(path, path.stat()) for path in _images(folder)] for folder in classes}
+    if empty := [str(folder) for folder, paths in images.items() if not paths]:
         raise DataError(f"class folders without images: {', '.join(empty[:MAX_LISTED])}; fill or remove them")
-    return found
+    return [
+        Found(part, folder.name, str(path), stat.st_size, stat.st_mtime_ns)
+        for folder, paths in images.items()
+        for path, stat in paths
+    ]
 
 
 def _images(folder: Path) -> list[Path]:
@@ -126,39 +117,25 @@ def _decode(
     logger.info("%s: decoding %d images to %d×%d …", root, len(found), height, width)
     class_names = sorted({file.class_name for file in found})
     images = np.empty((len(found), channels, height, width), np.uint8)
-    corrupt = {}
-    for index, file in enumerate(found):
+    kept: list[Found] = []
+    corrupt: list[str] = []
+    for file in found:
         poll_signals()
         try:
             with open_image(file.path, MAX_PIXELS) as image:
-                images[index] = resized(image, height, width, channels)
+                images[len(kept)] = resized(image, height, width, channels)
+            kept.append(file)
         except DataError as error:
-            corrupt[index] = f"  {file.path}: {error}"
+            corrupt.append(f"  {file.path}: {error}")
     if corrupt:
-        _report([*corrupt.values()], len(found), skip)
-    good = np.array([index for index in range(len(found)) if index not in corrupt], np.int64)
-    labels = np.array([class_names.index(found[index].class_name) for index in good], np.int64)
-    images = images[good] if corrupt else images
-    if found[0].part:
-        test = np.array([found[index].part == "test" for index in good], bool)
-    else:
-        test = holdout(labels, len(labels), test_fraction)
-    return Arrays(
-        train_images=images[~test],
-        train_labels=labels[~test],
-        test_images=images[test],
-        test_labels=labels[test],
-        class_names=class_names,
-        source=f"folder {root}" + (f", {len(corrupt)} corrupt images left out" if corrupt else ""),
-    )
-
-
-def _report(lines: list[str], total: int, skip: bool) -> None:
-    more = [f"  … and {len(lines) - MAX_LISTED} more"] if len(lines) > MAX_LISTED else []
-    listed = "\n".join(lines[:MAX_LISTED] + more)
-    if not skip:
-        raise DataError(
-            f"{len(lines)} of {total} images cannot be decoded; repair them, or leave them out by "
-            f"dataset.on_error=skip:\n{listed}"
-        )
-    logger.warning("%d of %d images cannot be decoded and are left out:\n%s", len(lines), total, listed)
+        more = [f"  … and {len(corrupt) - MAX_LISTED} more"] if len(corrupt) > MAX_LISTED else []
+        listed = "\n".join(corrupt[:MAX_LISTED] + more)
+        problem = f"{len(corrupt)} of {len(found)} images cannot be decoded"
+        if not skip:
+            raise DataError(f"{problem}; repair them, or leave them out by dataset.on_error=skip:\n{listed}")
+        logger.warning("%s and are left out:\n%s", problem, listed)
+    labels = np.array([class_names.index(file.class_name) for file in kept], np.int64)
+    parted = np.array([file.part == "test" for file in kept], bool)
+    test = parted if found[0].part else holdout(labels, len(labels), test_fraction)
+    left_out = f", {len(corrupt)} corrupt images left out" if corrupt else ""
+    return Arrays.divided(images[: len(kept)], labels, test, class_names, f"folder {root}{left_out}")

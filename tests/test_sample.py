@@ -220,7 +220,7 @@ class TestSampleCommand:
         done = aetool("sample", f"run={run}", "count=10", "seed=3")
         assert done.code == 0, done.err
         assert "10 new codes: gaussian fitted to 65 training codes, seed 3" in done.out
-        assert "what was drawn outside it" in done.out
+        assert "out-of-range samples were clamped" in done.out
         (folder,) = run.glob("sample-*")
         assert {path.name for path in folder.iterdir()} == {
             "samples.png",
@@ -228,6 +228,7 @@ class TestSampleCommand:
             "traversals.png",
             "samples.npz",
             "metrics.json",
+            "settings.json",
         }
         found = json.loads((folder / "metrics.json").read_text())
         assert (found["count"], found["seed"], found["distribution"], found["step"]) == (10, 3, "gaussian", 12)

@@ -86,11 +86,13 @@ VAL_ACCURACY = TEST_ACCURACY._replace(
     key=f"{PROBE}/code/val/accuracy", label="val acc", title=f"{LINEAR}accuracy, validation", headline=False
 )
 TUNED_ACCURACY = Metric(
-    "finetune/test/accuracy", "tuned acc", f"{TUNED}accuracy, test", ".4f", "higher", shown=COMPARE | FIGURE | TABLE
-)
+    "finetune/test/accuracy", "tuned acc", f"{TUNED}accuracy, test", ".4f", "higher",
+    shown=COMPARE | FIGURE | TABLE | TENSORBOARD,
+)  # fmt: skip
 TUNED_VAL_ACCURACY = Metric(
-    "finetune/val/accuracy", "tuned val", f"{TUNED}accuracy, validation", ".4f", "higher", shown=COMPARE | TABLE
-)
+    "finetune/val/accuracy", "tuned val", f"{TUNED}accuracy, validation", ".4f", "higher",
+    shown=COMPARE | TABLE | TENSORBOARD,
+)  # fmt: skip
 TEST_FVU = Metric(
     "evaluate/test/fvu", "FVU", "fraction of variance unexplained, test", ".4f", "lower",
     shown=COMPARE | FIGURE | TENSORBOARD,

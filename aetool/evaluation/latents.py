@@ -26,18 +26,13 @@ class Latent(Protocol):
 
 
 class Prior:
-    """N(0, I), which the codes of a variational autoencoder are trained towards.
-
-    Raises UserError for a model that has no such prior.
-    """
+    """N(0, I), the prior of a variational autoencoder; raises UserError for another model."""
 
     split = "val"
 
     def __init__(self, has_prior: bool) -> None:
         if not has_prior:
-            raise UserError(
-                "latent=prior: only a variational model has one; choose latent=gaussian, mixture or noise for this run"
-            )
+            raise UserError("latent=prior: only a variational model has one; choose latent=gaussian, mixture or noise")
 
     def __call__(self, codes: Tensor, count: int, generator: torch.Generator) -> Tensor:
         return torch.randn(count, codes.shape[1], generator=generator)

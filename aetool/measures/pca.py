@@ -23,7 +23,7 @@ class PCA:
     components: Tensor  # (D, D), unit rows, by falling variance
     spectrum: Tensor  # (D,) float64, variance along each component (divided by N, not N - 1)
 
-    def fit(self, images: Tensor, chunk: int = CHUNK, poll: Callable[[], None] | None = None) -> Self:
+    def fit(self, images: Tensor, chunk: int = CHUNK, poll: Callable[[], None] = lambda: None) -> Self:
         """Components of uint8 images, which are read `chunk` at a time with a call of `poll` before each.
 
         Raises ValueError for images that are not uint8 (N, C, H, W) with N ≥ 1.
@@ -36,8 +36,7 @@ class PCA:
         total = torch.zeros(dimension, dtype=torch.float64, device=images.device)
         gram = torch.zeros(dimension, dimension, dtype=torch.float64, device=images.device)
         for part in images.split(chunk):
-            if poll is not None:
-                poll()
+            poll()
             pixels = part.flatten(1).double()
             total += pixels.sum(dim=0)
             gram.addmm_(pixels.T, pixels)
@@ -50,12 +49,9 @@ class PCA:
         return self
 
     def save(self, path: Path) -> None:
-        tensors = {
-            "mean": self.mean,
-            "components": self.components.contiguous(),
-            "spectrum": self.spectrum.contiguous(),
-        }
-        save_file(tensors, path, {"image_shape": ",".join(map(str, self.image_shape))})
+        tensors = {"mean": self.mean, "components": self.components, "spectrum": self.spectrum}
+        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, path, {"image_shape": ",".join(map(str, self.image_shape))})
 
     @classmethod
     def load(cls, path: Path) -> Self:

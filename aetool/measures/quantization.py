@@ -1,5 +1,7 @@
 """Codes in 8 bits: how small an image becomes."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,15 +17,12 @@ class Quantizer:
     """
 
     def __init__(self) -> None:
-        self.low = self.high = torch.zeros(())  # of every unit, from the first batch on
+        self.low, self.high = torch.tensor(math.inf), torch.tensor(-math.inf)  # of every unit, from the first batch on
 
     def observe(self, codes: Tensor) -> None:
         """Widens the ranges to those of a batch."""
-        codes = codes.double()
-        low, high = codes.amin(0), codes.amax(0)
-        first = self.low.ndim == 0
-        self.low = low if first else torch.minimum(self.low, low)
-        self.high = high if first else torch.maximum(self.high, high)
+        self.low = torch.minimum(self.low, codes.double().amin(0))
+        self.high = torch.maximum(self.high, codes.double().amax(0))
 
     @property
     def step(self) -> Tensor:
@@ -44,7 +43,8 @@ class Quantizer:
     def dequantize(self, levels: Tensor) -> Tensor:
         """The values that the levels stand for, float32."""
         values = self.lowest + levels.double() * self.step
-        return torch.where(self._zero(levels), 0.0, values).float()
+        zero = self._crosses_zero & (levels == (-self.lowest / self.step).round())  # rounding would miss it by a hair
+        return torch.where(zero, 0.0, values).float()
 
     def nonzero(self, levels: Tensor) -> Tensor:
         """(B,) int64: the values of each code that are not exactly 0 once quantised."""
@@ -53,10 +53,6 @@ class Quantizer:
     @property
     def _crosses_zero(self) -> Tensor:
         return (self.low < 0) & (self.high > 0)
-
-    def _zero(self, levels: Tensor) -> Tensor:
-        """Where a level stands for 0, which rounding would otherwise miss by a hair."""
-        return self._crosses_zero & (levels == (-self.lowest / self.step).round())
 
 
 def bytes_per_code(nonzero: Tensor, units: int) -> float:

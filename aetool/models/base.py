@@ -11,13 +11,7 @@ from aetool.components import HasTraits, ModelTraits
 
 BATCH = 100  # images per forward pass in measurements: bounds the memory of feature maps
 Activation = Literal["relu", "tanh", "sigmoid", "gelu", "identity"]
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-    "gelu": nn.GELU,
-    "identity": nn.Identity,
-}
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "gelu": nn.GELU, "identity": nn.Identity}
 
 
 class Batch(NamedTuple):
@@ -38,7 +32,6 @@ class AutoencoderOutput(NamedTuple):
     extras: dict[str, Tensor]  # other outputs by name: pre_activation, feature_map, mean, …
 
     def float(self) -> "AutoencoderOutput":
-        """The same in float32."""
         extras = {name: value.float() for name, value in self.extras.items()}
         return AutoencoderOutput(self.reconstruction.float(), self.code.float(), extras)
 

@@ -18,7 +18,6 @@ class ClassifierOutput(NamedTuple):
     logits: Tensor  # (B, K)
 
     def float(self) -> "ClassifierOutput":
-        """The same in float32."""
         return ClassifierOutput(self.logits.float())
 
 
@@ -30,16 +29,13 @@ class Classifier(nn.Module):
     stays in eval mode, so that features are those a probe sees and do not depend on the other images of a batch.
     """
 
-    mean: Tensor
-    scale: Tensor
-
     def __init__(
         self, autoencoder: Autoencoder, tap: str, pool: Callable[[Tensor], Tensor], in_features: int, num_classes: int
     ) -> None:
         super().__init__()
         self.autoencoder, self.tap, self.pool = autoencoder.eval(), tap, pool
-        self.register_buffer("mean", torch.zeros(in_features))
-        self.register_buffer("scale", torch.ones(in_features))
+        self.mean = nn.Buffer(torch.zeros(in_features))
+        self.scale = nn.Buffer(torch.ones(in_features))
         self.head = nn.Linear(in_features, num_classes)
         nn.init.normal_(self.head.weight, std=HEAD_STD)
         nn.init.zeros_(self.head.bias)

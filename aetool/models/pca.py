@@ -37,8 +37,7 @@ class PCAModel(Autoencoder):
         std = torch.ones(image_shape[0]) if input_std is None else input_std
         self.components = nn.Parameter(components.clone(), requires_grad=False)
         self.mean = nn.Parameter(mean.clone(), requires_grad=False)
-        self.std: Tensor
-        self.register_buffer("std", std[:, None, None].clone())
+        self.std = nn.Buffer(std[:, None, None].clone())
 
     def encode(self, x: Tensor) -> Tensor:
         return ((x - self.mean) * self.std).flatten(1) @ self.components.T

@@ -23,9 +23,9 @@ class Sparse(Autoencoder):
     The pre-bias x̄ is the mean image, and b starts there; the encoder starts as the transposed decoder and is not tied
     to it (Gao et al. 2024, "Scaling and evaluating sparse autoencoders"). x̄ is not learned: it would drift to where the
     penalty is small, at the cost of reconstruction and of probe accuracy. Atoms are normalised in the forward pass, so
-    that codes cannot evade an L1 penalty by shrinking while atoms grow, and gradients along an atom vanish. The factor
-    √n gives atoms a root mean square of 1: with standardised images and the mean squared error per pixel, a unit is
-    active when its correlation with the residual exceeds lambda / 2, at any image size.
+    that codes cannot evade an L1 penalty by shrinking while atoms grow. The factor √n gives atoms a root mean square of
+    1: with standardised images and the mean squared error per pixel, a unit is active when its correlation with the
+    residual exceeds lambda / 2, at any image size.
     """
 
     traits = ModelTraits(extras=("pre_activation",), l0_depends_on_lambda=True)
@@ -40,8 +40,7 @@ class Sparse(Autoencoder):
         self.encoder = nn.Parameter(atoms.clone())
         self.encoder_bias = nn.Parameter(torch.zeros(code_size))
         mean = torch.zeros(pixels) if mean_image is None else mean_image.flatten()
-        self.pre_bias: Tensor
-        self.register_buffer("pre_bias", mean.clone())
+        self.pre_bias = nn.Buffer(mean.clone())
         self.decoder_bias = nn.Parameter(mean.clone())
 
     def activate(self, pre_activation: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from aetool.components import OpenFraction, PositiveInt
 from aetool.models.base import ACTIVATIONS, Activation, layers_of
-from aetool.models.conv import Mirrored, Size, check_code, map_sizes
+from aetool.models.conv import Mirrored, Size, check_code, map_sizes, pooling, unpooling
 
 
 class Fire(nn.Module):
@@ -40,8 +40,7 @@ class TransposedFire(Fire):
     ) -> None:
         super().__init__(channels, squeeze, expand_1, expand_3, activation)
         self.size = size
-        padding = (1 - size[0] % 2, 1 - size[1] % 2)
-        self.expand_3 = nn.ConvTranspose2d(squeeze, expand_3, 3, stride=2, padding=1, output_padding=padding)
+        self.expand_3 = unpooling(squeeze, expand_3, size)
 
     def forward(self, x: Tensor) -> Tensor:
         squeezed = self.squeeze(x)
@@ -79,9 +78,9 @@ class Squeeze(Mirrored):
         def widths(coarse: int, after: int) -> tuple[int, int, int]:
             return max(1, round(squeeze_ratio * coarse)), after - after // 2, after // 2
 
-        encoder: list[nn.Module] = [nn.Conv2d(image_shape[0], channels[0], 3, padding=1), nn.GELU(), _pooling()]
+        encoder: list[nn.Module] = [nn.Conv2d(image_shape[0], channels[0], 3, padding=1), nn.GELU(), pooling()]
         for before, after in pairwise(channels):
-            encoder += [Fire(before, *widths(after, after), squeeze_activation), _pooling()]
+            encoder += [Fire(before, *widths(after, after), squeeze_activation), pooling()]
 
         map_shape = (map_channels, *sizes[-1])
         bottleneck: list[nn.Module] = [nn.Conv2d(channels[-1], map_channels, 1)]
@@ -102,7 +101,3 @@ class Squeeze(Mirrored):
             weight = layers_of(self.bottleneck, nn.Linear)[0].weight
             code = F.linear(code, weight.T, self.map_bias).unflatten(1, self.map_shape)
         return super().decode(code)
-
-
-def _pooling() -> nn.Module:
-    return nn.AvgPool2d(2, ceil_mode=True)

@@ -25,14 +25,12 @@ def tapped(autoencoder: Autoencoder, tap: str, x: Tensor) -> Tensor:
 def choose_taps(model: Autoencoder, x: Tensor, taps: Sequence[str] | None) -> list[str]:
     """The given taps; None: the code, and the extra `feature_map` unless it has the shape of the code.
 
-    A tap is `code`, an extra of the model's output, or the name of a layer. Raises UserError for any other name.
+    Raises UserError for a name that is no tap.
     """
     output = model(x)
     if taps is None:
-        feature_map = output.extras.get("feature_map")
-        return ["code"] + (
-            ["feature_map"] if feature_map is not None and feature_map.shape != output.code.shape else []
-        )
+        feature_map = output.extras.get("feature_map", output.code)
+        return ["code"] if feature_map.shape == output.code.shape else ["code", "feature_map"]
     layers = [name for name, _ in model.named_modules() if name]
     missing = [tap for tap in taps if tap not in ("code", *output.extras, *layers)]
     if missing or not taps:

@@ -23,11 +23,8 @@ class AuxK(Penalty, nn.Module):
 
     def __init__(self, code_size: int, k: PositiveInt, dead_after: PositiveInt, logits: bool) -> None:
         super().__init__()
-        self.k = min(k, code_size)
-        self.dead_after = dead_after
-        self.logits = logits
-        self.silent_for: Tensor
-        self.register_buffer("silent_for", torch.zeros(code_size, dtype=torch.int64))  # images since it was active
+        self.k, self.dead_after, self.logits = min(k, code_size), dead_after, logits
+        self.silent_for = nn.Buffer(torch.zeros(code_size, dtype=torch.int64))  # images since a unit was active
 
     def __call__(self, model: Autoencoder, batch: Batch, output: AutoencoderOutput) -> Tensor:
         dead = self.silent_for >= self.dead_after

@@ -1,7 +1,5 @@
 """The contractive penalty."""
 
-from typing import Literal
-
 from torch import Tensor
 
 from aetool.components import PositiveInt
@@ -21,9 +19,8 @@ class Contractive(Penalty):
     number of pixels it involves, and its benefit is the fraction of variance it explains.
     """
 
-    def __init__(self, method: Literal["auto", "closed_form", "jacobian", "hutchinson"], probes: PositiveInt) -> None:
-        self.method: Method = method
-        self.probes = probes
+    def __init__(self, method: Method, probes: PositiveInt) -> None:
+        self.method, self.probes = method, probes
 
     def __call__(self, model: Autoencoder, batch: Batch, output: AutoencoderOutput) -> Tensor:
         return squared_norm(model, batch.x, self.method, self.probes, batch.generator).mean()

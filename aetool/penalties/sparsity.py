@@ -15,7 +15,7 @@ class L1(Penalty):
     """R(h) = Σ_i |h_i|.
 
     With `atom_norm` Σ_i |h_i| ‖d_i‖ / √n for the decoder's atoms d_i of n pixel values each, so that codes cannot
-    shrink while atoms grow (Conerly et al. 2024, "Update on how we train SAEs"). It has no effect on `Sparse` and its
+    shrink while atoms grow (Conerly et al. 2024, "Update on how we train SAEs"); no effect on `Sparse` and its
     subclasses, whose atoms have norm √n. Raises UserError for a decoder that is not linear.
     """
 
@@ -66,6 +66,16 @@ class Log(Penalty):
         return (output.code / self.epsilon).square().log1p().sum() / len(output.code)
 
 
+class L0(Penalty):
+    """R = Σ_i H(z_i - θ_i), whose gradient reaches only the thresholds θ (Rajamanoharan et al. 2024)."""
+
+    traits = PenaltyTraits(needs=("active",), sparsifies=True)
+
+    def __call__(self, model: Autoencoder, batch: Batch, output: AutoencoderOutput) -> Tensor:
+        active = output.extras["active"]
+        return active.sum() / len(active)
+
+
 class KLSparsity(Penalty, nn.Module):
     """Σ_i KL(Bernoulli(rho) ‖ Bernoulli(ρ̂_i)) for the mean activation ρ̂_i of unit i (Ng 2011, "Sparse autoencoder").
 
@@ -77,17 +87,13 @@ class KLSparsity(Penalty, nn.Module):
 
     def __init__(self, code_size: int, rho: OpenFraction, momentum: Fraction) -> None:
         super().__init__()
-        self.rho = rho
-        self.momentum = momentum
-        self.running_mean: Tensor
-        self.register_buffer("running_mean", torch.full((code_size,), rho))
+        self.rho, self.momentum = rho, momentum
+        self.running_mean = nn.Buffer(torch.full((code_size,), rho))
 
     def __call__(self, model: Autoencoder, batch: Batch, output: AutoencoderOutput) -> Tensor:
         mean = output.code.flatten(1).mean(0)
         value = self.running_mean.lerp(mean.detach(), self.momentum)
-        estimate = (value + mean - mean.detach()).clamp(
-            1e-6, 1 - 1e-6
-        )  # keeps the logarithms finite for units stuck at 0 or 1
+        estimate = (value + mean - mean.detach()).clamp(1e-6, 1 - 1e-6)  # finite logarithms for units stuck at 0 or 1
         on = self.rho * (math.log(self.rho) - estimate.log())
         off = (1 - self.rho) * (math.log1p(-self.rho) - (-estimate).log1p())
         return (on + off).sum()
@@ -99,9 +105,7 @@ class KLSparsity(Penalty, nn.Module):
 def _atom_norms(model: Autoencoder, code: Tensor) -> Tensor:
     """‖d_i‖ / √n, (code_size,), where the atom d_i of a linear decoder is the image that unit i alone adds."""
     if code.dim() != 2:
-        raise UserError(
-            "penalty.terms.l1.atom_norm=true: the code is a map, whose units have no atoms; set it to false"
-        )
+        raise UserError("penalty.terms.l1.atom_norm=true: the code is a map and has no atoms; set it to false")
     units = torch.eye(code.shape[1], dtype=code.dtype, device=code.device)
     codes = torch.cat([torch.zeros_like(units[:1]), units.sum(0, keepdim=True), units])
     empty, full, *_ = images = model.decode(codes).flatten(1)

@@ -1,8 +1,8 @@
 """A feature atlas: what each unit of a code does on the validation images, and what the decoder draws for it.
 
 A unit is a number of a code (B, code_size), or a channel of a map (B, channels, h, w), whose activation is then the one
-of the largest magnitude over the places. A unit that takes both signs is read towards its stronger one, its sign: it is
-activated by max(0, sign * h), so the images that activate it are alike, and its picture is drawn in that direction.
+of the largest magnitude over the places. A unit that takes both signs is read towards its stronger one: its activation
+is max(0, sign * h), so the images that activate it are alike.
 """
 
 import csv
@@ -61,9 +61,9 @@ def unit_activations(code: Tensor) -> Tensor:
 def class_selectivity(activations: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Index of each unit in [0, 1], and its preferred class (Morcos et al. 2018).
 
-    (μ_max - μ_rest) / (μ_max + μ_rest) for the largest of the means over the images of a class and the mean of the
-    others; 0: alike for all classes, 1: active for one alone, NaN: never active. Of activations (N, units), none below
-    0, and labels (N,). Raises ValueError where there are fewer than two classes.
+    (μ_max - μ_rest) / (μ_max + μ_rest) for the largest class mean and the mean of the others: 0 if alike for all
+    classes, 1 if active for one alone, NaN if never active. Of activations (N, units) ≥ 0 and labels (N,). Raises
+    ValueError for fewer than two classes.
     """
     classes, members = labels.unique(return_inverse=True)
     if len(classes) < 2:
@@ -102,8 +102,8 @@ def _columns(activations: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
 def decoder_responses(trained: Trained, code: Tensor, found: Atlas, units: Tensor) -> Tensor:
     """What the decoder adds for each of these units, in pixels: (units, C, H, W), for a map cropped to what changes.
 
-    `code` is the mean over images, without a batch dimension; the unit, in the middle of its map, is raised above it by
-    the strength of its top images. For a linear decoder that is its atom.
+    The unit, in the middle of its map, is raised by the strength of its top images above `code`, the mean over images,
+    without a batch dimension. For a linear decoder that is its atom.
     """
     raised = code.repeat(len(units), *[1] * code.ndim)
     steps = (found.sign * found.strength)[units].to(code)

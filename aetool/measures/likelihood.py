@@ -80,8 +80,8 @@ def log_weights(
 ) -> Tensor:
     """log p(target|h) + log p(h) - log q(h) for draws h of q = N(mean, exp(log_variance)): (samples, B) float64.
 
-    Their mean over samples estimates the ELBO; the log of the mean of their exponentials is never below that and
-    approaches log p(target) as the number of samples grows. `sigma` of Gaussian pixels; None: Bernoulli pixels, 0 or 1.
+    Their mean estimates the ELBO; the log of the mean of their exponentials is never below that and approaches
+    log p(target) as samples grow. `sigma` of Gaussian pixels; None: Bernoulli pixels, 0 or 1.
     """
     prior = Normal(torch.zeros_like(mean), 1.0)
     posterior = Normal(mean, (log_variance / 2).exp())

@@ -24,10 +24,7 @@ class PCA:
     spectrum: Tensor  # (D,) float64, variance along each component (divided by N, not N - 1)
 
     def fit(self, images: Tensor, chunk: int = CHUNK, poll: Callable[[], None] = lambda: None) -> Self:
-        """Components of uint8 images, which are read `chunk` at a time with a call of `poll` before each.
-
-        Raises ValueError for images that are not uint8 (N, C, H, W) with N ≥ 1.
-        """
+        """Calls `poll` before each `chunk` of images; raises ValueError unless they are uint8 (N, C, H, W), N ≥ 1."""
         if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0:
             raise ValueError(f"PCA is fitted on uint8 (N, C, H, W); got {images.dtype} {tuple(images.shape)}")
         self.image_shape = images.shape[1:]
@@ -55,7 +52,6 @@ class PCA:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """What `save` wrote."""
         pca = cls()
         with safe_open(path, framework="pt") as file:
             pca.mean, pca.components, pca.spectrum = map(file.get_tensor, ("mean", "components", "spectrum"))

@@ -12,15 +12,14 @@ class Quantizer:
     """Uniform quantisation of every unit to 8 bits, over the range that it has in the codes seen by `observe`.
 
     Where a unit's range holds 0, 0 is one of its levels, so that a sparse code stays sparse (Jacob et al. 2018,
-    "Quantization and training of neural networks for integer-arithmetic-only inference"). Inside the range the error is
-    at most half a step; values outside are clipped to it. Codes are (B, D) or (B, channels, h, w), every place a unit.
+    "Quantization and training of neural networks for integer-arithmetic-only inference"). Values outside the range are
+    clipped to it. Codes are (B, D) or (B, channels, h, w), every place a unit.
     """
 
     def __init__(self) -> None:
         self.low, self.high = torch.tensor(math.inf), torch.tensor(-math.inf)  # of every unit, from the first batch on
 
     def observe(self, codes: Tensor) -> None:
-        """Widens the ranges to those of a batch."""
         self.low = torch.minimum(self.low, codes.double().amin(0))
         self.high = torch.maximum(self.high, codes.double().amax(0))
 
@@ -62,5 +61,4 @@ def bytes_per_code(nonzero: Tensor, units: int) -> float:
     and number take 1 byte each up to 256 units, 2 up to 65,536, else 4.
     """
     index = 1 if units <= 2**8 else 2 if units <= 2**16 else 4
-    pairs = index + nonzero.double().mean().item() * (index + 1)
-    return min(float(units), pairs)
+    return min(float(units), index + nonzero.double().mean().item() * (index + 1))

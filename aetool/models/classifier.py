@@ -13,8 +13,6 @@ HEAD_STD = 0.01  # of the head's initial weights: the first probabilities are ne
 
 
 class ClassifierOutput(NamedTuple):
-    """What a classifier returns for a batch of B images."""
-
     logits: Tensor  # (B, K)
 
     def float(self) -> "ClassifierOutput":
@@ -24,9 +22,9 @@ class ClassifierOutput(NamedTuple):
 class Classifier(nn.Module):
     """image → encoder → tap → `pool` → flattened → (features - mean) · scale → linear head.
 
-    The tap is `code` or an extra of the autoencoder's output. Mean and scale are fixed buffers, initially 0 and 1: the
-    scale of codes depends on the model and on lambda, and standardising makes learning rates comparable. The encoder
-    stays in eval mode, so that features are those a probe sees and do not depend on the other images of a batch.
+    The tap is `code` or an extra of the autoencoder's output. Mean and scale are fixed, initially 0 and 1:
+    standardising makes learning rates comparable between models and lambdas. The encoder stays in eval mode, so that features are
+    those a probe sees and do not depend on the other images of a batch.
     """
 
     def __init__(

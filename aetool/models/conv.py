@@ -14,10 +14,7 @@ Size = tuple[int, int]  # H, W of a map
 
 
 class Mirrored(Autoencoder):
-    """image → encoder → map → bottleneck → code → expand → map → decoder → image.
-
-    The extra `feature_map` is the map before the bottleneck.
-    """
+    """image → encoder → map, the extra `feature_map` → bottleneck → code → expand → map → decoder → image."""
 
     traits = ModelTraits(extras=("feature_map",))
 
@@ -49,10 +46,9 @@ class Mirrored(Autoencoder):
 class Conv(Mirrored):
     """Stages of 3×3 convolution, GELU and 2×2 average pooling; the decoder mirrors each by a transposed convolution.
 
-    Pooling rounds odd sizes up, and the transposed convolutions restore the exact size, so any image shape works. With
-    `code_size` the code is a linear layer and `code_activation` on the flattened last map; without it the code is that
-    map, (B, channels[-1], h, w). Raises ValueError if `channels` is empty, or if the code is a map and has an
-    activation.
+    Pooling rounds odd sizes up, and the transposed convolutions restore them: any image shape works. With `code_size` the
+    code is a linear layer and `code_activation` on the flattened last map; without it the code is that map,
+    (B, channels[-1], h, w). Raises ValueError if `channels` is empty, or if the code is a map and has an activation.
     """
 
     def __init__(
@@ -89,7 +85,6 @@ def map_sizes(image_shape: Sequence[int], channels: Sequence[int]) -> list[Size]
 
 
 def pooling() -> nn.Module:
-    """2×2 average pooling that rounds odd sizes up."""
     return nn.AvgPool2d(2, ceil_mode=True)
 
 
@@ -124,8 +119,7 @@ def initialise(model: nn.Module) -> None:
 
     Linear layers, and 1×1 convolutions to fewer channels, are orthogonal. The other convolutions have weights
     N(0, 1.5² / fan-in), more than the ReLU gain √2 of He et al. 2015 because GELU shrinks small values; the last layer
-    is scaled by 0.2, to start near the mean image. torch's default roughly halves activations at every layer, which
-    takes the first epochs to undo.
+    is scaled by 0.2, to start near the mean image. torch's default roughly halves activations at every layer.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
     for layer in layers:

@@ -14,8 +14,8 @@ from aetool.models.base import Autoencoder
 class PCAModel(Autoencoder):
     """h = V S (x - x̄) and x̂ = S⁻¹ Vᵀ h + x̄, with V the first components of the training pixels.
 
-    The optimal linear autoencoder of pixels: S, the channels' standard deviations, undoes the standardisation of the
-    input, which would change the components of colour images. Nothing is trained. A `code_size` above the number of
+    The optimal linear autoencoder of pixels, not trained: S, the channels' standard deviations, undoes the
+    standardisation of the input, which would change the components of colour images. A `code_size` above the number of
     pixel values means all of them. Without `pca`, as before a checkpoint is loaded, the components are 0.
     """
 

@@ -32,8 +32,7 @@ class Fire(nn.Module):
 
 
 class TransposedFire(Fire):
-    """The mirror image of `Fire`, to maps of `size`: a transposed 3×3 convolution of stride 2 beside a 1×1 convolution
-    with nearest-neighbour upsampling."""
+    """The mirror image of `Fire`, to maps of `size`: `unpooling` beside a 1×1 convolution with nearest upsampling."""
 
     def __init__(
         self, channels: int, squeeze: int, expand_1: int, expand_3: int, activation: Activation, size: Size
@@ -52,14 +51,12 @@ class Squeeze(Mirrored):
     """`Conv` with Fire modules instead of convolutions, and the same stages and pooling.
 
     As in SqueezeNet, the first and the last layer are plain 3×3 convolutions. A Fire module squeezes to `squeeze_ratio`
-    times the channels on its coarse side, and half of its output comes from 1×1 and half from 3×3 convolutions.
-    SqueezeNet has a ReLU after the squeeze, which discards information; `squeeze_activation: identity`, a linear
-    bottleneck (Sandler et al. 2018), reconstructs better.
+    times the channels on its coarse side, and half of its output comes from 1×1 and half from 3×3 convolutions. The
+    ReLU of SqueezeNet after the squeeze discards information: a linear bottleneck (Sandler et al. 2018) is better.
 
     Most parameters of `Conv` are in the linear layers to and from the code. Here a 1×1 convolution first reduces the
-    last map to `map_channels`, and the two layers are tied: the second is the transpose of the first. Without
-    `code_size` the code is the reduced map, (B, map_channels, h, w). The extra `feature_map` is the map before it is
-    reduced. Raises ValueError if `channels` is empty, or if the code is a map and has an activation.
+    last map, the extra `feature_map`, to `map_channels`, and the second layer is the transpose of the first. Without
+    `code_size` the code is the reduced map, (B, map_channels, h, w). Raises ValueError as `Conv` does.
     """
 
     def __init__(

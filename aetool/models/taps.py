@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from aetool.errors import UserError
 from aetool.models.base import Autoencoder
@@ -44,13 +44,9 @@ def at_tap(model: Autoencoder, x: Tensor, tap: str) -> Tensor:
     if tap == "code":
         return model.encode(x)
     seen: list[Tensor] = []
-    layer = dict(model.named_modules()).get(tap)
-    handle = layer.register_forward_hook(lambda *call: seen.append(call[2])) if layer is not None else None
-    try:
+    layer = dict(model.named_modules()).get(tap, nn.Module())
+    with layer.register_forward_hook(lambda *call: seen.append(call[2])):
         extras = model(x).extras
-    finally:
-        if handle is not None:
-            handle.remove()
     found = extras[tap] if tap in extras else seen[-1] if seen else None
     if not isinstance(found, Tensor) or len(found) != len(x):
         raise UserError(f"probe.taps=[{tap}]: this layer does not return a tensor with a row for every image")

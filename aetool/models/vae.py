@@ -27,9 +27,7 @@ class VAE(Autoencoder):
     def __init__(self, encoder: nn.Module, hidden: int, code_size: int, decoder: nn.Module) -> None:
         """`encoder`: (B, C, H, W) -> (B, hidden); `decoder`: (B, code_size) -> (B, C, H, W)."""
         super().__init__()
-        self.encoder = encoder
-        self.posterior = nn.Linear(hidden, 2 * code_size)
-        self.decoder = decoder
+        self.encoder, self.posterior, self.decoder = encoder, nn.Linear(hidden, 2 * code_size), decoder
 
     def encode(self, x: Tensor) -> Tensor:
         return self._posterior(x)[0]
@@ -68,9 +66,9 @@ class DenseVAE(VAE):
 
 
 class ConvVAE(VAE):
-    """Stages of 3×3 convolutions of stride 2, mirrored by transposed convolutions; any image size.
+    """Stages of 3×3 convolutions of stride 2, which halve height and width, rounding up, mirrored by `unpooling`.
 
-    Each stage halves height and width, rounding up. Raises ValueError if `channels` is empty.
+    Raises ValueError if `channels` is empty.
     """
 
     def __init__(
@@ -88,12 +86,8 @@ class ConvVAE(VAE):
             decoder = [ACTIVATIONS[activation](), unpooling(after, before, size), *decoder]
         map_shape = (channels[-1], *sizes[-1])
         flat = math.prod(map_shape)
-        super().__init__(
-            nn.Sequential(*encoder, nn.Flatten()),
-            flat,
-            code_size,
-            nn.Sequential(nn.Linear(code_size, flat), nn.Unflatten(1, map_shape), *decoder),
-        )
+        whole = nn.Sequential(nn.Linear(code_size, flat), nn.Unflatten(1, map_shape), *decoder)
+        super().__init__(nn.Sequential(*encoder, nn.Flatten()), flat, code_size, whole)
         self.to(memory_format=torch.channels_last)  # faster than channels-first on CPUs
 
     def atoms(self) -> Tensor:

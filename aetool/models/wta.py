@@ -46,8 +46,7 @@ class WTA(Sparse):
     """`Sparse` with tied weights and a code that keeps each unit's winners over the batch.
 
     FC-WTA of Makhzani & Frey 2015, "Winner-take-all autoencoders": h = W(relu(D (x - x̄) + e)) / √n with the decoder's
-    dictionary D, whose atoms are normalised only for decoding. The paper's features are the extra `relu_code`, the code
-    before winners are taken.
+    dictionary D, not normalised here. The extra `relu_code` is the code before winners are taken, the paper's features.
     """
 
     traits = replace(Sparse.traits, extras=("pre_activation", "relu_code"), l0_depends_on_lambda=False)

@@ -47,7 +47,7 @@ class L1(Loss):
         return F.l1_loss(reconstruction, target, reduction="none")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Huber(Loss):
     """(r - x)² / 2 up to an error of `delta`, delta (|r - x| - delta / 2) beyond it (Huber 1964)."""
 

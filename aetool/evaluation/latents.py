@@ -39,7 +39,7 @@ class Prior:
         return torch.randn(count, codes.shape[1], generator=generator)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Gaussian:
     """The Gaussian of the codes' mean and covariance, in its `rank` directions of the largest variance."""
 
@@ -51,7 +51,7 @@ class Gaussian:
         return mean + torch.randn(count, len(std), generator=generator) * std @ directions
 
 
-@dataclass
+@dataclass(frozen=True)
 class Mixture:
     """A mixture of Gaussians of full covariance, fitted by EM in the codes' `rank` principal directions."""
 
@@ -81,7 +81,7 @@ class Mixture:
         return mean + drawn[order] * std @ directions
 
 
-@dataclass
+@dataclass(frozen=True)
 class Noise:
     """Real codes plus Gaussian noise of `level` times each unit's standard deviation."""
 

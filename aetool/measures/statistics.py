@@ -47,9 +47,9 @@ def difference(first: Mapping[Key, float], second: Mapping[Key, float]) -> Inter
 
 
 def paired_t_interval(differences: Sequence[float]) -> Interval:
-    """Student's t-interval of the mean of paired differences; infinite for one, and for two equal ones (by chance)."""
+    """Student's t-interval of the mean of paired differences; infinite for one difference or two equal ones."""
     mean, n = statistics.fmean(differences), len(differences)
-    if n < 2 or (n == 2 and math.isclose(*differences)):
+    if n < 2 or (n == 2 and math.isclose(*differences)):  # accuracies are counts of images and can agree by chance
         return Interval(mean, -math.inf, math.inf)
     return _t_interval(mean, statistics.stdev(differences) / math.sqrt(n), n - 1)
 

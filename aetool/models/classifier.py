@@ -23,8 +23,8 @@ class Classifier(nn.Module):
     """image → encoder → tap → `pool` → flattened → (features - mean) · scale → linear head.
 
     The tap is `code` or an extra of the autoencoder's output. Mean and scale are fixed, initially 0 and 1:
-    standardising makes learning rates comparable between models and lambdas. The encoder stays in eval mode, so that features are
-    those a probe sees and do not depend on the other images of a batch.
+    standardising makes learning rates comparable between models and lambdas. The encoder stays in eval mode, so that
+    features are those a probe sees and do not depend on the other images of a batch.
     """
 
     def __init__(

@@ -46,8 +46,8 @@ class Mirrored(Autoencoder):
 class Conv(Mirrored):
     """Stages of 3×3 convolution, GELU and 2×2 average pooling; the decoder mirrors each by a transposed convolution.
 
-    Pooling rounds odd sizes up, and the transposed convolutions restore them: any image shape works. With `code_size` the
-    code is a linear layer and `code_activation` on the flattened last map; without it the code is that map,
+    Pooling rounds odd sizes up, and the transposed convolutions restore them: any image shape works. With `code_size`
+    the code is a linear layer and `code_activation` on the flattened last map; without it the code is that map,
     (B, channels[-1], h, w). Raises ValueError if `channels` is empty, or if the code is a map and has an activation.
     """
 

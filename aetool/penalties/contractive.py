@@ -10,7 +10,7 @@ from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.penalties.base import Penalty
 
 
-@dataclass
+@dataclass(frozen=True)
 class Contractive(Penalty):
     """R = ‖∂h/∂x‖²_F, the mean over the batch (Rifai et al. 2011, "Contractive auto-encoders").
 

@@ -13,7 +13,7 @@ from aetool.models.sparse import keep_largest
 from aetool.penalties.base import Penalty
 
 
-@dataclass
+@dataclass(frozen=True)
 class L1(Penalty):
     """R(h) = Σ_i |h_i|.
 
@@ -55,7 +55,7 @@ class HoyerSquare(Penalty):
         return (code.abs().sum(1).square() / energy).mean()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Log(Penalty):
     """R(h) = Σ_i log(1 + h_i² / epsilon²) (Olshausen & Field 1996, "Emergence of simple-cell receptive fields")."""
 

@@ -9,7 +9,7 @@ from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.penalties.base import Penalty
 
 
-@dataclass
+@dataclass(frozen=True)
 class KL(Penalty):
     """KL(q(h|x) ‖ N(0, I)) / n in nats, for images of n pixel values.
 

@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -15,8 +16,7 @@ from aetool.measures.reconstruction import ssim_map
 class Loss(HasTraits):
     """(reconstruction, target) -> error of each pixel. A plain function with this signature is a loss as well.
 
-    A loss with parameters, which are trained with the model's, is a torch module too: `class Mine(Loss, nn.Module)`,
-    with `__call__` instead of `forward`.
+    One with parameters, which are trained with the model's, is `class Mine(Loss, nn.Module)` without `forward`.
     """
 
     traits: ClassVar[LossTraits] = LossTraits()
@@ -47,11 +47,11 @@ class L1(Loss):
         return F.l1_loss(reconstruction, target, reduction="none")
 
 
+@dataclass(frozen=True)
 class Huber(Loss):
     """(r - x)² / 2 up to an error of `delta`, delta (|r - x| - delta / 2) beyond it (Huber 1964)."""
 
-    def __init__(self, delta: PositiveFloat) -> None:
-        self.delta = delta
+    delta: PositiveFloat
 
     def __call__(self, reconstruction: Tensor, target: Tensor) -> Tensor:
         return F.huber_loss(reconstruction, target, reduction="none", delta=self.delta)

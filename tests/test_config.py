@@ -194,7 +194,7 @@ class TestIdentity:
     def test_a_moved_module_keeps_the_id(self):
         """Sparse can also be imported from where topk uses it."""
         config = composed()
-        elsewhere = config.model.model_copy(update={"target": "aetool.models.topk.Sparse"})
+        elsewhere = config.model.model_copy(update={"target": "aetool.models.wta.Sparse"})
         moved = config.model_copy(update={"model": elsewhere})
         assert digest(identity(moved)) == digest(identity(config))
 

@@ -9,11 +9,8 @@ from torch import Tensor, nn
 from aetool.evaluation.figures import save_singular_values
 from aetool.measures.jacobian import SMALL_CODE, jacobian_norm, singular_values, squared_norm
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
-from aetool.models.batch_topk import BatchTopK
 from aetool.models.dense import Dense
-from aetool.models.jumprelu import JumpReLU
-from aetool.models.sparse import Sparse
-from aetool.models.topk import TopK
+from aetool.models.sparse import BatchTopK, JumpReLU, Sparse, TopK
 from aetool.models.wta import WTA
 from aetool.penalties.contractive import Contractive
 

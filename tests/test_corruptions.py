@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from aetool.data.corruptions import Blur, Components, Gaussian, Identity, Masking, SaltAndPepper
 from aetool.data.dataset import Dataset, Split
 from aetool.data.preprocessing import Preprocessing
-from aetool.evaluation.denoising import denoising
+from aetool.evaluation.family import denoising
 from aetool.measures.pca import PCA
 from aetool.measures.reconstruction import PSNR_CAP
 from aetool.models.base import AutoencoderOutput
@@ -155,7 +155,7 @@ def gains(model: nn.Module, images: Tensor, *levels: float) -> dict[str, float]:
     trained = Trained(model, preprocessing, (2, 8, 8), Checkpoint(Path(), {}))
     split = Split(images, None)
     dataset = Dataset(split, split, split, 0, [], "")
-    return denoising(trained, dataset, Gaussian, levels, torch.device("cpu"), lambda: None)
+    return denoising(trained, dataset, Gaussian, levels, torch.device("cpu"))
 
 
 def test_the_identity_gains_nothing():

@@ -17,8 +17,8 @@ from aetool.data.dataset import Arrays, Dataset, Split, split
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError
 from aetool.evaluation import latents as generation
-from aetool.evaluation.compression import compression
 from aetool.evaluation.encode import indices_of
+from aetool.evaluation.family import compression
 from aetool.evaluation.generation import generate
 from aetool.evaluation.latents import Gaussian, Mixture, Noise, Prior, principal, prior_or_gaussian
 from aetool.measures.quantization import Quantizer, bytes_per_code
@@ -165,7 +165,7 @@ def copying(shift: float) -> tuple[Trained, Dataset]:
 
 def made(shift: float, latent: generation.Latent | None = None):
     trained, dataset = copying(shift)
-    keys = {"count": 5, "images": 20, "seed": 0, "device": CPU, "poll": lambda: None}
+    keys = {"count": 5, "images": 20, "seed": 0, "device": CPU}
     return generate(trained, dataset, latent or Gaussian(6), **keys), trained, dataset
 
 
@@ -173,8 +173,8 @@ class TestFigures:
     def test_interpolations_are_straight_lines_between_codes(self):
         result, _, dataset = made(0.0)
         images = dataset.test.images[:10] / 255
-        assert len(result.interpolations.images) == 8
-        for number, row in enumerate(result.interpolations.images):
+        assert len(result.interpolations) == 8
+        for number, row in enumerate(result.interpolations):
             start, end = images[number], images[number + 1]
             torch.testing.assert_close(row[0], start)
             torch.testing.assert_close(row[-1], end)
@@ -185,9 +185,9 @@ class TestFigures:
         result, _, dataset = made(-10.0)  # codes below 0
         order = torch.randperm(30, generator=generator(0, "fitted"))[:20]
         std = (dataset.val.images[order] / 255).flatten(1).std(0, correction=0)
-        assert result.traversals.labels == [f"unit {unit}" for unit in std.argsort(descending=True).tolist()]
+        assert list(result.traversals) == [f"unit {unit}" for unit in std.argsort(descending=True).tolist()]
         base = dataset.test.images[0].flatten() / 255
-        for label, row in zip(result.traversals.labels, result.traversals.images, strict=True):
+        for label, row in result.traversals.items():
             unit = int(label.removeprefix("unit "))
             expected = base.repeat(9, 1)
             expected[:, unit] = (base[unit] + torch.linspace(-3, 3, 9) * std[unit]).clamp(0, 1)
@@ -196,23 +196,22 @@ class TestFigures:
     def test_codes_that_are_not_negative_stay_so(self):
         result, _, dataset = made(0.0, Noise(5.0))
         assert result.non_negative
-        assert (result.samples.codes.min(), result.samples.codes.max()) == (0, 1)  # as real codes lie in [0, 1]
-        assert 0.1 < result.samples.metrics["clamped_fraction"] < 0.9
+        assert (result.codes.min(), result.codes.max()) == (0, 1)  # as real codes lie in [0, 1]
+        assert 0.1 < result.metrics["clamped_fraction"] < 0.9
         order = torch.randperm(30, generator=generator(0, "fitted"))[:20]
         peak = (dataset.val.images[order] / 255).flatten(1).amax(0)
-        unit = int(result.traversals.labels[0].removeprefix("unit "))
-        torch.testing.assert_close(
-            result.traversals.images[0].flatten(1)[:, unit], torch.linspace(0, peak[unit].item(), 9)
-        )
+        label, row = next(iter(result.traversals.items()))
+        unit = int(label.removeprefix("unit "))
+        torch.testing.assert_close(row.flatten(1)[:, unit], torch.linspace(0, peak[unit].item(), 9))
         signed, _, _ = made(-10.0, Noise(5.0))
         assert not signed.non_negative
-        assert "clamped_fraction" not in signed.samples.metrics
+        assert "clamped_fraction" not in signed.metrics
 
     def test_a_decoder_that_needs_more_is_refused(self):
         trained, dataset = copying(0.0)
         trained.model.decode = lambda code, mask, size=3: code  # type: ignore[method-assign, assignment]
         with pytest.raises(UserError, match=r"Copy\.decode needs mask beside the code"):
-            generate(trained, dataset, Noise(0.0), count=5, images=20, seed=0, device=CPU, poll=lambda: None)
+            generate(trained, dataset, Noise(0.0), count=5, images=20, seed=0, device=CPU)
 
 
 class TestSampleCommand:
@@ -422,7 +421,7 @@ class TestQuantization:
     def test_the_row_of_a_run(self, run):
         opened = run_in(run)
         trained, dataset = load_trained(opened, CPU), dataset_of(opened.config)
-        found = compression(trained, dataset, CPU, lambda: None)
+        found = compression(trained, dataset, CPU)
         network = package.load(run)
         val, test = (network.encode(part.images.numpy()).astype(np.float64) for part in (dataset.val, dataset.test))
         low, high = val.min(0), val.max(0)

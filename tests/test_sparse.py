@@ -16,16 +16,10 @@ from aetool.errors import UserError
 from aetool.losses import MSE
 from aetool.measures.code import active_units
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
-from aetool.models.batch_topk import BatchTopK
-from aetool.models.conv_wta import ConvWTA
-from aetool.models.jumprelu import STRIDE, JumpReLU
 from aetool.models.pixels import Pixels
-from aetool.models.sparse import Sparse, keep_largest
-from aetool.models.topk import TopK
-from aetool.models.wta import WTA
-from aetool.penalties.auxk import AuxK
-from aetool.penalties.l0 import L0
-from aetool.penalties.sparsity import L1, HoyerSquare, KLSparsity, Log, ReLUSum
+from aetool.models.sparse import STRIDE, BatchTopK, JumpReLU, Sparse, TopK, keep_largest
+from aetool.models.wta import WTA, ConvWTA
+from aetool.penalties.sparsity import L0, L1, AuxK, HoyerSquare, KLSparsity, Log, ReLUSum
 from aetool.storage.folder import RunFolder
 from aetool.storage.run import Run
 from aetool.training.objective import LAMBDAS, Objective, Term

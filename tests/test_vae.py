@@ -12,8 +12,9 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from aetool.config.compose import compose_one
 from aetool.config.schema import TrainConfig
 from aetool.data.preprocessing import Preprocessing
+from aetool.evaluation.diagnosis import collapsed_posterior
 from aetool.losses import BCE, Gaussian
-from aetool.measures.likelihood import collapsed, likelihood, log_weights
+from aetool.measures.likelihood import likelihood, log_weights
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.models.vae import ConvVAE, DenseVAE
 from aetool.penalties.variational import KL, divergence
@@ -246,12 +247,12 @@ def test_active_units_vary_with_the_image():
 
 
 def test_collapse_names_the_keys():
-    assert collapsed(2, 40) == []
-    (warning,) = collapsed(1, 40)
+    assert collapsed_posterior(2, 40) == []
+    (warning,) = collapsed_posterior(1, 40)
     assert "1 of 40" in warning
     for key in ("penalty.weight", "penalty.warmup", "penalty.terms.kl.free_bits"):
         assert key in warning
-    assert collapsed(0, 4)
+    assert collapsed_posterior(0, 4)
 
 
 @pytest.mark.parametrize("model", ["vae", "conv_vae"])

@@ -1,8 +1,8 @@
 """A feature atlas: what each unit of a code does on the validation images, and what the decoder draws for it.
 
 A unit is a number of a code (B, code_size), or a channel of a map (B, channels, h, w), whose activation is then the one
-of the largest magnitude over the places. A unit that takes both signs is read towards its stronger one, its sign: it is
-activated by max(0, sign * h), so the images that activate it are alike, and its picture is drawn in that direction.
+of the largest magnitude over the places. A unit that takes both signs is read towards its stronger one: its activation
+is max(0, sign * h), so the images that activate it are alike.
 """
 
 import csv
@@ -27,8 +27,8 @@ class Atlas(NamedTuple):
     sign: Tensor  # (units,) 1 or -1
     images: Tensor  # (units, TOP or N) positions of the images that activate it most, falling; -1 where no more do
     strength: Tensor  # (units,) mean activation of those images
-    selectivity: Tensor | None  # (units,) see `class_selectivity`; None without labels or with one class
-    preferred_class: Tensor | None  # (units,)
+    selectivity: Tensor | None = None  # (units,) see `class_selectivity`; None without labels or with one class
+    preferred_class: Tensor | None = None  # (units,)
 
     @property
     def by_use(self) -> Tensor:
@@ -43,7 +43,6 @@ class Atlas(NamedTuple):
         return {"class_selectivity": self.selectivity[self.by_use].mean().item()}
 
     def label(self, unit: int, class_names: Sequence[str]) -> str:
-        """Two lines about a unit."""
         first = f"unit {unit} · {100 * self.frequency[unit].item():.3g} % of images"
         if self.selectivity is None or self.preferred_class is None:
             return first
@@ -62,9 +61,9 @@ def unit_activations(code: Tensor) -> Tensor:
 def class_selectivity(activations: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Index of each unit in [0, 1], and its preferred class (Morcos et al. 2018).
 
-    (μ_max - μ_rest) / (μ_max + μ_rest) for the largest of the means over the images of a class and the mean of the
-    others; 0: alike for all classes, 1: active for one alone, NaN: never active. Of activations (N, units), none below
-    0, and labels (N,). Raises ValueError where there are fewer than two classes.
+    (μ_max - μ_rest) / (μ_max + μ_rest) for the largest class mean and the mean of the others: 0 if alike for all
+    classes, 1 if active for one alone, NaN if never active. Of activations (N, units) ≥ 0 and labels (N,). Raises
+    ValueError for fewer than two classes.
     """
     classes, members = labels.unique(return_inverse=True)
     if len(classes) < 2:
@@ -78,25 +77,24 @@ def class_selectivity(activations: Tensor, labels: Tensor) -> tuple[Tensor, Tens
 
 def atlas(activations: Tensor, labels: Tensor | None) -> Atlas:
     """What units do, from activations (N, units), see `unit_activations`, and labels (N,)."""
-    parts = [_atlas(part, labels) for part in activations.split(UNITS, dim=1)]
-    joined = (None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True))
-    return Atlas(*joined)  # type: ignore[arg-type]
+    classes = None if labels is None or len(labels.unique()) < 2 else labels
+    parts = [_columns(part, classes) for part in activations.split(UNITS, dim=1)]
+    return Atlas(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _atlas(activations: Tensor, labels: Tensor | None) -> Atlas:
+def _columns(activations: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
+    """The fields of an `Atlas`, without the last two where there are no labels."""
     sign = torch.where(activations.amax(0) >= -activations.amin(0), 1.0, -1.0)
     towards = (activations * sign).clamp(min=0)
     most = towards.T.topk(min(TOP, len(towards)), dim=1)
     shown = most.values > 0
-    labelled = labels is not None and len(labels.unique()) > 1
-    selectivity = class_selectivity(towards, labels) if labels is not None and labelled else (None, None)
-    return Atlas(
+    return (
         (activations != 0).double().mean(0),
         activations.abs().double().mean(0),
         sign,
         most.indices.where(shown, -1),
         most.values.sum(1) / shown.sum(1).clamp(min=1),
-        *selectivity,
+        *(() if labels is None else class_selectivity(towards, labels)),
     )
 
 
@@ -104,16 +102,15 @@ def _atlas(activations: Tensor, labels: Tensor | None) -> Atlas:
 def decoder_responses(trained: Trained, code: Tensor, found: Atlas, units: Tensor) -> Tensor:
     """What the decoder adds for each of these units, in pixels: (units, C, H, W), for a map cropped to what changes.
 
-    `code` is the mean over images, without a batch dimension; the unit, in the middle of its map, is raised above it by
-    the strength of its top images. For a linear decoder that is its atom.
+    The unit, in the middle of its map, is raised by the strength of its top images above `code`, the mean over images,
+    without a batch dimension. For a linear decoder that is its atom.
     """
     raised = code.repeat(len(units), *[1] * code.ndim)
     steps = (found.sign * found.strength)[units].to(code)
     middle = tuple(side // 2 for side in code.shape[1:])
     for row, (unit, step) in enumerate(zip(units.tolist(), steps, strict=True)):
         raised[(row, unit, *middle)] += step
-    decode, to_pixels = trained.model.decode, trained.preprocessing.to_pixels
-    pixels = to_pixels(decode(torch.cat([code[None], raised])).float())
+    pixels = trained.preprocessing.to_pixels(trained.model.decode(torch.cat([code[None], raised])).float())
     responses = pixels[1:] - pixels[:1]
     return _cropped(responses) if code.ndim > 1 else responses
 
@@ -142,7 +139,5 @@ def _cropped(responses: Tensor) -> Tensor:
     if len(rows) == 0:
         return responses
     side = int(max(rows[-1] - rows[0], columns[-1] - columns[0])) + 1
-    top, left = (
-        min(int(start[0]), max(0, full - side)) for start, full in ((rows, len(seen)), (columns, seen.shape[1]))
-    )
+    top, left = (min(int(at[0]), max(0, full - side)) for at, full in zip((rows, columns), seen.shape, strict=True))
     return responses[:, :, top : top + side, left : left + side]

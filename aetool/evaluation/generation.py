@@ -2,14 +2,13 @@
 
 import inspect
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from aetool.data.dataset import Dataset, Split
-from aetool.errors import UserError
+from aetool.errors import UserError, poll_signals
 from aetool.evaluation.features import encoder, features
 from aetool.evaluation.latents import Latent
 from aetool.evaluation.metrics import ten_images
@@ -23,51 +22,33 @@ STEPS = 9  # decoded codes in a row of a figure
 ROWS = 8
 
 
-class Samples(NamedTuple):
-    codes: Tensor  # (count, code_size), or (count, channels, h, w)
-    pixels: Tensor  # (count, C, H, W) in [0, 1]
-    metrics: dict[str, float]
-
-
-class Rows(NamedTuple):
-    """The rows of a figure, each (n, C, H, W) pixels in [0, 1], and their labels."""
-
-    images: list[Tensor]
-    labels: list[str]
-
-
 class Generation(NamedTuple):
-    samples: Samples
-    interpolations: Rows  # an image, the way from its code to another one's, that image
-    traversals: Rows  # one unit changes, from left to right
-    non_negative: bool
+    """New images and the rows of two figures; pixels are in [0, 1]."""
+
+    codes: Tensor  # (count, code_size), or (count, channels, h, w)
+    pixels: Tensor  # (count, C, H, W)
+    metrics: dict[str, float]
+    interpolations: list[Tensor]  # (STEPS + 2, C, H, W) each: an image, the way to another one's code, that image
+    traversals: dict[str, Tensor]  # (STEPS, C, H, W) each: one unit, by its label, changes from left to right
+    non_negative: bool  # no real code has a value below 0
 
 
 @torch.no_grad()
 def generate(
-    trained: Trained,
-    dataset: Dataset,
-    latent: Latent,
-    *,
-    count: int,
-    images: int,
-    seed: int,
-    device: torch.device,
-    poll: Callable[[], None],
+    trained: Trained, dataset: Dataset, latent: Latent, *, count: int, images: int, seed: int, device: torch.device
 ) -> Generation:
     """Decodes `count` new codes; the distribution is fitted to the codes of up to `images` images of its split.
 
-    Codes that are nowhere negative (a ReLU's, TopK's) stay so: what is drawn below 0 becomes 0; those in [0, 1] (a
-    sigmoid's) stay there. Raises UserError for a
-    model that cannot decode a code alone.
+    New codes are clamped to the sign of real ones: to [0, ∞) where these are not negative (a ReLU's, TopK's), to [0, 1]
+    where these are (a sigmoid's). Raises UserError for a model that cannot decode a code alone.
     """
     _check_decode(trained)
     chosen = ten_images(dataset.test).to(device)
     real = trained.model.encode(trained.preprocessing.to_input(chosen)).float()
     shape = real.shape[1:]
     images = min(images, max(1, FITTED_VALUES // shape.numel()))
-    val = _codes(trained, dataset.val, images, seed, device, poll)
-    codes = val if latent.split == "val" else _codes(trained, dataset.train, images, seed, device, poll)
+    val = _codes(trained, dataset.val, images, seed, device)
+    codes = val if latent.split == "val" else _codes(trained, dataset.train, images, seed, device)
 
     drawn = latent(codes, count, generator(seed, "latent"))
     non_negative = bool((codes >= 0).all())
@@ -81,65 +62,57 @@ def generate(
     metrics["l0"] = active_units(drawn).double().mean().item()
     samples = drawn.unflatten(1, shape)
     return Generation(
-        Samples(samples, _pixels(trained, samples, device, poll), metrics),
-        _interpolations(trained, chosen, real, poll),
-        _traversals(trained, real[0], val, non_negative, poll),
+        samples,
+        _pixels(trained, samples, device),
+        metrics,
+        _interpolations(trained, chosen, real),
+        _traversals(trained, real[0], val, non_negative),
         non_negative,
     )
 
 
 def _check_decode(trained: Trained) -> None:
-    parameters = list(inspect.signature(trained.model.decode).parameters.values())
-    kinds = inspect.Parameter
-    needed = [
-        p.name
-        for p in parameters
-        if p.default is kinds.empty and p.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)
-    ]
-    if len(needed) > 1:
-        more = ", ".join(needed[1:])
-        raise UserError(
-            f"{type(trained.model).__name__}.decode needs {more} beside the code: no images to draw from it"
-        )
+    _, *others = inspect.signature(trained.model.decode).parameters.values()
+    needed = [p.name for p in others if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if needed:
+        name, more = type(trained.model).__name__, ", ".join(needed)
+        raise UserError(f"{name}.decode needs {more} beside the code: no images to draw from it")
 
 
-def _codes(
-    trained: Trained, split: Split, images: int, seed: int, device: torch.device, poll: Callable[[], None]
-) -> Tensor:
+def _codes(trained: Trained, split: Split, images: int, seed: int, device: torch.device) -> Tensor:
     """(n, D) on the CPU: codes of up to `images` images, drawn at random, as a split may be sorted by class."""
     order = torch.randperm(len(split.images), generator=generator(seed, "fitted"))[:images]
-    encode = encoder(trained.network, "code")
-    return features(encode, split.images[order], device, poll).cpu()
+    return features(encoder(trained.network, "code"), split.images[order], device, poll_signals).cpu()
 
 
-def _pixels(trained: Trained, codes: Tensor, device: torch.device, poll: Callable[[], None]) -> Tensor:
+def _pixels(trained: Trained, codes: Tensor, device: torch.device) -> Tensor:
     """Codes decoded, pixels in [0, 1] on the CPU."""
     parts = []
     for part in codes.split(BATCH):
-        poll()
+        poll_signals()
         decoded = trained.model.decode(part.to(device)).float()
         parts.append(trained.preprocessing.to_pixels(decoded).clamp(0, 1).cpu())
     return torch.cat(parts)
 
 
-def _interpolations(trained: Trained, images: Tensor, codes: Tensor, poll: Callable[[], None]) -> Rows:
+def _interpolations(trained: Trained, images: Tensor, codes: Tensor) -> list[Tensor]:
     """Straight lines between the codes of each image and the next."""
-    share = torch.linspace(0, 1, STEPS, device=codes.device)
+    weights = torch.linspace(0, 1, STEPS, device=codes.device)
     rows = []
     for first in range(min(ROWS, len(images))):
         second = (first + 1) % len(images)
-        line = torch.stack([torch.lerp(codes[first], codes[second], weight) for weight in share])
+        line = torch.stack([torch.lerp(codes[first], codes[second], weight) for weight in weights])
         ends = images[[first, second]].cpu() / 255
-        rows.append(torch.cat([ends[:1], _pixels(trained, line, codes.device, poll), ends[1:]]))
-    return Rows(rows, [""] * len(rows))
+        rows.append(torch.cat([ends[:1], _pixels(trained, line, codes.device), ends[1:]]))
+    return rows
 
 
-def _traversals(trained: Trained, code: Tensor, codes: Tensor, non_negative: bool, poll: Callable[[], None]) -> Rows:
+def _traversals(trained: Trained, code: Tensor, codes: Tensor, non_negative: bool) -> dict[str, Tensor]:
     """A real code, with one of the units that vary most changed in each row.
 
     By -3 to 3 of its standard deviations; where codes are not negative, set to 0 up to its largest value.
     """
-    rows, labels = [], []
+    rows = {}
     std, peak = codes.std(0, correction=0), codes.amax(0)
     for unit in std.argsort(descending=True, stable=True)[:ROWS].tolist():
         varied = code.flatten().repeat(STEPS, 1)
@@ -147,6 +120,5 @@ def _traversals(trained: Trained, code: Tensor, codes: Tensor, non_negative: boo
             varied[:, unit] = torch.linspace(0, peak[unit].item(), STEPS)
         else:
             varied[:, unit] += torch.linspace(-3, 3, STEPS).to(varied) * std[unit].item()
-        rows.append(_pixels(trained, varied.unflatten(1, code.shape), code.device, poll))
-        labels.append(f"unit {unit}")
-    return Rows(rows, labels)
+        rows[f"unit {unit}"] = _pixels(trained, varied.unflatten(1, code.shape), code.device)
+    return rows

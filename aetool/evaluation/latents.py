@@ -6,6 +6,7 @@ Codes are float tensors (N, D), flattened where a code is a feature map. A distr
 
 import logging
 import warnings
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -26,49 +27,38 @@ class Latent(Protocol):
 
 
 class Prior:
-    """N(0, I), which the codes of a variational autoencoder are trained towards.
-
-    Raises UserError for a model that has no such prior.
-    """
+    """N(0, I), the prior of a variational autoencoder; raises UserError for another model."""
 
     split = "val"
 
     def __init__(self, has_prior: bool) -> None:
         if not has_prior:
-            raise UserError(
-                "latent=prior: only a variational model has one; choose latent=gaussian, mixture or noise for this run"
-            )
+            raise UserError("latent=prior: only a variational model has one; choose latent=gaussian, mixture or noise")
 
     def __call__(self, codes: Tensor, count: int, generator: torch.Generator) -> Tensor:
         return torch.randn(count, codes.shape[1], generator=generator)
 
 
+@dataclass(frozen=True)
 class Gaussian:
-    """The Gaussian of the codes' mean and covariance, in its `rank` directions of the largest variance.
+    """The Gaussian of the codes' mean and covariance, in its `rank` directions of the largest variance."""
 
-    Nothing is inverted, so units that are constant or depend on each other need no regularisation: they stay so.
-    """
-
+    rank: PositiveInt
     split = "train"
-
-    def __init__(self, rank: PositiveInt) -> None:
-        self.rank = rank
 
     def __call__(self, codes: Tensor, count: int, generator: torch.Generator) -> Tensor:
         mean, directions, std = principal(codes, self.rank, generator)
         return mean + torch.randn(count, len(std), generator=generator) * std @ directions
 
 
+@dataclass(frozen=True)
 class Mixture:
-    """A mixture of Gaussians of full covariance, fitted by EM in the codes' `rank` principal directions.
+    """A mixture of Gaussians of full covariance, fitted by EM in the codes' `rank` principal directions."""
 
-    Raises UserError for fewer codes than components.
-    """
-
+    components: PositiveInt
+    rank: PositiveInt
+    max_iterations: PositiveInt
     split = "train"
-
-    def __init__(self, components: PositiveInt, rank: PositiveInt, max_iterations: PositiveInt) -> None:
-        self.components, self.rank, self.max_iterations = components, rank, max_iterations
 
     def __call__(self, codes: Tensor, count: int, generator: torch.Generator) -> Tensor:
         if len(codes) < self.components:
@@ -91,13 +81,12 @@ class Mixture:
         return mean + drawn[order] * std @ directions
 
 
+@dataclass(frozen=True)
 class Noise:
     """Real codes plus Gaussian noise of `level` times each unit's standard deviation."""
 
+    level: NonNegativeFloat
     split = "val"
-
-    def __init__(self, level: NonNegativeFloat) -> None:
-        self.level = level
 
     def __call__(self, codes: Tensor, count: int, generator: torch.Generator) -> Tensor:
         chosen = codes[torch.randint(len(codes), (count,), generator=generator)]
@@ -112,12 +101,10 @@ def prior_or_gaussian(has_prior: bool, rank: PositiveInt) -> Latent:
 def principal(codes: Tensor, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Mean (D,), directions (r, D) of unit norm and standard deviations (r,) along them, largest first; r ≤ rank.
 
-    Directions without variance are left out. Exact up to 2048 units, above by a randomised decomposition (Halko et al.
-    2011).
+    Directions without variance are left out. Exact up to 2048 units, else a randomised SVD (Halko et al. 2011).
     """
-    exact = codes.double()
-    mean = exact.mean(0)
-    centred = exact - mean
+    mean = codes.double().mean(0)
+    centred = codes.double() - mean
     if codes.shape[1] <= EXACT:
         variances, vectors = torch.linalg.eigh(centred.T @ centred / len(codes))
         variances, directions = variances.flip(0)[:rank], vectors.T.flip(0)[:rank]

@@ -41,7 +41,7 @@ def split_metrics(trained: Trained, dataset: Dataset, device: torch.device, poll
     """Measures the validation split, for choices, and the test split, for the final reading; on pixels in [0, 1]."""
     metrics: dict[str, float] = {}
     activations: list[Tensor] = []
-    total: Tensor | float = 0.0
+    total = torch.zeros(())  # of the codes of validation images
     for name, split in (("val", dataset.val), ("test", dataset.test)):
         reconstruction, code = ReconstructionMetrics(), CodeStatistics()
         for start in range(0, len(split.images), BATCH):
@@ -64,7 +64,7 @@ def split_metrics(trained: Trained, dataset: Dataset, device: torch.device, poll
         codes[0].numel(),
         (pixels, output_pixels),
         reconstruction.per_image_mse,
-        total / len(dataset.val.images),  # type: ignore[arg-type]
+        total / len(dataset.val.images),
         torch.cat(activations),
     )
 

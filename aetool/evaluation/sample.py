@@ -6,7 +6,7 @@ import numpy as np
 
 from aetool.config.schema import SampleConfig, TrainConfig
 from aetool.config.targets import build
-from aetool.errors import UserError, poll_signals
+from aetool.errors import UserError
 from aetool.evaluation import figures
 from aetool.evaluation.generation import Generation, generate
 from aetool.evaluation.measurement import Measurement, best_step
@@ -46,10 +46,9 @@ def _sample(session: Session, config: SampleConfig) -> JsonObject:
         images=config.images,
         seed=config.seed,
         device=session.device,
-        poll=poll_signals,
     )
     distribution = type(latent).__name__.lower()
-    found = target.settings | {"distribution": distribution} | made.samples.metrics
+    found = target.settings | {"distribution": distribution} | made.metrics
     try:
         _draw(target, made, name, distribution)
         target.write(found)
@@ -60,10 +59,11 @@ def _sample(session: Session, config: SampleConfig) -> JsonObject:
 
 def _draw(target: Measurement, made: Generation, name: str, distribution: str) -> None:
     paths = [target.path(file) for file in FILES]
-    figures.save_samples(paths[0], made.samples.pixels[:SHOWN_SAMPLES], f"{name}, new codes ({distribution})")
-    figures.save_interpolations(paths[1], made.interpolations.images, f"{name}, between test images")
+    figures.save_samples(paths[0], made.pixels[:SHOWN_SAMPLES], f"{name}, new codes ({distribution})")
+    figures.save_interpolations(paths[1], made.interpolations, f"{name}, between test images")
     change = "each unit from 0 to its largest value" if made.non_negative else "each unit by -3 to 3 of its std"
-    figures.save_traversals(paths[2], *made.traversals, f"{name}, {change}")
-    pixels = (made.samples.pixels * 255).round().byte().numpy()
+    units, rows = zip(*made.traversals.items(), strict=True)
+    figures.save_traversals(paths[2], rows, units, f"{name}, {change}")
+    pixels = (made.pixels * 255).round().byte().numpy()
     with replacing(paths[3]) as temporary, temporary.open("wb") as file:
-        np.savez(file, images=pixels, codes=made.samples.codes.numpy())
+        np.savez(file, images=pixels, codes=made.codes.numpy())

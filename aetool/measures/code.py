@@ -16,7 +16,7 @@ def active_units(code: Tensor) -> Tensor:
 
 
 class EffectiveRank:
-    """How many directions vectors (B, n) spread over, over any number of batches: `exp(-Σ p_i log p_i)` for the shares
+    """Number of directions that vectors (B, n) spread over: `exp(-Σ p_i log p_i)` for the fractions
     `p_i = σ_i / Σ_j σ_j` of the singular values σ of the centred vectors (Roy & Vetterli 2007).
 
     k for k uncorrelated directions of equal variance; 0 where all vectors are the same; NaN where there were none.
@@ -28,7 +28,6 @@ class EffectiveRank:
 
     @torch.no_grad()
     def update(self, vectors: Tensor) -> None:
-        """Add a batch."""
         vectors = vectors.double()
         if self._vectors == 0:
             self._sum = vectors.new_zeros(vectors.shape[1])
@@ -48,28 +47,24 @@ class EffectiveRank:
 
 
 class CodeStatistics:
-    """What a code (B, code_size), or (B, channels, h, w) with every place a unit, does over any number of batches.
+    """Statistics of codes (B, code_size), or (B, channels, h, w) with every place a unit, over any number of batches.
 
-    A unit is active on an image where its value is not exactly 0, so a dense linear code has an `l0` of its code size.
-
-    - `l0`: active units per image, the mean; `active_fraction`: the same as a share of all units.
-    - `dead_units`, `dead_fraction`: units that were never active, number and share.
+    - `l0`: mean number of active units per image, those whose value is not exactly 0; `active_fraction` of all units.
+    - `dead_units`, `dead_fraction`: units that were never active.
     - `mean_activation`: mean |h| over images and units.
     - `code_std`: root mean square over units of a unit's standard deviation over images; 0 for a collapsed code.
     - `effective_rank`: of the codes, see `EffectiveRank`; for maps of more than 4096 units that of the mean of each
-      channel, NaN for other codes of that size. Its cost grows with the square of the units: `effective_rank=False`
-      leaves it out.
+      channel, NaN for other codes of that size. Left out by `effective_rank=False`: its cost is quadratic in the units.
     """
 
     def __init__(self, effective_rank: bool = True) -> None:
         self._images = 0
         self._rank = EffectiveRank() if effective_rank else None
-        # (units,) each from the first batch on; float64 holds the counts exactly.
-        self._active = self._magnitude = self._sum = self._squares = torch.zeros((), dtype=torch.float64)
+        # Sums of (h ≠ 0), |h|, h and h², (4, units) from the first batch on; float64 holds the counts exactly.
+        self._sums = torch.zeros((), dtype=torch.float64)
 
     @torch.no_grad()
     def update(self, code: Tensor) -> None:
-        """Add a batch."""
         if self._rank is not None:
             if code.shape[1:].numel() <= RANKED_UNITS:
                 self._rank.update(code.flatten(1))
@@ -77,25 +72,23 @@ class CodeStatistics:
                 self._rank.update(code.double().flatten(2).mean(dim=2))
         code = code.flatten(1).double()
         self._images += len(code)
-        self._active = self._active + (code != 0).sum(dim=0)
-        self._magnitude = self._magnitude + code.abs().sum(dim=0)
-        self._sum = self._sum + code.sum(dim=0)
-        self._squares = self._squares + code.square().sum(dim=0)
+        terms = ((code != 0).double(), code.abs(), code, code.square())
+        self._sums = self._sums + torch.stack([term.sum(dim=0) for term in terms])
 
     def compute(self) -> dict[str, float]:
         """The statistics of all batches so far. Raises ValueError if there were none."""
         if self._images == 0:
             raise ValueError("no codes seen")
-        units = self._active.numel()
-        l0 = self._active.sum().item() / self._images
-        dead = (self._active == 0).sum().item()
-        variance = (self._squares / self._images - (self._sum / self._images).square()).clamp(min=0)
+        active, magnitude, total, squares = self._sums
+        l0 = active.sum().item() / self._images
+        dead = (active == 0).sum().item()
+        variance = (squares / self._images - (total / self._images).square()).clamp(min=0)
         statistics = {
             "l0": l0,
-            "active_fraction": l0 / units,
+            "active_fraction": l0 / len(active),
             "dead_units": float(dead),
-            "dead_fraction": dead / units,
-            "mean_activation": self._magnitude.mean().item() / self._images,
+            "dead_fraction": dead / len(active),
+            "mean_activation": magnitude.mean().item() / self._images,
             "code_std": variance.mean().sqrt().item(),
         }
         return statistics if self._rank is None else statistics | {"effective_rank": self._rank.compute()}

@@ -31,10 +31,7 @@ def cost(model: Autoencoder, image_shape: Sequence[int]) -> dict[str, int]:
 
 @torch.no_grad()
 def images_per_second(model: Autoencoder, images: Tensor, min_seconds: float = 0.5) -> float:
-    """Throughput of `model.encode` on one batch of images, over at least `min_seconds` after an untimed warm-up pass.
-
-    The model is measured in its current mode, train or eval.
-    """
+    """Throughput of `model.encode` on one batch of images, over at least `min_seconds` after a warm-up pass."""
 
     def finished() -> float:
         if images.is_cuda:
@@ -42,8 +39,8 @@ def images_per_second(model: Autoencoder, images: Tensor, min_seconds: float = 0
         return time.perf_counter()
 
     model.encode(images)
-    start = now = finished()
-    passes = 0
+    start, passes = finished(), 0
+    now = start
     while now - start < min_seconds or passes == 0:
         model.encode(images)
         passes += 1

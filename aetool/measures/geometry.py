@@ -11,9 +11,9 @@ KEPT = 0.9  # share of the ratios, the smallest, that the intrinsic dimension is
 def intrinsic_dimension(points: NDArray[np.floating]) -> float:
     """Number of dimensions that points (N, D) spread over locally: TwoNN (Facco et al. 2017).
 
-    The ratio μ of the distances to the second and to the first neighbour has the distribution 1 - μ^-d. The slope of
-    -log(1 - F(μ)) over log μ, a line through the origin fitted by least squares to the smallest 90 % of the ratios,
-    is d. Of equal points one counts. NaN where fewer than 3 points differ, or all ratios are 1.
+    The ratio μ of the distances to the second and to the first neighbour has the distribution F = 1 - μ^-d: d is the
+    slope of -log(1 - F(μ)) over log μ, a least-squares line through the origin, for the smallest 90 % of the ratios. Of
+    equal points one counts. NaN where fewer than 3 points differ, or all ratios are 1.
     """
     from sklearn.neighbors import NearestNeighbors  # a second's import
 

@@ -1,8 +1,8 @@
 """The Jacobian J = ∂h/∂x of an encoder: how strongly the code h of an image responds to each of its pixels x.
 
-Functions of a model and its input x (B, C, H, W). J has a row for each unit of the flattened code and a column for each
-pixel value. `model.encode` must encode the images of a batch independently (so no BatchNorm in train mode). For a model
-with an `encoder_layer` all results are exact and cheap.
+x is (B, C, H, W); J has a row for each unit of the flattened code and a column for each pixel value. `model.encode`
+must encode the images of a batch independently (so no BatchNorm in train mode). With an `encoder_layer` all results are
+exact and cheap.
 """
 
 from collections.abc import Iterator
@@ -27,8 +27,7 @@ def squared_norm(
 
     - `closed_form`: Σ_i slope_i² ‖weight_i‖², exact for an encoder of one layer (Rifai et al. 2011).
     - `jacobian`: exact for any encoder, by a vector-Jacobian product for each unit.
-    - `hutchinson`: the mean of ‖vᵀJ‖² over `probes` draws of v for each image, with independent entries ±1. It is
-      unbiased, as E[v vᵀ] = I, and these entries minimise its variance (Hutchinson 1990).
+    - `hutchinson`: unbiased, the mean of ‖vᵀJ‖² over `probes` draws of v with entries ±1 (Hutchinson 1990).
     - `auto`: the closed form if there is one, the exact Jacobian for codes of up to 16 units, else Hutchinson.
 
     Raises ValueError for `closed_form` if the model has no `encoder_layer`, and for `hutchinson` without a generator.
@@ -49,10 +48,7 @@ def squared_norm(
 
 @torch.no_grad()
 def jacobian_norm(model: Autoencoder, x: Tensor, generator: torch.Generator, probes: int) -> Tensor:
-    """‖J‖_F of each image, (B,): the root of `squared_norm` by `auto`.
-
-    If that is an estimate, the root is biased slightly downwards, less so with more `probes`.
-    """
+    """‖J‖_F of each image, (B,): the root of `squared_norm` by `auto`, biased slightly downwards if estimated."""
     return squared_norm(model, x, "auto", probes, generator).sqrt()
 
 
@@ -60,8 +56,8 @@ def jacobian_norm(model: Autoencoder, x: Tensor, generator: torch.Generator, pro
 def singular_values(model: Autoencoder, x: Tensor) -> Tensor:
     """The singular values of J in descending order, (B, min(units, pixels)); exact to about 1e-7 of the largest.
 
-    From the eigenvalues of J Jᵀ or Jᵀ J, whichever is smaller, in float64. Images are processed a few at a time, so
-    memory stays below about 500 MB for a J of up to 20 million entries.
+    From the eigenvalues of J Jᵀ or Jᵀ J, whichever is smaller, in float64. Memory stays below about 500 MB for a J of
+    up to 20 million entries.
     """
     pixels = x[0].numel()
     values = []
@@ -72,8 +68,7 @@ def singular_values(model: Autoencoder, x: Tensor) -> Tensor:
         else:
             jacobian = torch.cat(list(_rows(model, part))).transpose(0, 1)
         jacobian = jacobian.double()
-        wide = jacobian.shape[1] <= pixels
-        gram = jacobian @ jacobian.mT if wide else jacobian.mT @ jacobian
+        gram = jacobian @ jacobian.mT if jacobian.shape[1] <= pixels else jacobian.mT @ jacobian
         values.append(torch.linalg.eigvalsh(gram).flip(1).clamp_min(0).sqrt().float())
     return torch.cat(values)
 
@@ -88,17 +83,11 @@ def _hutchinson(model: Autoencoder, x: Tensor, probes: int, generator: torch.Gen
         code = _encode(model, x)
         for left in reversed(range(probes)):
             signs = torch.randint(0, 2, code.shape, generator=generator, device=code.device).to(code) * 2 - 1
-            row = _gradient(code, x, signs, create_graph=differentiable, retain_graph=differentiable or left > 0)
-            total = total + row.square().flatten(1).sum(1)
+            if code.requires_grad:  # a piecewise constant code, such as one-hot, has no gradient
+                graph = {"create_graph": differentiable, "retain_graph": differentiable or left > 0}
+                (row,) = torch.autograd.grad(code, x, signs, materialize_grads=True, **graph)
+                total = total + row.square().flatten(1).sum(1)
     return total / probes
-
-
-def _gradient(code: Tensor, x: Tensor, cotangent: Tensor, **keep: bool) -> Tensor:
-    """cotangentᵀ J; 0 for a piecewise constant code, such as one-hot, which has no gradient."""
-    if not code.requires_grad:
-        return torch.zeros_like(x)
-    (row,) = torch.autograd.grad(code, x, cotangent, allow_unused=True, **keep)
-    return torch.zeros_like(x) if row is None else row
 
 
 def _rows(model: Autoencoder, x: Tensor) -> Iterator[Tensor]:

@@ -1,7 +1,7 @@
 """The likelihood of images under a variational autoencoder: the evidence lower bound and the importance-weighted bound.
 
-Models have the extras `mean` and `log_variance`, the prior N(0, I), and a decoder whose output is either the logits of
-Bernoulli pixels or the mean of Gaussian ones.
+Models have the extras `mean` and `log_variance`, the prior N(0, I), and a decoder whose output is the logits of
+Bernoulli pixels (`preprocessing.logits`) or the mean of Gaussian ones.
 """
 
 import math
@@ -36,44 +36,34 @@ def likelihood(
       the same `samples` draws; `kl`: KL(q(h|x) ‖ N(0, I)), the part of the bound due to the code.
     - `active_units`: units whose posterior mean has a variance over images above 0.01 (Burda et al. 2016).
     - `nll_images`: the number of images, the same for every run.
-    - With Bernoulli pixels (`preprocessing.logits`) images are binarised by one random draw with their grey levels as
-      probabilities.
-    - With Gaussian pixels the density is that of the network's input, with images dequantised by uniform noise of one
-      grey level (Theis et al. 2016). `sigma`, the standard deviation of all pixels, is the maximum-likelihood value on
-      the validation images, independent of the training loss; `bits_per_dim` is -log2 P of an 8-bit pixel value, from
-      the same bound.
+    - With Gaussian pixels, `sigma`: their standard deviation, the maximum-likelihood value on the validation images;
+      `bits_per_dim`: -log2 P of an 8-bit pixel value, from the same bound. The density is that of the network's input.
 
     q(h|x) is always computed from the original image, neither binarised nor dequantised: any q gives a bound.
     """
-    device, images = generator.device, test_images[subset(len(test_images), IMAGES)]
     sigma = None if preprocessing.logits else _best_sigma(model, preprocessing, val_images, generator, poll)
-    elbo, bound, means, kl = [], [], [], []
+    images = test_images[subset(len(test_images), IMAGES)]
+    parts = []  # of each batch: the two bounds and the KL, (B,), and the posterior mean, (B, units)
     for part in images.split(BATCH):
-        part = part.to(device)
-        mean, log_variance = _posterior(model, preprocessing.to_input(part))
-        if preprocessing.logits:
-            target = torch.bernoulli(part / 255, generator=generator)
-        else:
-            target = _dequantised(preprocessing, part, generator)
+        part = part.to(generator.device)
+        extras = model(preprocessing.to_input(part)).extras
+        mean, log_variance = extras["mean"].float(), extras["log_variance"].float()
+        target = _target(preprocessing, part, generator)
         weights = log_weights(model, mean, log_variance, target, sigma, samples, generator, poll)
-        elbo.append(weights.mean(dim=0))
-        bound.append(weights.logsumexp(dim=0) - math.log(samples))
-        means.append(mean.double())
-        kl.append(divergence(mean, log_variance).sum(dim=1))
-    nll = -torch.cat(bound).mean().item()
+        bound = weights.logsumexp(dim=0) - math.log(samples)
+        parts.append((weights.mean(dim=0), bound, divergence(mean, log_variance).sum(dim=1), mean.double()))
+    elbo, bound, kl, means = (torch.cat(column) for column in zip(*parts, strict=True))
+    nll = -bound.mean().item()
     found = {
-        "elbo": torch.cat(elbo).mean().item(),
+        "elbo": elbo.mean().item(),
         "nll": nll,
-        "kl": torch.cat(kl).mean().item(),
-        "active_units": float((torch.cat(means).var(dim=0, correction=0) > ACTIVE).sum()),
+        "kl": kl.mean().item(),
+        "active_units": float((means.var(dim=0, correction=0) > ACTIVE).sum()),
         "nll_images": float(len(images)),
     }
     if sigma is not None:
-        grey_levels = sum(math.log(255 * std) for std in preprocessing.std) / len(
-            preprocessing.std
-        )  # per unit of input
-        found["sigma"] = sigma
-        found["bits_per_dim"] = (nll / images[0].numel() + grey_levels) / math.log(2)
+        levels = sum(math.log(255 * std) for std in preprocessing.std) / len(preprocessing.std)  # per unit of input
+        found |= {"sigma": sigma, "bits_per_dim": (nll / images[0].numel() + levels) / math.log(2)}
     return found
 
 
@@ -90,8 +80,8 @@ def log_weights(
 ) -> Tensor:
     """log p(target|h) + log p(h) - log q(h) for draws h of q = N(mean, exp(log_variance)): (samples, B) float64.
 
-    Their mean over samples estimates the ELBO; the log of the mean of their exponentials is never below that and
-    approaches log p(target) as the number of samples grows. `sigma` of Gaussian pixels; None: Bernoulli pixels, 0 or 1.
+    Their mean estimates the ELBO; the log of the mean of their exponentials is never below that and approaches
+    log p(target) as samples grow. `sigma` of Gaussian pixels; None: Bernoulli pixels, 0 or 1.
     """
     prior = Normal(torch.zeros_like(mean), 1.0)
     posterior = Normal(mean, (log_variance / 2).exp())
@@ -107,22 +97,11 @@ def log_weights(
     return torch.stack(weights)
 
 
-def collapsed(active_units: float, code_size: int) -> list[str]:
-    """A warning if under 5 % of the code units are active: the posterior has collapsed onto the prior."""
-    if active_units > 0 and active_units >= 0.05 * code_size:
-        return []
-    return [
-        f"posterior collapse: {active_units:.0f} of {code_size} code units are active: lower penalty.weight, "
-        "or raise penalty.warmup or penalty.terms.kl.free_bits"
-    ]
-
-
-def _posterior(model: Autoencoder, x: Tensor) -> tuple[Tensor, Tensor]:
-    extras = model(x).extras
-    return extras["mean"].float(), extras["log_variance"].float()
-
-
-def _dequantised(preprocessing: Preprocessing, images: Tensor, generator: torch.Generator) -> Tensor:
+def _target(preprocessing: Preprocessing, images: Tensor, generator: torch.Generator) -> Tensor:
+    """What the density is of: images binarised by one draw, with grey levels as probabilities, for Bernoulli pixels;
+    dequantised by uniform noise of one grey level for Gaussian ones (Theis et al. 2016)."""
+    if preprocessing.logits:
+        return torch.bernoulli(images / 255, generator=generator)
     noise = torch.rand(images.shape, generator=generator, device=images.device)
     return preprocessing.to_input(images + noise - 0.5)
 
@@ -140,5 +119,5 @@ def _best_sigma(
         poll()
         part = part.to(generator.device)
         output = model(preprocessing.to_input(part), generator).reconstruction.float()
-        squares += (_dequantised(preprocessing, part, generator) - output).double().square().sum().item()
+        squares += (_target(preprocessing, part, generator) - output).double().square().sum().item()
     return math.sqrt(squares / images.numel())

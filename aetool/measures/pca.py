@@ -23,11 +23,8 @@ class PCA:
     components: Tensor  # (D, D), unit rows, by falling variance
     spectrum: Tensor  # (D,) float64, variance along each component (divided by N, not N - 1)
 
-    def fit(self, images: Tensor, chunk: int = CHUNK, poll: Callable[[], None] | None = None) -> Self:
-        """Components of uint8 images, which are read `chunk` at a time with a call of `poll` before each.
-
-        Raises ValueError for images that are not uint8 (N, C, H, W) with N ≥ 1.
-        """
+    def fit(self, images: Tensor, chunk: int = CHUNK, poll: Callable[[], None] = lambda: None) -> Self:
+        """Calls `poll` before each `chunk` of images; raises ValueError unless they are uint8 (N, C, H, W), N ≥ 1."""
         if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0:
             raise ValueError(f"PCA is fitted on uint8 (N, C, H, W); got {images.dtype} {tuple(images.shape)}")
         self.image_shape = images.shape[1:]
@@ -36,8 +33,7 @@ class PCA:
         total = torch.zeros(dimension, dtype=torch.float64, device=images.device)
         gram = torch.zeros(dimension, dimension, dtype=torch.float64, device=images.device)
         for part in images.split(chunk):
-            if poll is not None:
-                poll()
+            poll()
             pixels = part.flatten(1).double()
             total += pixels.sum(dim=0)
             gram.addmm_(pixels.T, pixels)
@@ -50,16 +46,12 @@ class PCA:
         return self
 
     def save(self, path: Path) -> None:
-        tensors = {
-            "mean": self.mean,
-            "components": self.components.contiguous(),
-            "spectrum": self.spectrum.contiguous(),
-        }
-        save_file(tensors, path, {"image_shape": ",".join(map(str, self.image_shape))})
+        tensors = {"mean": self.mean, "components": self.components, "spectrum": self.spectrum}
+        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, path, {"image_shape": ",".join(map(str, self.image_shape))})
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """What `save` wrote."""
         pca = cls()
         with safe_open(path, framework="pt") as file:
             pca.mean, pca.components, pca.spectrum = map(file.get_tensor, ("mean", "components", "spectrum"))

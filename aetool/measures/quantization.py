@@ -1,5 +1,7 @@
 """Codes in 8 bits: how small an image becomes."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,20 +12,16 @@ class Quantizer:
     """Uniform quantisation of every unit to 8 bits, over the range that it has in the codes seen by `observe`.
 
     Where a unit's range holds 0, 0 is one of its levels, so that a sparse code stays sparse (Jacob et al. 2018,
-    "Quantization and training of neural networks for integer-arithmetic-only inference"). Inside the range the error is
-    at most half a step; values outside are clipped to it. Codes are (B, D) or (B, channels, h, w), every place a unit.
+    "Quantization and training of neural networks for integer-arithmetic-only inference"). Values outside the range are
+    clipped to it. Codes are (B, D) or (B, channels, h, w), every place a unit.
     """
 
     def __init__(self) -> None:
-        self.low = self.high = torch.zeros(())  # of every unit, from the first batch on
+        self.low, self.high = torch.tensor(math.inf), torch.tensor(-math.inf)  # of every unit, from the first batch on
 
     def observe(self, codes: Tensor) -> None:
-        """Widens the ranges to those of a batch."""
-        codes = codes.double()
-        low, high = codes.amin(0), codes.amax(0)
-        first = self.low.ndim == 0
-        self.low = low if first else torch.minimum(self.low, low)
-        self.high = high if first else torch.maximum(self.high, high)
+        self.low = torch.minimum(self.low, codes.double().amin(0))
+        self.high = torch.maximum(self.high, codes.double().amax(0))
 
     @property
     def step(self) -> Tensor:
@@ -44,7 +42,8 @@ class Quantizer:
     def dequantize(self, levels: Tensor) -> Tensor:
         """The values that the levels stand for, float32."""
         values = self.lowest + levels.double() * self.step
-        return torch.where(self._zero(levels), 0.0, values).float()
+        zero = self._crosses_zero & (levels == (-self.lowest / self.step).round())  # rounding would miss it by a hair
+        return torch.where(zero, 0.0, values).float()
 
     def nonzero(self, levels: Tensor) -> Tensor:
         """(B,) int64: the values of each code that are not exactly 0 once quantised."""
@@ -54,10 +53,6 @@ class Quantizer:
     def _crosses_zero(self) -> Tensor:
         return (self.low < 0) & (self.high > 0)
 
-    def _zero(self, levels: Tensor) -> Tensor:
-        """Where a level stands for 0, which rounding would otherwise miss by a hair."""
-        return self._crosses_zero & (levels == (-self.lowest / self.step).round())
-
 
 def bytes_per_code(nonzero: Tensor, units: int) -> float:
     """Mean bytes of a code of `units` values, of which `nonzero` (N,) are not 0, in the smaller of two layouts.
@@ -66,5 +61,4 @@ def bytes_per_code(nonzero: Tensor, units: int) -> float:
     and number take 1 byte each up to 256 units, 2 up to 65,536, else 4.
     """
     index = 1 if units <= 2**8 else 2 if units <= 2**16 else 4
-    pairs = index + nonzero.double().mean().item() * (index + 1)
-    return min(float(units), pairs)
+    return min(float(units), index + nonzero.double().mean().item() * (index + 1))

@@ -1,7 +1,6 @@
-"""How close reconstructions are to their images: the one definition of each metric.
+"""How close reconstructions are to their images, both float tensors (B, C, H, W) with pixels in [0, 1].
 
-Images and reconstructions are float tensors (B, C, H, W) with pixels in [0, 1]. Sums are kept in float64, so that no
-metric depends on the batch size or on a short last batch.
+Sums are kept in float64, so that no metric depends on the batch size or on a short last batch.
 """
 
 import math
@@ -15,17 +14,15 @@ ROUNDING = 1e-12  # fraction of a sum of squares, below which a variance is take
 
 
 class ReconstructionMetrics:
-    """How close reconstructions are to their images, over any number of batches.
+    """Over any number of batches:
 
-    - `mse`: squared error per pixel.
+    - `mse`: squared error per pixel, not clamped.
     - `psnr`: peak signal-to-noise ratio in dB for a peak of 1, the mean over images of `-10 log10(mse)` of the
-      reconstruction clamped to [0, 1]; an image's value is capped at 100 dB, which identical images would exceed.
-    - `ssim`: structural similarity, the mean over images, of the reconstruction clamped to [0, 1]; see `ssim`.
-    - `fvu`: fraction of variance unexplained, `Σ‖x - x̂‖² / Σ‖x - x̄‖²` with x̄ the mean of the images seen; NaN if they
-      are all the same image.
+      reconstruction clamped to [0, 1], capped at 100 dB, which identical images would exceed.
+    - `ssim`: structural similarity, the mean over images, of the reconstruction clamped to [0, 1].
+    - `fvu`: fraction of variance unexplained, `Σ‖x - x̂‖² / Σ‖x - x̄‖²`, not clamped, with x̄ the mean of the images seen;
+      NaN if they are all the same image.
     - `explained_variance`: `1 - fvu`; 0 for the mean image, 1 for a perfect reconstruction.
-
-    `mse` and `fvu` are of the reconstruction as it is, not clamped, as linear identities need it.
     """
 
     def __init__(self) -> None:
@@ -37,7 +34,7 @@ class ReconstructionMetrics:
 
     @torch.no_grad()
     def update(self, images: Tensor, reconstructions: Tensor) -> None:
-        """Add a batch. Raises ValueError if the shapes differ."""
+        """Raises ValueError if the shapes differ."""
         if images.shape != reconstructions.shape:
             raise ValueError(f"images {tuple(images.shape)}, reconstructions {tuple(reconstructions.shape)}")
         clamped = reconstructions.float().clamp(0, 1)

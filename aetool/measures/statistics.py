@@ -47,12 +47,9 @@ def difference(first: Mapping[Key, float], second: Mapping[Key, float]) -> Inter
 
 
 def paired_t_interval(differences: Sequence[float]) -> Interval:
-    """Student's t-interval of the mean of paired differences.
-
-    It is infinite for one difference, and for two equal ones: accuracies are counts of images and can agree by chance.
-    """
+    """Student's t-interval of the mean of paired differences; infinite for one difference or two equal ones."""
     mean, n = statistics.fmean(differences), len(differences)
-    if n < 2 or (n == 2 and math.isclose(*differences)):
+    if n < 2 or (n == 2 and math.isclose(*differences)):  # accuracies are counts of images and can agree by chance
         return Interval(mean, -math.inf, math.inf)
     return _t_interval(mean, statistics.stdev(differences) / math.sqrt(n), n - 1)
 
@@ -72,8 +69,7 @@ def welch_interval(first: Sequence[float], second: Sequence[float]) -> Interval:
 def paired_accuracy_interval(first: Iterable[bool], second: Iterable[bool]) -> Interval:
     """Accuracy of one classifier minus that of another, from which of the same images each classifies correctly.
 
-    The normal interval of the mean over images of the paired differences in correctness, which are -1, 0 or 1; infinite
-    for a single image. Raises ValueError if the lengths differ or there are no images.
+    A normal interval, infinite for a single image. Raises ValueError if the lengths differ or there are no images.
     """
     differences = [int(a) - int(b) for a, b in zip(first, second, strict=True)]
     n, total = len(differences), sum(differences)

@@ -28,16 +28,13 @@ class SelfAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         query, key, value = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.projection(_attend(query, key, value).transpose(1, 2).flatten(2))
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(query keyᵀ / √width) value, for (B, heads, T, width) each."""
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
-        # The backward pass of torch's fused kernel is several times slower here, and dominates a training step.
-        weights = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
-        return weights.softmax(-1) @ value
-    return F.scaled_dot_product_attention(query, key, value)
+        if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+            # The backward pass of torch's fused kernel is several times slower here, and dominates a training step.
+            weights = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
+            attended = weights.softmax(-1) @ value
+        else:
+            attended = F.scaled_dot_product_attention(query, key, value)
+        return self.projection(attended.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
@@ -46,13 +43,17 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.attention = nn.Sequential(nn.LayerNorm(width), SelfAttention(width, heads))
-        self.mlp = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
+        hidden = 4 * width
+        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = tokens + self.attention(tokens)
         return tokens + self.mlp(tokens)
+
+
+def transformer(width: int, depth: int, heads: int) -> nn.Sequential:
+    """`depth` blocks and a final layer norm, (B, T, width) to the same shape."""
+    return nn.Sequential(*(Block(width, heads) for _ in range(depth)), nn.LayerNorm(width))
 
 
 def positions(count: int, width: int) -> nn.Parameter:
@@ -66,7 +67,7 @@ class MapAttention(nn.Module):
     def __init__(self, map_size: Size, width: int, depth: int, heads: int) -> None:
         super().__init__()
         self.positions = positions(math.prod(map_size), width)
-        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)), nn.LayerNorm(width))
+        self.blocks = transformer(width, depth, heads)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(2).transpose(1, 2) + self.positions  # (B, h · w, width)
@@ -74,13 +75,12 @@ class MapAttention(nn.Module):
 
 
 class Attention(Mirrored):
-    """Convolution and pooling, self-attention over the positions of the last map, and global average pooling.
+    """`Conv` with self-attention over the positions of the last map, and global average pooling.
 
-    The stages are those of `Conv`. The map after attention is the extra `feature_map`; a 1×1 convolution with GELU
-    turns it into code_size channels, and global average pooling these into the code. Without GELU the code would be a
-    linear function of the mean of the map, with no more than channels[-1] dimensions. The decoder is the mirror image,
-    with a linear layer in place of the pooling. Raises ValueError if `channels` is empty or `heads` does not divide
-    channels[-1].
+    A 1×1 convolution with GELU turns the map after attention, the extra `feature_map`, into code_size channels, whose
+    means are the code; without GELU the code would be a linear function of the map's mean, of channels[-1] dimensions.
+    The decoder mirrors it, with a linear layer in place of the pooling. Raises ValueError if `channels` is empty or
+    `heads` does not divide channels[-1].
     """
 
     traits = replace(Mirrored.traits, l0_depends_on_lambda=False)
@@ -95,11 +95,13 @@ class Attention(Mirrored):
     ) -> None:
         sizes = map_sizes(image_shape, channels)
         widths, width = [image_shape[0], *channels], channels[-1]
-        pooling = [nn.Conv2d(width, code_size, 1), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-        unpooling = [nn.Linear(code_size, width * math.prod(sizes[-1])), nn.Unflatten(1, (width, *sizes[-1]))]
+        pooling = nn.Sequential(nn.Conv2d(width, code_size, 1), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        unpooling = nn.Sequential(
+            nn.Linear(code_size, width * math.prod(sizes[-1])), nn.Unflatten(1, (width, *sizes[-1]))
+        )
         super().__init__(
             nn.Sequential(*downsampling(widths), MapAttention(sizes[-1], width, depth, heads)),
-            nn.Sequential(*pooling),
-            nn.Sequential(*unpooling),
+            pooling,
+            unpooling,
             nn.Sequential(MapAttention(sizes[-1], width, depth, heads), *upsampling(widths, sizes)),
         )

@@ -11,13 +11,7 @@ from aetool.components import HasTraits, ModelTraits
 
 BATCH = 100  # images per forward pass in measurements: bounds the memory of feature maps
 Activation = Literal["relu", "tanh", "sigmoid", "gelu", "identity"]
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-    "gelu": nn.GELU,
-    "identity": nn.Identity,
-}
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "gelu": nn.GELU, "identity": nn.Identity}
 
 
 class Batch(NamedTuple):
@@ -38,7 +32,6 @@ class AutoencoderOutput(NamedTuple):
     extras: dict[str, Tensor]  # other outputs by name: pre_activation, feature_map, mean, …
 
     def float(self) -> "AutoencoderOutput":
-        """The same in float32."""
         extras = {name: value.float() for name, value in self.extras.items()}
         return AutoencoderOutput(self.reconstruction.float(), self.code.float(), extras)
 
@@ -49,9 +42,7 @@ class Autoencoder(nn.Module, HasTraits):
     `forward` is a pure function of parameters, buffers, input and generator. Given a generator it may draw noise (a
     sampled code, a mask); without one it is deterministic, as `encode` always is. A model that returns extras overrides
     it and names them in `traits`. One extra acts on the loss: `pixel_weight`, (B, 1 or C, H, W), multiplies the error
-    of each pixel before the mean.
-
-    `observe`, `atoms` and `encoder_layer` are optional.
+    of each pixel before the mean. `observe`, `atoms` and `encoder_layer` are optional.
     """
 
     traits: ClassVar[ModelTraits] = ModelTraits()

@@ -13,33 +13,27 @@ HEAD_STD = 0.01  # of the head's initial weights: the first probabilities are ne
 
 
 class ClassifierOutput(NamedTuple):
-    """What a classifier returns for a batch of B images."""
-
     logits: Tensor  # (B, K)
 
     def float(self) -> "ClassifierOutput":
-        """The same in float32."""
         return ClassifierOutput(self.logits.float())
 
 
 class Classifier(nn.Module):
     """image → encoder → tap → `pool` → flattened → (features - mean) · scale → linear head.
 
-    The tap is `code` or an extra of the autoencoder's output. Mean and scale are fixed buffers, initially 0 and 1: the
-    scale of codes depends on the model and on lambda, and standardising makes learning rates comparable. The encoder
-    stays in eval mode, so that features are those a probe sees and do not depend on the other images of a batch.
+    The tap is `code` or an extra of the autoencoder's output. Mean and scale are fixed, initially 0 and 1:
+    standardising makes learning rates comparable between models and lambdas. The encoder stays in eval mode, so that
+    features are those a probe sees and do not depend on the other images of a batch.
     """
-
-    mean: Tensor
-    scale: Tensor
 
     def __init__(
         self, autoencoder: Autoencoder, tap: str, pool: Callable[[Tensor], Tensor], in_features: int, num_classes: int
     ) -> None:
         super().__init__()
         self.autoencoder, self.tap, self.pool = autoencoder.eval(), tap, pool
-        self.register_buffer("mean", torch.zeros(in_features))
-        self.register_buffer("scale", torch.ones(in_features))
+        self.mean = nn.Buffer(torch.zeros(in_features))
+        self.scale = nn.Buffer(torch.ones(in_features))
         self.head = nn.Linear(in_features, num_classes)
         nn.init.normal_(self.head.weight, std=HEAD_STD)
         nn.init.zeros_(self.head.bias)

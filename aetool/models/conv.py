@@ -14,10 +14,7 @@ Size = tuple[int, int]  # H, W of a map
 
 
 class Mirrored(Autoencoder):
-    """image → encoder → map → bottleneck → code → expand → map → decoder → image.
-
-    The extra `feature_map` is the map before the bottleneck.
-    """
+    """image → encoder → map, the extra `feature_map` → bottleneck → code → expand → map → decoder → image."""
 
     traits = ModelTraits(extras=("feature_map",))
 
@@ -49,10 +46,9 @@ class Mirrored(Autoencoder):
 class Conv(Mirrored):
     """Stages of 3×3 convolution, GELU and 2×2 average pooling; the decoder mirrors each by a transposed convolution.
 
-    Pooling rounds odd sizes up, and the transposed convolutions restore the exact size, so any image shape works. With
-    `code_size` the code is a linear layer and `code_activation` on the flattened last map; without it the code is that
-    map, (B, channels[-1], h, w). Raises ValueError if `channels` is empty, or if the code is a map and has an
-    activation.
+    Pooling rounds odd sizes up, and the transposed convolutions restore them: any image shape works. With `code_size`
+    the code is a linear layer and `code_activation` on the flattened last map; without it the code is that map,
+    (B, channels[-1], h, w). Raises ValueError if `channels` is empty, or if the code is a map and has an activation.
     """
 
     def __init__(
@@ -84,18 +80,25 @@ def map_sizes(image_shape: Sequence[int], channels: Sequence[int]) -> list[Size]
     """(H, W) of the image and after each stage: halved, rounding up. Raises ValueError if `channels` is empty."""
     if not channels:
         raise ValueError("channels is empty: give at least one stage")
-    sizes = [(image_shape[1], image_shape[2])]
-    for _ in channels:
-        height, width = sizes[-1]
-        sizes.append((-(-height // 2), -(-width // 2)))
-    return sizes
+    _, height, width = image_shape
+    return [(-(-height // 2**stage), -(-width // 2**stage)) for stage in range(len(channels) + 1)]
+
+
+def pooling() -> nn.Module:
+    return nn.AvgPool2d(2, ceil_mode=True)
+
+
+def unpooling(before: int, after: int, size: Size) -> nn.ConvTranspose2d:
+    """Transposed 3×3 convolution of stride 2, from `before` to `after` channels, to maps of `size`."""
+    padding = (1 - size[0] % 2, 1 - size[1] % 2)
+    return nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=padding)
 
 
 def downsampling(widths: Sequence[int]) -> nn.Sequential:
     """Stages of 3×3 convolution, GELU and 2×2 average pooling, from widths[0] to widths[-1] channels."""
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
-        layers += [nn.Conv2d(before, after, 3, padding=1), nn.GELU(), nn.AvgPool2d(2, ceil_mode=True)]
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.GELU(), pooling()]
     return nn.Sequential(*layers)
 
 
@@ -105,10 +108,8 @@ def upsampling(widths: Sequence[int], sizes: Sequence[Size]) -> nn.Sequential:
     Maps grow from sizes[-1] to sizes[0], as returned by `map_sizes`.
     """
     layers: list[nn.Module] = []
-    reversed_widths = [*widths[:0:-1], widths[1]]
-    for (before, after), (height, width) in zip(pairwise(reversed_widths), sizes[-2::-1], strict=True):
-        padding = (1 - height % 2, 1 - width % 2)
-        layers += [nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=padding), nn.GELU()]
+    for (before, after), size in zip(pairwise([*widths[:0:-1], widths[1]]), sizes[-2::-1], strict=True):
+        layers += [unpooling(before, after, size), nn.GELU()]
     return nn.Sequential(*layers, nn.Conv2d(widths[1], widths[0], 3, padding=1))
 
 
@@ -118,8 +119,7 @@ def initialise(model: nn.Module) -> None:
 
     Linear layers, and 1×1 convolutions to fewer channels, are orthogonal. The other convolutions have weights
     N(0, 1.5² / fan-in), more than the ReLU gain √2 of He et al. 2015 because GELU shrinks small values; the last layer
-    is scaled by 0.2, to start near the mean image. torch's default roughly halves activations at every layer, which
-    takes the first epochs to undo.
+    is scaled by 0.2, to start near the mean image. torch's default roughly halves activations at every layer.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
     for layer in layers:

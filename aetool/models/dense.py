@@ -48,8 +48,12 @@ class Dense(Autoencoder):
         return self.encoder(x.flatten(1))
 
     def decode(self, code: Tensor) -> Tensor:
-        flat = self._transposed(code) if self.decoder is None else self.decoder(code)
-        return flat.unflatten(1, self.image_shape)
+        if self.decoder is not None:
+            return self.decoder(code).unflatten(1, self.image_shape)
+        biases = iter(self.decoder_biases or ())
+        for layer in reversed(self.encoder[:-1]):
+            code = F.linear(code, layer.weight.T, next(biases)) if isinstance(layer, nn.Linear) else layer(code)
+        return code.unflatten(1, self.image_shape)
 
     def atoms(self) -> Tensor:
         """First-layer filters, (width, C, H, W)."""
@@ -60,13 +64,6 @@ class Dense(Autoencoder):
         if len(self.encoder) > 2 or self.code_activation not in SLOPES:
             return None
         return layers_of(self.encoder, nn.Linear)[0].weight, SLOPES[self.code_activation](self.encode(x))
-
-    def _transposed(self, hidden: Tensor) -> Tensor:
-        assert self.decoder_biases is not None
-        biases = iter(self.decoder_biases)
-        for layer in reversed(self.encoder[:-1]):
-            hidden = F.linear(hidden, layer.weight.T, next(biases)) if isinstance(layer, nn.Linear) else layer(hidden)
-        return hidden
 
 
 def layers(sizes: Sequence[int], activation: str) -> list[nn.Module]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aetool.components import Fraction, ModelTraits, NonNegativeInt, OpenFraction, PositiveInt
-from aetool.models.attention import Block, positions
+from aetool.models.attention import positions, transformer
 from aetool.models.base import Autoencoder, AutoencoderOutput
 
 EPSILON = 1e-6  # added to the variance of a patch (He et al. 2022)
@@ -19,18 +19,16 @@ class Masked(Autoencoder):
 
     The code is the grid of encoded tokens, (B, code_size, rows, columns); the extra `pooled` is their mean,
     (B, code_size). With a generator, in training, a fraction `mask_ratio` of each image's patches is hidden: the
-    encoder does not see them, their code is 0, and the decoder gets a learned mask token in their place. Without a
-    generator the encoder sees the whole image. Sides that are not a multiple of `patch_size` are padded by repeating
-    the border, and the reconstruction is cropped.
+    encoder does not see them, their code is 0, and the decoder gets a learned mask token in their place. Sides that are
+    not a multiple of `patch_size` are padded by repeating the border, and the reconstruction is cropped.
 
     The extra `pixel_weight` is w / mean(w), where w is 1 on hidden patches and `visible_weight` on the others. With
-    `visible_weight` 0 the weighted loss is the mean over hidden pixels, the objective of He et al., and the network
-    never learns to reconstruct visible patches; reconstructions of whole images need a weight above 0.
+    `visible_weight` 0, as in He et al., the loss is the mean over hidden pixels, and the network never learns to
+    reconstruct visible patches, as reconstructions of whole images need.
 
     With `normalize_target` the target of a hidden patch is its pixels normalised by their own mean μ and standard
     deviation σ: the reconstruction is σ · prediction + μ with the true μ and σ, and w is divided by σ². As these are
-    not in the code, the decoder learns to predict them on visible patches; without a generator the reconstruction is
-    decode(code) in either case.
+    not in the code, the decoder learns to predict them on visible patches.
 
     Raises ValueError if one patch covers the image, or if `heads` does not divide a width.
     """
@@ -66,14 +64,11 @@ class Masked(Autoencoder):
         values = channels * patch_size**2
         self.patch_embedding = nn.Linear(values, code_size)
         self.positions = positions(self.tokens, code_size)
-        blocks = [Block(code_size, heads) for _ in range(depth)]
-        self.encoder = nn.Sequential(*blocks, nn.LayerNorm(code_size))
-
+        self.encoder = transformer(code_size, depth, heads)
         self.decoder_embedding = nn.Linear(code_size, decoder_width)
         self.decoder_positions = positions(self.tokens, decoder_width)
         self.mask_token = nn.Parameter(0.02 * torch.randn(decoder_width))
-        blocks = [Block(decoder_width, decoder_heads) for _ in range(decoder_depth)]
-        self.decoder = nn.Sequential(*blocks, nn.LayerNorm(decoder_width))
+        self.decoder = transformer(decoder_width, decoder_depth, decoder_heads)
         self.prediction = nn.Linear(decoder_width, values)
         self.statistics = nn.Linear(decoder_width, 2) if normalize_target else None  # μ and log σ of visible patches
 
@@ -90,22 +85,19 @@ class Masked(Autoencoder):
             code = self.encode(x)
             extras = {"pooled": code.flatten(2).mean(2), "pixel_weight": torch.ones_like(x[:, :1])}
             return AutoencoderOutput(self.decode(code), code, extras)
-
         patches = self._patches(x)  # (B, T, values)
         order = torch.rand(patches.shape[:2], generator=generator, device=x.device).argsort(1)
         visible = order[:, self.hidden :, None]  # (B, V, 1)
         seen = self.patch_embedding(patches.gather(1, visible.expand(-1, -1, patches.shape[2])))
         seen = self.encoder(seen + self.positions[visible.squeeze(2)])
         mask = torch.ones_like(patches[:, :, :1]).scatter(1, visible, 0)  # (B, T, 1), 1 where hidden
-
         code = self._spread(seen, visible)
         known = self._spread(self.decoder_embedding(seen), visible)
         predicted = self._decode(torch.where(mask == 1, self.mask_token, known), patches, mask)
-        weight = self._image((mask + self.visible_weight * (1 - mask)).expand(-1, -1, self.patch_size**2))
+        weight = self._image(mask + self.visible_weight * (1 - mask))
         weight = weight / weight.mean()
         if self.normalize_target:
-            deviation = torch.where(mask == 1, _deviation(patches), 1)
-            weight = weight / self._image(deviation.expand(-1, -1, self.patch_size**2)).square()
+            weight = weight / self._image(torch.where(mask == 1, _deviation(patches), 1)).square()
         extras = {"pooled": seen.mean(1), "pixel_weight": weight}
         return AutoencoderOutput(self._image(predicted), code.transpose(1, 2).unflatten(2, self.grid), extras)
 
@@ -139,8 +131,9 @@ class Masked(Autoencoder):
         return x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # x is (B, C, rows, side, columns, side)
 
     def _image(self, patches: Tensor) -> Tensor:
-        """The inverse of `_patches`, (B, C, H, W), for any number of channels."""
+        """The inverse of `_patches`, (B, C, H, W); values (B, T, 1) fill their patches, (B, 1, H, W)."""
         (rows, columns), side = self.grid, self.patch_size
+        patches = patches.expand(-1, -1, max(side**2, patches.shape[2]))
         x = patches.unflatten(2, (-1, side, side)).unflatten(1, (rows, columns))
         x = x.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)  # (B, C, rows · side, columns · side)
         return x[:, :, : self.height, : self.width]

@@ -17,9 +17,8 @@ class Pixels(Autoencoder):
     def __init__(self, image_shape: Sequence[int]) -> None:
         super().__init__()
         self.image_shape = tuple(image_shape)
-        self.scale = nn.Parameter(
-            torch.ones(()), requires_grad=False
-        )  # optimizers and checkpoints need at least one tensor
+        # Optimizers and checkpoints need at least one tensor.
+        self.scale = nn.Parameter(torch.ones(()), requires_grad=False)
 
     def encode(self, x: Tensor) -> Tensor:
         return x.flatten(1) * self.scale

@@ -1,14 +1,17 @@
-"""Sparse autoencoder: one ReLU layer over a dictionary of atoms."""
+"""Sparse autoencoders: one layer over a dictionary of atoms, and ways to choose the units that are active."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aetool.components import ModelTraits, PositiveInt
+from aetool.components import Fraction, ModelTraits, PositiveFloat, PositiveInt
 from aetool.models.base import Autoencoder, AutoencoderOutput
+
+STRIDE = 10.0  # log θ of JumpReLU = STRIDE · parameter: with Adam's equal steps θ keeps up with the encoder
 
 
 def keep_largest(x: Tensor, k: int, dim: int) -> Tensor:
@@ -23,9 +26,9 @@ class Sparse(Autoencoder):
     The pre-bias x̄ is the mean image, and b starts there; the encoder starts as the transposed decoder and is not tied
     to it (Gao et al. 2024, "Scaling and evaluating sparse autoencoders"). x̄ is not learned: it would drift to where the
     penalty is small, at the cost of reconstruction and of probe accuracy. Atoms are normalised in the forward pass, so
-    that codes cannot evade an L1 penalty by shrinking while atoms grow, and gradients along an atom vanish. The factor
-    √n gives atoms a root mean square of 1: with standardised images and the mean squared error per pixel, a unit is
-    active when its correlation with the residual exceeds lambda / 2, at any image size.
+    that codes cannot evade an L1 penalty by shrinking while atoms grow. The factor √n gives atoms a root mean square of
+    1: with standardised images and the mean squared error per pixel, a unit is active when its correlation with the
+    residual exceeds lambda / 2, at any image size.
     """
 
     traits = ModelTraits(extras=("pre_activation",), l0_depends_on_lambda=True)
@@ -40,8 +43,7 @@ class Sparse(Autoencoder):
         self.encoder = nn.Parameter(atoms.clone())
         self.encoder_bias = nn.Parameter(torch.zeros(code_size))
         mean = torch.zeros(pixels) if mean_image is None else mean_image.flatten()
-        self.pre_bias: Tensor
-        self.register_buffer("pre_bias", mean.clone())
+        self.pre_bias = nn.Buffer(mean.clone())
         self.decoder_bias = nn.Parameter(mean.clone())
 
     def activate(self, pre_activation: Tensor) -> Tensor:
@@ -75,3 +77,111 @@ class Sparse(Autoencoder):
 
     def _pre_activation(self, x: Tensor) -> Tensor:
         return F.linear(x.flatten(1) - self.pre_bias, self.encoder_weight, self.encoder_bias) / self.scale
+
+
+class TopK(Sparse):
+    """`Sparse` with the code keep_k(relu(·)): the k largest units of each image, all others 0.
+
+    Makhzani & Frey 2013, "k-sparse autoencoders", who keep round(alpha k) units in eval mode; with the ReLU of Gao et
+    al. 2024, "Scaling and evaluating sparse autoencoders", so that codes are never negative.
+    """
+
+    traits = replace(Sparse.traits, l0_depends_on_lambda=False, at_most={"k": "code_size"})
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        code_size: PositiveInt,
+        k: PositiveInt,
+        alpha: PositiveFloat,
+        mean_image: Tensor | None = None,
+    ) -> None:
+        super().__init__(image_shape, code_size, mean_image)
+        self.k = k
+        self.k_eval = min(max(1, round(alpha * k)), code_size)
+
+    def activate(self, pre_activation: Tensor) -> Tensor:
+        return keep_largest(F.relu(pre_activation), self.k if self.training else self.k_eval, dim=1)
+
+
+class BatchTopK(Sparse):
+    """`Sparse` with a code that keeps the k B largest activations of a batch of B images (Bussmann et al. 2024).
+
+    The number of active units varies from image to image, with mean k. In eval mode, where images must not depend on
+    each other, activations above `threshold` are kept: the running mean of the smallest activation kept in training.
+    `momentum` is the weight of a new batch in it; the first 1 / momentum batches are weighted equally.
+    """
+
+    traits = TopK.traits
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        code_size: PositiveInt,
+        k: PositiveInt,
+        momentum: Fraction,
+        mean_image: Tensor | None = None,
+    ) -> None:
+        super().__init__(image_shape, code_size, mean_image)
+        self.k, self.momentum = k, momentum
+        self.threshold = nn.Buffer(torch.zeros(()))
+        self.batches = nn.Buffer(torch.zeros(()))
+
+    def activate(self, pre_activation: Tensor) -> Tensor:
+        activation = F.relu(pre_activation)
+        if self.training:
+            return keep_largest(activation.flatten(), self.k * len(activation), dim=0).view_as(activation)
+        return torch.where(activation > self.threshold, activation, 0)
+
+    def observe(self, output: AutoencoderOutput) -> None:
+        smallest = output.code.where(output.code > 0, torch.inf).amin()
+        self.batches.add_(1)
+        rate = (1 / self.batches).clamp_min(self.momentum)
+        self.threshold.lerp_(smallest.where(smallest.isfinite(), self.threshold), rate)
+
+
+class JumpReLU(Sparse):
+    """`Sparse` with the code z H(z - θ) for pre-activations z and a learned threshold θ > 0 for each unit.
+
+    Rajamanoharan et al. 2024, "Jumping ahead: improving reconstruction fidelity with JumpReLU sparse autoencoders". The
+    step H has no gradient in θ; it is given that of a kernel density estimate, from the pre-activations within
+    `bandwidth` / 2 of θ: -θ / bandwidth for the code, and -1 / bandwidth for the extra `active`, which is H itself and
+    sums to the L0 of penalty=l0. θ starts at `threshold`; both arguments are in units of the code.
+    """
+
+    traits = replace(Sparse.traits, extras=("pre_activation", "active"))
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        code_size: PositiveInt,
+        threshold: PositiveFloat,
+        bandwidth: PositiveFloat,
+        mean_image: Tensor | None = None,
+    ) -> None:
+        super().__init__(image_shape, code_size, mean_image)
+        self.bandwidth = bandwidth
+        self.scaled_log_threshold = nn.Parameter(torch.full((code_size,), math.log(threshold) / STRIDE))
+
+    @property
+    def threshold(self) -> Tensor:
+        """θ, (code_size,)."""
+        return (STRIDE * self.scaled_log_threshold).exp()
+
+    def activate(self, pre_activation: Tensor) -> Tensor:
+        near, rise = self._near(pre_activation)
+        jump = self.threshold.detach() * near / self.bandwidth * rise
+        return torch.where(pre_activation > self.threshold, pre_activation, 0) - jump
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> AutoencoderOutput:
+        output = super().forward(x, generator)
+        pre_activation = output.extras["pre_activation"]
+        near, rise = self._near(pre_activation)
+        active = (pre_activation > self.threshold).to(near.dtype) - near / self.bandwidth * rise
+        return output._replace(extras=output.extras | {"active": active})
+
+    def _near(self, pre_activation: Tensor) -> tuple[Tensor, Tensor]:
+        """The kernel, a rectangle of width and height 1, at (z - θ) / bandwidth; and 0 with the gradient of θ."""
+        threshold = self.threshold
+        near = (pre_activation - threshold).abs() < self.bandwidth / 2
+        return near.to(threshold.dtype), threshold - threshold.detach()

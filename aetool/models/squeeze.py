@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from aetool.components import OpenFraction, PositiveInt
 from aetool.models.base import ACTIVATIONS, Activation, layers_of
-from aetool.models.conv import Mirrored, Size, check_code, map_sizes
+from aetool.models.conv import Mirrored, Size, check_code, map_sizes, pooling, unpooling
 
 
 class Fire(nn.Module):
@@ -32,16 +32,14 @@ class Fire(nn.Module):
 
 
 class TransposedFire(Fire):
-    """The mirror image of `Fire`, to maps of `size`: a transposed 3×3 convolution of stride 2 beside a 1×1 convolution
-    with nearest-neighbour upsampling."""
+    """The mirror image of `Fire`, to maps of `size`: `unpooling` beside a 1×1 convolution with nearest upsampling."""
 
     def __init__(
         self, channels: int, squeeze: int, expand_1: int, expand_3: int, activation: Activation, size: Size
     ) -> None:
         super().__init__(channels, squeeze, expand_1, expand_3, activation)
         self.size = size
-        padding = (1 - size[0] % 2, 1 - size[1] % 2)
-        self.expand_3 = nn.ConvTranspose2d(squeeze, expand_3, 3, stride=2, padding=1, output_padding=padding)
+        self.expand_3 = unpooling(squeeze, expand_3, size)
 
     def forward(self, x: Tensor) -> Tensor:
         squeezed = self.squeeze(x)
@@ -53,14 +51,12 @@ class Squeeze(Mirrored):
     """`Conv` with Fire modules instead of convolutions, and the same stages and pooling.
 
     As in SqueezeNet, the first and the last layer are plain 3×3 convolutions. A Fire module squeezes to `squeeze_ratio`
-    times the channels on its coarse side, and half of its output comes from 1×1 and half from 3×3 convolutions.
-    SqueezeNet has a ReLU after the squeeze, which discards information; `squeeze_activation: identity`, a linear
-    bottleneck (Sandler et al. 2018), reconstructs better.
+    times the channels on its coarse side, and half of its output comes from 1×1 and half from 3×3 convolutions. The
+    ReLU of SqueezeNet after the squeeze discards information: a linear bottleneck (Sandler et al. 2018) is better.
 
     Most parameters of `Conv` are in the linear layers to and from the code. Here a 1×1 convolution first reduces the
-    last map to `map_channels`, and the two layers are tied: the second is the transpose of the first. Without
-    `code_size` the code is the reduced map, (B, map_channels, h, w). The extra `feature_map` is the map before it is
-    reduced. Raises ValueError if `channels` is empty, or if the code is a map and has an activation.
+    last map, the extra `feature_map`, to `map_channels`, and the second layer is the transpose of the first. Without
+    `code_size` the code is the reduced map, (B, map_channels, h, w). Raises ValueError as `Conv` does.
     """
 
     def __init__(
@@ -79,9 +75,9 @@ class Squeeze(Mirrored):
         def widths(coarse: int, after: int) -> tuple[int, int, int]:
             return max(1, round(squeeze_ratio * coarse)), after - after // 2, after // 2
 
-        encoder: list[nn.Module] = [nn.Conv2d(image_shape[0], channels[0], 3, padding=1), nn.GELU(), _pooling()]
+        encoder: list[nn.Module] = [nn.Conv2d(image_shape[0], channels[0], 3, padding=1), nn.GELU(), pooling()]
         for before, after in pairwise(channels):
-            encoder += [Fire(before, *widths(after, after), squeeze_activation), _pooling()]
+            encoder += [Fire(before, *widths(after, after), squeeze_activation), pooling()]
 
         map_shape = (map_channels, *sizes[-1])
         bottleneck: list[nn.Module] = [nn.Conv2d(channels[-1], map_channels, 1)]
@@ -102,7 +98,3 @@ class Squeeze(Mirrored):
             weight = layers_of(self.bottleneck, nn.Linear)[0].weight
             code = F.linear(code, weight.T, self.map_bias).unflatten(1, self.map_shape)
         return super().decode(code)
-
-
-def _pooling() -> nn.Module:
-    return nn.AvgPool2d(2, ceil_mode=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from aetool.errors import UserError
 from aetool.models.base import Autoencoder
@@ -25,14 +25,12 @@ def tapped(autoencoder: Autoencoder, tap: str, x: Tensor) -> Tensor:
 def choose_taps(model: Autoencoder, x: Tensor, taps: Sequence[str] | None) -> list[str]:
     """The given taps; None: the code, and the extra `feature_map` unless it has the shape of the code.
 
-    A tap is `code`, an extra of the model's output, or the name of a layer. Raises UserError for any other name.
+    Raises UserError for a name that is no tap.
     """
     output = model(x)
     if taps is None:
-        feature_map = output.extras.get("feature_map")
-        return ["code"] + (
-            ["feature_map"] if feature_map is not None and feature_map.shape != output.code.shape else []
-        )
+        feature_map = output.extras.get("feature_map", output.code)
+        return ["code"] if feature_map.shape == output.code.shape else ["code", "feature_map"]
     layers = [name for name, _ in model.named_modules() if name]
     missing = [tap for tap in taps if tap not in ("code", *output.extras, *layers)]
     if missing or not taps:
@@ -46,13 +44,9 @@ def at_tap(model: Autoencoder, x: Tensor, tap: str) -> Tensor:
     if tap == "code":
         return model.encode(x)
     seen: list[Tensor] = []
-    layer = dict(model.named_modules()).get(tap)
-    handle = layer.register_forward_hook(lambda *call: seen.append(call[2])) if layer is not None else None
-    try:
+    layer = dict(model.named_modules()).get(tap, nn.Module())
+    with layer.register_forward_hook(lambda *call: seen.append(call[2])):
         extras = model(x).extras
-    finally:
-        if handle is not None:
-            handle.remove()
     found = extras[tap] if tap in extras else seen[-1] if seen else None
     if not isinstance(found, Tensor) or len(found) != len(x):
         raise UserError(f"probe.taps=[{tap}]: this layer does not return a tensor with a row for every image")

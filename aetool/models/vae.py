@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from aetool.components import ModelTraits, PositiveInt
 from aetool.models.base import ACTIVATIONS, Activation, Autoencoder, AutoencoderOutput, layers_of
-from aetool.models.conv import map_sizes
+from aetool.models.conv import map_sizes, unpooling
 from aetool.models.dense import layers
 
 LARGEST_LOG_VARIANCE = 15.0  # a standard deviation between 1/1800 and 1800; a smooth bound, so gradients pass
@@ -27,9 +27,7 @@ class VAE(Autoencoder):
     def __init__(self, encoder: nn.Module, hidden: int, code_size: int, decoder: nn.Module) -> None:
         """`encoder`: (B, C, H, W) -> (B, hidden); `decoder`: (B, code_size) -> (B, C, H, W)."""
         super().__init__()
-        self.encoder = encoder
-        self.posterior = nn.Linear(hidden, 2 * code_size)
-        self.decoder = decoder
+        self.encoder, self.posterior, self.decoder = encoder, nn.Linear(hidden, 2 * code_size), decoder
 
     def encode(self, x: Tensor) -> Tensor:
         return self._posterior(x)[0]
@@ -38,16 +36,12 @@ class VAE(Autoencoder):
         return self.decoder(code)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> AutoencoderOutput:
-        code, extras = self._code(x, generator)
-        return AutoencoderOutput(self.decode(code), code, extras)
-
-    def _code(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, dict[str, Tensor]]:
         mean, log_variance = self._posterior(x)
         code = mean
         if generator is not None:
             noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
             code = mean + (log_variance / 2).exp() * noise
-        return code, {"mean": mean, "log_variance": log_variance}
+        return AutoencoderOutput(self.decode(code), code, {"mean": mean, "log_variance": log_variance})
 
     def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mean, unbounded = self.posterior(self.encoder(x)).chunk(2, dim=1)
@@ -61,12 +55,9 @@ class DenseVAE(VAE):
         self, image_shape: Sequence[int], widths: Sequence[PositiveInt], code_size: PositiveInt, activation: Activation
     ) -> None:
         sizes = [math.prod(image_shape), *widths]
-        super().__init__(
-            nn.Sequential(nn.Flatten(), *layers(sizes, activation), ACTIVATIONS[activation]()),
-            sizes[-1],
-            code_size,
-            nn.Sequential(*layers([code_size, *sizes[::-1]], activation), nn.Unflatten(1, tuple(image_shape))),
-        )
+        encoder = nn.Sequential(nn.Flatten(), *layers(sizes, activation), ACTIVATIONS[activation]())
+        decoder = nn.Sequential(*layers([code_size, *sizes[::-1]], activation), nn.Unflatten(1, tuple(image_shape)))
+        super().__init__(encoder, sizes[-1], code_size, decoder)
         self.image_shape = tuple(image_shape)
 
     def atoms(self) -> Tensor:
@@ -75,9 +66,9 @@ class DenseVAE(VAE):
 
 
 class ConvVAE(VAE):
-    """Stages of 3×3 convolutions of stride 2, mirrored by transposed convolutions; any image size.
+    """Stages of 3×3 convolutions of stride 2, which halve height and width, rounding up, mirrored by `unpooling`.
 
-    Each stage halves height and width, rounding up. Raises ValueError if `channels` is empty.
+    Raises ValueError if `channels` is empty.
     """
 
     def __init__(
@@ -90,19 +81,13 @@ class ConvVAE(VAE):
         sizes = map_sizes(image_shape, channels)
         encoder: list[nn.Module] = []
         decoder: list[nn.Module] = []
-        for (before, after), (height, width) in zip(pairwise([image_shape[0], *channels]), sizes[:-1], strict=True):
-            padding = (1 - height % 2, 1 - width % 2)
+        for (before, after), size in zip(pairwise([image_shape[0], *channels]), sizes[:-1], strict=True):
             encoder += [nn.Conv2d(before, after, 3, stride=2, padding=1), ACTIVATIONS[activation]()]
-            mirror = nn.ConvTranspose2d(after, before, 3, stride=2, padding=1, output_padding=padding)
-            decoder = [ACTIVATIONS[activation](), mirror, *decoder]
+            decoder = [ACTIVATIONS[activation](), unpooling(after, before, size), *decoder]
         map_shape = (channels[-1], *sizes[-1])
         flat = math.prod(map_shape)
-        super().__init__(
-            nn.Sequential(*encoder, nn.Flatten()),
-            flat,
-            code_size,
-            nn.Sequential(nn.Linear(code_size, flat), nn.Unflatten(1, map_shape), *decoder),
-        )
+        whole = nn.Sequential(nn.Linear(code_size, flat), nn.Unflatten(1, map_shape), *decoder)
+        super().__init__(nn.Sequential(*encoder, nn.Flatten()), flat, code_size, whole)
         self.to(memory_format=torch.channels_last)  # faster than channels-first on CPUs
 
     def atoms(self) -> Tensor:

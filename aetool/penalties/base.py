@@ -12,8 +12,7 @@ from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 class Penalty(HasTraits):
     """A regulariser R; `Objective` multiplies it by lambda.
 
-    A penalty with parameters, which are trained with the model's, or with buffers is a torch module as well:
-    `class Mine(Penalty, nn.Module)`, with `__call__` instead of `forward`.
+    One with buffers, or parameters trained with the model's, is `class Mine(Penalty, nn.Module)` without `forward`.
     """
 
     traits: ClassVar[PenaltyTraits] = PenaltyTraits()

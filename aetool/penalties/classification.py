@@ -27,8 +27,7 @@ class Classification(Penalty, nn.Module):
         visible = torch.ones(len(train_labels), dtype=torch.bool)
         if labels_fraction < 1:
             visible = torch.from_numpy(holdout(train_labels.cpu().numpy(), len(train_labels), labels_fraction))
-        self.visible: Tensor
-        self.register_buffer("visible", visible, persistent=False)  # restored from the data
+        self.visible = nn.Buffer(visible, persistent=False)  # restored from the data
 
     def __call__(self, model: Autoencoder, batch: Batch, output: AutoencoderOutput) -> Tensor:
         assert batch.labels is not None  # the constructor refuses a dataset without labels

@@ -1,6 +1,6 @@
 """The contractive penalty."""
 
-from typing import Literal
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -10,20 +10,18 @@ from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.penalties.base import Penalty
 
 
+@dataclass(frozen=True)
 class Contractive(Penalty):
     """R = ‖∂h/∂x‖²_F, the mean over the batch (Rifai et al. 2011, "Contractive auto-encoders").
 
-    x is the network's input and h its code without noise. `method` and `probes` are those of
-    `aetool.measures.jacobian.squared_norm`; raises ValueError for a method that does not fit the model.
-
-    R is the plain sum, not divided by the number of pixels. Relative to an error per pixel of standardised images, the
-    effect of lambda is then nearly independent of the image size: the cost of a direction in R does not depend on the
-    number of pixels it involves, and its benefit is the fraction of variance it explains.
+    x is the network's input and h its code without noise; `method` and `probes` are those of
+    `aetool.measures.jacobian.squared_norm`. R is not divided by the number of pixels: the cost of a direction does not
+    depend on how many it involves, and its benefit, with the mean squared error of standardised images, is the fraction
+    of variance it explains, so the effect of lambda is nearly independent of the image size.
     """
 
-    def __init__(self, method: Literal["auto", "closed_form", "jacobian", "hutchinson"], probes: PositiveInt) -> None:
-        self.method: Method = method
-        self.probes = probes
+    method: Method
+    probes: PositiveInt
 
     def __call__(self, model: Autoencoder, batch: Batch, output: AutoencoderOutput) -> Tensor:
         return squared_norm(model, batch.x, self.method, self.probes, batch.generator).mean()

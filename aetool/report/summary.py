@@ -114,7 +114,8 @@ def _denoising(names: Iterable[str]) -> Sequence[Metric]:
     """What denoising gains at each level of noise that was measured."""
     matches = [match for name in names if (match := DENOISING.fullmatch(name))]
     return [
-        Metric(f"evaluate/{m[0]}", "gain", f"PSNR gain, noise {m['level']}", ".2f", "higher", "dB") for m in matches
+        Metric(f"evaluate/{m[0]}", "gain", f"PSNR gain, noise {m['level']}", ".2f", "higher", unit="dB")
+        for m in matches
     ]
 
 

@@ -1,14 +1,11 @@
 """The report: one HTML file with the findings, table, figures and runs of a comparison; no torch."""
 
-import contextlib
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from aetool.errors import UserError
 from aetool.evaluation.catalogue import BASELINES, SELECTION, Metric
 from aetool.files import read_json
 from aetool.report import charts, pictures
@@ -17,7 +14,7 @@ from aetool.report.findings import ranked, title
 from aetool.report.groups import Group, Row, Value, comparable_sets, directory, format_stat, number
 from aetool.report.layout import text
 from aetool.report.plots import Chart
-from aetool.report.tables import html_table
+from aetool.report.tables import html_table, writing
 from aetool.storage.folder import CONFIG
 
 SHOWN_METRICS = 7  # in the first table; the others are in a second one
@@ -37,27 +34,15 @@ class RunCard(NamedTuple):
 
 
 def write(comparison: Comparison, figures: Iterable[Chart], path: Path) -> None:
-    """Writes the report; raises UserError when the file cannot be written.
-
-    The file is replaced atomically: a reader never sees half a report.
-    """
+    """Writes the report; raises UserError when the file cannot be written."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("aetool.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     page = environment.get_template("report.html.j2").render(_content(comparison, figures))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        target = temporary if path.is_file() or not path.exists() else path  # a device must not be replaced
+    with writing(path) as target:
         target.write_text(page, encoding="utf-8", errors="replace")
-        if target is temporary:
-            temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"{path}: the report cannot be written: {error}") from error
 
 
 def _content(comparison: Comparison, figures: Iterable[Chart]) -> dict[str, object]:

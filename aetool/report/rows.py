@@ -5,11 +5,11 @@ import os
 import socket
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-from aetool.files import flatten
+from aetool.files import JsonObject, flatten
 from aetool.report.groups import Value, directory
 from aetool.storage.folder import CONFIG, LOCK
 
@@ -18,14 +18,10 @@ STATES = ("completed", "running", "interrupted", "failed")  # of status.json
 UNREADABLE, FOREIGN, MISSING = "unreadable", "foreign", "missing"  # of any folder
 DELETED, NOT_STARTED = "deleted", "not started"  # of the points of a sweep
 META = ("run", "directory", "state", "reason")  # keys of a row that are neither config nor metric
-NOT_IDENTIFYING = frozenset(  # keys of a config that do not decide the trained network
-    ["output", "name", "overwrite", "device", "threads", "cache", "probe", "evaluation", "baselines", "supervised"]
-)
 PRETRAINING = ("loss", "penalty", "corruption", "optimizer", "scheduler", "trainer")  # groups of a fine-tune's parent
 NAMED = ("loss", "corruption", "optimizer", "scheduler")  # groups whose options are named after their classes
 
 Found = dict[str, Value]
-Json = dict[str, Any]  # an object in a JSON file, of which nothing is known yet
 
 
 class Sweep(NamedTuple):
@@ -165,7 +161,7 @@ def _holds(folder: Path, name: str) -> bool:
         return False
 
 
-def _read(path: Path) -> tuple[Json, str | None]:
+def _read(path: Path) -> tuple[JsonObject, str | None]:
     """The object in a JSON file; if there is none, an empty one and the reason."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -187,7 +183,7 @@ def _row(folder: Path, state: str, reason: str | None) -> Found:
     return row | {"reason": reason} if reason else row
 
 
-def _alive(folder: Path, status: Json) -> bool:
+def _alive(folder: Path, status: JsonObject) -> bool:
     """Whether a process holds the run; taken for granted on another machine, whose locks cannot be seen."""
     if status.get("host") != socket.gethostname():
         return True
@@ -200,15 +196,13 @@ def _alive(folder: Path, status: Json) -> bool:
         return True
 
 
-def _identity(saved: Json) -> Json:
-    """The part of a config that decides the network; of a config.json without it, all that may decide it."""
-    identity, config = saved.get("identity"), saved.get("config")
-    if isinstance(identity, dict) or not isinstance(config, dict):
-        return identity if isinstance(identity, dict) else {}
-    return {key: value for key, value in config.items() if key not in NOT_IDENTIFYING}
+def _identity(saved: JsonObject) -> JsonObject:
+    """The part of a config that decides the network; the whole config where none is named."""
+    found = saved.get("identity", saved.get("config"))
+    return found if isinstance(found, dict) else {}
 
 
-def _config_values(identity: Json) -> Found:
+def _config_values(identity: JsonObject) -> Found:
     """Dotted keys, and the name of each component; tolerates configs of other versions."""
     leaves = flatten({key: value for key, value in identity.items() if key != "parent"})
     values = {key: value for key, value in leaves if not isinstance(value, dict)}
@@ -222,7 +216,7 @@ def _config_values(identity: Json) -> Found:
     return {key: value for key, value in values.items() if key not in META}
 
 
-def _start(folder: Path, config: Json) -> Found:
+def _start(folder: Path, config: JsonObject) -> Found:
     """What a fine-tune starts from: scratch, or the pretraining of the run beside it as `parent.…`."""
     if config["parent"] is None:
         return {"start": "scratch"}

@@ -79,11 +79,10 @@ def compare(rows: Sequence[Row], sweep: Sweep | None = None, title: str = "", so
     for name, members in comparable_sets(groups).items():
         prefix = f"{name}: " if name else ""
         fronts += pareto.fronts(members, name)
-        recommendations += [prefix + sentence for sentence in [findings.recommendation(members)] if sentence]
-        differences += [
-            sentence if sentence == findings.ONE_SEED else prefix + sentence
-            for sentence in findings.differences(members)
-        ]
+        recommended = findings.recommendation(members)
+        recommendations += [prefix + recommended] if recommended else []
+        said = findings.differences(members)
+        differences += said if said == [findings.ONE_SEED] else [prefix + sentence for sentence in said]
     return Comparison(
         title=title or f"Sweep over {', '.join(axes)}",
         rows=list(rows),

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from itertools import islice
-from math import isfinite
 
 from aetool.evaluation.catalogue import Metric, baseline_key
-from aetool.report.groups import Group, Value, comparable_sets, format_value
+from aetool.report.groups import Group, Value, comparable_sets, format_value, number
 
 FIRST = ("model.name", "dataset.name")  # say most about a run
 LAMBDAS, CODE_SIZE = ("penalty.weight", "penalty.target_l0"), "model.code_size"
@@ -25,13 +24,10 @@ def group_name(group: Group, keys: Sequence[str]) -> str:
 
 def minimal_keys(groups: Sequence[Group], keys: Sequence[str]) -> list[str]:
     """As few of the keys as distinguish the groups, each tried in turn; the model and the dataset first."""
-    rest = [key for key in keys if key not in FIRST and key != "seed"]
     chosen: list[str] = []
-    distinct = 1
-    for key in (*FIRST, *rest):
-        found = len({group_name(group, [*chosen, key]) for group in groups})
-        if found > distinct:
-            chosen, distinct = [*chosen, key], found
+    for key in dict.fromkeys([*FIRST, *keys]):
+        if key != "seed" and len(split_by(groups, [*chosen, key])) > len(split_by(groups, chosen)):
+            chosen.append(key)
     return chosen
 
 
@@ -46,19 +42,17 @@ def split_by(groups: Sequence[Group], keys: Sequence[str]) -> dict[tuple[str, ..
 def numeric_keys(groups: Sequence[Group], keys: Sequence[str]) -> list[str]:
     """Config keys with several numbers, lambda and the code size first."""
     first = [key for key in (*LAMBDAS, CODE_SIZE) if key in keys]
-    found = []
-    for key in dict.fromkeys([*first, *keys]):
-        values = [group.value(key) for group in groups]
-        numbers = all(isinstance(one, int | float) and not isinstance(one, bool) and isfinite(one) for one in values)
-        if key != "seed" and numbers and varies(groups, key):
-            found.append(key)
-    return found
+    return [
+        key
+        for key in dict.fromkeys([*first, *keys])
+        if key != "seed" and varies(groups, key) and all(number(group.value(key)) is not None for group in groups)
+    ]
 
 
 def numeric(group: Group, key: str) -> float:
     """The value of one of `numeric_keys`."""
-    value = group.value(key)
-    assert isinstance(value, int | float)
+    value = number(group.value(key))
+    assert value is not None
     return value
 
 

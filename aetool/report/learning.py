@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aetool.report import layout
-from aetool.report.groups import Group, directory, is_finetune
+from aetool.report.groups import Group, directory, is_finetune, number
 from aetool.report.plots import BESIDE, PALETTE, STYLES, Chart, legend, sheet, style, titled
 
 POINTS = 200  # of a curve
@@ -54,10 +54,8 @@ def curves(groups: Sequence[Group], keys: Sequence[str], file: str) -> Iterator[
 
 def _draw(panels: Mapping[str, list[Curve]], title: str, key: str) -> Any:
     """Training and validation loss over steps: a line for each run, a row of axes for each panel."""
-    drawn = {
-        split for runs in panels.values() for run in runs for split, points in run.points.items() if len(points) > 1
-    }
-    splits = [split for split in ("training", "validation") if split in drawn]
+    everything = [run.points for runs in panels.values() for run in runs]
+    splits = [split for split in ("training", "validation") if any(len(one.get(split, [])) > 1 for one in everything)]
     figure, places = sheet(len(panels) * len(splits), len(splits), 4.6, 3.4)
     for axes, ((panel, runs), split) in zip(places, product(panels.items(), splits), strict=True):
         several = _lines(axes, sorted(runs, key=lambda run: run.rank or 0), split)
@@ -99,14 +97,16 @@ def losses(path: Path, part: str) -> Losses:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return {}
-    found: Losses = {"training": [], "validation": []}
+    names = {"training": f"train/{part}", "validation": f"val/{part}"}
+    found: Losses = {split: [] for split in names}
     for line in lines:
         try:
             row = json.loads(line)
-            pairs = [(row["step"], row.get(f"train/{part}")), (row["step"], row.get(f"val/{part}"))]
-        except (ValueError, KeyError, TypeError, AttributeError):
+            step, stage = row["step"], row["stage"]
+        except (ValueError, KeyError, TypeError):
             continue
-        for points, (step, loss) in zip(found.values(), pairs, strict=True):
-            if row.get("stage") in STAGES and isinstance(loss, int | float) and math.isfinite(loss):
-                points.append((step, loss))
+        for split, name in names.items():
+            loss = number(row.get(name))
+            if stage in STAGES and loss is not None:
+                found[split].append((step, loss))
     return {split: points[:: math.ceil(len(points) / POINTS)] for split, points in found.items() if points}

@@ -123,9 +123,8 @@ def _identifying(comparison: Comparison, lines: Sequence[Group], each: bool, dot
 
 def _name(group: Group) -> str:
     """A run by its folder; several that no key distinguishes by model and dataset."""
-    return str(
-        group.value("run") if len(group.rows) == 1 else f"{group.value('model.name')} {group.value('dataset.name')}"
-    )
+    several = len(group.rows) > 1
+    return f"{group.value('model.name')} {group.value('dataset.name')}" if several else str(group.value("run"))
 
 
 def _marks(comparison: Comparison, group: Group) -> str:

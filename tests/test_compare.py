@@ -402,13 +402,13 @@ class TestProtocol:
         assert "evaluate was measured by protocol 2" in (outputs.parent / "all.md").read_text()
 
 
-def test_a_config_without_an_identity_is_read_without_what_never_identifies(tmp_path):
+def test_a_config_without_an_identity_is_read_as_a_whole(tmp_path):
     path = write_run(tmp_path) / "config.json"
     config = json.loads(path.read_text())["config"] | {"output": "x", "threads": 3, "probe": {"name": "knn"}}
     path.write_text(json.dumps({"config": config}))
     found = read(path.parent)
     assert found["dataset.data_dir"] is None
-    assert not [key for key in found if key.startswith(("output", "threads", "probe."))]
+    assert (found["output"], found["threads"], found["probe.name"]) == ("x", 3, "knn")
 
 
 def test_two_hundred_runs_without_torch(tmp_path):

@@ -251,9 +251,9 @@ class TestSelection:
         rows = [row(lam, **{TEST: acc, "evaluate/test/fvu": fvu}) for lam, acc, fvu in ((1, 0.8, 0.2), (2, 0.9, 0.3))]
         rows.append(row(3))
         for column, expected in (("test acc", [2, 1, 3]), ("FVU", [1, 2, 3]), ("penalty.weight", [1, 2, 3])):
-            assert [one["penalty.weight"] for one in sorted(rows, key=sort_key(rows, column))] == expected
-            found = sorted(groups(rows), key=sort_key(rows, column))
-            assert [group.values["penalty.weight"] for group in found] == expected
+            for lines in (map(Group.of_one, rows), groups(rows)):
+                found = sorted(lines, key=sort_key(rows, column))
+                assert [group.value("penalty.weight") for group in found] == expected
 
     def test_the_natural_order_is_by_value(self):
         rows = [row(lam, seed) for lam in (10, 9.0, 0.1) for seed in (1, 0)]

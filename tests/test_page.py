@@ -9,7 +9,8 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from aetool.config.compose import compose_points
+from aetool.config.compose import compose_one
+from aetool.config.schema import TrainConfig
 from aetool.errors import UserError
 from aetool.evaluation.catalogue import METRICS
 from aetool.report import charts, page, pictures
@@ -55,7 +56,7 @@ def config():
         "model.widths=[8,4]",
         "seed=3",
     ]
-    return compose_points("train", words)[0].config
+    return compose_one("train", TrainConfig, words).config.model_dump()
 
 
 def a_run(folder, name, config, accuracy):

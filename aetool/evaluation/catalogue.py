@@ -29,6 +29,7 @@ class Shown(Flag):
 
 
 COMPARE, FIGURE, TABLE, TENSORBOARD = Shown
+WIDELY = COMPARE | FIGURE | TABLE
 
 
 class Metric(NamedTuple):
@@ -37,8 +38,8 @@ class Metric(NamedTuple):
     title: str  # in figures, reports and the tables of a run
     format: str  # format specification of its value
     direction: Literal["higher", "lower"] | None = None  # which values are better
-    unit: str = ""
     shown: Shown = TABLE
+    unit: str = ""
     headline: bool = False  # in the short summary at the end of a run
 
     @property
@@ -70,21 +71,19 @@ def baseline_key(key: str, baseline: str) -> str:
 
 
 def _of_baseline(metric: Metric, baseline: str, label: str) -> Metric:
-    title = f"{metric.title}: {baseline}"
-    return metric._replace(
-        key=baseline_key(metric.key, baseline), label=label, title=title, shown=COMPARE, headline=False
-    )
+    key, title = baseline_key(metric.key, baseline), f"{metric.title}: {baseline}"
+    return metric._replace(key=key, label=label, title=title, shown=COMPARE, headline=False)
 
 
 PROBE = "probe-linear"
 LINEAR, TUNED = "linear probe ", "fine-tuned "  # first words of the titles of these stages
 TEST_ACCURACY = Metric(
-    f"{PROBE}/code/test/accuracy", "test acc", f"{LINEAR}accuracy, test", ".4f", "higher",
-    shown=COMPARE | FIGURE | TABLE, headline=True,
-)  # fmt: skip
+    f"{PROBE}/code/test/accuracy", "test acc", f"{LINEAR}accuracy, test", ".4f", "higher", WIDELY, headline=True
+)
 VAL_ACCURACY = TEST_ACCURACY._replace(
     key=f"{PROBE}/code/val/accuracy", label="val acc", title=f"{LINEAR}accuracy, validation", headline=False
 )
+<<<<<<< HEAD
 TUNED_ACCURACY = Metric(
     "finetune/test/accuracy", "tuned acc", f"{TUNED}accuracy, test", ".4f", "higher",
     shown=COMPARE | FIGURE | TABLE | TENSORBOARD,
@@ -110,27 +109,33 @@ CODED_PSNR = Metric(
     "evaluate/compression/quantized_psnr", "8-bit PSNR", "PSNR of 8-bit codes, test", ".2f", "higher", "dB",
     COMPARE | TABLE,
 )  # fmt: skip
+=======
+TUNED_ACCURACY = Metric("finetune/test/accuracy", "tuned acc", f"{TUNED}accuracy, test", ".4f", "higher", WIDELY)
+TUNED_VAL_ACCURACY = Metric(
+    "finetune/val/accuracy", "tuned val", f"{TUNED}accuracy, validation", ".4f", "higher", COMPARE | TABLE
+)
+TEST_FVU = Metric("evaluate/test/fvu", "FVU", "fraction of variance unexplained, test", ".4f", "lower",
+                  COMPARE | FIGURE | TENSORBOARD)  # fmt: skip
+VAL_FVU = Metric("evaluate/val/fvu", "val FVU", "fraction of variance unexplained, validation", ".4f", "lower", COMPARE)
+VAL_L0 = Metric("evaluate/val/l0", "val L0", "active units (L0), validation", ".1f", "lower", COMPARE)
+CODE_SIZE = Metric("evaluate/code_size", "code size", "values in a code", ",.0f", "lower", Shown(0))
+RATE = Metric("evaluate/compression/bytes_per_image", "bytes/img", "8-bit code size per image", ",.1f", "lower",
+              COMPARE | TABLE, "bytes")  # fmt: skip
+CODED_PSNR = Metric("evaluate/compression/quantized_psnr", "8-bit PSNR", "PSNR of 8-bit codes, test", ".2f", "higher",
+                    COMPARE | TABLE, "dB")  # fmt: skip
+>>>>>>> report2
 METRICS = (  # a narrow terminal drops the last columns first
     TEST_ACCURACY,
-    Metric(
-        f"{PROBE}/code/gain_over_pca", "gain", f"{LINEAR}accuracy minus that of pca, test", "+.4f", "higher",
-        shown=COMPARE | FIGURE | TABLE,
-    ),
+    Metric(f"{PROBE}/code/gain_over_pca", "gain", f"{LINEAR}accuracy minus that of pca, test", "+.4f", "higher",
+           WIDELY),
     TUNED_ACCURACY,
     TEST_FVU,
-    Metric(
-        "evaluate/test/explained_variance", "expl. var", "explained variance, test", ".4f", "higher", headline=True
-    ),
-    Metric(
-        "evaluate/test/l0", "L0", "active units (L0), test", ".1f", "lower",
-        shown=COMPARE | FIGURE | TABLE | TENSORBOARD, headline=True,
-    ),
-    Metric(
-        "evaluate/test/dead_fraction", "dead", "dead units, test", ".1%", "lower",
-        shown=COMPARE | FIGURE | TABLE | TENSORBOARD, headline=True,
-    ),
-    Metric("pretrain/lambda", "lambda", "lambda found for penalty.target_l0", ".3g", shown=COMPARE),
-    Metric("pretrain/seconds", "seconds", "training time", ".0f", "lower", "s", COMPARE),
+    Metric("evaluate/test/explained_variance", "expl. var", "explained variance, test", ".4f", "higher", headline=True),
+    Metric("evaluate/test/l0", "L0", "active units (L0), test", ".1f", "lower", WIDELY | TENSORBOARD, headline=True),
+    Metric("evaluate/test/dead_fraction", "dead", "dead units, test", ".1%", "lower", WIDELY | TENSORBOARD,
+           headline=True),
+    Metric("pretrain/lambda", "lambda", "lambda found for penalty.target_l0", ".3g", None, COMPARE),
+    Metric("pretrain/seconds", "seconds", "training time", ".0f", "lower", COMPARE, "s"),
     VAL_ACCURACY,
     Metric(f"{PROBE}/code/test/accuracy_std", "acc std", f"{LINEAR}accuracy, test: spread over label draws", ".4f"),
     Metric(f"{PROBE}/code/test/top5_accuracy", "top-5", f"{LINEAR}top-5 accuracy, test", ".4f", "higher"),
@@ -151,46 +156,32 @@ METRICS = (  # a narrow terminal drops the last columns first
     _of_baseline(TEST_ACCURACY, "untrained", "untrained"),
     _of_baseline(TEST_ACCURACY, "supervised", "supervised"),
     _of_baseline(TEST_ACCURACY, "pixels", "pixels acc"),
-    Metric("evaluate/test/mse", "MSE", "mean squared error, test", ".5f", "lower", "", COMPARE | TABLE | TENSORBOARD),
-    Metric("evaluate/val/mse", "val MSE", "mean squared error, validation", ".5f", "lower", "", TENSORBOARD),
+    Metric("evaluate/test/mse", "MSE", "mean squared error, test", ".5f", "lower", COMPARE | TABLE | TENSORBOARD),
+    Metric("evaluate/val/mse", "val MSE", "mean squared error, validation", ".5f", "lower", TENSORBOARD),
     _of_baseline(TEST_FVU, "pca", "pca FVU"),
-    Metric("evaluate/test/psnr", "PSNR", "PSNR, test", ".2f", "higher", "dB", TABLE | TENSORBOARD),
-    Metric(
-        "evaluate/test/ssim", "SSIM", "structural similarity, test", ".3f", "higher", "", COMPARE | TABLE | TENSORBOARD
-    ),
+    Metric("evaluate/test/psnr", "PSNR", "PSNR, test", ".2f", "higher", TABLE | TENSORBOARD, "dB"),
+    Metric("evaluate/test/ssim", "SSIM", "structural similarity, test", ".3f", "higher", COMPARE | TABLE | TENSORBOARD),
     Metric("evaluate/test/effective_rank", "eff. rank", "effective rank of the code, test", ".1f"),
-    Metric(
-        "evaluate/val/jacobian_norm", "‖J‖", "norm of the encoder's Jacobian, validation", ".3g",
-        shown=COMPARE | TABLE,
-    ),
-    Metric(
-        "evaluate/val/trustworthiness", "trustw.", "trustworthiness, validation", ".4f", "higher",
-        shown=TABLE | TENSORBOARD,
-    ),
-    Metric("evaluate/val/continuity", "continuity", "continuity, validation", ".4f", "higher", "", TABLE | TENSORBOARD),
-    Metric(
-        "evaluate/val/intrinsic_dimension", "int. dim", "intrinsic dimension, validation", ".2f",
-        shown=TABLE | TENSORBOARD,
-    ),
-    Metric(
-        "evaluate/val/silhouette", "silhouette", "silhouette by class, validation", ".4f", "higher",
-        shown=TABLE | TENSORBOARD,
-    ),
-    Metric(
-        "evaluate/val/class_selectivity", "selectiv.", "class selectivity of units, validation", ".4f",
-        shown=TABLE | TENSORBOARD,
-    ),
-    Metric("evaluate/likelihood/elbo", "ELBO", "evidence lower bound, test", ".2f", "higher", "nats"),
-    Metric("evaluate/likelihood/nll", "NLL", "bound on -log p(x), test", ".2f", "lower", "nats"),
+    Metric("evaluate/val/jacobian_norm", "‖J‖", "norm of the encoder's Jacobian, validation", ".3g", None,
+           COMPARE | TABLE),
+    Metric("evaluate/val/trustworthiness", "trustw.", "trustworthiness, validation", ".4f", "higher",
+           TABLE | TENSORBOARD),
+    Metric("evaluate/val/continuity", "continuity", "continuity, validation", ".4f", "higher", TABLE | TENSORBOARD),
+    Metric("evaluate/val/intrinsic_dimension", "int. dim", "intrinsic dimension, validation", ".2f", None,
+           TABLE | TENSORBOARD),
+    Metric("evaluate/val/silhouette", "silhouette", "silhouette by class, validation", ".4f", "higher",
+           TABLE | TENSORBOARD),
+    Metric("evaluate/val/class_selectivity", "selectiv.", "class selectivity of units, validation", ".4f", None,
+           TABLE | TENSORBOARD),
+    Metric("evaluate/likelihood/elbo", "ELBO", "evidence lower bound, test", ".2f", "higher", unit="nats"),
+    Metric("evaluate/likelihood/nll", "NLL", "bound on -log p(x), test", ".2f", "lower", unit="nats"),
     Metric("evaluate/likelihood/bits_per_dim", "bits/dim", "bits per dimension, test", ".3f", "lower"),
     Metric("evaluate/likelihood/active_units", "AU", "active units of the posterior, test", ".0f"),
-    Metric(
-        "evaluate/parameters", "parameters", "parameters", ",.0f", "lower",
-        shown=COMPARE | TABLE | TENSORBOARD, headline=True,
-    ),
-    Metric("evaluate/flops", "FLOPs", "FLOPs per image", ",.0f", "lower", shown=COMPARE | TABLE),
-    Metric("evaluate/model_bytes", "bytes", "model size", ",.0f", "lower", "bytes", COMPARE | TABLE),
-    Metric("evaluate/images_per_second", "images/s", "images encoded a second", ",.0f", "higher", "", COMPARE | TABLE),
+    Metric("evaluate/parameters", "parameters", "parameters", ",.0f", "lower", COMPARE | TABLE | TENSORBOARD,
+           headline=True),
+    Metric("evaluate/flops", "FLOPs", "FLOPs per image", ",.0f", "lower", COMPARE | TABLE),
+    Metric("evaluate/model_bytes", "bytes", "model size", ",.0f", "lower", COMPARE | TABLE, "bytes"),
+    Metric("evaluate/images_per_second", "images/s", "images encoded a second", ",.0f", "higher", COMPARE | TABLE),
     RATE,
     CODED_PSNR,
     Metric("evaluate/compression/compression_ratio", "ratio", "compression ratio of 8-bit codes", ".3g", "higher"),
@@ -212,10 +203,7 @@ FRONTS = (  # Pareto fronts: letter in tables, the two metrics
 
 def by_key(key: str) -> Metric:
     """Raises KeyError for a key that is not in the catalogue."""
-    for metric in METRICS:
-        if metric.key == key:
-            return metric
-    raise KeyError(key)
+    return {metric.key: metric for metric in METRICS}[key]
 
 
 def table_metrics(stage: str) -> list[Metric]:

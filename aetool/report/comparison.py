@@ -7,7 +7,7 @@ from pathlib import Path
 from aetool.errors import UserError
 from aetool.evaluation.catalogue import Metric, measured
 from aetool.report import findings, pareto
-from aetool.report.groups import Group, Row, Value, comparable_sets, format_value, grouped
+from aetool.report.groups import Group, Order, Row, comparable_sets, format_value, grouped, rank
 from aetool.report.rows import FOREIGN, META, MISSING, SWEEP, Sweep, read_rows, read_sweep
 from aetool.report.selection import select, sort_key
 
@@ -15,7 +15,6 @@ SHOWN_FIRST = ("model.name", "dataset.name", "penalty.weight", "model.code_size"
 NEXT = ("start", "penalty", "penalty.target_l0", "model.code_channels", "corruption.level", "loss", "optimizer.lr")
 PARTS = ("loss", "penalty", "corruption", "optimizer", "scheduler")
 BY_SEED = ("seed", "parent", "parent.seed")  # see groups.seed
-Order = tuple[bool, float, str]
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,37 +61,34 @@ def open_comparison(paths: Sequence[Path | str], where: Sequence[str] = (), sort
     if all(row["state"] == FOREIGN for row in found):
         raise UserError(f"there are no runs in {here}; name runs or folders of runs, or train one: aetool train")
     rows = select(found, where)
-    order = sort_key(rows, sort) if sort else None if sweep else config_order(distinguishing_keys(rows))
-    if order:
-        rows.sort(key=order)
-    return compare(rows, sweep, "" if sweep else f"Runs of {here}", order)
+    if not sweep:
+        rows.sort(key=config_order(distinguishing_keys(rows)))
+    return compare(rows, sweep, "" if sweep else f"Runs of {here}", sort)
 
 
-def compare(
-    rows: Sequence[Row], sweep: Sweep | None = None, title: str = "", order: Callable[[Group], object] | None = None
-) -> Comparison:
-    """Rows as a comparison; `order` sorts the groups, which otherwise stay in the order of the rows."""
+def compare(rows: Sequence[Row], sweep: Sweep | None = None, title: str = "", sort: str | None = None) -> Comparison:
+    """Rows as a comparison, sorted by the column `sort`, else as they are."""
     axes = sweep.axes if sweep else []
     keys = distinguishing_keys(rows, [f"{axis}.name" if axis in ("model", "dataset") else axis for axis in axes])
-    completed = [row for row in rows if row["state"] == "completed"]
-    groups = grouped(completed, keys)
-    if order:
-        groups.sort(key=order)  # type: ignore[arg-type]  # any key that sorts
+    groups = grouped(rows, keys)
+    if sort:
+        order = sort_key(rows, sort)
+        rows = sorted(rows, key=lambda row: order(Group.of_one(row)))
+        groups.sort(key=order)
     fronts, recommendations, differences = [], [], []
     for name, members in comparable_sets(groups).items():
         prefix = f"{name}: " if name else ""
         fronts += pareto.fronts(members, name)
-        recommendations += [prefix + sentence for sentence in [findings.recommendation(members)] if sentence]
-        differences += [
-            sentence if sentence == findings.ONE_SEED else prefix + sentence
-            for sentence in findings.differences(members)
-        ]
+        recommended = findings.recommendation(members)
+        recommendations += [prefix + recommended] if recommended else []
+        said = findings.differences(members)
+        differences += said if said == [findings.ONE_SEED] else [prefix + sentence for sentence in said]
     return Comparison(
         title=title or f"Sweep over {', '.join(axes)}",
         rows=list(rows),
         keys=keys,
         groups=groups,
-        metrics=measured(completed),
+        metrics=measured(row for group in groups for row in group.rows),
         fronts=fronts,
         recommendations=recommendations,
         differences=list(dict.fromkeys(differences)),
@@ -131,18 +127,7 @@ def distinguishing_keys(rows: Sequence[Row], axes: Sequence[str] = ()) -> list[s
     return [*keys, "seed"] if len(seeds) > 1 else keys
 
 
-def config_order(keys: Sequence[str]) -> Callable[[Group | Row], list[Order]]:
-    """A sort key of groups or rows by their config values, numbers by size; datasets together."""
-    by = sorted((key for key in keys if key != "seed"), key=lambda key: key != "dataset.name")
-
-    def order(one: Group | Row) -> list[Order]:
-        values = one.values if isinstance(one, Group) else one
-        return [_rank(values.get(key)) for key in (by if isinstance(one, Group) else [*by, "seed"])]
-
-    return order
-
-
-def _rank(value: Value) -> Order:
-    if isinstance(value, int | float) and value == value:  # NaN is not itself
-        return False, float(value), ""
-    return True, 0.0, format_value(value)
+def config_order(keys: Sequence[str]) -> Callable[[Row], list[Order]]:
+    """A sort key of rows by their config values, numbers by size; datasets together, the seed last."""
+    by = sorted(keys, key=lambda key: (key == "seed", key != "dataset.name"))
+    return lambda row: [rank(row.get(key)) for key in by]

@@ -115,26 +115,24 @@ def _compared(best: Group, other: Group, names: tuple[str, str], metric: Metric)
 
 def excluded(rows: Sequence[Row]) -> list[str]:
     """The runs that are not compared, and why."""
-    found = []
-    for row in rows:
-        if row["state"] != "completed":
-            why = f": {row['reason']}" if row.get("reason") else ""
-            found.append(f"{row['run']}: {row['state']}{why}")
-    return found
+    return [
+        f"{row['run']}: {row['state']}" + (f": {row['reason']}" if row.get("reason") else "")
+        for row in rows
+        if row["state"] != "completed"
+    ]
 
 
 def duplicates(groups: Sequence[Group]) -> list[str]:
     """Runs of a group that share a seed: only the last of them counts."""
-    found = []
-    for group in groups:
-        seeds: dict[Seed, list[Row]] = {}
+    found: dict[tuple[int, Seed], list[Value]] = {}
+    for index, group in enumerate(groups):
         for row in group.rows:
-            seeds.setdefault(seed(row), []).append(row)
-        for same in seeds.values():
-            if len(same) > 1:
-                names = ", ".join(str(row["directory"]) for row in same[:-1])
-                found.append(f"{names}: same config and seed as {same[-1]['directory']}, which is used instead")
-    return found
+            found.setdefault((index, seed(row)), []).append(row["directory"])
+    return [
+        f"{', '.join(map(str, others))}: same config and seed as {last}, which is used instead"
+        for *others, last in found.values()
+        if others
+    ]
 
 
 def outdated(rows: Sequence[Row]) -> list[str]:

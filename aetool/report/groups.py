@@ -10,31 +10,35 @@ from aetool.measures.statistics import Interval, Stat, difference
 DATASET = ("dataset.name", "dataset.path")  # keys that tell datasets apart
 Value = int | float | str | bool | list["Value"] | None  # of a config key, a metric or a fact about the run
 Row = Mapping[str, Value]  # run, directory, state, dotted config keys, and metrics as stage/name
+Order = tuple[bool, bool, float, str]
 Seed = int | tuple[Value, Value] | None
 
 
 class Group(NamedTuple):
-    """Runs that differ in the seed alone."""
+    """Completed runs that differ in the seed alone, or any one run."""
 
     values: dict[str, Value]  # the config keys that distinguish it from other groups
     rows: list[Row]
 
+    @classmethod
+    def of_one(cls, row: Row) -> "Group":
+        return cls({}, [row])
+
+    def value(self, key: str) -> Value:
+        """A config value, also one that is the same in all groups."""
+        return self.rows[0].get(key)
+
     def by_seed(self, key: str) -> dict[Seed, float]:
-        """A metric of the completed runs that have it."""
-        found = {}
-        for row in self.rows:
-            value = number(row.get(key))
-            if row["state"] == "completed" and value is not None:
-                found[seed(row)] = value
-        return found
+        """A metric of the runs that have it."""
+        return {seed(row): value for row in self.rows if (value := number(row.get(key))) is not None}
 
     def stat(self, key: str) -> Stat | None:
-        """A metric over seeds; None if no completed run has it."""
+        """A metric over seeds; None if no run has it."""
         values = list(self.by_seed(key).values())
         return Stat.of(values) if values else None
 
     def mean(self, key: str) -> float:
-        """A metric's mean over seeds; NaN if no completed run has it."""
+        """A metric's mean over seeds; NaN if no run has it."""
         stat = self.stat(key)
         return stat.mean if stat else math.nan
 
@@ -60,6 +64,12 @@ def format_value(value: Value) -> str:
     return f"[{','.join(map(format_value, value))}]" if isinstance(value, list) else str(value)
 
 
+def rank(value: Value) -> Order:
+    """A sort key: numbers by size, then text, then what is missing."""
+    found = number(value)
+    return value is None, found is None, found or 0.0, "" if found is not None else format_value(value)
+
+
 def format_stat(stat: Stat, form: str) -> str:
     """`0.9712 ± 0.0009`; the mean alone for a single value."""
     mean = format(stat.mean, form)
@@ -75,9 +85,9 @@ def seed(row: Row) -> Seed:
 
 
 def grouped(rows: Sequence[Row], keys: Sequence[str]) -> list[Group]:
-    """Rows with the same values of `keys`, the seed left out, in order of appearance."""
+    """Completed runs with the same values of `keys`, the seed left out, in order of appearance."""
     found: dict[tuple[str, ...], Group] = {}
-    for row in rows:
+    for row in (row for row in rows if row["state"] == "completed"):
         values = {key: row.get(key) for key in keys if key != "seed"}
         found.setdefault(tuple(map(format_value, values.values())), Group(values, [])).rows.append(row)
     return list(found.values())
@@ -92,7 +102,7 @@ def comparable_sets(groups: Sequence[Group]) -> dict[str, list[Group]]:
     """Groups whose metrics compare: of one dataset, and fine-tunes apart. A single set has the name ``""``."""
     found: dict[str, list[Group]] = {}
     for group in groups:
-        dataset = " ".join(str(group.rows[0][key]) for key in DATASET if group.rows[0].get(key) is not None)
+        dataset = " ".join(str(group.value(key)) for key in DATASET if group.value(key) is not None)
         found.setdefault(f"{dataset}, fine-tuned" if is_finetune(group) else dataset, []).append(group)
     return found if len(found) > 1 else {"": list(groups)}
 

@@ -2,18 +2,14 @@
 
 from collections.abc import Sequence
 from itertools import islice
-from math import isfinite
 
-from aetool.report.groups import Group, Value, comparable_sets, format_value
+from aetool.evaluation.catalogue import Metric, baseline_key
+from aetool.report.groups import Group, Value, comparable_sets, format_value, number
 
 FIRST = ("model.name", "dataset.name")  # say most about a run
 LAMBDAS, CODE_SIZE = ("penalty.weight", "penalty.target_l0"), "model.code_size"
 PANELS = 6  # of a figure
-
-
-def config_value(group: Group, key: str) -> Value:
-    """A config value of a group, also one that is the same in all of them."""
-    return group.values.get(key, group.rows[0].get(key))
+DRAWN = ("pca", "pixels", "untrained")  # baselines in figures
 
 
 def text(value: Value) -> str:
@@ -23,18 +19,15 @@ def text(value: Value) -> str:
 
 def group_name(group: Group, keys: Sequence[str]) -> str:
     """The values of the keys, as in `sparse, 0.01`."""
-    return ", ".join(text(config_value(group, key)) for key in keys)
+    return ", ".join(text(group.value(key)) for key in keys)
 
 
 def minimal_keys(groups: Sequence[Group], keys: Sequence[str]) -> list[str]:
     """As few of the keys as distinguish the groups, each tried in turn; the model and the dataset first."""
-    rest = [key for key in keys if key not in FIRST and key != "seed"]
     chosen: list[str] = []
-    distinct = 1
-    for key in (*FIRST, *rest):
-        found = len({group_name(group, [*chosen, key]) for group in groups})
-        if found > distinct:
-            chosen, distinct = [*chosen, key], found
+    for key in dict.fromkeys([*FIRST, *keys]):
+        if key != "seed" and len(split_by(groups, [*chosen, key])) > len(split_by(groups, chosen)):
+            chosen.append(key)
     return chosen
 
 
@@ -42,26 +35,24 @@ def split_by(groups: Sequence[Group], keys: Sequence[str]) -> dict[tuple[str, ..
     """Groups with the same values of the keys, in order of appearance."""
     found: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
-        found.setdefault(tuple(format_value(config_value(group, key)) for key in keys), []).append(group)
+        found.setdefault(tuple(format_value(group.value(key)) for key in keys), []).append(group)
     return found
 
 
 def numeric_keys(groups: Sequence[Group], keys: Sequence[str]) -> list[str]:
     """Config keys with several numbers, lambda and the code size first."""
     first = [key for key in (*LAMBDAS, CODE_SIZE) if key in keys]
-    found = []
-    for key in dict.fromkeys([*first, *keys]):
-        values = [config_value(group, key) for group in groups]
-        numbers = all(isinstance(one, int | float) and not isinstance(one, bool) and isfinite(one) for one in values)
-        if key != "seed" and numbers and varies(groups, key):
-            found.append(key)
-    return found
+    return [
+        key
+        for key in dict.fromkeys([*first, *keys])
+        if key != "seed" and varies(groups, key) and all(number(group.value(key)) is not None for group in groups)
+    ]
 
 
 def numeric(group: Group, key: str) -> float:
     """The value of one of `numeric_keys`."""
-    value = config_value(group, key)
-    assert isinstance(value, int | float)
+    value = number(group.value(key))
+    assert value is not None
     return value
 
 
@@ -83,6 +74,10 @@ def varies(groups: Sequence[Group], key: str) -> bool:
     return len(split_by(groups, [key])) > 1
 
 
+def differs(groups: Sequence[Group], metric: Metric) -> bool:
+    return len({stat.mean for group in groups if (stat := group.stat(metric.key))}) > 1
+
+
 def compares_models(groups: Sequence[Group]) -> bool:
     return len(split_by(groups, ["model.name"])) > 2
 
@@ -100,3 +95,23 @@ def omitted_panels(groups: Sequence[Group]) -> str:
 def omitted(count: int, what: str) -> str:
     """Words for a caption on what is not drawn."""
     return f" {count} more {what} are not shown." if count > 0 else ""
+
+
+def baseline_keys(metric: Metric) -> dict[str, str]:
+    """The keys of the baselines of a metric, by the name of the baseline."""
+    return {name: baseline_key(metric.key, name) for name in DRAWN}
+
+
+def error_bars(groups: Sequence[Group]) -> str:
+    """Words for a caption."""
+    return " Error bars: one standard deviation over seeds." if any(len(group.rows) > 1 for group in groups) else ""
+
+
+def sentence(metric: Metric) -> str:
+    """The first words of a caption."""
+    return metric.heading[0].upper() + metric.heading[1:]
+
+
+def slug(label: str) -> str:
+    """A label as part of a file name."""
+    return "".join(letter if letter.isalnum() else "-" for letter in label.lower())

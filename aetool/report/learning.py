@@ -2,16 +2,26 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from aetool.report import layout, plots
-from aetool.report.groups import Group, directory, is_finetune
-from aetool.report.plots import Chart, Curve
+from aetool.report import layout
+from aetool.report.groups import Group, directory, is_finetune, number
+from aetool.report.plots import BESIDE, PALETTE, STYLES, Chart, legend, sheet, style, titled
 
 POINTS = 200  # of a curve
 STAGES = ("pretrain", "finetune")  # of which a run has one
 Losses = dict[str, list[tuple[float, float]]]  # (step, loss) by split
+
+
+class Curve(NamedTuple):
+    """The losses of one run."""
+
+    label: str
+    rank: float | None  # in [0, 1] where the runs have an order
+    points: Losses
 
 
 def curves(groups: Sequence[Group], keys: Sequence[str], file: str) -> Iterator[Chart]:
@@ -23,23 +33,59 @@ def curves(groups: Sequence[Group], keys: Sequence[str], file: str) -> Iterator[
     order = sorted({layout.numeric(group, coloured) for group in groups}) if ordered and coloured else []
     penalties_differ = layout.varies(groups, "penalty.weight") or layout.varies(groups, "penalty")
     part = "loss/reconstruction" if penalties_differ else "loss"
-    runs = []
+    panels: dict[str, list[Curve]] = {}
     for panel, own in layout.panels(groups).items():
         for group in own:
             rank = order.index(layout.numeric(group, coloured)) / (len(order) - 1) if order and coloured else None
+            label = layout.group_name(group, [coloured]) if coloured else ""
             for row in group.rows:
                 points = losses(directory(row) / "metrics.jsonl", part)
                 if any(len(curve) > 1 for curve in points.values()):
-                    runs.append(Curve(panel, layout.group_name(group, [coloured]) if coloured else "", rank, points))
-    runs.sort(key=lambda run: run.rank or 0)
-    if not runs:
+                    panels.setdefault(panel, []).append(Curve(label, rank, points))
+    if not panels:
         return
     caption = f"Learning curves{' of fine-tuning' if is_finetune(groups[0]) else ''}, one line per run. "
     caption += f"Colour: {coloured}; seeds share a colour. " if coloured else ""
     caption += "Reconstruction loss only, without the penalty. " if penalties_differ else ""
     caption += "Levels compare only between runs with the same loss and dataset." + layout.omitted_panels(groups)
     title = "reconstruction loss" if penalties_differ else "loss"
-    yield Chart(file, caption, plots.curves(runs, title, coloured or ""))
+    yield Chart(file, caption, _draw(panels, title, coloured or ""))
+
+
+def _draw(panels: Mapping[str, list[Curve]], title: str, key: str) -> Any:
+    """Training and validation loss over steps: a line for each run, a row of axes for each panel."""
+    everything = [run.points for runs in panels.values() for run in runs]
+    splits = [split for split in ("training", "validation") if any(len(one.get(split, [])) > 1 for one in everything)]
+    figure, places = sheet(len(panels) * len(splits), len(splits), 4.6, 3.4)
+    for axes, ((panel, runs), split) in zip(places, product(panels.items(), splits), strict=True):
+        several = _lines(axes, sorted(runs, key=lambda run: run.rank or 0), split)
+        titled(axes, f"{panel}: {split}" if panel else split, "step", title if split == splits[0] else "")
+        if split == splits[-1] and several:
+            legend(axes, key, **BESIDE)
+    return figure
+
+
+def _lines(axes: Any, runs: Sequence[Curve], split: str) -> bool:
+    """Returns whether there are several labels."""
+    from matplotlib import colormaps
+
+    labels = list(dict.fromkeys(run.label for run in runs))
+    entries = len(PALETTE) * len(STYLES) if runs[0].rank is None else 10
+    shown = set(labels[:: math.ceil(len(labels) / entries)])
+    heights = []
+    for run in runs:
+        points = run.points.get(split)
+        if points:
+            looks = style(labels.index(run.label))
+            if run.rank is not None:
+                looks = {"color": colormaps["viridis"](0.92 * run.rank), "linestyle": "-"}
+            label = run.label if run.label in shown else None
+            shown.discard(run.label)  # one entry for all seeds
+            heights += [loss for _, loss in points]
+            axes.plot(*zip(*points, strict=True), label=label, **looks, alpha=0.8, linewidth=1)
+    if heights and min(heights) > 0:
+        axes.set_yscale("log")
+    return bool(heights) and len(labels) > 1
 
 
 def losses(path: Path, part: str) -> Losses:
@@ -51,14 +97,16 @@ def losses(path: Path, part: str) -> Losses:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return {}
-    found: Losses = {"training": [], "validation": []}
+    names = {"training": f"train/{part}", "validation": f"val/{part}"}
+    found: Losses = {split: [] for split in names}
     for line in lines:
         try:
             row = json.loads(line)
-            pairs = [(row["step"], row.get(f"train/{part}")), (row["step"], row.get(f"val/{part}"))]
-        except (ValueError, KeyError, TypeError, AttributeError):
+            step, stage = row["step"], row["stage"]
+        except (ValueError, KeyError, TypeError):
             continue
-        for points, (step, loss) in zip(found.values(), pairs, strict=True):
-            if row.get("stage") in STAGES and isinstance(loss, int | float) and math.isfinite(loss):
-                points.append((step, loss))
+        for split, name in names.items():
+            loss = number(row.get(name))
+            if stage in STAGES and loss is not None:
+                found[split].append((step, loss))
     return {split: points[:: math.ceil(len(points) / POINTS)] for split, points in found.items() if points}

@@ -1,24 +1,24 @@
 """The report: one HTML file with the findings, table, figures and runs of a comparison; no torch."""
 
-import contextlib
-import os
+import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
-from aetool.errors import UserError
 from aetool.evaluation.catalogue import BASELINES, SELECTION, Metric
 from aetool.files import read_json
-from aetool.report import charts, pictures
+from aetool.report import pictures
 from aetool.report.comparison import Comparison
 from aetool.report.findings import ranked, title
 from aetool.report.groups import Group, Row, Value, comparable_sets, directory, format_stat, number
-from aetool.report.layout import text
+from aetool.report.layout import baseline_keys, text
 from aetool.report.plots import Chart
-from aetool.report.tables import html_table
-from aetool.storage.folder import CONFIG
+from aetool.report.tables import html_table, writing
+from aetool.storage.folder import RunFolder
 
 SHOWN_METRICS = 7  # in the first table; the others are in a second one
 SHOWN_RUNS = 40  # with pictures
@@ -33,38 +33,27 @@ class RunCard(NamedTuple):
     metrics: list[tuple[Metric, float]]
     pictures: list[pictures.Picture]
     command: str | None
-    config: str  # the text of config.json where no command is recorded
+    config: str  # shown where no command is recorded
 
 
 def write(comparison: Comparison, figures: Iterable[Chart], path: Path) -> None:
-    """Writes the report; raises UserError when the file cannot be written.
-
-    The file is replaced atomically: a reader never sees half a report.
-    """
+    """Writes the report; raises UserError when the file cannot be written."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("aetool.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     page = environment.get_template("report.html.j2").render(_content(comparison, figures))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        target = temporary if path.is_file() or not path.exists() else path  # a device must not be replaced
+    with writing(path) as target:
         target.write_text(page, encoding="utf-8", errors="replace")
-        if target is temporary:
-            temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"{path}: the report cannot be written: {error}") from error
 
 
 def _content(comparison: Comparison, figures: Iterable[Chart]) -> dict[str, object]:
     """The variables of the template."""
     first, others = comparison.metrics[:SHOWN_METRICS], comparison.metrics[SHOWN_METRICS:]
     order = _by_validation(comparison.rows)
-    manifests = {str(row["directory"]): _manifest(directory(row)) for row in order}
+    manifests = [_manifest(directory(row)) for row in order]
+    datasets = [str(row.get("dataset.name")) for row in order]
     return {
         "title": comparison.title,
         "recommendations": comparison.recommendations,
@@ -81,11 +70,9 @@ def _content(comparison: Comparison, figures: Iterable[Chart]) -> dict[str, obje
         "command": comparison.command,
         "excluded": comparison.excluded,
         "notes": comparison.notes,
-        "warnings": _warnings(order),
+        "warnings": _together((warning, row["run"]) for row in order for warning in RunFolder(directory(row)).warnings),
         "environment": _environment(order, manifests),
-        "fingerprints": _together(
-            (str(row.get("dataset.name")), manifests[str(row["directory"])].get("fingerprint")) for row in order
-        ),
+        "fingerprints": _together(zip(datasets, (manifest.get("fingerprint") for manifest in manifests), strict=True)),
         "baselines": BASELINES,
         "version": version("aetool"),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -110,7 +97,7 @@ def _best(groups: Sequence[Group]) -> list[str]:
         (best, *_), val, test = found
         stats = [(metric, best.stat(metric.key)) for metric in (val, test)]
         words = [f"{metric.label} {format_stat(stat, metric.format)}" for metric, stat in stats if stat]
-        baselines = {label: best.stat(key) for label, key in charts.baseline_keys(test).items()}
+        baselines = {label: best.stat(key) for label, key in baseline_keys(test).items()}
         words += [f"{label} {test.text(stat.mean)}" for label, stat in baselines.items() if stat]
         sentences.append(f"{name + ': ' if name else ''}{title(best, part)}: {', '.join(words)}")
     return sentences
@@ -118,23 +105,17 @@ def _best(groups: Sequence[Group]) -> list[str]:
 
 def _by_validation(rows: Iterable[Row]) -> list[Row]:
     """Completed runs, the best of each dataset first, then the second of each."""
-    ranks: dict[str, list[tuple[float, Row]]] = {}
+    datasets: dict[Value, list[Row]] = {}
     for row in rows:
         if row["state"] == "completed":
-            ranks.setdefault(str(row.get("dataset.name")), []).append((_cost(row), row))
-    places = []
-    for part in ranks.values():
-        part.sort(key=lambda pair: pair[0])
-        places += [(place, row) for place, (_, row) in enumerate(part)]
-    return [row for _, row in sorted(places, key=lambda pair: pair[0])]
+            datasets.setdefault(str(row.get("dataset.name")), []).append(row)
+    ranks = zip_longest(*(sorted(part, key=_cost) for part in datasets.values()))
+    return [row for rank in ranks for row in rank if row]
 
 
 def _cost(row: Row) -> float:
-    for val, _ in SELECTION:
-        value = number(row.get(val.key))
-        if value is not None:
-            return val.cost(value)
-    return float("inf")
+    costs = (val.cost(value) for val, _ in SELECTION if (value := number(row.get(val.key))) is not None)
+    return next(costs, math.inf)
 
 
 def _cards(rows: Sequence[Row], comparison: Comparison) -> list[RunCard]:
@@ -144,18 +125,10 @@ def _cards(rows: Sequence[Row], comparison: Comparison) -> list[RunCard]:
     for row, shots in zip(rows, album, strict=True):
         values = [(one, value) for one in comparison.metrics if (value := number(row.get(one.key))) is not None]
         headline = ", ".join(f"{metric.label} {metric.text(value)}" for metric, value in values if metric in headlines)
-        path = directory(row) / CONFIG
-        command = (read_json(path) or {}).get("command")
-        command = command if isinstance(command, str) else None
-        cards.append(RunCard(row, headline, values[:KEY_METRICS], shots, command, "" if command else _text(path)))
+        saved = RunFolder(directory(row)).saved
+        config = json.dumps(saved, indent=1, ensure_ascii=False)
+        cards.append(RunCard(row, headline, values[:KEY_METRICS], shots, saved.get("command"), config))
     return cards
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
 
 
 def _manifest(folder: Path) -> Mapping[str, object]:
@@ -164,21 +137,11 @@ def _manifest(folder: Path) -> Mapping[str, object]:
     return (read_json(found[-1]) or {}) if found else {}
 
 
-def _warnings(rows: Iterable[Row]) -> dict[str, list[str]]:
-    """Warnings in the status of runs, with the names of the runs."""
-    pairs: list[tuple[str, Value]] = []
-    for row in rows:
-        warnings = (read_json(directory(row) / "status.json") or {}).get("warnings")
-        pairs += [(str(warning), row["run"]) for warning in warnings] if isinstance(warnings, list) else []
-    return _together(pairs)
-
-
-def _environment(rows: Iterable[Row], manifests: Mapping[str, Mapping[str, object]]) -> dict[str, list[str]]:
+def _environment(rows: Iterable[Row], manifests: Iterable[Mapping[str, object]]) -> dict[str, list[str]]:
     """Versions and machine as recorded by the runs."""
     pairs: list[tuple[str, object]] = []
-    for row in rows:
-        pairs.append(("aetool", (read_json(directory(row) / CONFIG) or {}).get("aetool")))
-        manifest = manifests[str(row["directory"])]
+    for row, manifest in zip(rows, manifests, strict=True):
+        pairs.append(("aetool", RunFolder(directory(row)).saved.get("aetool")))
         pairs += [(name, manifest.get(name)) for name in ("python", "torch", "device", "threads")]
     return _together(pairs)
 

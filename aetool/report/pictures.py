@@ -25,21 +25,16 @@ class Picture(NamedTuple):
 
 def album(directories: Sequence[Path]) -> list[list[Picture]]:
     """The pictures of each run, within the budget of BYTES."""
-    files = [_files(directory) for directory in directories]
+    files = [[path for name in PICTURES for path in sorted(own.glob(f"figures/{name}.png"))] for own in directories]
     limit = min(LARGEST, BYTES // max(1, sum(map(len, files))))
-    named = zip(directories, files, strict=True)
     return [
         [
             found
             for file in own
             if (found := embedded(file, limit, f"{file.stem.replace('_', ' ')} of {directory.name}"))
         ]
-        for directory, own in named
+        for directory, own in zip(directories, files, strict=True)
     ]
-
-
-def _files(directory: Path) -> list[Path]:
-    return [path for name in PICTURES for path in sorted(directory.glob(f"figures/{name}.png"))]
 
 
 def embedded(path: Path, limit: int, alt: str) -> Picture | None:

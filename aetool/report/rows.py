@@ -5,11 +5,11 @@ import os
 import socket
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-from aetool.files import flatten
+from aetool.files import JsonObject, flatten
 from aetool.report.groups import Value, directory
 from aetool.storage.folder import CONFIG, LOCK
 
@@ -17,15 +17,12 @@ SWEEP = "sweep.json"
 STATES = ("completed", "running", "interrupted", "failed")  # of status.json
 UNREADABLE, FOREIGN, MISSING = "unreadable", "foreign", "missing"  # of any folder
 DELETED, NOT_STARTED = "deleted", "not started"  # of the points of a sweep
+NO_CONFIG = f"no {CONFIG}"
 META = ("run", "directory", "state", "reason")  # keys of a row that are neither config nor metric
-NOT_IDENTIFYING = frozenset(  # keys of a config that do not decide the trained network
-    ["output", "name", "overwrite", "device", "threads", "cache", "probe", "evaluation", "baselines", "supervised"]
-)
 PRETRAINING = ("loss", "penalty", "corruption", "optimizer", "scheduler", "trainer")  # groups of a fine-tune's parent
 NAMED = ("loss", "corruption", "optimizer", "scheduler")  # groups whose options are named after their classes
 
 Found = dict[str, Value]
-Json = dict[str, Any]  # an object in a JSON file, of which nothing is known yet
 
 
 class Sweep(NamedTuple):
@@ -56,10 +53,10 @@ def read(folder: Path) -> Found:
     `reason` says why the state is not completed. Never raises, whatever is in the folder.
     """
     saved, reason = _read(folder / CONFIG)
-    if reason == _absent(CONFIG) and not _holds(folder, ""):
+    if reason == NO_CONFIG and not _exists(folder):
         return _row(folder, MISSING, "there is no such folder")
     if reason:
-        return _row(folder, FOREIGN if reason == _absent(CONFIG) else UNREADABLE, reason)
+        return _row(folder, FOREIGN if reason == NO_CONFIG else UNREADABLE, reason)
     metrics, no_metrics = _read(folder / "metrics.json")
     config = saved.get("config")
     if not isinstance(config, dict) or not isinstance(config.get("seed", 0), int):
@@ -71,9 +68,8 @@ def read(folder: Path) -> Found:
     if "parent" in config:
         row |= _start(folder, config)
     for stage, values in metrics.items():
-        if isinstance(values, dict):
-            scalars = {key: value for key, value in values.items() if isinstance(value, int | float | str)}
-            row |= {f"{stage}/{key}": value for key, value in scalars.items()}
+        scalars = values.items() if isinstance(values, dict) else ()
+        row |= {f"{stage}/{key}": value for key, value in scalars if isinstance(value, int | float | str)}
     return {key: str(value) if isinstance(value, int) and abs(value) >= 2**63 else value for key, value in row.items()}
 
 
@@ -89,10 +85,9 @@ def read_sweep(folder: Path) -> tuple[list[Found], Sweep]:
         return [_row(folder, UNREADABLE, reason or f"{SWEEP} is not that of a sweep")], Sweep([], None, "")
     sweep = Sweep(list(axes), command if isinstance(command, str) else None, str(saved.get("updated") or ""))
     rows: dict[Value, Found] = {}
-    for entry in entries:
-        row = _point(folder, sweep, entry)
+    for row in (_point(folder, sweep, entry) for entry in entries):
         key = str(row["directory"])
-        if rows.get(key, row)["state"] == "completed" or key not in rows:
+        if key not in rows or rows[key]["state"] == "completed":
             rows[key] = row
     return list(rows.values()), sweep
 
@@ -119,7 +114,7 @@ def _point(folder: Path, sweep: Sweep, entry: object) -> Found:
     own, state = folder.parent / entry["directory"], entry.get("state")
     row = read(own)
     if row["state"] in (FOREIGN, MISSING):
-        known = {NOT_STARTED: NOT_STARTED, "failed": "failed"}.get(str(state), DELETED)
+        known = state if state in (NOT_STARTED, "failed") else DELETED
         words = list(map(str, entry["overrides"])) if isinstance(entry.get("overrides"), list) else []
         reason = entry.get("error") if known == "failed" else " ".join(words)
         return _row(own, known, reason) | _override_values(words)
@@ -131,46 +126,40 @@ def _point(folder: Path, sweep: Sweep, entry: object) -> Found:
 
 
 def _below(path: Path) -> list[Found]:
-    if _holds(path, CONFIG):
+    if _exists(path / CONFIG) or not _exists(path):
         return [read(path)]
-    if _holds(path, SWEEP):
+    if _exists(path / SWEEP):
         return read_sweep(path)[0]
     try:
-        if not path.exists():
-            return [read(path)]
-        if not path.is_dir():
-            return [_row(path, FOREIGN, "not a folder")]
         children = sorted(child for child in path.iterdir() if _may_be_run(child))
+    except NotADirectoryError:
+        return [_row(path, FOREIGN, "not a folder")]
     except OSError as error:
         return [_row(path, UNREADABLE, error.strerror)]
-    if any(_holds(child, CONFIG) for child in children):
+    if any(_exists(child / CONFIG) for child in children):
         return [read(child) for child in children]
     return [_row(path, FOREIGN, "no run in it")]
 
 
 def _may_be_run(path: Path) -> bool:
     """Folders and broken links, unless hidden or of a sweep."""
-    if path.name.startswith((".", "sweep-")):
-        return False
-    try:
-        return path.is_dir() or (path.is_symlink() and not path.exists())
-    except OSError:
-        return True
+    return not path.name.startswith((".", "sweep-")) and (path.is_dir() or (path.is_symlink() and not path.exists()))
 
 
-def _holds(folder: Path, name: str) -> bool:
+def _exists(path: Path) -> bool:
+    """False also where nobody may look."""
     try:
-        return (folder / name).exists()
+        return path.exists()
     except OSError:
         return False
 
 
-def _read(path: Path) -> tuple[Json, str | None]:
+def _read(path: Path) -> tuple[JsonObject, str | None]:
     """The object in a JSON file; if there is none, an empty one and the reason."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        return {}, _absent(path.name)
+        return {}, f"no {path.name}"
     except OSError as error:
         return {}, f"{path.name}: {error.strerror}"
     except (ValueError, RecursionError):
@@ -178,20 +167,16 @@ def _read(path: Path) -> tuple[Json, str | None]:
     return (found, None) if isinstance(found, dict) else ({}, f"{path.name} is damaged")
 
 
-def _absent(name: str) -> str:
-    return f"no {name}"
-
-
 def _row(folder: Path, state: str, reason: str | None) -> Found:
     row: Found = {"run": folder.name or str(folder), "directory": str(folder), "state": state}
     return row | {"reason": reason} if reason else row
 
 
-def _alive(folder: Path, status: Json) -> bool:
+def _alive(folder: Path, status: JsonObject) -> bool:
     """Whether a process holds the run; taken for granted on another machine, whose locks cannot be seen."""
     if status.get("host") != socket.gethostname():
         return True
-    if not _holds(folder, LOCK):
+    if not _exists(folder / LOCK):
         return False
     try:
         with FileLock(folder / LOCK, timeout=0):
@@ -200,15 +185,13 @@ def _alive(folder: Path, status: Json) -> bool:
         return True
 
 
-def _identity(saved: Json) -> Json:
-    """The part of a config that decides the network; of a config.json without it, all that may decide it."""
-    identity, config = saved.get("identity"), saved.get("config")
-    if isinstance(identity, dict) or not isinstance(config, dict):
-        return identity if isinstance(identity, dict) else {}
-    return {key: value for key, value in config.items() if key not in NOT_IDENTIFYING}
+def _identity(saved: JsonObject) -> JsonObject:
+    """The part of a config that decides the network; the whole config where none is named."""
+    found = saved.get("identity", saved.get("config"))
+    return found if isinstance(found, dict) else {}
 
 
-def _config_values(identity: Json) -> Found:
+def _config_values(identity: JsonObject) -> Found:
     """Dotted keys, and the name of each component; tolerates configs of other versions."""
     leaves = flatten({key: value for key, value in identity.items() if key != "parent"})
     values = {key: value for key, value in leaves if not isinstance(value, dict)}
@@ -222,7 +205,7 @@ def _config_values(identity: Json) -> Found:
     return {key: value for key, value in values.items() if key not in META}
 
 
-def _start(folder: Path, config: Json) -> Found:
+def _start(folder: Path, config: JsonObject) -> Found:
     """What a fine-tune starts from: scratch, or the pretraining of the run beside it as `parent.…`."""
     if config["parent"] is None:
         return {"start": "scratch"}

@@ -1,11 +1,15 @@
-"""Drawing of a Pareto front, with labels that do not overlap. No pyplot, no global state."""
+"""Figures of Pareto fronts, with labels that do not overlap."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
+from aetool.evaluation.catalogue import Metric
 from aetool.measures.statistics import Stat
-from aetool.report.plots import PALETTE, legend, sheet, titled, wide
+from aetool.report import layout
+from aetool.report.groups import Group
+from aetool.report.pareto import Front
+from aetool.report.plots import PALETTE, Chart, baseline_style, legend, sheet, titled, wide
 
 SIDES = (  # positions of a label around its point: offset in points, alignment
     (0, 9, "center", "bottom"),
@@ -17,49 +21,70 @@ SIDES = (  # positions of a label around its point: offset in points, alignment
     (8, -8, "left", "top"),
     (-8, -8, "right", "top"),
 )
+Point = tuple[str, Stat, Stat]  # label, x, y
 SHIFT = {"left": 0.0, "bottom": 0.0, "center": 0.5, "right": 1.0, "top": 1.0}  # fraction of the label before its anchor
 
 
-def pareto(
-    front: Sequence[tuple[str, Stat, Stat]], dominated: Sequence[tuple[Stat, Stat]], baselines: dict[str, float],
-    titles: tuple[str, str, str],
-) -> Any:  # fmt: skip
-    """Points (x, y) with error bars: the front joined and labelled, dominated points faded."""
+def pareto(front: Front, keys: Sequence[str]) -> Iterator[Chart]:
+    """The groups of a front, joined and labelled, and the dominated ones, faded; nothing where there are few."""
+    groups = [*front.best, *front.dominated]
+    naming = layout.minimal_keys(groups, keys)
+    best, dominated = _points(front, front.best, naming), _points(front, front.dominated, naming)
+    flat = not layout.differs(groups, front.x) or not layout.differs(groups, front.y)
+    if not best or flat or len(best) + len(dominated) < 3:
+        return
+    title = f"{front.subset}: " if front.subset else ""
+    title += f"{front.y.label} against {front.x.label}"
+    title += f"\nlabels: {', '.join(naming)}" if naming else ""
+    caption = (
+        f"{layout.sentence(front.y)}, against {front.x.heading}: the Pareto front, and {len(dominated)} dominated "
+    )
+    caption += f"{'group' if len(dominated) == 1 else 'groups'} faded.{layout.error_bars(groups)}"
     figure, (axes,) = sheet(1, 1, 5.6, 4)
-    for index, (label, level) in enumerate(baselines.items()):
-        dash = ("--", "-.", ":")[index % 3]
-        axes.axhline(level, color="#777777", linestyle=dash, linewidth=1.2, label=label, zorder=1)
+    for index, (label, level) in enumerate(_baselines(front.y, groups).items()):
+        axes.axhline(level, label=label, zorder=1, **baseline_style(index))
     if dominated:
         _cloud(axes, dominated, label="dominated", fmt="o", mfc="white", color="#999999", alpha=0.8, zorder=2)
-    points = [(x, y) for _, x, y in front]
-    _cloud(axes, points, label="Pareto front", fmt="o-", color=PALETTE[0], zorder=3)
-    if wide([x.mean for x, _ in [*points, *dominated]]):
+    _cloud(axes, best, label="Pareto front", fmt="o-", color=PALETTE[0], zorder=3)
+    if wide([x.mean for _, x, _ in [*best, *dominated]]):
         axes.set_xscale("log")
     axes.margins(0.12)  # room for labels
-    axes.grid(alpha=0.3)
-    titled(axes, titles[0], titles[1], titles[2])
+    titled(axes, title, front.x.heading, front.y.heading)
     legend(axes)
-    _annotate(figure, axes, front, dominated)
-    return figure
+    _annotate(figure, axes, best, dominated)
+    words = [front.x.label, front.y.label, front.subset]
+    yield Chart("-".join(["pareto", *map(layout.slug, filter(None, words))]), caption, figure)
 
 
-def _cloud(axes: Any, points: Sequence[tuple[Stat, Stat]], **looks: Any) -> None:
-    x, y = zip(*points, strict=True)
+def _points(front: Front, groups: Sequence[Group], naming: Sequence[str]) -> list[Point]:
+    stats = [(layout.group_name(group, naming), group.stat(front.x.key), group.stat(front.y.key)) for group in groups]
+    return sorted(((label, x, y) for label, x, y in stats if x and y), key=lambda point: point[1].mean)
+
+
+def _baselines(metric: Metric, groups: Sequence[Group]) -> dict[str, float]:
+    """The best level of each baseline."""
+    found = {}
+    for label, key in layout.baseline_keys(metric).items():
+        levels = {stat.mean for group in groups if (stat := group.stat(key))}
+        if levels:
+            found[label if len(levels) == 1 else f"{label}, best"] = min(levels, key=metric.cost)
+    return found
+
+
+def _cloud(axes: Any, points: Sequence[Point], **looks: Any) -> None:
+    _, x, y = zip(*points, strict=True)
     errors = {"xerr": [stat.std for stat in x], "yerr": [stat.std for stat in y]}
     axes.errorbar([s.mean for s in x], [s.mean for s in y], **errors, elinewidth=0.8, capsize=2, markersize=6, **looks)
 
 
-def _annotate(
-    figure: Any, axes: Any, front: Sequence[tuple[str, Stat, Stat]], dominated: Sequence[tuple[Stat, Stat]]
-) -> None:
+def _annotate(figure: Any, axes: Any, front: Sequence[Point], dominated: Sequence[Point]) -> None:
     """Labels the front where there is room: no label covers another, a point or the legend; few cover the line."""
     from matplotlib.path import Path
     from matplotlib.patheffects import withStroke
     from matplotlib.transforms import Bbox
 
     figure.draw_without_rendering()
-    everything = [(x, y) for _, x, y in front] + list(dominated)
-    places = [axes.transData.transform((x.mean, y.mean)) for x, y in everything]
+    places = [axes.transData.transform((x.mean, y.mean)) for _, x, y in [*front, *dominated]]
     taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in places]
     if axes.get_legend():
         taken.append(axes.get_legend().get_window_extent())

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 
 from aetool.errors import UserError, suggest
 from aetool.evaluation.catalogue import Metric, measured
-from aetool.report.groups import Group, Row, Value, format_value, number
+from aetool.report.groups import Group, Order, Row, Value, format_value, rank
 
 ALIASES = {"model": "model.name", "dataset": "dataset.name", "lambda": "penalty.weight"}
 ORDERS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+COMPARED = {**ORDERS, "=": operator.eq, "==": operator.eq, "!=": operator.ne}
 CONDITION = re.compile(r"(?P<column>[^=<>!]+)(?P<sign>!=|<=|>=|==?|<|>)(?P<value>.*)")
 
 
@@ -51,31 +52,24 @@ def column(rows: Sequence[Row], name: str, option: str) -> tuple[str, Metric | N
     raise UserError(f"{option} {name}: no run has this column; {hint}")
 
 
-def sort_key(rows: Sequence[Row], name: str) -> Callable[[Group | Row], tuple[bool, bool, float, str]]:
-    """Sorts groups and rows by a column: metrics best first, other columns ascending, missing values last."""
+def sort_key(rows: Sequence[Row], name: str) -> Callable[[Group], Order]:
+    """Sorts groups by a column: metrics best first, other columns ascending, missing values last."""
     key, metric = column(rows, name, "--sort")
 
-    def order(one: Group | Row) -> tuple[bool, bool, float, str]:
-        if isinstance(one, Group):
-            stat = one.stat(key)
-            value = stat.mean if stat else one.rows[0].get(key)
-        else:
-            value = one.get(key)
-        found = number(value)
-        if found is not None:
-            return False, False, metric.cost(found) if metric else found, ""
-        return value is None, True, 0.0, format_value(value)
+    def order(group: Group) -> Order:
+        stat = group.stat(key)
+        if stat is None:
+            return rank(group.value(key))
+        return rank(metric.cost(stat.mean) if metric else stat.mean)
 
     return order
 
 
 def _meets(value: Value, sign: str, wanted: str, limit: float | None) -> bool:
-    numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    if sign in ORDERS:
-        return isinstance(value, int | float) and numeric and limit is not None and ORDERS[sign](float(value), limit)
-    text = format_value(value)
-    same = value == limit if numeric and limit is not None else text in (wanted, wanted.replace(" ", ""))
-    return same if sign in ("=", "==") else not same
+    if isinstance(value, int | float) and not isinstance(value, bool) and limit is not None:
+        return COMPARED[sign](value, limit)
+    same = format_value(value) in (wanted, wanted.replace(" ", ""))
+    return sign not in ORDERS and same == (sign != "!=")
 
 
 def _parse(text: str) -> float | None:

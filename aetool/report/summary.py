@@ -40,7 +40,7 @@ def print_summary(
     lines: Lines = {}
     for metric in METRICS:
         if metric.headline and metric.key in values:
-            words = metric.heading.replace(LINEAR, _probe_name(probe_stage or PROBE))
+            words = metric.heading.replace(LINEAR, f"{(probe_stage or PROBE).split('-')[1]} probe ")
             lines[words] = _beside(metric, values, _run_column(model), metrics.get("evaluate", {}))
     print_measures(title, _filled(lines), console)
     if full and "evaluate" in metrics:
@@ -103,23 +103,17 @@ def _cell(metric: Metric, value: float | None) -> str | None:
 def _filled(lines: Lines) -> Lines:
     """Without empty rows and columns."""
     columns = {name for cells in lines.values() for name, cell in cells.items() if cell is not None}
-    return {
-        label: {name: cell for name, cell in cells.items() if name in columns}
-        for label, cells in lines.items()
-        if any(cell is not None for cell in cells.values())
-    }
+    rows = {label: {name: cells[name] for name in cells if name in columns} for label, cells in lines.items()}
+    return {label: cells for label, cells in rows.items() if any(cell is not None for cell in cells.values())}
 
 
 def _denoising(names: Iterable[str]) -> Sequence[Metric]:
     """What denoising gains at each level of noise that was measured."""
     matches = [match for name in names if (match := DENOISING.fullmatch(name))]
     return [
-        Metric(f"evaluate/{m[0]}", "gain", f"PSNR gain, noise {m['level']}", ".2f", "higher", "dB") for m in matches
+        Metric(f"evaluate/{m[0]}", "gain", f"PSNR gain, noise {m['level']}", ".2f", "higher", unit="dB")
+        for m in matches
     ]
-
-
-def _probe_name(stage: str) -> str:
-    return f"{stage.removeprefix('probe-').partition('-')[0]} probe "
 
 
 def _run_column(model: str) -> str:

@@ -3,9 +3,9 @@
 import csv
 import html
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from aetool.errors import UserError
 from aetool.evaluation.catalogue import Metric
+from aetool.files import replacing
 from aetool.report.comparison import Comparison
 from aetool.report.findings import ranked
 from aetool.report.groups import Group, Row, Value, comparable_sets, format_stat, format_value, seed
@@ -38,12 +39,12 @@ class Column(NamedTuple):
 def print_comparison(comparison: Comparison, each: bool = False, console: Console | None = None) -> None:
     """A table for each set of comparable groups, or with `each` one of all runs; then the findings."""
     console = console or _console()
-    parts: Mapping[str, Sequence[Group | Row]] = {"": comparison.rows} if each else comparable_sets(comparison.groups)
+    parts = {"": list(map(Group.of_one, comparison.rows))} if each else comparable_sets(comparison.groups)
     for name, lines in parts.items():
         if name:
             console.print(f"\n{name}", style="bold")
         if lines:
-            _print_table(comparison, lines, console)
+            _print_table(comparison, lines, each, console)
     if comparison.fronts and not each:
         fronts = {front.mark: f"{front.mark} = {front.x.label} and {front.y.label}" for front in comparison.fronts}
         console.print(f"Pareto front: {', '.join(fronts.values())}; · = dominated", style="dim")
@@ -56,10 +57,10 @@ def print_comparison(comparison: Comparison, each: bool = False, console: Consol
             console.print(f"  and {len(sentences) - LISTED} more; --each lists every run")
 
 
-def _print_table(comparison: Comparison, lines: Sequence[Group | Row], console: Console) -> None:
-    identifying, hidden = _fitting(_identifying(comparison, lines, "\n"), console.width - ROOM, KEPT)
+def _print_table(comparison: Comparison, lines: Sequence[Group], each: bool, console: Console) -> None:
+    identifying, hidden = _fitting(_identifying(comparison, lines, each, "\n"), console.width - ROOM, KEPT)
     room = console.width - sum(column.width for column in identifying)
-    metrics = [_narrow(_metric(metric, lines)) for metric in comparison.metrics]
+    metrics = [_metric(metric, lines, "±") for metric in comparison.metrics]
     metrics = [one for one in metrics if any(one.cells)]
     same = [one for one in metrics[1:] if len(lines) > 1 and len(set(one.cells)) == 1]
     waiting = [one for one in metrics if one not in same]
@@ -96,33 +97,34 @@ def _draw(console: Console, columns: Sequence[Column]) -> None:
     console.print(drawn)
 
 
-def _identifying(comparison: Comparison, lines: Sequence[Group | Row], dot: str = "") -> list[Column]:
-    """The columns that distinguish lines: run and state of runs, n and fronts of groups, and the keys of both."""
-    groups = [line for line in lines if isinstance(line, Group)]
-    keys = [key for key in comparison.keys if key != "seed" or not groups]
+def _identifying(comparison: Comparison, lines: Sequence[Group], each: bool, dot: str = "") -> list[Column]:
+    """The columns that distinguish lines: run, seed and state of each run, n and fronts of groups, other keys of both.
+
+    `dot` follows the dots in keys.
+    """
     found = []
-    for key in keys:
-        values = [line.values.get(key) if isinstance(line, Group) else line.get(key) for line in lines]
+    for key in comparison.keys if each else [key for key in comparison.keys if key != "seed"]:
+        values = [line.value(key) for line in lines]
         if len(set(map(format_value, values))) == 1 and (len(values) > 1 or values[0] is None):
             continue
         head = HEADS.get(key, key).replace(".", f".{dot}")
         found.append(Column(head, ["" if value is None else format_value(value) for value in values], number=False))
-    if not groups or not found:
-        found.insert(0, Column("run", [_name(line) for line in lines], number=False))
-    if groups and any(len(group.rows) > 1 for group in groups):
-        found.append(Column("n", [str(len(set(map(seed, group.rows)))) for group in groups]))
-    if groups and comparison.fronts:
-        found.append(Column("front", [_marks(comparison, group) for group in groups], number=False))
-    states = [str(line["state"]) for line in lines if not isinstance(line, Group)]
+    if each or not found:
+        found.insert(0, Column("run", list(map(_name, lines)), number=False))
+    if any(len(line.rows) > 1 for line in lines):
+        found.append(Column("n", [str(len(set(map(seed, line.rows)))) for line in lines]))
+    if comparison.fronts and not each:
+        found.append(Column("front", [_marks(comparison, line) for line in lines], number=False))
+    states = [str(line.value("state")) for line in lines]
     if set(states) - {"completed"}:
         found.append(Column("state", states, number=False))
     return found
 
 
-def _name(line: Group | Row) -> str:
+def _name(group: Group) -> str:
     """A run by its folder; several that no key distinguishes by model and dataset."""
-    rows = line.rows if isinstance(line, Group) else [line]
-    return str(rows[0]["run"]) if len(rows) == 1 else f"{rows[0].get('model.name')} {rows[0].get('dataset.name')}"
+    several = len(group.rows) > 1
+    return f"{group.value('model.name')} {group.value('dataset.name')}" if several else str(group.value("run"))
 
 
 def _marks(comparison: Comparison, group: Group) -> str:
@@ -136,45 +138,44 @@ def _marks(comparison: Comparison, group: Group) -> str:
     return "".join(marks.values()).rstrip()
 
 
-def _metric(metric: Metric, lines: Sequence[Group | Row]) -> Column:
-    """Mean ± std of groups; the mean alone if no group has a visible spread."""
-    stats = [line.stat(metric.key) for line in lines if isinstance(line, Group)]
-    if not stats:
-        values = [line.get(metric.key) for line in lines if not isinstance(line, Group)]
-        return Column(metric.label, [metric.text(one) if isinstance(one, int | float) else "" for one in values])
+def _metric(metric: Metric, lines: Sequence[Group], sign: str = " ± ") -> Column:
+    """Mean ± std; the mean alone if no line has a visible spread."""
+    stats = [line.stat(metric.key) for line in lines]
     spec = metric.format.lstrip("+")
     spread = any(stat and format(stat.std, spec) != format(0.0, spec) for stat in stats)
     shown = [stat if spread or stat is None else stat._replace(n=1) for stat in stats]
-    return Column(metric.label, [format_stat(stat, metric.format) if stat else "" for stat in shown])
+    return Column(
+        metric.label, [format_stat(stat, metric.format).replace(" ± ", sign) if stat else "" for stat in shown]
+    )
 
 
-def _narrow(column: Column) -> Column:
-    return column._replace(cells=[cell.replace(" ± ", "±") for cell in column.cells])
+def _lines(comparison: Comparison) -> list[Group]:
+    """The groups, or the runs where none is completed."""
+    return comparison.groups or list(map(Group.of_one, comparison.rows))
 
 
-def columns_of(comparison: Comparison, metrics: Sequence[Metric]) -> list[Column]:
-    """Of the groups, or of the runs where none is completed."""
-    lines: Sequence[Group | Row] = comparison.groups or comparison.rows
-    return [*_identifying(comparison, lines), *(_metric(metric, lines) for metric in metrics)]
+def _columns(comparison: Comparison, metrics: Sequence[Metric]) -> list[Column]:
+    lines = _lines(comparison)
+    found = _identifying(comparison, lines, each=not comparison.groups)
+    return [*found, *(_metric(metric, lines) for metric in metrics)]
 
 
 def html_table(comparison: Comparison, metrics: Sequence[Metric]) -> str:
     """The table with these metrics, text escaped. Rows of groups that are best by validation have the class `best`."""
-    columns = columns_of(comparison, metrics)
+    columns = _columns(comparison, metrics)
     titles = {metric.label: metric.heading for metric in metrics}
     kinds = [' class="number"' if column.number else "" for column in columns]
     heads = [
         f'<th scope="col"{kind} title="{html.escape(titles.get(head, head))}">{html.escape(head)}</th>'
         for (head, *_), kind in zip(columns, kinds, strict=True)
     ]
-    ranks = [found[0][0] for part in comparable_sets(comparison.groups).values() if (found := ranked(part))]
-    best = [any(group is one for one in ranks) for group in comparison.groups]
-    lines = []
-    for index, cells in enumerate(zip(*(column.cells for column in columns), strict=True)):
+    best = [found[0][0] for part in comparable_sets(comparison.groups).values() if (found := ranked(part))]
+    rows = []
+    for line, *cells in zip(_lines(comparison), *(column.cells for column in columns), strict=True):
         first, *rest = (f"{kind}>{html.escape(cell)}<" for cell, kind in zip(cells, kinds, strict=True))
-        row = "".join([f'<th scope="row"{first}/th>', *(f"<td{cell}/td>" for cell in rest)])
-        lines.append(f'<tr class="best">{row}</tr>' if best[index : index + 1] == [True] else f"<tr>{row}</tr>")
-    body = "\n".join(lines)
+        mark = ' class="best"' if any(line is one for one in best) else ""
+        rows.append(f'<tr{mark}><th scope="row"{first}/th>{"".join(f"<td{cell}/td>" for cell in rest)}</tr>')
+    body = "\n".join(rows)
     return f'<table class="sortable"><thead><tr>{"".join(heads)}</tr></thead>\n<tbody>{body}</tbody></table>'
 
 
@@ -183,7 +184,7 @@ def write_markdown(path: Path, comparison: Comparison) -> None:
 
     Raises UserError when the file cannot be written.
     """
-    columns = columns_of(comparison, comparison.metrics)
+    columns = _columns(comparison, comparison.metrics)
     sides = ["--:" if column.number else ":--" for column in columns]
     cells = [[column.head for column in columns], sides, *zip(*(column.cells for column in columns), strict=True)]
     plain = ([" ".join(cell.replace("|", "\\|").split()) for cell in line] for line in cells)
@@ -193,13 +194,14 @@ def write_markdown(path: Path, comparison: Comparison) -> None:
     }
     findings = [*comparison.recommendations, *comparison.differences]
     sentences = [*fronts.values(), *findings, *comparison.excluded, *comparison.notes]
-    with _written(path) as file:
-        file.write(text + "".join(f"\n- {sentence}" for sentence in sentences) + "\n" * bool(sentences))
+    text += "".join(f"\n- {sentence}" for sentence in sentences) + "\n" * bool(sentences)
+    with writing(path) as target:
+        target.write_text(text, encoding="utf-8", errors="replace")
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """One line per run, every config key and every metric. Raises UserError when the file cannot be written."""
-    with _written(path) as file:
+    with writing(path) as target, target.open("w", newline="", encoding="utf-8", errors="replace") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)
@@ -212,11 +214,8 @@ def write_parquet(path: Path, rows: Sequence[Row]) -> None:
     except ImportError:
         raise UserError("--parquet needs pyarrow: pip install 'aetool[parquet]'") from None
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        parquet.write_table(table({key: _one_type([row.get(key) for row in rows]) for key in keys}), path)
-    except (OSError, ValueError, ArrowException) as error:
-        raise UserError(f"{path}: cannot be written: {error}") from error
+    with writing(path, (OSError, ValueError, ArrowException)) as target:
+        parquet.write_table(table({key: _one_type([row.get(key) for row in rows]) for key in keys}), target)
 
 
 def _one_type(values: list[Value]) -> list[Value]:
@@ -230,13 +229,16 @@ def _one_type(values: list[Value]) -> list[Value]:
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[IO[str]]:
-    """A new text file; raises UserError when it cannot be written."""
+def writing(path: Path, errors: tuple[type[Exception], ...] = (OSError,)) -> Iterator[Path]:
+    """Where to write a file, so that no reader sees half of it; what is there and no file, such as a pipe, is kept.
+
+    Raises UserError for these errors.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
-            yield file
-    except OSError as error:
+        with nullcontext(path) if path.exists() and not path.is_file() else replacing(path) as target:
+            yield target
+    except errors as error:
         raise UserError(f"{path}: cannot be written: {error}") from error
 
 

@@ -83,36 +83,9 @@ TEST_ACCURACY = Metric(
 VAL_ACCURACY = TEST_ACCURACY._replace(
     key=f"{PROBE}/code/val/accuracy", label="val acc", title=f"{LINEAR}accuracy, validation", headline=False
 )
-<<<<<<< HEAD
-TUNED_ACCURACY = Metric(
-    "finetune/test/accuracy", "tuned acc", f"{TUNED}accuracy, test", ".4f", "higher",
-    shown=COMPARE | FIGURE | TABLE | TENSORBOARD,
-)  # fmt: skip
-TUNED_VAL_ACCURACY = Metric(
-    "finetune/val/accuracy", "tuned val", f"{TUNED}accuracy, validation", ".4f", "higher",
-    shown=COMPARE | TABLE | TENSORBOARD,
-)  # fmt: skip
-TEST_FVU = Metric(
-    "evaluate/test/fvu", "FVU", "fraction of variance unexplained, test", ".4f", "lower",
-    shown=COMPARE | FIGURE | TENSORBOARD,
-)  # fmt: skip
-VAL_FVU = Metric(
-    "evaluate/val/fvu", "val FVU", "fraction of variance unexplained, validation", ".4f", "lower", shown=COMPARE
-)
-VAL_L0 = Metric("evaluate/val/l0", "val L0", "active units (L0), validation", ".1f", "lower", shown=COMPARE)
-CODE_SIZE = Metric("evaluate/code_size", "code size", "values in a code", ",.0f", "lower", shown=Shown(0))
-RATE = Metric(
-    "evaluate/compression/bytes_per_image", "bytes/img", "8-bit code size per image", ",.1f", "lower", "bytes",
-    COMPARE | TABLE,
-)  # fmt: skip
-CODED_PSNR = Metric(
-    "evaluate/compression/quantized_psnr", "8-bit PSNR", "PSNR of 8-bit codes, test", ".2f", "higher", "dB",
-    COMPARE | TABLE,
-)  # fmt: skip
-=======
 TUNED_ACCURACY = Metric("finetune/test/accuracy", "tuned acc", f"{TUNED}accuracy, test", ".4f", "higher", WIDELY)
 TUNED_VAL_ACCURACY = Metric(
-    "finetune/val/accuracy", "tuned val", f"{TUNED}accuracy, validation", ".4f", "higher", COMPARE | TABLE
+    "finetune/val/accuracy", "tuned val", f"{TUNED}accuracy, validation", ".4f", "higher", COMPARE | TABLE | TENSORBOARD
 )
 TEST_FVU = Metric("evaluate/test/fvu", "FVU", "fraction of variance unexplained, test", ".4f", "lower",
                   COMPARE | FIGURE | TENSORBOARD)  # fmt: skip
@@ -123,7 +96,6 @@ RATE = Metric("evaluate/compression/bytes_per_image", "bytes/img", "8-bit code s
               COMPARE | TABLE, "bytes")  # fmt: skip
 CODED_PSNR = Metric("evaluate/compression/quantized_psnr", "8-bit PSNR", "PSNR of 8-bit codes, test", ".2f", "higher",
                     COMPARE | TABLE, "dB")  # fmt: skip
->>>>>>> report2
 METRICS = (  # a narrow terminal drops the last columns first
     TEST_ACCURACY,
     Metric(f"{PROBE}/code/gain_over_pca", "gain", f"{LINEAR}accuracy minus that of pca, test", "+.4f", "higher",

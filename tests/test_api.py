@@ -37,7 +37,7 @@ def test_train_returns_a_finished_run_and_finds_it_again(run, monkeypatch):
     assert run.status["state"] == "completed"
     assert run.config.model.arguments["code_size"] == 4
     assert {"pretrain", "evaluate", "probe-linear"} == set(run.metrics)
-    monkeypatch.setattr("aetool.sweeps.train.pretrain", None)
+    monkeypatch.setattr("aetool.sweeps.autoencoder.pretrain", None)
     assert aetool.train([*TINY, "name=mine"]).metrics == run.metrics
 
 

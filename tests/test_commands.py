@@ -67,7 +67,7 @@ def test_tensorboard_has_scalars_pictures_and_hparams_in_the_runs_own_folder(wor
 def test_the_same_command_again_does_nothing(workplace, aetool, monkeypatch):
     first = aetool("train", *TINY)
     stamp = {path: path.stat().st_mtime_ns for path in only_run(workplace).rglob("*")}
-    monkeypatch.setattr("aetool.sweeps.train.pretrain", None)
+    monkeypatch.setattr("aetool.sweeps.autoencoder.pretrain", None)
     monkeypatch.setattr("aetool.evaluation.session.load_dataset", None)
     again = aetool("train", *TINY)
     assert again.code == 0, again.err
@@ -89,7 +89,7 @@ def test_overwrite_trains_anew(workplace, aetool):
 def test_a_new_probe_retrains_nothing(workplace, aetool, monkeypatch):
     aetool("train", *TINY)
     run = only_run(workplace)
-    monkeypatch.setattr("aetool.sweeps.train.pretrain", None)
+    monkeypatch.setattr("aetool.sweeps.autoencoder.pretrain", None)
     done = aetool("train", *[word for word in TINY if not word.startswith("probe")], "probe.l2=[0.1,1.0]")
     assert done.code == 0, done.err
     assert len(list(run.glob("probe-linear-*"))) == 2
@@ -219,7 +219,7 @@ def test_a_sweep_is_ordinary_runs_and_one_table(workplace, aetool, monkeypatch):
     alone = aetool("train", *LINE, "model.code_size=3", "seed=1")
     assert "already finished" in alone.out
 
-    monkeypatch.setattr("aetool.sweeps.train.pretrain", None)
+    monkeypatch.setattr("aetool.sweeps.autoencoder.pretrain", None)
     again = aetool("train", "-m", *LINE, "seed=1,0", "model.code_size=3,2")
     assert again.code == 0
     assert again.out.count("already finished") == 4

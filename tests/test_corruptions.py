@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from aetool.data.corruptions import Blur, Components, Gaussian, Identity, Masking, SaltAndPepper
 from aetool.data.dataset import Dataset, Split
+from aetool.data.pca import PCA
 from aetool.data.preprocessing import Preprocessing
 from aetool.evaluation.family import denoising
-from aetool.measures.pca import PCA
 from aetool.measures.reconstruction import PSNR_CAP
 from aetool.models.base import AutoencoderOutput
 from aetool.storage.checkpoint import Checkpoint

@@ -159,7 +159,7 @@ class TestProtocol:
         stages = {"evaluate": "evaluate", "probe-linear": "probe"}
         assert {older.metrics[stage]["protocol"] for stage in stages} == {PROTOCOL - 1}
         spoil(older)
-        monkeypatch.setattr("aetool.sweeps.train.pretrain", None)  # a call would raise
+        monkeypatch.setattr("aetool.sweeps.autoencoder.pretrain", None)  # a call would raise
         done = aetool(*same(command, older))
         assert done.code == 0, done.err
         assert "already finished" not in done.out

@@ -30,7 +30,7 @@ from aetool.models.classifier import Classifier, ClassifierOutput
 from aetool.randomness import generator
 from aetool.storage.folder import RunFolder
 from aetool.storage.run import Run
-from aetool.sweeps.finetune import _own
+from aetool.sweeps.classifier import _own
 from aetool.training.assembly import load_trained
 from aetool.training.finetune import encoder_layers, layer_of, make_trainer
 from aetool.training.objective import CrossEntropy
@@ -322,7 +322,7 @@ def test_it_learns(place, aetool):
 
 def test_the_same_command_again_does_nothing(place, compared, aetool, monkeypatch):
     stamp = {path: path.stat().st_mtime_ns for path in Path("comparison").rglob("*") if path.is_file()}
-    monkeypatch.setattr("aetool.sweeps.finetune.finetune", None)
+    monkeypatch.setattr("aetool.sweeps.classifier.finetune", None)
     again = aetool("finetune", "run=outputs/parent", *SHORT, "control=true", "output=comparison")
     assert again.code == 0, again.err
     assert again.out.count("already finished") == 2
@@ -526,7 +526,7 @@ def test_changed_data_is_refused(place, aetool):
 def test_a_run_of_a_model_in_closed_form_is_refused(place, aetool):
     path = place / "outputs/parent/config.json"
     content = json.loads(path.read_text())
-    content["config"]["model"] = {"_target_": "aetool.models.pixels.Pixels", "name": "pixels"}
+    content["config"]["model"] = {"_target_": "aetool.models.closed_form.Pixels", "name": "pixels"}
     path.write_text(json.dumps(content))
     done = aetool("finetune", "run=outputs/parent", *SHORT)
     assert done.code == 2

@@ -8,11 +8,11 @@ from conftest import TINY, dataset_of, only_run, run_in
 from aetool.config.check import ConfigError
 from aetool.config.compose import compose_one
 from aetool.config.schema import TrainConfig
+from aetool.data.pca import PCA
 from aetool.data.preprocessing import Preprocessing
-from aetool.measures.pca import PCA
 from aetool.measures.reconstruction import ReconstructionMetrics
 from aetool.models.base import Autoencoder
-from aetool.models.pca import PCAModel
+from aetool.models.closed_form import PCAModel
 from aetool.storage.run import Run
 from aetool.training.assembly import load_trained, make_model
 from aetool.training.pretrain import make_trainer

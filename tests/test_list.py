@@ -112,7 +112,7 @@ def test_the_users_own_options_and_why_one_cannot_be_built(workplace, aetool):
     (tree / "failing_model.py").write_text(FAILING)
     (tree / "model" / "failing.yaml").write_text("# Fails.\n_target_: failing_model.Failing\nname: failing\n")
     (tree / "model" / "open.yaml").write_text(
-        "# Open.\n_target_: aetool.models.pca.PCAModel\nname: open\ncode_size: ???\n"
+        "# Open.\n_target_: aetool.models.closed_form.PCAModel\nname: open\ncode_size: ???\n"
     )
     (tree / "model" / "a_very_long_name_indeed.yaml").write_text("_target_: failing_model.Absent\nname: absent\n")
     (tree / "loss" / "own.yaml").write_text("# My own loss.\n_target_: aetool.losses.MSE\n")

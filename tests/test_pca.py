@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA as REFERENCE
 from torch import Tensor
 
-from aetool.measures.pca import PCA
+from aetool.data.pca import PCA
 from aetool.measures.reconstruction import ReconstructionMetrics
 
 

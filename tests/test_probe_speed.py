@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from conftest import TINY
 
-from aetool.bench import probe as probe_speed
+from aetool.bench import probe_speed
 
 FEATURES = {"samples": 400, "width": 6, "classes": 3, "l2": 1e-2, "tolerance": 1e-8, "gradient_tolerance": 1e-6}
 CONFIG = {"device": "cpu", "threads": 1, "seed": 0, "rounds": 2, "features": FEATURES}

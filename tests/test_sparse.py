@@ -16,7 +16,7 @@ from aetool.errors import UserError
 from aetool.losses import MSE
 from aetool.measures.code import active_units
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
-from aetool.models.pixels import Pixels
+from aetool.models.closed_form import Pixels
 from aetool.models.sparse import STRIDE, BatchTopK, JumpReLU, Sparse, TopK, keep_largest
 from aetool.models.wta import WTA, ConvWTA
 from aetool.penalties.sparsity import L0, L1, AuxK, HoyerSquare, KLSparsity, Log, ReLUSum

@@ -14,10 +14,10 @@ from aetool.config.schema import TrainConfig
 from aetool.data.preprocessing import Preprocessing
 from aetool.evaluation.diagnosis import collapsed_posterior
 from aetool.losses import BCE, Gaussian
-from aetool.measures.likelihood import likelihood, log_weights
+from aetool.measures.likelihood import divergence, likelihood, log_weights
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.models.vae import ConvVAE, DenseVAE
-from aetool.penalties.variational import KL, divergence
+from aetool.penalties.variational import KL
 from aetool.storage.run import Run
 from aetool.training.objective import Objective, Term
 from aetool.training.pretrain import make_trainer

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from aetool.bench import probe, trainer
+from aetool.bench import probe_speed, trainer_speed
 from aetool.config.compose import Point
 from aetool.config.schema import BenchConfig
 from aetool.errors import UserError
@@ -29,7 +29,7 @@ def run(points: Sequence[Point[BenchConfig]]) -> int:
 
 def _trainer(config: BenchConfig) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        rounds = trainer.rounds(config, Path(folder), time.perf_counter)
+        rounds = trainer_speed.rounds(config, Path(folder), time.perf_counter)
     lines = {
         "aetool": {"images/s": statistics.median(ours for ours, _ in rounds)},
         "bare loop": {"images/s": statistics.median(bare for _, bare in rounds)},
@@ -40,7 +40,7 @@ def _trainer(config: BenchConfig) -> None:
 
 
 def _probe(config: BenchConfig) -> None:
-    rounds = probe.rounds(config, time.perf_counter)
+    rounds = probe_speed.rounds(config, time.perf_counter)
     lines = {
         name: {
             "seconds": statistics.median(fit.seconds for fit in fits),

@@ -9,7 +9,7 @@ from aetool.config.tree import known_targets
 from aetool.evaluation import evaluate as evaluation
 from aetool.evaluation.session import Session
 from aetool.report.summary import print_evaluation
-from aetool.storage.metrics import Metrics
+from aetool.storage.notebook import Metrics
 from aetool.storage.opening import opened, word_for
 from aetool.storage.run import Run
 

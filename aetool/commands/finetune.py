@@ -8,8 +8,8 @@ from aetool.config.compose import Point, compose_one
 from aetool.config.schema import FinetuneConfig
 from aetool.errors import Interrupted, UserError
 from aetool.report.summary import print_finetune
+from aetool.sweeps.classifier import Result, finetune_point
 from aetool.sweeps.control import print_points, sentence
-from aetool.sweeps.finetune import Result, finetune_point
 from aetool.sweeps.sweep import Outcome, conclude, each, entry, folder_of, write_sweep
 
 

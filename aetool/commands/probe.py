@@ -10,7 +10,7 @@ from aetool.evaluation import probe as probing
 from aetool.evaluation.session import Session
 from aetool.report.summary import print_probe
 from aetool.report.tables import print_measures
-from aetool.storage.metrics import Metrics
+from aetool.storage.notebook import Metrics
 from aetool.storage.opening import opened, word_for
 from aetool.storage.run import Run
 

@@ -9,9 +9,9 @@ from aetool.errors import UserError
 from aetool.evaluation.probe import stage
 from aetool.report.summary import print_summary
 from aetool.storage.run import Run
-from aetool.sweeps import finetune
+from aetool.sweeps.autoencoder import bring_to_end
+from aetool.sweeps.classifier import supervised_baseline
 from aetool.sweeps.sweep import sweep
-from aetool.sweeps.train import bring_to_end
 
 
 def train(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> Run[TrainConfig]:
@@ -45,7 +45,7 @@ def _run_of(point: Point[TrainConfig]) -> Run[TrainConfig]:
 def _train(run: Run[TrainConfig]) -> Run[TrainConfig]:
     bring_to_end(run)
     if run.config.supervised:
-        finetune.supervised_baseline(run)
+        supervised_baseline(run)
     return run
 
 

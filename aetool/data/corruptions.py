@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from aetool.components import Fraction, NonNegativeFloat
-from aetool.measures.pca import PCA
+from aetool.data.pca import PCA
 
 Corruption = Callable[[Tensor, torch.Generator], Tensor]
 

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from aetool.config.identity import digest
 from aetool.data.dataset import Dataset, Split
+from aetool.data.pca import PCA
 from aetool.errors import poll_signals
 from aetool.evaluation.catalogue import PROTOCOL
 from aetool.evaluation.classify import Budget, classify, labels_of
 from aetool.evaluation.features import Encode, Views, features
 from aetool.files import read_json, write_json
-from aetool.measures.pca import PCA
 from aetool.measures.reconstruction import ReconstructionMetrics
 from aetool.probes.base import Probe
-from aetool.training.pca import has_pca, pca_of
+from aetool.training.cached_pca import has_pca, pca_of
 
 BATCH = 500
 Settings = Mapping[str, Any]  # plain values that a baseline depends on

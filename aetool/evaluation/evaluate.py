@@ -14,7 +14,7 @@ from aetool.evaluation.metrics import geometry, sensitivity, split_metrics
 from aetool.evaluation.session import Session
 from aetool.storage.record import Events
 from aetool.storage.run import Run
-from aetool.training.pca import LARGEST
+from aetool.training.cached_pca import LARGEST
 
 STAGE = "evaluate"
 

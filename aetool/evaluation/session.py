@@ -7,9 +7,9 @@ import torch
 
 from aetool.config.schema import ComputeConfig, RunConfig, TrainConfig
 from aetool.data.dataset import Dataset
+from aetool.data.pca import PCA
 from aetool.errors import UserError
 from aetool.evaluation.baselines import Baselines
-from aetool.measures.pca import PCA
 from aetool.storage.checkpoint import Checkpoints
 from aetool.storage.run import Run
 from aetool.training.assembly import (
@@ -21,7 +21,7 @@ from aetool.training.assembly import (
     load_trained,
     prepare_torch,
 )
-from aetool.training.pca import pca_of
+from aetool.training.cached_pca import pca_of
 
 
 class DataSession:

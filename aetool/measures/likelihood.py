@@ -13,7 +13,6 @@ from torch.distributions import Bernoulli, Normal
 
 from aetool.data.preprocessing import Preprocessing
 from aetool.models.base import BATCH, Autoencoder
-from aetool.penalties.variational import divergence
 from aetool.randomness import subset
 
 IMAGES = 1000  # of the test split
@@ -121,3 +120,8 @@ def _best_sigma(
         output = model(preprocessing.to_input(part), generator).reconstruction.float()
         squares += (_target(preprocessing, part, generator) - output).double().square().sum().item()
     return math.sqrt(squares / images.numel())
+
+
+def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_variance)) ‖ N(0, 1)) of each unit, nats."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)

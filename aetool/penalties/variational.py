@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from aetool.components import NonNegativeFloat, PenaltyTraits
+from aetool.measures.likelihood import divergence
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.penalties.base import Penalty
 
@@ -25,8 +26,3 @@ class KL(Penalty):
         units = divergence(output.extras["mean"], output.extras["log_variance"]).mean(dim=0)
         units = units.clamp_min(self.free_bits) if model.training else units
         return units.sum() / batch.target[0].numel()
-
-
-def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, exp(log_variance)) ‖ N(0, 1)) of each unit, nats."""
-    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)

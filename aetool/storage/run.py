@@ -18,7 +18,7 @@ from aetool.config.schema import FinetuneRunConfig, RunConfig
 from aetool.errors import Interrupted, UserError
 from aetool.files import flatten, write_json
 from aetool.storage.folder import CONFIG, LOCK, LOG, METRICS, STATUS, RunFolder
-from aetool.storage.metrics import html_table
+from aetool.storage.notebook import html_table
 
 C = TypeVar("C", bound=RunConfig)
 WRITTEN = (  # what stands in the folder of a run

@@ -6,7 +6,7 @@ from aetool.config.compose import Point
 from aetool.config.schema import FinetuneConfig
 from aetool.measures.statistics import Interval, difference
 from aetool.report.tables import print_measures
-from aetool.sweeps.finetune import Result
+from aetool.sweeps.classifier import Result
 from aetool.sweeps.sweep import Outcome
 
 

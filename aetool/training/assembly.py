@@ -12,9 +12,9 @@ from aetool.config.targets import build
 from aetool.data.cache import default_cache_dir
 from aetool.data.corruptions import Corruption
 from aetool.data.dataset import Dataset, split
+from aetool.data.pca import PCA
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError
-from aetool.measures.pca import PCA
 from aetool.models.base import Autoencoder
 from aetool.randomness import seeded
 from aetool.storage.checkpoint import Checkpoint, Checkpoints

@@ -22,8 +22,8 @@ from aetool.storage.record import Record
 from aetool.storage.run import Run
 from aetool.training.assembly import Trained, cache_dir, initial_network
 from aetool.training.batches import Augmentation, Batches
+from aetool.training.cached_pca import pca_of
 from aetool.training.objective import CrossEntropy
-from aetool.training.pca import pca_of
 from aetool.training.pretrain import Progress, fit, make_checkpoints
 from aetool.training.trainer import Journal, Trainer
 

@@ -19,8 +19,8 @@ from aetool.storage.record import Record
 from aetool.storage.run import C, Run
 from aetool.training.assembly import cache_dir, initial_network, make_corruption, make_objective, mean_input
 from aetool.training.batches import Batches
+from aetool.training.cached_pca import pca_of
 from aetool.training.objective import Objective
-from aetool.training.pca import pca_of
 from aetool.training.trainer import Journal, Trainer
 
 Progress = Callable[[Trainer], None]

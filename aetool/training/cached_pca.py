@@ -8,9 +8,9 @@ from safetensors import SafetensorError
 
 from aetool.config.identity import digest
 from aetool.data.dataset import Dataset
+from aetool.data.pca import PCA
 from aetool.errors import UserError, poll_signals
 from aetool.files import replacing
-from aetool.measures.pca import PCA
 
 LARGEST = 6144  # pixel values of an image; the eigenvectors behind PCA and the pixel probe cost their cube
 VERSION = 1  # of the file

@@ -1,4 +1,4 @@
-"""Principal component analysis as an autoencoder."""
+"""Autoencoders that are not trained: principal component analysis, and the image as its own code."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from aetool.components import ModelTraits, PositiveInt
-from aetool.measures.pca import PCA
+from aetool.data.pca import PCA
 from aetool.models.base import Autoencoder
 
 
@@ -48,3 +48,21 @@ class PCAModel(Autoencoder):
     def atoms(self) -> Tensor:
         """The components, (code_size, C, H, W), each of unit norm."""
         return self.components.unflatten(1, self.mean.shape)
+
+
+class Pixels(Autoencoder):
+    """h = x, flattened: the baseline of a probe on raw pixels. Nothing is trained."""
+
+    traits = ModelTraits(logits=False, closed_form=True, l0_depends_on_lambda=False)
+
+    def __init__(self, image_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.image_shape = tuple(image_shape)
+        # Optimizers and checkpoints need at least one tensor.
+        self.scale = nn.Parameter(torch.ones(()), requires_grad=False)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x.flatten(1) * self.scale
+
+    def decode(self, code: Tensor) -> Tensor:
+        return code.unflatten(1, self.image_shape)

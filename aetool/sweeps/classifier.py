@@ -27,11 +27,11 @@ from aetool.evaluation.probe import stage
 from aetool.evaluation.session import DataSession, Session
 from aetool.files import read_json, replacing
 from aetool.measures.statistics import Interval, paired_accuracy_interval
-from aetool.storage.metrics import html_table
+from aetool.storage.notebook import html_table
 from aetool.storage.opening import open_trained
 from aetool.storage.record import Events
 from aetool.storage.run import Run
-from aetool.sweeps.train import bring_to_end, declare_hparams, save_curves
+from aetool.sweeps.autoencoder import bring_to_end, declare_hparams, save_curves
 from aetool.training.finetune import Finetuned, finetune
 from aetool.training.progress import TrainingProgress
 

@@ -1,12 +1,12 @@
 """The command line: the first word is the command, everything after it is Hydra's; imports no torch."""
 
 import argparse
+import contextlib
 import importlib
 import io
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from aetool.errors import Interrupted, NonFiniteError, NoValidCheckpointError, UserError, exit_code, suggest
@@ -25,6 +25,7 @@ COMMANDS = {
 }
 COMPOSED = ("train", "probe", "finetune", "evaluate", "sample", "encode", "bench")  # the others take plain words
 WITH_FULL = ("train", "finetune")
+SHOWN = {"--hydra-help", "-c", "--cfg", "-i", "--info"}  # by Hydra, instead of a run
 HELP = """aetool: an experiment bench for autoencoders
 
 usage: aetool COMMAND [GROUP=OPTION …] [KEY=VALUE …] [options]
@@ -56,8 +57,8 @@ def main(words: Sequence[str] | None = None) -> int:
         try:
             return _run([word for word in words if word not in VERBOSITY])
         except (UserError, NonFiniteError, NoValidCheckpointError) as error:
-            lines = str(error).split("\n")
-            print(f"aetool: {lines[0]}" if len(lines) == 1 else "aetool:\n  " + "\n  ".join(lines), file=sys.stderr)
+            text = str(error)
+            print("aetool:" + ("\n  " + text.replace("\n", "\n  ") if "\n" in text else f" {text}"), file=sys.stderr)
             return error.exit_code
         except Interrupted as error:
             print("aetool: interrupted; the same command resumes from here", file=sys.stderr)
@@ -78,7 +79,7 @@ def main(words: Sequence[str] | None = None) -> int:
 VERBOSITY = {"-v": logging.DEBUG, "--verbose": logging.DEBUG, "-q": logging.WARNING, "--quiet": logging.WARNING}
 
 
-@contextmanager
+@contextlib.contextmanager
 def _logging(words: Sequence[str]) -> Iterator[None]:
     """What happens goes to stdout, warnings to stderr."""
     logger = logging.getLogger("aetool")
@@ -88,13 +89,11 @@ def _logging(words: Sequence[str]) -> Iterator[None]:
     progress.setLevel(level)
     progress.addFilter(lambda record: record.levelno < logging.WARNING)
     warnings.setLevel(logging.WARNING)
-    for handler in (progress, warnings):
-        logger.addHandler(handler)
+    before, logger.handlers = logger.handlers, [*logger.handlers, progress, warnings]
     try:
         yield
     finally:
-        for handler in (progress, warnings):
-            logger.removeHandler(handler)
+        logger.handlers = before
 
 
 def _run(words: list[str]) -> int:
@@ -124,12 +123,18 @@ def _composed(command: str, words: list[str]) -> int:
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("-cd", "--config-dir", type=Path)
     parser.add_argument("--full", action="store_true")
-    options, overrides = parser.parse_known_args(words)
-    from aetool.config import show
+    parser.add_argument("-h", "--help", action="store_true")
+    options, others = parser.parse_known_args(words)
+    overrides = [word for word in others if "=" in word and not word.startswith("-")]
+    if options.help:
+        from aetool.config.help import print_help
 
-    if show.wanted(words):
-        return show.show(command, COMMANDS[command], command in WITH_FULL, words, options.config_dir)
-    for word in overrides:
+        print_help(command, COMMANDS[command], command in WITH_FULL, overrides, options.config_dir)
+        return 0
+    if SHOWN.intersection(others):
+        _show(command, words, overrides, options)
+        return 0
+    for word in others:
         if word.startswith("-"):
             raise UserError(f"{word}: unknown option; options: -m, --full, -v, -q, --config-dir DIR, --help, --cfg job")
     if options.full and command not in WITH_FULL:
@@ -137,9 +142,31 @@ def _composed(command: str, words: list[str]) -> int:
     from aetool.config.compose import compose_points
     from aetool.config.schema import SCHEMAS
 
-    points = compose_points(command, SCHEMAS[command], overrides, options.multirun, options.config_dir)
+    points = compose_points(command, SCHEMAS[command], others, options.multirun, options.config_dir)
     settings = {"full": True} if options.full else {}
     return int(importlib.import_module(f"aetool.commands.{command}").run(points, **settings))
+
+
+def _show(command: str, words: list[str], overrides: list[str], options: argparse.Namespace) -> None:
+    """Has Hydra show the config; raises UserError where the words do not compose."""
+    if options.multirun:
+        raise UserError("--cfg shows the config of one run: leave out -m, and give one value of each key")
+    import hydra
+
+    said = io.StringIO()
+    argv, sys.argv = sys.argv, [f"aetool {command}", *words]
+    try:
+        with contextlib.redirect_stderr(said):
+            hydra.main(version_base="1.3", config_path="pkg://aetool.conf", config_name=command)(lambda config: None)()
+    except SystemExit as stop:
+        if stop.code:
+            from aetool.config.compose import compose_points
+            from aetool.config.schema import SCHEMAS
+
+            compose_points(command, SCHEMAS[command], overrides, config_dir=options.config_dir)
+            raise UserError(said.getvalue().strip()) from None
+    finally:
+        sys.argv = argv
 
 
 if __name__ == "__main__":

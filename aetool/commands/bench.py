@@ -30,10 +30,8 @@ def run(points: Sequence[Point[BenchConfig]]) -> int:
 def _trainer(config: BenchConfig) -> None:
     with tempfile.TemporaryDirectory() as folder:
         rounds = trainer_speed.rounds(config, Path(folder), time.perf_counter)
-    lines = {
-        "aetool": {"images/s": statistics.median(ours for ours, _ in rounds)},
-        "bare loop": {"images/s": statistics.median(bare for _, bare in rounds)},
-    }
+    medians = zip(("aetool", "bare loop"), map(statistics.median, zip(*rounds, strict=True)), strict=True)
+    lines = {name: {"images/s": median} for name, median in medians}
     title = f"{config.model.name} on {config.dataset.name}, batch {config.trainer.batch_size}"
     print_measures(title, lines)
     _print_ratio([ours / bare for ours, bare in rounds])

@@ -1,10 +1,9 @@
 """aetool compare [DIR…]"""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from aetool.config.help import examples
+from aetool.config import help
 from aetool.errors import UserError
 from aetool.report import tables
 from aetool.report.comparison import Comparison, open_comparison
@@ -19,12 +18,7 @@ def compare(
 
 def run(words: list[str]) -> int:
     """Runs side by side: the config keys that differ, the metrics over seeds, and the findings."""
-    parser = argparse.ArgumentParser(
-        "aetool compare",
-        description="Runs side by side: a table, figures, a report.",
-        epilog=examples("compare"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = help.parser("compare", "Runs side by side: a table, figures, a report.")
     parser.add_argument(
         "directories", nargs="*", type=Path, metavar="DIR", help="runs, folders of runs, or sweeps [outputs]"
     )

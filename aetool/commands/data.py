@@ -1,14 +1,13 @@
 """aetool data list|fetch|check"""
 
-import argparse
 from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from aetool.config import help
 from aetool.config.compose import Point, compose_one
-from aetool.config.help import examples
 from aetool.config.schema import TrainConfig
 from aetool.config.tree import option_names
 from aetool.errors import ConfigError, UserError, suggest
@@ -18,12 +17,7 @@ Points = dict[str, Point[TrainConfig]]
 
 def run(words: list[str]) -> int:
     """Lists what is here, prepares datasets, or hashes the prepared ones again."""
-    parser = argparse.ArgumentParser(
-        "aetool data",
-        description="The datasets: list what is here, fetch, check.",
-        epilog=examples("data"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = help.parser("data", "The datasets: list what is here, fetch, check.")
     parser.add_argument("action", choices=["list", "fetch", "check"])
     parser.add_argument("names", nargs="*", metavar="NAME", help="datasets; none: all that need no path")
     parser.add_argument("-cd", "--config-dir", type=Path, help="a conf tree of yours")
@@ -44,7 +38,7 @@ def run(words: list[str]) -> int:
                 raise  # without names only those are meant that need nothing said, such as a path
     if options.action == "check":
         return _check(points, named=bool(names))
-    return {"list": _list, "fetch": _fetch}[options.action](points)
+    return _list(points) if options.action == "list" else _fetch(points)
 
 
 def _list(points: Points) -> int:

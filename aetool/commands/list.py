@@ -1,30 +1,22 @@
 """aetool list [GROUP] [dataset=NAME]"""
 
-import argparse
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aetool.config.help import examples
+from aetool.config import help
 from aetool.config.tree import config_tree, description, group_options, plurals, text_of
 from aetool.errors import ConfigError, UserError, suggest
 
 if TYPE_CHECKING:
     from aetool.config.schema import TrainConfig
 
-WIDTH = 80
-NAMES = 16  # columns of the longest name that shares its line
+LEFT = 19  # columns of a name that shares the line with its description
 DATASET = "dataset=mnist"  # that models are measured on when nothing is said
 
 
 def run(words: list[str]) -> int:
     """Every option of one group, or of all, with the line that its YAML starts with; models also with their cost."""
-    parser = argparse.ArgumentParser(
-        "aetool list",
-        description="Every option of a group, or of all groups.",
-        epilog=examples("list"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = help.parser("list", "Every option of a group, or of all groups.")
     parser.add_argument("words", nargs="*", metavar="GROUP", help="models, datasets, …; dataset=NAME: of the models")
     parser.add_argument("-cd", "--config-dir", type=Path, help="a conf tree of yours")
     options = parser.parse_intermixed_args(words)
@@ -47,19 +39,10 @@ def run(words: list[str]) -> int:
     for group, lines in described.items():
         print(group)
         for name, text in lines.items():
-            _print(name, text)
+            print("\n".join(help.columns({name: text}, LEFT)))
             if group == "model" and measured:
-                print(textwrap.fill(costs[name], WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6))
+                print("\n".join(help.wrapped(costs[name], " " * 6, " " * 6)))
     return 0
-
-
-def _print(name: str, text: str) -> None:
-    margin = " " * (NAMES + 3)
-    if len(name) <= NAMES:
-        print(textwrap.fill(text, WIDTH, initial_indent=f"  {name:<{NAMES}} ", subsequent_indent=margin) or f"  {name}")
-    else:
-        print(f"  {name}")
-        print(textwrap.fill(text, WIDTH, initial_indent=margin, subsequent_indent=margin), end="\n" if text else "")
 
 
 def _costs(overrides: list[str], config_dir: Path | None) -> dict[str, str]:

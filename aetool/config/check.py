@@ -18,6 +18,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 from aetool.config import rules
 from aetool.config.describe import Location, bare, describe, dotted, show, without_null
 from aetool.config.schema import STRICT, Component, Node
+from aetool.config.targets import TargetError, signature, stable_name
 from aetool.errors import ConfigError, suggest
 from aetool.files import JsonObject, flatten
 
@@ -113,8 +114,6 @@ def _components(location: Location, node: Any, annotation: Any) -> Iterator[Foun
 
 def _resolve(components: Sequence[Found], targets: Targets) -> list[str]:
     """Replaces each target by the known one of the same name, wherever its module is now; refuses all others."""
-    from aetool.config.targets import stable_name
-
     problems = []
     for location, _, node in components:
         target = node.get("_target_")
@@ -136,8 +135,6 @@ def _is_typed(component: Found, typed: Collection[str]) -> bool:
 
 def _argument_problems(location: Location, kind: type[Component], node: JsonObject) -> list[str]:
     """What the signature of the target says of its arguments; numbers take the types that it states."""
-    from aetool.config.targets import TargetError, signature
-
     target, prefix = node.get("_target_"), f"{dotted(location)}."
     if not isinstance(target, str):
         return []  # the schema names it
@@ -150,15 +147,13 @@ def _argument_problems(location: Location, kind: type[Component], node: JsonObje
     names = [f"{prefix}{name}" for name in (*known, *kind.model_fields.keys() - {"target"})]
     problems = []
     if not takes.takes_any:
-        problems += [
-            f"{prefix}{k}: unknown key; {suggest(f'{prefix}{k}', names)}" for k in node if k in own - known.keys()
-        ]
-    for key in [key for key in node if key in known and node[key] != MISSING]:
+        unknown = [f"{prefix}{key}" for key in node if key in own - known.keys()]
+        problems += [f"{path}: unknown key; {suggest(path, names)}" for path in unknown]
+    for key in [key for key in node if key in known]:
         adapter = _adapter(known[key])
-        if adapter is None:
-            continue
         try:
-            node[key] = adapter.dump_python(adapter.validate_json(json.dumps(node[key])), mode="json")
+            if adapter and node[key] != MISSING:
+                node[key] = adapter.dump_python(adapter.validate_json(json.dumps(node[key])), mode="json")
         except ValidationError as error:
             problems += _value_problems((*location, key), node[key], known[key], error)
     required = (takes.required & known.keys()) - node.keys()
@@ -172,18 +167,15 @@ def _value_problems(location: Location, value: Any, annotation: Any, error: Vali
     items = {line["loc"][0]: line["input"] for line in lines if line["loc"] and isinstance(line["loc"][0], int)}
     whole = without_null(annotation)
     if items and not wrong_length and (inner := typing.get_args(bare(whole))):
-        return [
-            f"{dotted((*location, place))}={show(item)}: expected {describe(inner[0])}" for place, item in items.items()
-        ]
+        expected = f"expected {describe(inner[0])}"
+        return [f"{dotted((*location, place))}={show(item)}: {expected}" for place, item in items.items()]
     return [f"{dotted(location)}={show(value)}: expected {describe(annotation)}"]
 
 
 @cache
 def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
     """The validator of an annotation; None for what pydantic cannot check."""
-    if annotation is Any:
-        return None
     try:
-        return TypeAdapter(annotation, config=STRICT)
+        return None if annotation is Any else TypeAdapter(annotation, config=STRICT)
     except PydanticSchemaGenerationError:
         return None

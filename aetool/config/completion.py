@@ -62,7 +62,7 @@ def _words(command: str, before: list[str], word: str, composed: bool) -> Iterab
     config_dir = next((Path(value) for key, value in pairwise(before) if key in TREE), None)
     last = before[-1] if before else ""
     if last in TREE:
-        return (path for path, _ in _folders(word))
+        return _folders(word)
     if last == "--cfg":
         return ("job",)
     if word.startswith("-"):
@@ -97,15 +97,14 @@ def _groups_and_keys(command: str, before: list[str], word: str, config_dir: Pat
 
 def _runs(start: str) -> Iterator[str]:
     """Run folders, other folders with a slash; those in outputs/ from the start."""
-    for path, is_run in [*_folders(start), *(_folders("outputs/") if "/" not in start else ())]:
-        yield path if is_run else f"{path}/"
+    for path in [*_folders(start), *(_folders("outputs/") if "/" not in start else ())]:
+        yield path if Path(path, "config.json").is_file() else f"{path}/"
 
 
-def _folders(start: str) -> Iterator[tuple[str, bool]]:
-    """The folders that `start` can become, and whether each is a run's."""
-    parent = start.rpartition("/")[0] + "/" if "/" in start else ""
+def _folders(start: str) -> list[str]:
+    """The folders that `start` can become."""
+    parent = "".join(start.rpartition("/")[:2])
     try:
-        found = [path for path in Path(parent or ".").iterdir() if path.is_dir() and not path.name.startswith(".")]
+        return [f"{parent}{path.name}" for path in Path(parent).iterdir() if path.is_dir() and path.name[0] != "."]
     except OSError:
-        return
-    yield from ((f"{parent}{path.name}", (path / "config.json").is_file()) for path in found)
+        return []

@@ -14,9 +14,9 @@ Location = tuple[str | int, ...]  # keys and places in lists, from the top of a 
 
 def describe(annotation: Any) -> str:
     """What values an annotation allows: `an integer ≥ 1`, `fp32 or bf16`, `a finite number > 0 or null`."""
-    options = typing.get_args(bare(annotation)) if is_union(annotation) else (annotation,)
-    words = [_describe(option) for option in options if option is not type(None)]
-    return " or ".join(dict.fromkeys([*words, *(["null"] if type(None) in options else [])]))
+    options = typing.get_args(bare(annotation)) if _is_union(annotation) else (annotation,)
+    words = {_describe(option): None for option in options if option is not type(None)}
+    return " or ".join([*words, *["null"] * (type(None) in options)])
 
 
 def _describe(annotation: Any) -> str:
@@ -46,12 +46,12 @@ def bare(annotation: Any) -> Any:
     return typing.get_args(annotation)[0] if typing.get_origin(annotation) is Annotated else annotation
 
 
-def is_union(annotation: Any) -> bool:
+def _is_union(annotation: Any) -> bool:
     return typing.get_origin(bare(annotation)) in (typing.Union, UnionType)
 
 
 def without_null(annotation: Any) -> Any:
-    if not is_union(annotation):
+    if not _is_union(annotation):
         return bare(annotation)
     return next(option for option in typing.get_args(bare(annotation)) if option is not type(None))
 

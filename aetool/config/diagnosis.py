@@ -1,6 +1,7 @@
 """Why overrides do not compose: each one's own reason, and what the check says of the rest."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence, Set
+from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
@@ -37,8 +38,8 @@ def diagnose(
         base = composed(command, good)
     except COMPOSITION_ERRORS as deeper:
         return ConfigError(problems or [first_line(deeper)])
-    plain_base = OmegaConf.to_container(base)
-    known = {key for key, _ in flatten(plain_base if isinstance(plain_base, dict) else {})}
+    values_of_base: Any = OmegaConf.to_container(base)
+    known = {key for key, _ in flatten(values_of_base)}
     visible = {key for key in known if key.split(".")[0] != "hydra"} | names
     typed: list[Override] = []
     for item in values:
@@ -58,9 +59,8 @@ def diagnose(
     return ConfigError(problems or [first_line(error) if error else "the overrides do not compose"])
 
 
-def _closest(key: str, visible: Iterable[str], command: str) -> str:
+def _closest(key: str, visible: Set[str], command: str) -> str:
     """The key that was probably meant: spelled alike, of the same last name, or beside it."""
-    visible = set(visible)
     close = suggest(key, visible)
     if close.startswith("did"):
         return close

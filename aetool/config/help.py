@@ -1,5 +1,6 @@
 """aetool COMMAND --help: examples, the groups that the command takes, and every key with its default and meaning."""
 
+import argparse
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -62,9 +63,18 @@ OPTIONS = {
 }
 
 
-def examples(command: str) -> str:
-    """The examples of a command, one per line."""
-    return "\n".join(["examples", *(f"  {line}" for line in EXAMPLES[command])])
+def parser(command: str, description: str) -> argparse.ArgumentParser:
+    """The parser of a command that takes no overrides alone."""
+    return argparse.ArgumentParser(
+        f"aetool {command}",
+        description=description,
+        epilog="\n".join(_examples(command)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _examples(command: str) -> list[str]:
+    return ["examples", *(f"  {line}" for line in EXAMPLES[command])]
 
 
 def print_help(command: str, purpose: str, full: bool, words: Sequence[str], config_dir: Path | None) -> None:
@@ -80,11 +90,11 @@ def print_help(command: str, purpose: str, full: bool, words: Sequence[str], con
     words = ["[GROUP=OPTION …]"] * bool(groups) + ["[KEY=VALUE …]", "[options]"]
     blocks = [
         [f"usage: aetool {command} {' '.join(words)}", purpose],
-        examples(command).splitlines(),
-        *([["groups and their options", *(_columns(groups, 15))]] if groups else []),
+        _examples(command),
+        *([["groups and their options", *(columns(groups, 15))]] if groups else []),
         [KEYS],
         *_sections(reference),
-        ["options", *_columns(options, 25)],
+        ["options", *columns(options, 25)],
     ]
     print("\n\n".join("\n".join(block) for block in blocks))
 
@@ -93,26 +103,26 @@ def _sections(reference: "Reference") -> Iterator[list[str]]:
     """The keys of no group, then those of each group under its chosen option."""
     shown = {name: key for name, key in reference.keys.items() if any(key)}
     chosen = {name: group for name, group in reference.groups.items() if group.chosen != "null"}
-    yield list(_columns({_typed(k, key): key.comment for k, key in shown.items() if k.partition(".")[0] not in chosen}))
+    yield list(columns({_typed(k, key): key.comment for k, key in shown.items() if k.partition(".")[0] not in chosen}))
     for name, group in chosen.items():
         rows = {_typed(k, key): key.comment for k, key in shown.items() if k.partition(".")[0] == name}
         if rows:
-            yield [*_columns({f"{name}={group.chosen}": group.comment}, margin=""), *_columns(rows)]
+            yield [*columns({f"{name}={group.chosen}": group.comment}, margin=""), *columns(rows)]
 
 
 def _typed(name: str, key: "Key") -> str:
     return f"{name}={key.default}" if key.default else name
 
 
-def _columns(rows: dict[str, str], left: int = LEFT, margin: str = "  ") -> Iterator[str]:
+def columns(rows: dict[str, str], left: int = LEFT, margin: str = "  ") -> Iterator[str]:
     """Two aligned columns; a left part that is too long for its column stands on lines of its own."""
     for name, text in rows.items():
         if len(margin + name) < left - 1:
-            yield from _wrapped(text, f"{margin + name:<{left}}", " " * left) or [margin + name]
+            yield from wrapped(text, f"{margin + name:<{left}}", " " * left) or [margin + name]
         else:
-            yield from _wrapped(name, margin, f"{margin}  ")
-            yield from _wrapped(text, " " * left, " " * left)
+            yield from wrapped(name, margin, f"{margin}  ")
+            yield from wrapped(text, " " * left, " " * left)
 
 
-def _wrapped(text: str, first: str = "", then: str = "") -> list[str]:
+def wrapped(text: str, first: str = "", then: str = "") -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=then, break_on_hyphens=False)

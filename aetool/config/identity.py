@@ -4,9 +4,11 @@ import hashlib
 import json
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from aetool.components import NotIdentifying
 from aetool.config.schema import Component, Node
-from aetool.config.targets import identifying_arguments, stable_name
+from aetool.config.targets import signature, stable_name
 
 
 def identity(value: Any) -> Any:
@@ -15,14 +17,19 @@ def identity(value: Any) -> Any:
         return {key: identity(item) for key, item in value.items()}
     if not isinstance(value, Node):
         return value
-    kept = {
-        field.alias or name: identity(getattr(value, name))
-        for name, field in type(value).model_fields.items()
-        if not any(isinstance(mark, NotIdentifying) for mark in field.metadata)
-    }
+    fields = type(value).model_fields.items()
+    kept = {field.alias or name: identity(getattr(value, name)) for name, field in fields if _counts(field)}
     if isinstance(value, Component):
-        kept |= identifying_arguments(value) | {"_target_": stable_name(value.target)}
+        types = signature(value.target).annotations
+        kept |= {key: item for key, item in value.arguments.items() if _counts(types.get(key))}
+        kept["_target_"] = stable_name(value.target)
     return kept
+
+
+def _counts(stated: Any) -> bool:
+    """Whether a key identifies the run: a field of the schema, or the annotation of a target's argument."""
+    marks = stated.metadata if isinstance(stated, FieldInfo) else getattr(stated, "__metadata__", ())
+    return not any(isinstance(mark, NotIdentifying) for mark in marks)
 
 
 def digest(values: Any) -> str:

@@ -1,7 +1,7 @@
 """Overrides in Hydra's grammar: parsed, spelled out over a sweep, and composed to plain values."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra import compose
@@ -61,15 +61,11 @@ def _misused_group(override: Override, loader: ConfigLoader) -> list[str]:
 
 def _ambiguous_lambda(overrides: Sequence[Override]) -> list[str]:
     """Of several penalties each has its own default lambda, and the last one listed would silently win."""
-    typed = {str(item.key_or_group) for item in overrides}
-    if typed & {"penalty.weight", "experiment"}:
+    typed = {str(item.key_or_group): item for item in overrides}
+    if "penalty" not in typed or typed.keys() & {"penalty.weight", "experiment"}:
         return []
-    for item in overrides:
-        chosen = spelled_out(item) if item.is_sweep_override() else [item.input_line or ""]
-        several = [word for word in chosen if "," in word]
-        if str(item.key_or_group) == "penalty" and several:
-            return [f"{several[0]}: several penalties share one lambda; set penalty.weight=…"]
-    return []
+    several = [word for word in spelled_out(typed["penalty"]) if "," in word]
+    return [f"{several[0]}: several penalties share one lambda; set penalty.weight=…"] if several else []
 
 
 def spelled_out(override: Override) -> list[str]:
@@ -105,21 +101,19 @@ def plain(config: DictConfig) -> JsonObject:
     try:
         values: Any = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException:
-        raise ConfigError(_unresolved(config)) from None
+        raise ConfigError(list(_unresolved(config))) from None
     return values
 
 
-def _unresolved(node: Any, path: str = "") -> list[str]:
-    problems = []
+def _unresolved(node: Any, prefix: str = "") -> Iterator[str]:
     for key in node if isinstance(node, DictConfig) else range(len(node)):
-        child = ".".join([*filter(None, [path]), str(key)])
+        path = prefix + str(key)
         try:
             value = node[key] if not OmegaConf.is_missing(node, key) else None
         except (OmegaConfBaseException, RecursionError) as error:
-            problems.append(f"{child}: {str(error).splitlines()[0]}")
+            yield f"{path}: {str(error).splitlines()[0]}"
         else:
-            problems += _unresolved(value, child) if OmegaConf.is_config(value) else []
-    return problems
+            yield from _unresolved(value, f"{path}.") if OmegaConf.is_config(value) else ()
 
 
 def first_line(error: Exception) -> str:

@@ -4,9 +4,10 @@
 PenaltyTraits, LossTraits and ScheduleTraits), which imports them. Every problem names the key to change.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import TypeVar
 
-from aetool.components import LossTraits, ModelTraits, PenaltyTraits
+from aetool.components import LossTraits, ModelTraits, PenaltyTraits, ScheduleTraits
 from aetool.config.schema import (
     ClassifierConfig,
     Component,
@@ -14,12 +15,14 @@ from aetool.config.schema import (
     FinetuneConfig,
     ModelConfig,
     Node,
-    PenaltyConfig,
     ProbeCommandConfig,
     ProbeConfig,
     RunConfig,
     TrainConfig,
 )
+from aetool.config.targets import load, signature
+
+Traits = TypeVar("Traits", LossTraits, ModelTraits, PenaltyTraits, ScheduleTraits)
 
 
 def of_values(config: Node) -> list[str]:
@@ -30,7 +33,7 @@ def of_values(config: Node) -> list[str]:
             problems += [*_finetune(config), *_label_budget("", config)]
         case TrainConfig():
             problems += [*_label_budget("probe.", config.probe), *viewless(config.probe, config.dataset)]
-            problems += [*_images(config), *_weightless(config.penalty)]
+            problems += _images(config)
         case ProbeCommandConfig():
             problems += _label_budget("probe.", config.probe)
     return problems
@@ -68,76 +71,70 @@ def viewless(probe: ProbeConfig, dataset: DatasetConfig) -> list[str]:
 
 def untrainable(model: ModelConfig) -> list[str]:
     """Why gradient steps cannot train this model."""
-    closed_form = _of_model(model).closed_form
+    closed_form = _traits(model, ModelTraits).closed_form
     return [f"model={model.name}: it is fitted in closed form; there is nothing to fine-tune"] if closed_form else []
 
 
 def missing_extras(penalty: str, term: Component, model: ModelConfig, offered: Collection[str]) -> list[str]:
     """What a penalty needs of the model's output and does not find there."""
-    missing = [extra for extra in _of_penalty(term).needs if extra not in offered]
+    missing = [extra for extra in _traits(term, PenaltyTraits).needs if extra not in offered]
     outputs = f"outputs {' and '.join(f'`{extra}`' for extra in missing)}"
     plural = "them" if len(missing) > 1 else "it"
     return [f"penalty={penalty} needs {outputs}; model={model.name} does not provide {plural}"] if missing else []
 
 
-def _of_model(model: ModelConfig) -> ModelTraits:
-    from aetool.config.targets import load
-
-    traits: ModelTraits = load(model.target).traits
+def _traits(component: Component, kind: type[Traits]) -> Traits:
+    """What a component's class declares."""
+    traits: Traits = getattr(load(component.target), "traits", kind())
     return traits
 
 
-def _of_penalty(term: Component) -> PenaltyTraits:
-    from aetool.config.targets import load
-
-    traits: PenaltyTraits = load(term.target).traits
-    return traits
+def _true(problems: Mapping[str, object]) -> list[str]:
+    """The problems whose condition holds."""
+    return [problem for problem, holds in problems.items() if holds]
 
 
 def _contract(config: RunConfig | FinetuneConfig) -> list[str]:
     """Models and penalties that do not subclass the contract."""
-    from aetool.config.targets import load
     from aetool.models.base import Autoencoder
     from aetool.penalties.base import Penalty
 
-    expected: list[tuple[str, Component, type]] = []
-    if config.model is not None:
-        expected.append(("model", config.model, Autoencoder))
+    expected: list[tuple[str, Component, type]] = [("model", config.model, Autoencoder)] if config.model else []
     if isinstance(config, TrainConfig):
         expected += [(f"penalty.terms.{name}", term, Penalty) for name, term in config.penalty.terms.items()]
-    problems = []
-    for path, component, base in expected:
-        found = load(component.target)
-        if not (isinstance(found, type) and issubclass(found, base)):
-            wanted = f"{base.__module__}.{base.__name__}"
-            problems.append(f"{path}._target_={component.target}: expected a subclass of {wanted}")
-    return problems
+    return [
+        f"{path}._target_={component.target}: expected a subclass of {base.__module__}.{base.__name__}"
+        for path, component, base in expected
+        if not (isinstance(found := load(component.target), type) and issubclass(found, base))
+    ]
 
 
 def _names(config: Node) -> list[str]:
     """Of those that name a folder."""
-    parts = {
-        f"{group}.name": getattr(getattr(config, group, None), "name", None) for group in ("model", "dataset", "probe")
-    }
+    names = {"name": getattr(config, "name", None)}
+    for group in ("model", "dataset", "probe"):
+        names[f"{group}.name"] = getattr(getattr(config, group, None), "name", None)
     return [
         f"{key}={name}: expected one folder name, not starting with a dot"
-        for key, name in {"name": getattr(config, "name", None), **parts}.items()
+        for key, name in names.items()
         if name is not None and (not name or name.startswith(".") or "/" in name or "\\" in name)
     ]
 
 
 def _finetune(config: FinetuneConfig) -> list[str]:
-    problems = []
-    if config.run is None and (config.model is None or config.dataset is None):
-        missing = [key for key in ("model", "dataset") if getattr(config, key) is None]
-        problems.append(f"{' and '.join(missing)}: missing; set model=… dataset=…, or run=DIR of a trained run")
-    if config.run is not None and config.pretrain:
-        problems.append("pretrain=true: run=… is trained already; leave one of them out")
-    if config.run is None and config.control and not config.pretrain:
-        problems.append("control=true: there is nothing to compare with; give run=DIR or pretrain=true")
-    if config.frozen_epochs > config.trainer.epochs:
-        problems.append(f"frozen_epochs={config.frozen_epochs}: at most trainer.epochs={config.trainer.epochs}")
-    return problems
+    scratch, missing = config.run is None, [key for key in ("model", "dataset") if getattr(config, key) is None]
+    complete = "set model=… dataset=…, or run=DIR of a trained run"
+    epochs, frozen = config.trainer.epochs, config.frozen_epochs
+    return _true(
+        {
+            f"{' and '.join(missing)}: missing; {complete}": scratch and missing,
+            "pretrain=true: run=… is trained already; leave one of them out": not scratch and config.pretrain,
+            "control=true: there is nothing to compare with; give run=DIR or pretrain=true": (
+                scratch and config.control and not config.pretrain
+            ),
+            f"frozen_epochs={frozen}: at most trainer.epochs={epochs}": frozen > epochs,
+        }
+    )
 
 
 def _label_budget(prefix: str, node: ProbeConfig | ClassifierConfig) -> list[str]:
@@ -149,50 +146,47 @@ def _label_budget(prefix: str, node: ProbeConfig | ClassifierConfig) -> list[str
 
 
 def _images(config: TrainConfig) -> list[str]:
-    problems = []
-    dataset, batch_size = config.dataset, config.trainer.batch_size
-    train = dataset.num_train and int(dataset.num_train * (1 - dataset.val_fraction))
-    if train and batch_size > train:
-        problems.append(f"trainer.batch_size={batch_size}: {dataset.name} has {train} training images")
-    if (config.loss.logits or config.loss.pixels) and dataset.standardize:
-        problems.append("dataset.standardize=true: this loss needs pixels in [0, 1]; set dataset.standardize=false")
+    dataset, loss, penalty, batch_size = config.dataset, config.loss, config.penalty, config.trainer.batch_size
+    train = int((dataset.num_train or 0) * (1 - dataset.val_fraction))
     shape, shift = dataset.image_shape, dataset.augmentation.shift if dataset.augmentation else 0
-    if shape and shift >= min(shape[1:]):
-        problems.append(f"dataset.augmentation.shift={shift}: at most {min(shape[1:]) - 1} for images {shape}")
-    return problems
-
-
-def _weightless(penalty: PenaltyConfig) -> list[str]:
-    if penalty.weight > 0 and not penalty.terms:
-        return [f"penalty.weight={penalty.weight}: there is no penalty to weight; add penalty=l1"]
-    return []
+    largest = min(shape[1:]) - 1 if shape else shift
+    return _true(
+        {
+            f"trainer.batch_size={batch_size}: {dataset.name} has {train} training images": 0 < train < batch_size,
+            "dataset.standardize=true: this loss needs pixels in [0, 1]; set dataset.standardize=false": (
+                dataset.standardize and (loss.logits or loss.pixels)
+            ),
+            f"dataset.augmentation.shift={shift}: at most {largest} for images {shape}": shift > largest,
+            f"penalty.weight={penalty.weight}: there is no penalty to weight; add penalty=l1": (
+                penalty.weight > 0 and not penalty.terms
+            ),
+        }
+    )
 
 
 def _model(config: TrainConfig) -> list[str]:
-    from aetool.config.targets import load
-
-    model, traits = config.model, _of_model(config.model)
-    problems = _bounded(model)
-    if config.loss.logits and not traits.logits:
-        problems.append(f"loss: the output of model={model.name} cannot be logits; choose loss=mse")
-    loss = getattr(load(config.loss.target), "traits", LossTraits())
-    key = traits.needs_squared_error_if
-    if key and model.arguments.get(key) and not loss.squared:
-        problems.append(f"model.{key}=true: its weights are those of a squared error; choose loss=mse")
-    if traits.closed_form:
-        because = f"model={model.name} is fitted in closed form"
-        if config.supervised:
-            problems.append(f"supervised=true: {because}; set supervised=false")
-        if config.penalty.terms:
-            problems.append(f"penalty={', '.join(config.penalty.terms)}: {because}; set penalty=none")
-        if config.corruption.level:
-            problems.append(f"corruption.level={config.corruption.level:g}: {because}; set corruption=none")
-    return problems
+    model, traits, level = config.model, _traits(config.model, ModelTraits), config.corruption.level
+    key, because = traits.needs_squared_error_if or "", f"model={model.name} is fitted in closed form"
+    squared, closed = _traits(config.loss, LossTraits).squared, traits.closed_form
+    terms = config.penalty.terms
+    return _bounded(model) + _true(
+        {
+            f"loss: the output of model={model.name} cannot be logits; choose loss=mse": (
+                config.loss.logits and not traits.logits
+            ),
+            f"model.{key}=true: its weights are those of a squared error; choose loss=mse": (
+                model.arguments.get(key) and not squared
+            ),
+            f"supervised=true: {because}; set supervised=false": closed and config.supervised,
+            f"penalty={', '.join(terms)}: {because}; set penalty=none": closed and terms,
+            f"corruption.level={level:g}: {because}; set corruption=none": closed and level,
+        }
+    )
 
 
 def _bounded(model: ModelConfig) -> list[str]:
     problems = []
-    for key, bound in _of_model(model).at_most.items():
+    for key, bound in _traits(model, ModelTraits).at_most.items():
         value, limit = model.arguments.get(key), model.arguments.get(bound)
         if value is not None and limit is not None and value > limit:
             problems.append(f"model.{key}={value}: at most model.{bound}={limit}")
@@ -200,8 +194,6 @@ def _bounded(model: ModelConfig) -> list[str]:
 
 
 def _corruption(config: TrainConfig) -> list[str]:
-    from aetool.config.targets import signature
-
     takes = signature(config.corruption.target)
     if "level" in takes.annotations or takes.takes_any:
         return []
@@ -209,13 +201,11 @@ def _corruption(config: TrainConfig) -> list[str]:
 
 
 def _penalties(config: TrainConfig) -> list[str]:
-    problems = []
-    model, penalty = config.model, config.penalty
-    if penalty.target_l0 is not None:
-        problems += _target_l0(config, penalty.target_l0)
-    for name, term in penalty.terms.items():
-        problems += missing_extras(name, term, model, _of_model(model).extras)
-        for key, allowed in _of_penalty(term).requires.items():
+    model, target = config.model, config.penalty.target_l0
+    problems = [] if target is None else _target_l0(config, target)
+    for name, term in config.penalty.terms.items():
+        problems += missing_extras(name, term, model, _traits(model, ModelTraits).extras)
+        for key, allowed in _traits(term, PenaltyTraits).requires.items():
             if model.arguments.get(key) not in allowed:
                 choices = " or ".join(map(str, allowed))
                 problems.append(f"penalty={name} needs model.{key}={choices}; model={model.name} does not have it")
@@ -223,20 +213,20 @@ def _penalties(config: TrainConfig) -> list[str]:
 
 
 def _target_l0(config: TrainConfig, target: float) -> list[str]:
-    from aetool.config.targets import load
-
-    problems = []
     model, penalty, key = config.model, config.penalty, f"penalty.target_l0={target:g}"
-    sparse = _of_model(model).l0_depends_on_lambda
-    if not (model.arguments.get("code_activation", "relu") == "relu" if sparse is None else sparse):
-        problems.append(f"{key}: lambda does not change how many units of model={model.name} are active")
-    if not (penalty.weight > 0 and any(_of_penalty(term).sparsifies for term in penalty.terms.values())):
-        problems.append(f"{key}: there is no lambda to adjust; add penalty=l1 with penalty.weight > 0")
-    code_size = model.arguments.get("code_size")
-    if code_size is not None and target >= code_size:
-        problems.append(f"{key}: it must be below model.code_size={code_size}")
-    if config.trainer.patience is not None:
-        problems.append(f"{key}: losses are not comparable while lambda changes; set trainer.patience=null")
-    if load(config.scheduler.target).traits.compares_losses:
-        problems.append(f"{key}: losses are not comparable while lambda changes; choose scheduler=cosine")
-    return problems
+    depends = _traits(model, ModelTraits).l0_depends_on_lambda
+    if depends is None:
+        depends = model.arguments.get("code_activation", "relu") == "relu"
+    sparsifies = any(_traits(term, PenaltyTraits).sparsifies for term in penalty.terms.values())
+    size, moving = model.arguments.get("code_size"), f"{key}: losses are not comparable while lambda changes"
+    return _true(
+        {
+            f"{key}: lambda does not change how many units of model={model.name} are active": not depends,
+            f"{key}: there is no lambda to adjust; add penalty=l1 with penalty.weight > 0": (
+                not sparsifies or penalty.weight == 0
+            ),
+            f"{key}: it must be below model.code_size={size}": size is not None and target >= size,
+            f"{moving}; set trainer.patience=null": config.trainer.patience is not None,
+            f"{moving}; choose scheduler=cosine": _traits(config.scheduler, ScheduleTraits).compares_losses,
+        }
+    )

@@ -9,10 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from aetool.components import NotIdentifying
 from aetool.config.schema import Component
 from aetool.errors import UserError
-from aetool.files import JsonObject
 
 
 class TargetError(Exception):
@@ -66,17 +64,6 @@ def signature(target: str) -> Signature:
         frozenset(name for name, parameter in named.items() if parameter.default is inspect.Parameter.empty),
         any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()),
     )
-
-
-def identifying_arguments(component: Component) -> JsonObject:
-    """The target's own arguments without those that its signature marks as not identifying."""
-    hints = signature(component.target).annotations
-    return {key: value for key, value in component.arguments.items() if not is_marked(hints.get(key))}
-
-
-def is_marked(annotation: Any) -> bool:
-    marks = typing.get_args(annotation)[1:] if typing.get_origin(annotation) is typing.Annotated else ()
-    return any(isinstance(mark, NotIdentifying) for mark in marks)
 
 
 def stable_name(target: str) -> str:

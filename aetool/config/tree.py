@@ -65,11 +65,8 @@ def _listed(loader: ConfigLoader, folder: str, kind: ObjectType) -> list[str]:
 
 def plurals(loader: ConfigLoader) -> dict[str, str]:
     """The groups by their plurals: `models`, `penalties`, …"""
-    return {_plural(group): group for group in groups(loader) if "/" not in group}
-
-
-def _plural(word: str) -> str:
-    return f"{word[:-1]}ies" if word.endswith("y") else f"{word}es" if word.endswith("s") else f"{word}s"
+    endings = {"y": "ies", "s": "ses"}
+    return {group[:-1] + endings.get(group[-1], f"{group[-1]}s"): group for group in groups(loader) if "/" not in group}
 
 
 def option_names(group: str, config_dir: Path | None = None) -> list[str]:
@@ -99,23 +96,14 @@ def known_targets(config_dir: str | Path | None = None) -> "Targets":
 
     with config_tree(config_dir) as loader:
         found: dict[str, dict[str, str]] = {}
-        top = set(loader.list_groups(""))
+        folders = ["", *groups(loader)]
         for source in loader.get_sources():
-            if source.provider in ("hydra", "schema"):
-                continue
-            pending = [""]
-            while pending:
-                folder = pending.pop()
-                for name in source.list(folder, results_filter=None):
-                    path = f"{folder}/{name}".lstrip("/")
-                    if source.is_group(path):
-                        pending.append(path)
-                    if not source.is_config(path):
-                        continue
-                    config = OmegaConf.to_container(source.load_config(path).config)
+            for folder in folders if source.provider not in ("hydra", "schema") else ():
+                for name in source.list(folder, ObjectType.CONFIG) if source.is_group(folder) else ():
+                    config = OmegaConf.to_container(source.load_config(f"{folder}/{name}".lstrip("/")).config)
                     for key, value in flatten(config if isinstance(config, dict) else {}):
-                        if key.rpartition(".")[2] == "_target_":
-                            first = key.partition(".")[0]
-                            group = first if first in top else path.partition("/")[0]
+                        first, last = key.partition(".")[0], key.rpartition(".")[2]
+                        if last == "_target_":
+                            group = first if first in folders else folder.partition("/")[0]
                             found.setdefault(group, {}).setdefault(stable_name(str(value)), str(value))
         return found

@@ -17,6 +17,7 @@ from aetool.errors import NonFiniteError
 BINS = 15  # confidence bins of the calibration error (Guo et al. 2017)
 
 Number = TypeVar("Number", int, float)
+Poll = Callable[[], None]  # called often during a fit; may raise to stop it
 
 
 class Labelled(NamedTuple):
@@ -50,7 +51,7 @@ class Probe(ABC):
     traits: ClassVar[ProbeTraits] = ProbeTraits()
 
     @abstractmethod
-    def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Callable[[], None]) -> Fitted:
+    def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Poll) -> Fitted:
         """Fit and choose.
 
         May overwrite `train.features`, float32, to save memory: CIFAR-10's pixels take half a gigabyte. `poll` is

@@ -3,14 +3,15 @@
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from aetool.components import PositiveFloat, PositiveInt
-from aetool.probes.base import Fitted, Labelled, Probe, ProbeTraits, accuracy, at_edge, check_both, descending
+from aetool.probes.base import Fitted, Labelled, Poll, Probe, ProbeTraits, accuracy, at_edge, check_both, descending
 
 SIMILARITIES = 2**24  # computed at a time, with the images to classify in rows and all training images in columns
 
@@ -33,7 +34,7 @@ class NearestNeighbours(Probe):
         self.k = descending("k", k)
         self.temperature = descending("temperature", (math.inf if t is None else t for t in temperature))
 
-    def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Callable[[], None]) -> Fitted:
+    def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Poll) -> Fitted:
         """Fit; `train.features` are normalised in place. `poll` is called for every block of similarities.
 
         Values of k above the number of training images are skipped; raises ValueError if no other value is left.
@@ -64,14 +65,13 @@ class NearestNeighbours(Probe):
         return Fitted(functools.partial(neighbours.scores, k=k, temperature=temperature), True, metrics, val_accuracy)
 
 
-class Neighbours:
-    """Training images: features (N, D) of length 1 (or 0) and labels (N,)."""
+class Neighbours(NamedTuple):
+    """Training images."""
 
-    def __init__(self, features: Tensor, labels: Tensor, num_classes: int, poll: Callable[[], None]) -> None:
-        self.features = features
-        self.labels = labels
-        self.num_classes = num_classes
-        self.poll = poll
+    features: Tensor  # (N, D), of length 1 (or 0)
+    labels: Tensor  # (N,)
+    num_classes: int
+    poll: Poll
 
     def scores(self, features: Tensor, k: int, temperature: float) -> Tensor:
         """(M, K) logarithms of the vote fractions for (M, D) features of any length and real type."""

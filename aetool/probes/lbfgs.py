@@ -3,14 +3,14 @@
 import itertools
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aetool.probes.base import Fitted
+from aetool.probes.base import Fitted, Poll
 from aetool.probes.path import Problem, Weights, choose
 
 ROUNDING = 2.0**-9  # relative rounding error of bfloat16
@@ -40,6 +40,7 @@ class LBFGS(ABC):
     """
 
     separable: ClassVar[bool]
+    probabilistic: ClassVar[bool]  # softmax(outputs) are class probabilities
     line_precision: ClassVar[float]  # a line search ends when it has reduced the derivative to this fraction
 
     def __init__(self, features: Tensor, num_classes: int, *, bfloat16: bool = False, memory: int = 30) -> None:
@@ -82,9 +83,7 @@ class LBFGS(ABC):
         """Weights (K, D) and biases (K,)."""
         return self.theta[:, :-1] @ self.basis.T, self.theta[:, -1].clone()
 
-    def fit(
-        self, l2: float, tolerance: float, max_iterations: int, poll: Callable[[], None] | None = None
-    ) -> tuple[int, bool]:
+    def fit(self, l2: float, tolerance: float, max_iterations: int, poll: Poll | None = None) -> tuple[int, bool]:
         """Continue from the current weights to the minimum for `l2`; returns the iterations and whether it converged.
 
         It stops at an estimated distance of `tolerance` from the minimum. `poll` is called once per iteration.
@@ -98,12 +97,7 @@ class LBFGS(ABC):
         return used + more, converged
 
     def _descend(
-        self,
-        features: Sequence[Tensor],
-        l2: float,
-        tolerance: float,
-        max_iterations: int,
-        poll: Callable[[], None] | None,
+        self, features: Sequence[Tensor], l2: float, tolerance: float, max_iterations: int, poll: Poll | None
     ) -> tuple[int, bool]:
         ridge = l2 * self.penalised
         pairs = deque((self._pair(*pair, ridge) for pair in self.pairs), maxlen=self.pairs.maxlen)
@@ -191,11 +185,9 @@ def choose_along_path(
     name: str,
     l2: Mapping[float, float],
     problem: Problem,
-    *,
     tolerance: float,
     max_iterations: int,
-    poll: Callable[[], None],
-    probabilistic: bool,
+    poll: Poll,
 ) -> Fitted:
     """`choose` among the minima of the model; `l2` maps the candidates of `name` to penalties, strongest first.
 
@@ -208,7 +200,7 @@ def choose_along_path(
         fits.append(model.fit(l2[value], tolerance, max_iterations, poll))
         return model.weights()
 
-    fitted = choose(name, list(l2), solve, problem, probabilistic)
+    fitted = choose(name, list(l2), solve, problem, model.probabilistic)
     iterations, converged = zip(*fits, strict=True)
     counts = {"iterations": float(sum(iterations)), "unconverged": float(converged.count(False))}
     return fitted._replace(metrics=fitted.metrics | counts)

@@ -4,14 +4,14 @@ The fit is converged to a tolerance, deterministic, and has no learning rate. Co
 they differ in content: a penalty that shrinks the code, for example, is not confounded with a smaller step size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from aetool.components import PositiveFloat, PositiveInt
-from aetool.probes.base import Fitted, Labelled, Probe, ProbeTraits, descending
+from aetool.probes.base import Fitted, Labelled, Poll, Probe, ProbeTraits, descending
 from aetool.probes.lbfgs import LBFGS, choose_along_path
 from aetool.probes.path import standardise
 
@@ -24,9 +24,8 @@ class Linear(Probe):
     value. A fit stops at an estimated distance of `tolerance` from its minimum, in nats per image, or after
     `max_iterations`.
 
-    Metrics: `train/accuracy`, `val/accuracy`; `l2`, the chosen value; `l2_at_edge`, 1 if it is the smallest or largest
-    of several (a wider grid may do better); `iterations` over the whole grid; `unconverged`, the number of fits that
-    reached `max_iterations`.
+    Metrics: `train/accuracy`, `val/accuracy`; `l2`, the chosen value, and `l2_at_edge`; `iterations` over the whole
+    grid; `unconverged`, the number of fits that reached `max_iterations`.
     """
 
     traits = ProbeTraits(any_scale=True)
@@ -36,25 +35,18 @@ class Linear(Probe):
         self.tolerance = tolerance
         self.max_iterations = max_iterations
 
-    def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Callable[[], None]) -> Fitted:
-        """Fit; `train.features` are standardised in place. `poll` is called once per iteration."""
+    def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Poll) -> Fitted:
         problem = standardise(train, val, num_classes)
-        return choose_along_path(
-            LogisticRegression(*problem.train, num_classes),
-            "l2",
-            {l2: l2 for l2 in self.l2},
-            problem,
-            tolerance=self.tolerance,
-            max_iterations=self.max_iterations,
-            poll=poll,
-            probabilistic=True,
-        )
+        model = LogisticRegression(*problem.train, num_classes)
+        l2 = {l2: l2 for l2 in self.l2}
+        return choose_along_path(model, "l2", l2, problem, self.tolerance, self.max_iterations, poll)
 
 
 class LogisticRegression(LBFGS):
     """Minimises `mean cross-entropy + l2/2 · ‖W‖²` for (N, D) standardised features and (N,) labels."""
 
     separable = False
+    probabilistic = True
     line_precision = 0.5
 
     def __init__(self, features: Tensor, labels: Tensor, num_classes: int) -> None:

@@ -52,4 +52,4 @@ class MAE(RecipeProbe):
             progress = (epoch - self.warmup_epochs) / (self.epochs - self.warmup_epochs)
             return peak * 0.5 * (1 + math.cos(math.pi * progress))
 
-        return Recipe(head, LARS(head.parameters(), peak), schedule)
+        return head, LARS(head.parameters(), peak), schedule

@@ -3,26 +3,28 @@
 import functools
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aetool.errors import NonFiniteError
-from aetool.probes.base import Fitted, Labelled, Probe, accuracy, check_both
+from aetool.probes.base import Fitted, Labelled, Poll, Probe, accuracy, check_both
 from aetool.randomness import generator, seeded
+
+Schedule = Callable[[float], float]  # number of epochs done -> learning rate
+Recipe = tuple[nn.Module, torch.optim.Optimizer, Schedule]
 
 
 def train_head(
     head: nn.Module,
     optimizer: torch.optim.Optimizer,
-    schedule: Callable[[float], float],
+    schedule: Schedule,
     split: Labelled,
     epochs: int,
     batch_size: int,
     seed: int,
-    poll: Callable[[], None],
+    poll: Poll,
 ) -> Iterator[int]:
     """Minimise the cross-entropy of the head's logits; yields 1, 2, …, `epochs` after each, with the head in eval mode.
 
@@ -57,14 +59,6 @@ def logits(head: nn.Module, features: Tensor) -> Tensor:
     return torch.cat([head(part.float()) for part in features.split(8192)])
 
 
-class Recipe(NamedTuple):
-    """A head, its optimizer, and the learning rate as a function of the number of epochs done."""
-
-    head: nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: Callable[[float], float]
-
-
 class RecipeProbe(Probe):
     """A published training recipe: the weights after the last epoch are used, and nothing is chosen on validation."""
 
@@ -78,8 +72,7 @@ class RecipeProbe(Probe):
     def recipe(self, width: int, num_classes: int, batch_size: int) -> Recipe:
         """Set up the training of a head on (N, `width`) features; weights are drawn from torch's global generator."""
 
-    def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Callable[[], None]) -> Fitted:
-        """Fit; the features are not modified. `poll` is called once per step."""
+    def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Poll) -> Fitted:
         train, val = check_both(train, val, num_classes)
         batch_size = min(self.batch_size, len(train.labels))
         with seeded(self.seed, "probe weights"):

@@ -4,13 +4,13 @@ import copy
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from aetool.components import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from aetool.probes.base import Fitted, Labelled, Probe, ProbeTraits, accuracy, at_edge, check_both, descending
+from aetool.probes.base import Fitted, Labelled, Poll, Probe, ProbeTraits, accuracy, at_edge, check_both, descending
 from aetool.probes.minibatch import logits, train_head
 from aetool.probes.standardisation import standardisation
 from aetool.randomness import seeded
@@ -48,8 +48,7 @@ class MLP(Probe):
         self.epochs = epochs
         self.seed = seed
 
-    def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Callable[[], None]) -> Fitted:
-        """Fit; the features are not modified. `poll` is called once per step."""
+    def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Poll) -> Fitted:
         train, val = check_both(train, val, num_classes)
         start = self._network(train.features, num_classes)
         val_accuracy: dict[float, float] = {}

@@ -1,13 +1,13 @@
 """Ridge regression onto one-hot classes: the cheapest probe, with every L2 from one eigendecomposition."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from aetool.components import PositiveFloat
-from aetool.probes.base import Fitted, Labelled, Probe, ProbeTraits, descending
+from aetool.probes.base import Fitted, Labelled, Poll, Probe, ProbeTraits, descending
 from aetool.probes.path import Weights, choose, standardise
 
 
@@ -26,8 +26,7 @@ class Ridge(Probe):
     def __init__(self, l2: Sequence[PositiveFloat]) -> None:
         self.l2 = descending("l2", l2)
 
-    def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Callable[[], None]) -> Fitted:
-        """Fit; `train.features` are standardised in place. `poll` is called once per 8192 images."""
+    def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Poll) -> Fitted:
         problem = standardise(train, val, num_classes)
         regression = RidgeRegression(*problem.train, num_classes, poll)
         return choose("l2", self.l2, regression.weights, problem, probabilistic=False)
@@ -40,7 +39,7 @@ class RidgeRegression:
     the class frequencies. Products are taken over 8192 images at a time and summed in float64.
     """
 
-    def __init__(self, features: Tensor, labels: Tensor, num_classes: int, poll: Callable[[], None]) -> None:
+    def __init__(self, features: Tensor, labels: Tensor, num_classes: int, poll: Poll) -> None:
         samples, width = features.shape
         self.dtype = features.dtype
         gram = torch.zeros(width, width, dtype=torch.float64, device=features.device)

@@ -37,4 +37,4 @@ class SimCLR(RecipeProbe):
         def schedule(epoch: float) -> float:
             return self.lr * 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
 
-        return Recipe(head, torch.optim.SGD(head.parameters(), self.lr, momentum=0.9), schedule)
+        return head, torch.optim.SGD(head.parameters(), self.lr, momentum=0.9), schedule

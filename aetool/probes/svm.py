@@ -1,12 +1,12 @@
 """The literature's linear support vector machine: squared hinge loss, one class against the rest."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from aetool.components import PositiveFloat, PositiveInt
-from aetool.probes.base import Fitted, Labelled, Probe, ProbeTraits, descending
+from aetool.probes.base import Fitted, Labelled, Poll, Probe, ProbeTraits, descending
 from aetool.probes.lbfgs import LBFGS, choose_along_path
 from aetool.probes.path import standardise
 
@@ -32,25 +32,18 @@ class SVM(Probe):
         self.tolerance = tolerance
         self.max_iterations = max_iterations
 
-    def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Callable[[], None]) -> Fitted:
-        """Fit; `train.features` are standardised in place. `poll` is called once per iteration."""
+    def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Poll) -> Fitted:
         problem = standardise(train, val, num_classes)
-        return choose_along_path(
-            SquaredHinge(*problem.train, num_classes),
-            "c",
-            {c: 1 / (c * len(train.labels)) for c in self.c},
-            problem,
-            tolerance=self.tolerance,
-            max_iterations=self.max_iterations,
-            poll=poll,
-            probabilistic=False,
-        )
+        model = SquaredHinge(*problem.train, num_classes)
+        l2 = {c: 1 / (c * len(train.labels)) for c in self.c}
+        return choose_along_path(model, "c", l2, problem, self.tolerance, self.max_iterations, poll)
 
 
 class SquaredHinge(LBFGS):
     """Minimises `mean max(0, 1 - y·f)² + l2/2 · ‖w‖²` over `f = w·x + b` for every class; `l2 = 1 / (C·N)`."""
 
     separable = True
+    probabilistic = False
     line_precision = 1e-3
 
     def __init__(self, features: Tensor, labels: Tensor, num_classes: int) -> None:

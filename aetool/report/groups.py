@@ -10,7 +10,7 @@ from aetool.measures.statistics import Interval, Stat, difference
 DATASET = ("dataset.name", "dataset.path")  # keys that tell datasets apart
 Value = int | float | str | bool | list["Value"] | None  # of a config key, a metric or a fact about the run
 Row = Mapping[str, Value]  # run, directory, state, dotted config keys, and metrics as stage/name
-Order = tuple[bool, bool, float, str]
+Order = tuple[bool, float, str]
 Seed = int | tuple[Value, Value] | None
 
 
@@ -65,9 +65,9 @@ def format_value(value: Value) -> str:
 
 
 def rank(value: Value) -> Order:
-    """A sort key: numbers by size, then text, then what is missing."""
+    """A sort key: numbers by size, then text."""
     found = number(value)
-    return value is None, found is None, found or 0.0, "" if found is not None else format_value(value)
+    return found is None, found or 0.0, "" if found is not None else format_value(value)
 
 
 def format_stat(stat: Stat, form: str) -> str:

@@ -52,15 +52,15 @@ def column(rows: Sequence[Row], name: str, option: str) -> tuple[str, Metric | N
     raise UserError(f"{option} {name}: no run has this column; {hint}")
 
 
-def sort_key(rows: Sequence[Row], name: str) -> Callable[[Group], Order]:
+def sort_key(rows: Sequence[Row], name: str) -> Callable[[Group], tuple[bool, Order]]:
     """Sorts groups by a column: metrics best first, other columns ascending, missing values last."""
     key, metric = column(rows, name, "--sort")
 
-    def order(group: Group) -> Order:
+    def order(group: Group) -> tuple[bool, Order]:
         stat = group.stat(key)
         if stat is None:
-            return rank(group.value(key))
-        return rank(metric.cost(stat.mean) if metric else stat.mean)
+            return group.value(key) is None, rank(group.value(key))
+        return False, rank(metric.cost(stat.mean) if metric else stat.mean)
 
     return order
 

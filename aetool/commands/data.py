@@ -35,7 +35,7 @@ def run(words: list[str]) -> int:
             points[name] = compose_one("train", TrainConfig, words, options.config_dir)
         except ConfigError as error:
             if names or not any(problem.endswith("=…") for problem in error.problems):
-                raise  # without names only those are meant that need nothing said, such as a path
+                raise  # without names, datasets that need a path are skipped
     if options.action == "check":
         return _check(points, named=bool(names))
     return _list(points) if options.action == "list" else _fetch(points)

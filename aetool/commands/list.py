@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from aetool.config.schema import TrainConfig
 
 LEFT = 19  # columns of a name that shares the line with its description
-DATASET = "dataset=mnist"  # that models are measured on when nothing is said
+DATASET = "dataset=mnist"  # that models are measured on by default
 
 
 def run(words: list[str]) -> int:

@@ -38,7 +38,7 @@ def check(
 
     `targets`, where given, are the only ones that it may name. `typed` are the keys that the user set, where known:
     when the config alone shows problems, only classes whose arguments are among them are imported to find more.
-    `known` are problems found before, reported with those found here.
+    `known` are problems found earlier, which are reported too.
 
     Raises ConfigError with every problem: unknown or missing keys, wrong types, out-of-range values, arguments that a
     target does not take, and parts that do not go together.
@@ -82,7 +82,7 @@ def _problem(schema: Any, location: Location, kind: str, value: Any) -> str:
 
 
 def _annotation(schema: Any, location: Location) -> Any:
-    """The annotation of what stands at a location."""
+    """The type annotation of the value at a location."""
     for step in location:
         schema = without_null(schema)
         if isinstance(schema, type) and issubclass(schema, Node):

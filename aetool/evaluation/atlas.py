@@ -22,7 +22,7 @@ UNITS = 1024  # read at a time: bounds memory
 class Atlas(NamedTuple):
     """Of `units` code units, on N images."""
 
-    frequency: Tensor  # (units,) share of the images on which it is not exactly 0
+    frequency: Tensor  # (units,) fraction of the images on which it is not exactly 0
     mean_activation: Tensor  # (units,) mean |h|
     sign: Tensor  # (units,) 1 or -1
     images: Tensor  # (units, TOP or N) positions of the images that activate it most, falling; -1 where no more do

@@ -17,7 +17,7 @@ from aetool.errors import UserError
 
 log = logging.getLogger("aetool")
 EXACT = 2048  # units up to which the covariance is decomposed as a whole
-NEGLIGIBLE = 1e-12  # share of the largest variance below which a direction is rounding
+NEGLIGIBLE = 1e-12  # fraction of the largest variance below which a direction is rounding error
 
 
 class Latent(Protocol):

@@ -1,4 +1,4 @@
-"""A measurement of a run: its folder, keyed by the settings, the checkpoint and the protocol, and what stands there."""
+"""A measurement of a run: its folder, keyed by the settings, the checkpoint and the protocol, and its results."""
 
 from collections.abc import Mapping
 from pathlib import Path

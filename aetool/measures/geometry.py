@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-KEPT = 0.9  # share of the ratios, the smallest, that the intrinsic dimension is fitted to (Facco et al. 2017)
+KEPT = 0.9  # fraction of the ratios, the smallest, that the intrinsic dimension is fitted to (Facco et al. 2017)
 
 
 def intrinsic_dimension(points: NDArray[np.floating]) -> float:

@@ -92,7 +92,7 @@ def _positions(axes: Any, values: Sequence[float]) -> Any:
 
 
 def _agreed(groups: Sequence[Group], key: str, metric: Metric) -> dict[str, dict[float, float]]:
-    """Means of baselines by config value, ascending, as far as they are the same for all lines."""
+    """Means of baselines by config value, ascending, where they are the same for all lines."""
     found = {}
     for label, other in layout.baseline_keys(metric).items():
         pairs = {(layout.numeric(group, key), stat.mean) for group in groups if (stat := group.stat(other))}

@@ -38,7 +38,7 @@ class Checkpoint(NamedTuple):
         return load_file(self.path / "model.safetensors")
 
     def state(self) -> State:
-        """Everything else that training needs to go on."""
+        """Everything else that training needs to resume."""
         return torch.load(self.path / "state.pt", map_location="cpu", weights_only=True)
 
 

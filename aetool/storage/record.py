@@ -39,8 +39,8 @@ class Events:
     """TensorBoard events in the folder of a run.
 
     With a `stage` they are what one stage measured, in a file that takes the place of the one from an earlier
-    measurement, so that nothing is shown twice. A TensorBoard that cannot be written is said once and kept in
-    `warnings`; the work goes on. Also a context manager, which closes it.
+    measurement, so that nothing is shown twice. If TensorBoard cannot be written, logs one warning, keeps it in
+    `warnings` and continues. Also a context manager, which closes it.
     """
 
     def __init__(self, directory: Path, stage: str | None = None) -> None:
@@ -141,7 +141,7 @@ class Events:
         self._writer = SummaryWriter(str(self.directory), purge_step=self._purge_step, filename_suffix=suffix)
 
     def _warn(self, error: OSError) -> None:
-        self.warnings.append(f"TensorBoard cannot write to {self.directory}: {error}; metrics.jsonl goes on")
+        self.warnings.append(f"TensorBoard cannot write to {self.directory}: {error}; metrics.jsonl is still written")
         log.warning(self.warnings[-1])
 
 

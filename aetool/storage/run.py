@@ -1,4 +1,4 @@
-"""A run is one trained network: its identity, its folder and what stands in it; imports no torch."""
+"""A run is one trained network: its identity and its folder; imports no torch."""
 
 import contextlib
 import logging
@@ -21,7 +21,7 @@ from aetool.storage.folder import CONFIG, LOCK, LOG, METRICS, STATUS, RunFolder
 from aetool.storage.notebook import html_table
 
 C = TypeVar("C", bound=RunConfig)
-WRITTEN = (  # what stands in the folder of a run
+WRITTEN = (  # files and folders of a run
     CONFIG,
     STATUS,
     "metrics.json*",
@@ -100,7 +100,7 @@ class Run(RunFolder, Generic[C]):
     def claim(self) -> Iterator[None]:
         """Holds the folder for training, and keeps status.json true whatever ends the work.
 
-        With `overwrite` the config starts anew. Raises UserError as `hold` and `agree` do. A user error leaves no
+        With `overwrite` an earlier run is deleted first. Raises UserError as `hold` and `agree` do. A user error leaves no
         folder behind that was not there before.
         """
         with self.hold():

@@ -27,12 +27,12 @@ class Outcome(NamedTuple):
 
     @property
     def noted(self) -> dict[str, str]:
-        """As it stands in sweep.json."""
+        """Its part of an entry in sweep.json."""
         return {"state": self.state} | ({"error": self.error} if self.error else {})
 
 
 def each(points: Sequence[Point[F]], work: Callable[[int], object]) -> Iterator[Outcome]:
-    """Does the work of every point, given its index; one that fails is reported at once, and the others go on.
+    """Does the work of every point, given its index; a failure is reported at once and does not stop the others.
 
     An interruption is the last outcome, and is raised after it.
     """
@@ -79,7 +79,7 @@ def folder_of(points: Sequence[Point[F]], names: Sequence[str]) -> Path:
 
 
 def entry(folder: Path, run: Run[C], point: Point[F]) -> JsonObject:
-    """What stands of a run in sweep.json."""
+    """The entry of a run in sweep.json."""
     directory = os.path.relpath(run.directory, folder.parent)
     return {"directory": directory, "overrides": list(point.overrides), "state": NOT_STARTED}
 

@@ -126,7 +126,7 @@ def encoder_layers(autoencoder: Autoencoder, tap: str, x: Tensor) -> list[list[n
 
 
 def layer_of(model: nn.Module, parameter: str) -> str:
-    """The layer that a parameter belongs to, both by name: what stands in the model's lists and sequences of modules.
+    """The layer that a parameter belongs to, both by name: an item of the model's lists and sequences of modules.
 
     A block of several modules, as a transformer's or a Fire module, is one layer; the empty name is the model itself.
     """

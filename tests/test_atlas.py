@@ -135,19 +135,19 @@ def test_the_projector_gets_codes_or_their_principal_components():
     images = torch.randint(256, (20, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
     network, device = trained(), torch.device("cpu")
     code = network.preprocessing.to_input(images).flatten(1).double()
-    points = projected(network, images, device, lambda: None)
+    points = projected(network, images, device)
     assert points.shape == (20, 20)  # 19 directions hold 20 points
     torch.testing.assert_close(torch.cdist(points, points), torch.cdist(code, code))
     assert (points.var(0).diff() <= 1e-9).all()
     small = images[:, :, :7, :7]
     expected = network.preprocessing.to_input(small).flatten(1).double()
-    assert torch.equal(projected(network, small, device, lambda: None), expected)
+    assert torch.equal(projected(network, small, device), expected)
 
 
 def test_large_maps_are_pooled_to_points():
     images = torch.zeros(3, 1, 80, 80, dtype=torch.uint8)
     images[1, :, :40], images[2] = 100, 200
-    points = encoded(trained(), images, torch.device("cpu"), lambda: None)
+    points = encoded(trained(), images, torch.device("cpu"))
     assert points.shape == (3, 64 * 64)
     assert points[2].unique().numel() == 1
 

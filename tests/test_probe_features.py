@@ -66,7 +66,7 @@ def test_a_tap_that_is_not_there_is_refused_with_the_choices(network: Network, t
 
 def test_features_are_those_of_every_image_in_order(network: Network):
     encode = encoder(network, "code")
-    found = features(encode, IMAGES, CPU, lambda: None)
+    found = features(encode, IMAGES, CPU)
     assert found.shape == (130, 4)
     with torch.no_grad():
         torch.testing.assert_close(found[[99, 100, 129]], encode(IMAGES[[99, 100, 129]]))
@@ -74,12 +74,12 @@ def test_features_are_those_of_every_image_in_order(network: Network):
 
 def test_views_are_averaged_with_the_image(network: Network):
     encode = encoder(network, "code")
-    found = features(encode, IMAGES[:20], CPU, lambda: None, views=Views(2, True, 1))
+    found = features(encode, IMAGES[:20], CPU, views=Views(2, True, 1))
     with torch.no_grad():
         views = [encode(augment(IMAGES[:20], True, 1, generator(0, "view", view, 0))) for view in range(2)]
         expected = (encode(IMAGES[:20]) + views[0] + views[1]) / 3
     torch.testing.assert_close(found, expected)
-    assert not torch.allclose(found, features(encode, IMAGES[:20], CPU, lambda: None))
+    assert not torch.allclose(found, features(encode, IMAGES[:20], CPU))
 
 
 class TestCache:

@@ -36,20 +36,20 @@ def points() -> list[torch.Tensor]:
 
 class TestBudget:
     def test_all_labels_is_one_fit(self):
-        found = classify(linear(), points(), DATASET, ALL, lambda: None)
+        found = classify(linear(), points(), DATASET, ALL)
         train, val, test = (Labelled(x, LABELS) for x in points())
-        expected = judge(linear()(train, val, 3, lambda: None), test, 3)
+        expected = judge(linear()(train, val, 3), test, 3)
         assert found.metrics == expected.metrics
         assert found.confusion.tolist() == expected.confusion.tolist()
 
     def test_draws_are_averaged_and_their_spread_is_told(self):
-        found = classify(linear(), points(), DATASET, Budget(2, None, 3), lambda: None)
+        found = classify(linear(), points(), DATASET, Budget(2, None, 3))
         accuracies = []
         for draw in range(3):
             noise = generator(0, "labels", draw)
             train, val = labelled(LABELS, 2, None, noise), labelled(LABELS, 2, None, noise)
             few = [Labelled(x[i], LABELS[i]) for x, i in zip(points(), (train, val), strict=False)]
-            result = judge(linear()(few[0], few[1], 3, lambda: None), Labelled(points()[2], LABELS), 3)
+            result = judge(linear()(few[0], few[1], 3), Labelled(points()[2], LABELS), 3)
             accuracies.append(result.metrics["test/accuracy"])
         assert found.metrics["test/accuracy"] == pytest.approx(statistics.fmean(accuracies))
         assert found.metrics["test/accuracy_std"] == pytest.approx(statistics.stdev(accuracies))
@@ -62,7 +62,7 @@ class TestBudget:
             seen.append((len(train.labels), len(val.labels)))
             return Fitted(lambda x: x, False, {}, {})
 
-        classify(probe, points(), DATASET, Budget(None, 0.1, 2), lambda: None)
+        classify(probe, points(), DATASET, Budget(None, 0.1, 2))
         assert seen == [(6, 6), (6, 6)]
 
 

@@ -88,7 +88,7 @@ class Baselines:
 
         def encoded(encode: Encode) -> list[Tensor]:
             cpu = torch.device("cpu")
-            return [features(encode, split.images, cpu, poll_signals, views=views) for split in self._splits]
+            return [features(encode, split.images, cpu, views=views) for split in self._splits]
 
         def pca() -> dict[str, float]:
             return self._probe(
@@ -114,7 +114,7 @@ class Baselines:
         return self._kept(key, lambda: self._probe(probe, encode(), budget))
 
     def _probe(self, probe: Probe, features: list[Tensor], budget: Budget) -> dict[str, float]:
-        return classify(probe, features, self.dataset, budget, poll_signals).metrics
+        return classify(probe, features, self.dataset, budget).metrics
 
     def _components(self, code_size: int) -> int:
         """At most the code size; standardised, components without variance would be noise."""

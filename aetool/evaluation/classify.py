@@ -1,14 +1,14 @@
 """Classification on the frozen features of a network."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
 from aetool.data.budget import labelled
 from aetool.data.dataset import Dataset
-from aetool.errors import UserError
+from aetool.errors import UserError, poll_signals
 from aetool.probes.base import Labelled, Probe, ProbeResult, judge
 from aetool.randomness import generator
 
@@ -33,9 +33,7 @@ def labels_of(dataset: Dataset) -> list[Tensor]:
     return [part for part in labels if part is not None]
 
 
-def classify(
-    probe: Probe, features: Sequence[Tensor], dataset: Dataset, budget: Budget, poll: Callable[[], None]
-) -> ProbeResult:
+def classify(probe: Probe, features: Sequence[Tensor], dataset: Dataset, budget: Budget) -> ProbeResult:
     """Fits the probe on features (N, D) of train and val, and reads those of test once.
 
     Under a budget, the mean over its draws, with `test/accuracy_std` over them, and no candidates; choices see as few
@@ -44,13 +42,13 @@ def classify(
     classes = dataset.num_classes
     train, val, test = map(Labelled, features, labels_of(dataset))
     if budget.all_labels:
-        return judge(probe(train, val, classes, poll), test, classes)
+        return judge(probe(train, val, classes, poll_signals), test, classes)
     results = []
     for draw in range(budget.draws):
         noise = generator(0, "labels", draw)
         chosen = [labelled(y, budget.labels_per_class, budget.label_fraction, noise) for _, y in (train, val)]
         few = [Labelled(x[i.to(x.device)], y[i]) for (x, y), i in zip((train, val), chosen, strict=True)]
-        results.append(judge(probe(few[0], few[1], classes, poll), test, classes))
+        results.append(judge(probe(few[0], few[1], classes, poll_signals), test, classes))
     return _mean(results)
 
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from aetool.data.grid import grid, reconstruction_rows
-from aetool.errors import poll_signals
 from aetool.evaluation import figures
 from aetool.evaluation.atlas import Atlas, decoder_responses, write_atlas
 from aetool.evaluation.metrics import Evaluation, Sensitivity, projected
@@ -55,7 +54,7 @@ def project_codes(session: Session, events: Events, count: int) -> None:
     """Codes of validation images for TensorBoard's projector, with thumbnails and classes."""
     images, labels = session.dataset.val.images, session.dataset.val.labels
     chosen = subset(len(images), count)
-    points = projected(session.trained, images[chosen], session.device, poll_signals)
+    points = projected(session.trained, images[chosen], session.device)
     names = session.dataset.class_names
     words = [] if labels is None else [names[label] for label in labels[chosen].tolist()]
     events.embedding(points.numpy(), *figures.sprites(images[chosen] / 255), words)

@@ -1,6 +1,6 @@
 """Codes of a dataset's images, with their labels and their places in it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from aetool.config.identity import digest
 from aetool.config.schema import EncodeConfig, TrainConfig
 from aetool.config.targets import build
 from aetool.data.dataset import Arrays, Dataset, holdout
-from aetool.errors import UserError, poll_signals
+from aetool.errors import UserError
 from aetool.evaluation.features import encoder, features
 from aetool.evaluation.measurement import best_step
 from aetool.evaluation.session import Session
@@ -34,7 +34,7 @@ def write_codes(session: Session, config: EncodeConfig) -> tuple[Path, Codes]:
     """Encodes and writes the .npz; raises UserError where it cannot be written."""
     dataset = session.run.config.dataset
     indices = indices_of(build(dataset, cache_dir=session.cache), dataset.val_fraction)
-    arrays = encode(session.trained, session.dataset, indices, config.splits, config.tap, session.device, poll_signals)
+    arrays = encode(session.trained, session.dataset, indices, config.splits, config.tap, session.device)
     path = path_of(session.run, config, session.step)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,6 @@ def encode(
     splits: Sequence[str],
     tap: str,
     device: torch.device,
-    poll: Callable[[], None],
 ) -> Codes:
     """For each split `<split>_codes` (N, …) float32, `<split>_indices` (N,) and `<split>_labels` (N,) int64.
 
@@ -66,7 +65,7 @@ def encode(
     arrays: Codes = {}
     for name in splits:
         split = getattr(dataset, name)
-        found = features(encoder(trained.network, tap), split.images, device, poll).unflatten(1, taps[tap].shape[1:])
+        found = features(encoder(trained.network, tap), split.images, device).unflatten(1, taps[tap].shape[1:])
         arrays[f"{name}_codes"] = found.cpu().numpy()
         arrays[f"{name}_indices"] = indices[name]
         if split.labels is not None:

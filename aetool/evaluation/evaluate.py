@@ -3,7 +3,6 @@
 import math
 
 from aetool.config.schema import EvaluationConfig, TrainConfig
-from aetool.errors import poll_signals
 from aetool.evaluation import drawing
 from aetool.evaluation.atlas import atlas
 from aetool.evaluation.catalogue import PROTOCOL, tensorboard_headlines
@@ -46,14 +45,14 @@ def evaluate(
 def _measure(session: Session, settings: EvaluationConfig, baselines: bool) -> dict[str, float]:
     run, dataset, device = session.run, session.dataset, session.device
     target = measurement(run, settings, baselines, session.step)
-    result = split_metrics(session.trained, dataset, device, poll_signals)
+    result = split_metrics(session.trained, dataset, device)
     jacobian = sensitivity(session.trained, dataset, settings.jacobian_images, device)
     metrics = {"protocol": PROTOCOL, **result.metrics, "code_size": result.code_size}
     metrics["val/jacobian_norm"] = jacobian.norm
     metrics |= family_metrics(session, settings)
     if settings.geometry_images:
         counts = (settings.geometry_images, settings.neighbors)
-        metrics |= geometry(session.trained, dataset, *counts, device, poll_signals)
+        metrics |= geometry(session.trained, dataset, *counts, device)
     units = atlas(result.activations, dataset.val.labels) if settings.atlas_units else None
     if units is not None:
         metrics |= {f"val/{key}": value for key, value in units.metrics().items()}

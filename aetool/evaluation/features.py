@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from aetool.data.augmentation import augment
+from aetool.errors import poll_signals
 from aetool.models.base import BATCH
 from aetool.models.taps import at_tap, pooled
 from aetool.randomness import generator
@@ -37,7 +38,6 @@ def features(
     encode: Encode,
     images: Tensor,
     device: torch.device,
-    poll: Callable[[], None],
     max_features: int | None = None,
     views: Views = PLAIN,
 ) -> Tensor:
@@ -47,7 +47,7 @@ def features(
     """
     found = torch.empty(0)
     for start in range(0, len(images), BATCH):
-        poll()
+        poll_signals()
         pixels = images[start : start + BATCH].to(device)
         part = pooled(encode(pixels).float(), max_features)
         for view in range(views.number):

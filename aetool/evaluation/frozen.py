@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor
 
 from aetool.config.schema import AugmentationConfig, ProbeConfig
-from aetool.errors import poll_signals
 from aetool.evaluation.feature_cache import FeatureCache
 from aetool.evaluation.features import PLAIN, Views, encoder, features
 from aetool.evaluation.session import Session
@@ -74,7 +73,7 @@ class Frozen:
         return [found[name] for name in SPLITS]
 
     def _encoded(self, network: Network, tap: str) -> dict[str, Tensor]:
-        options = (self.session.device, poll_signals, self.max_features, self.views)
+        options = (self.session.device, self.max_features, self.views)
         splits = {name: getattr(self.session.dataset, name).images for name in SPLITS}
         return {name: features(encoder(network, tap), images, *options) for name, images in splits.items()}
 

@@ -1,7 +1,6 @@
 """Reconstruction, code, cost and geometry metrics of a trained network on the splits of a dataset."""
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from aetool.data.dataset import Dataset, Split
+from aetool.errors import poll_signals
 from aetool.evaluation.atlas import unit_activations
 from aetool.measures.code import CodeStatistics
 from aetool.measures.cost import cost, images_per_second
@@ -37,7 +37,7 @@ class Evaluation(NamedTuple):
 
 
 @torch.no_grad()
-def split_metrics(trained: Trained, dataset: Dataset, device: torch.device, poll: Callable[[], None]) -> Evaluation:
+def split_metrics(trained: Trained, dataset: Dataset, device: torch.device) -> Evaluation:
     """Measures the validation split, for choices, and the test split, for the final reading; on pixels in [0, 1]."""
     metrics: dict[str, float] = {}
     activations: list[Tensor] = []
@@ -45,7 +45,7 @@ def split_metrics(trained: Trained, dataset: Dataset, device: torch.device, poll
     for name, split in (("val", dataset.val), ("test", dataset.test)):
         reconstruction, code = ReconstructionMetrics(), CodeStatistics()
         for start in range(0, len(split.images), BATCH):
-            poll()
+            poll_signals()
             pixels, output_pixels, codes = _forward(trained, split.images[start : start + BATCH].to(device))
             reconstruction.update(pixels, output_pixels)
             code.update(codes)
@@ -69,9 +69,7 @@ def split_metrics(trained: Trained, dataset: Dataset, device: torch.device, poll
     )
 
 
-def geometry(
-    trained: Trained, dataset: Dataset, images: int, neighbors: int, device: torch.device, poll: Callable[[], None]
-) -> dict[str, float]:
+def geometry(trained: Trained, dataset: Dataset, images: int, neighbors: int, device: torch.device) -> dict[str, float]:
     """How the codes of so many validation images lie, the same for every run, and beside them their pixels.
 
     Trustworthiness and continuity (Venna & Kaski 2001) and the silhouette (Rousseeuw 1987) are scikit-learn's.
@@ -86,25 +84,25 @@ def geometry(
     chosen = subset(len(dataset.val.images), images)
     labels = None if dataset.val.labels is None else dataset.val.labels[chosen].numpy()
     pixels = dataset.val.images[chosen].flatten(1).double().numpy() / 255
-    code = encoded(trained, dataset.val.images[chosen], device, poll).double().cpu().numpy()
+    code = encoded(trained, dataset.val.images[chosen], device).double().cpu().numpy()
     metrics = {}
     if 2 * neighbors < len(chosen):
         metrics["val/trustworthiness"] = float(trustworthiness(pixels, code, n_neighbors=neighbors))
         metrics["val/continuity"] = float(trustworthiness(code, pixels, n_neighbors=neighbors))
     for prefix, points in (("", code), ("pixels/", pixels)):
-        poll()
+        poll_signals()
         metrics[f"{prefix}val/intrinsic_dimension"] = intrinsic_dimension(points)
         if labels is not None and 1 < len(np.unique(labels)) < len(labels):
             metrics[f"{prefix}val/silhouette"] = float(silhouette_score(points, labels))
     return {key: value for key, value in metrics.items() if math.isfinite(value)}
 
 
-def projected(trained: Trained, images: Tensor, device: torch.device, poll: Callable[[], None]) -> Tensor:
+def projected(trained: Trained, images: Tensor, device: torch.device) -> Tensor:
     """The codes of uint8 images (N, C, H, W) as points for TensorBoard's projector, (N, D) float64 on the CPU.
 
     Codes of over PROJECTED numbers are given by that many principal components of themselves.
     """
-    code = encoded(trained, images, device, poll).double().cpu()
+    code = encoded(trained, images, device).double().cpu()
     if code.shape[1] <= PROJECTED:
         return code
     centred = code - code.mean(0)
@@ -114,11 +112,11 @@ def projected(trained: Trained, images: Tensor, device: torch.device, poll: Call
 
 
 @torch.no_grad()
-def encoded(trained: Trained, images: Tensor, device: torch.device, poll: Callable[[], None]) -> Tensor:
+def encoded(trained: Trained, images: Tensor, device: torch.device) -> Tensor:
     """The codes of uint8 images (N, C, H, W) as points (N, D); maps of over LARGEST_MAP numbers are pooled."""
     parts = []
     for part in images.split(BATCH):
-        poll()
+        poll_signals()
         code = trained.model.encode(trained.preprocessing.to_input(part.to(device)))
         parts.append(pooled(code.float(), LARGEST_MAP).flatten(1))
     return torch.cat(parts)

@@ -10,7 +10,7 @@ from aetool.config.rules import viewless
 from aetool.config.schema import ProbeConfig, TrainConfig
 from aetool.config.targets import build
 from aetool.data.dataset import Dataset
-from aetool.errors import UserError, poll_signals
+from aetool.errors import UserError
 from aetool.evaluation import figures
 from aetool.evaluation.catalogue import BASELINES, PROTOCOL
 from aetool.evaluation.classify import Budget, classify, labels_of
@@ -130,7 +130,7 @@ def _results(
     labels_of(session.dataset)  # refused before anything is encoded
     for tap in frozen.taps:
         try:
-            yield tap, classify(probe, frozen.features(tap), session.dataset, budget, poll_signals)
+            yield tap, classify(probe, frozen.features(tap), session.dataset, budget)
         except ValueError as error:
             raise UserError(f"probe={settings.name}: {error}") from error
 

@@ -100,8 +100,8 @@ class Run(RunFolder, Generic[C]):
     def claim(self) -> Iterator[None]:
         """Holds the folder for training, and keeps status.json true whatever ends the work.
 
-        With `overwrite` an earlier run is deleted first. Raises UserError as `hold` and `agree` do. A user error leaves no
-        folder behind that was not there before.
+        With `overwrite` an earlier run is deleted first. Raises UserError as `hold` and `agree` do. A user error leaves
+        no folder behind that was not there before.
         """
         with self.hold():
             fresh = (self.config.overwrite and self._clear()) or not self.agree()

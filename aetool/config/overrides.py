@@ -117,4 +117,6 @@ def _unresolved(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 def first_line(error: Exception) -> str:
-    return " ".join(str(error).split("\n")[:2])
+    """What Hydra or OmegaConf says, shortly."""
+    absent = re.match(r"Could not override '([\w/]+)'", str(error))
+    return f"{absent[1]}: this command has no such group" if absent else " ".join(str(error).split("\n")[:2])

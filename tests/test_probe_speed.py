@@ -7,14 +7,21 @@ import torch.nn.functional as F
 from conftest import TINY
 
 from aetool.bench import probe_speed
+from aetool.config.compose import compose_one
+from aetool.config.schema import BenchConfig
 
-FEATURES = {"samples": 400, "width": 6, "classes": 3, "l2": 1e-2, "tolerance": 1e-8, "gradient_tolerance": 1e-6}
-CONFIG = {"device": "cpu", "threads": 1, "seed": 0, "rounds": 2, "features": FEATURES}
+WORDS = ["device=cpu", "threads=1", "rounds=2", "features.samples=400", "features.width=6", "features.classes=3"]
+TIGHT = ["features.l2=1e-2", "features.tolerance=1e-8", "features.gradient_tolerance=1e-6"]
+LOOSE = ["features.l2=1e-2", "features.tolerance=1e-2", "features.gradient_tolerance=1e-1"]
+
+
+def config(*words: str) -> BenchConfig:
+    return compose_one("bench", BenchConfig, [*WORDS, *words]).config
 
 
 def test_both_reach_the_same_minimum_and_time_a_whole_fit_each() -> None:
     ticks = itertools.count()
-    rounds = probe_speed.rounds(CONFIG, lambda: float(next(ticks)))
+    rounds = probe_speed.rounds(config(*TIGHT), lambda: float(next(ticks)))
     assert len(rounds) == 2
     for ours, theirs in rounds:
         assert ours.seconds == theirs.seconds == 1
@@ -24,8 +31,7 @@ def test_both_reach_the_same_minimum_and_time_a_whole_fit_each() -> None:
 
 
 def test_a_loose_tolerance_shows_as_a_distance_from_the_minimum() -> None:
-    loose = CONFIG | {"features": FEATURES | {"tolerance": 1e-2, "gradient_tolerance": 1e-1}}
-    for fit in probe_speed.rounds(loose, lambda: 0.0)[0]:
+    for fit in probe_speed.rounds(config(*LOOSE), lambda: 0.0)[0]:
         assert 1e-5 < fit.excess < 0.1
 
 

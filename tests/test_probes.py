@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from conftest import Features, Labels, probed
 
-from aetool.config.check import build
+from aetool.config.compose import compose_one
+from aetool.config.schema import ProbeCommandConfig
+from aetool.config.targets import build
 
 OPTIONS = sorted((Path(__file__).parents[1] / "conf/probe").glob("*.yaml"))
 ACCURACY = {"mae": 0.05}  # the steps of LARS are too short to fit so few images
@@ -18,8 +19,7 @@ ACCURACY = {"mae": 0.05}  # the steps of LARS are too short to fit so few images
 def test_fits_finds_the_same_twice_and_reports_finite_numbers(path: Path, digits: tuple[Features, Labels]) -> None:
     features, labels = digits
     few = features._replace(train=features.train[:400]), labels._replace(train=labels.train[:400])
-    node = yaml.safe_load(path.read_text())
-    probe = build({key: value for key, value in node.items() if key not in ("defaults", "name")})
+    probe = build(compose_one("probe", ProbeCommandConfig, ["run=any", f"probe={path.stem}"]).config.probe)
     result = probed(probe, *few, 10)
     torch.rand(1)  # the global generator decides nothing
     again = probed(probe, *few, 10)

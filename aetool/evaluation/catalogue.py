@@ -83,7 +83,8 @@ TEST_ACCURACY = Metric(
 VAL_ACCURACY = TEST_ACCURACY._replace(
     key=f"{PROBE}/code/val/accuracy", label="val acc", title=f"{LINEAR}accuracy, validation", headline=False
 )
-TUNED_ACCURACY = Metric("finetune/test/accuracy", "tuned acc", f"{TUNED}accuracy, test", ".4f", "higher", WIDELY)
+TUNED_ACCURACY = Metric("finetune/test/accuracy", "tuned acc", f"{TUNED}accuracy, test", ".4f", "higher",
+                        WIDELY | TENSORBOARD)  # fmt: skip
 TUNED_VAL_ACCURACY = Metric(
     "finetune/val/accuracy", "tuned val", f"{TUNED}accuracy, validation", ".4f", "higher", COMPARE | TABLE | TENSORBOARD
 )

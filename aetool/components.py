@@ -53,6 +53,13 @@ class ScheduleTraits:
     compares_losses: bool = False  # reacts to changes of the validation loss
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProbeTraits:
+    """What a probe declares about itself."""
+
+    any_scale: bool = False  # multiplying all features by a constant gives the same classifier
+
+
 class HasTraits(metaclass=ABCMeta):
     """A component whose declaration is checked when its class is defined.
 

@@ -82,9 +82,11 @@ def assert_it_takes_a_step(plain: dict[str, Any], folder: Path, label: str) -> N
 
 
 @pytest.mark.parametrize("penalty", [name for name in options("penalty") if name != "none"])
-def test_a_penalty_acts_on_a_model_or_says_what_it_needs(penalty, workplace):
+def test_a_penalty_acts_on_a_model_or_says_what_it_needs(penalty, datasets, workplace):
     one = min(NEEDS.get(penalty, {"dense"}))
-    node = composed(f"model={one}", f"penalty={penalty}")["penalty"]
+    own = composed(f"model={one}", f"penalty={penalty}")
+    assert_it_takes_a_step(own | {"dataset": own["dataset"] | {"path": datasets["grey"]}}, workplace, penalty)
+    node = own["penalty"]
     for model in options("model"):
         config = composed(f"model={model}") | {"penalty": node}
         if model in CLOSED_FORM or model not in NEEDS.get(penalty, {model}):

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aetool.probes.base import Probe, ProbeTraits
+from aetool.components import ProbeTraits
+from aetool.probes.base import Probe
 from aetool.probes.lbfgs import LBFGS
 from aetool.probes.linear import LogisticRegression
 from aetool.probes.svm import SquaredHinge

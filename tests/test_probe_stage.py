@@ -38,7 +38,7 @@ class TestBudget:
     def test_all_labels_is_one_fit(self):
         found = classify(linear(), points(), DATASET, ALL)
         train, val, test = (Labelled(x, LABELS) for x in points())
-        expected = judge(linear()(train, val, 3), test, 3)
+        expected = judge(linear()(train, val, 3, lambda: None), test, 3)
         assert found.metrics == expected.metrics
         assert found.confusion.tolist() == expected.confusion.tolist()
 
@@ -49,7 +49,7 @@ class TestBudget:
             noise = generator(0, "labels", draw)
             train, val = labelled(LABELS, 2, None, noise), labelled(LABELS, 2, None, noise)
             few = [Labelled(x[i], LABELS[i]) for x, i in zip(points(), (train, val), strict=False)]
-            result = judge(linear()(few[0], few[1], 3), Labelled(points()[2], LABELS), 3)
+            result = judge(linear()(few[0], few[1], 3, lambda: None), Labelled(points()[2], LABELS), 3)
             accuracies.append(result.metrics["test/accuracy"])
         assert found.metrics["test/accuracy"] == pytest.approx(statistics.fmean(accuracies))
         assert found.metrics["test/accuracy_std"] == pytest.approx(statistics.stdev(accuracies))

@@ -9,11 +9,10 @@ import copy
 import json
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cache
 from typing import Annotated, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from aetool.config import rules
 from aetool.config.describe import Location, bare, describe, dotted, show, without_null
@@ -85,6 +84,8 @@ def _annotation(schema: Any, location: Location) -> Any:
     """The type annotation of the value at a location."""
     for step in location:
         schema = without_null(schema)
+        if step == "[key]":  # a key that is no text, as YAML's `on`
+            return str
         if isinstance(schema, type) and issubclass(schema, Node):
             field = next(f for name, f in schema.model_fields.items() if step in (name, f.alias))
             schema = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
@@ -172,10 +173,9 @@ def _value_problems(location: Location, value: Any, annotation: Any, error: Vali
     return [f"{dotted(location)}={show(value)}: expected {describe(annotation)}"]
 
 
-@cache
 def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
     """The validator of an annotation; None for what pydantic cannot check."""
     try:
         return None if annotation is Any else TypeAdapter(annotation, config=STRICT)
-    except PydanticSchemaGenerationError:
+    except (PydanticSchemaGenerationError, PydanticUserError):
         return None

@@ -30,10 +30,10 @@ class Point(NamedTuple, Generic[C]):
 
     @property
     def own_command(self) -> str:
-        """The command line of this point alone."""
+        """The command line of this point alone; it resumes where an overwriting one would start over."""
         name = self.command.split(" ", 2)[1] if self.command else "train"
         options = [] if self.config_dir is None else ["--config-dir", str(self.config_dir)]
-        return shlex.join(["aetool", name, *options, *self.words])
+        return shlex.join(["aetool", name, *options, *(word for word in self.words if word != "overwrite=true")])
 
 
 def compose_points(

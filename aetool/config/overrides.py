@@ -117,6 +117,6 @@ def _unresolved(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 def first_line(error: Exception) -> str:
-    """What Hydra or OmegaConf says, shortly."""
+    """A short form of Hydra's or OmegaConf's message."""
     absent = re.match(r"Could not override '([\w/]+)'", str(error))
     return f"{absent[1]}: this command has no such group" if absent else " ".join(str(error).split("\n")[:2])

@@ -7,7 +7,7 @@ PenaltyTraits, LossTraits and ScheduleTraits), which imports them. Every problem
 from collections.abc import Collection, Mapping
 from typing import TypeVar
 
-from aetool.components import LossTraits, ModelTraits, PenaltyTraits, ScheduleTraits
+from aetool.components import LossTraits, ModelTraits, PenaltyTraits, ProbeTraits, ScheduleTraits
 from aetool.config.schema import (
     ClassifierConfig,
     Component,
@@ -17,11 +17,16 @@ from aetool.config.schema import (
     Node,
     ProbeCommandConfig,
     ProbeConfig,
-    RunConfig,
     TrainConfig,
 )
 from aetool.config.targets import load, signature
 
+CONTRACTS: dict[str, tuple[type, str]] = {  # by group: the traits of its base class, and that class
+    "model": (ModelTraits, "models.base.Autoencoder"),
+    "penalty": (PenaltyTraits, "penalties.base.Penalty"),
+    "probe": (ProbeTraits, "probes.base.Probe"),
+    "scheduler": (ScheduleTraits, "training.schedules.Schedule"),
+}
 Traits = TypeVar("Traits", LossTraits, ModelTraits, PenaltyTraits, ScheduleTraits)
 
 
@@ -43,10 +48,10 @@ def of_classes(config: Node) -> list[str]:
     """Problems that only the classes of the components show."""
     match config:
         case FinetuneConfig(model=ModelConfig() as model):
-            return [*_contract(config), *_bounded(model), *untrainable(model)]
+            return _contract(config) or [*_bounded(model), *untrainable(model)]
         case TrainConfig():
             return _contract(config) or [*_model(config), *_corruption(config), *_penalties(config)]
-    return []
+    return _contract(config)
 
 
 def given_twice(command: str, keys: Collection[str]) -> list[str]:
@@ -94,19 +99,21 @@ def _true(problems: Mapping[str, object]) -> list[str]:
     return [problem for problem, holds in problems.items() if holds]
 
 
-def _contract(config: RunConfig | FinetuneConfig) -> list[str]:
-    """Models and penalties that do not subclass the contract."""
-    from aetool.models.base import Autoencoder
-    from aetool.penalties.base import Penalty
-
-    expected: list[tuple[str, Component, type]] = [("model", config.model, Autoencoder)] if config.model else []
+def _contract(config: Node) -> list[str]:
+    """Components whose class does not declare the traits that its base class would give it."""
+    expected: dict[str, Component] = {}
+    for group in CONTRACTS.keys() - {"penalty"}:
+        component = getattr(config, group, None)
+        if isinstance(component, Component):
+            expected[group] = component
     if isinstance(config, TrainConfig):
-        expected += [(f"penalty.terms.{name}", term, Penalty) for name, term in config.penalty.terms.items()]
-    return [
-        f"{path}._target_={component.target}: expected a subclass of {base.__module__}.{base.__name__}"
-        for path, component, base in expected
-        if not (isinstance(found := load(component.target), type) and issubclass(found, base))
-    ]
+        expected |= {f"penalty.terms.{name}": term for name, term in config.penalty.terms.items()}
+    problems = []
+    for path, component in expected.items():
+        kind, base = CONTRACTS[path.partition(".")[0]]
+        if not isinstance(getattr(load(component.target), "traits", None), kind):
+            problems.append(f"{path}._target_={component.target}: expected a subclass of aetool.{base}")
+    return problems
 
 
 def _names(config: Node) -> list[str]:
@@ -195,7 +202,7 @@ def _bounded(model: ModelConfig) -> list[str]:
 
 def _corruption(config: TrainConfig) -> list[str]:
     takes = signature(config.corruption.target)
-    if "level" in takes.annotations or takes.takes_any:
+    if "level" in takes.annotations:
         return []
     return [f"corruption._target_={config.corruption.target}: it must take `level`, its strength"]
 

@@ -40,6 +40,8 @@ def load(target: str) -> Any:
         raise TargetError(f"there is no module {error.name!r}") from error
     except AttributeError as error:
         raise TargetError(f"{module!r} has no {name!r}") from error
+    except (TypeError, ValueError):  # a relative or empty name
+        raise TargetError(f"{target!r} is not of the form package.module.Name") from None
     except SyntaxError as error:
         raise TargetError(f"{error.filename}:{error.lineno}: {error.msg}") from error
 

@@ -11,7 +11,10 @@ from hydra import initialize_config_module
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from aetool.errors import UserError
 from aetool.files import flatten
@@ -100,7 +103,11 @@ def known_targets(config_dir: str | Path | None = None) -> "Targets":
         for source in loader.get_sources():
             for folder in folders if source.provider not in ("hydra", "schema") else ():
                 for name in source.list(folder, ObjectType.CONFIG) if source.is_group(folder) else ():
-                    config = OmegaConf.to_container(source.load_config(f"{folder}/{name}".lstrip("/")).config)
+                    path = f"{folder}/{name}".lstrip("/")
+                    try:
+                        config = OmegaConf.to_container(source.load_config(path).config)
+                    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+                        raise UserError(f"{source.path}/{path}.yaml: {error}") from error
                     for key, value in flatten(config if isinstance(config, dict) else {}):
                         first, last = key.partition(".")[0], key.rpartition(".")[2]
                         if last == "_target_":

@@ -208,8 +208,8 @@ def measured(rows: Iterable[Mapping[str, object]]) -> list[Metric]:
     """The columns of a comparison: what some row has, with test accuracies of other probes after the linear one's."""
     keys = {key for row in rows for key, value in row.items() if "/" in key and isinstance(value, int | float)}
     suffix = f"/{TEST_ACCURACY.name}"
-    stages = sorted(key.removesuffix(suffix) for key in keys if key.startswith("probe-") and key.endswith(suffix))
-    others = [_of_probe(stage) for stage in stages if stage != PROBE]
+    stages = {key.removesuffix(suffix) for key in keys if key.startswith("probe-") and key.endswith(suffix)}
+    others = [_of_probe(stage) for stage in sorted(stages - {PROBE}) if "/" not in stage]
     after = METRICS.index(VAL_ACCURACY) + 1
     known = (*METRICS[:after], *others, *METRICS[after:])
     return [metric for metric in known if COMPARE in metric.shown and metric.key in keys]

@@ -1,5 +1,6 @@
 """The evaluation of a run: reconstruction, code and cost metrics beside the baselines, and their figures."""
 
+import logging
 import math
 
 from aetool.config.schema import EvaluationConfig, TrainConfig
@@ -16,6 +17,7 @@ from aetool.storage.run import Run
 from aetool.training.cached_pca import LARGEST
 
 STAGE = "evaluate"
+log = logging.getLogger("aetool")
 
 
 def measurement(
@@ -36,6 +38,8 @@ def evaluate(
     run = session.run
     wanted, own = measurement(run, settings, baselines), measurement(run, run.config.evaluation, run.config.baselines)
     found = None if overwrite else wanted.read()
+    if found:
+        log.info(f"{wanted.folder}: already measured; overwrite=true measures again")
     metrics = found or _measure(session, settings, baselines)
     if wanted.folder == own.folder:
         run.add_metrics(STAGE, metrics)

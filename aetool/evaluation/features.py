@@ -1,4 +1,4 @@
-"""Features of images: what a frozen network says at one of its taps."""
+"""Features of images: the activations of a frozen network at a tap."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from aetool.config.identity import identity
 from aetool.config.schema import AugmentationConfig, ProbeConfig
 from aetool.evaluation.feature_cache import FeatureCache
 from aetool.evaluation.features import PLAIN, Views, encoder, features
@@ -41,7 +42,7 @@ class Frozen:
         trained, config = self.session.trained, self.session.run.config
         key = {
             "weights": trained.checkpoint.manifest["files"]["model.safetensors"],
-            "model": config.model.model_dump(),
+            "model": identity(config.model),
             "preprocessing": trained.preprocessing._asdict(),
             "data": self.session.dataset.fingerprint,
             "val_fraction": config.dataset.val_fraction,
@@ -62,7 +63,7 @@ class Frozen:
         """All that the features of the untrained network depend on, beside the dataset and the views."""
         config = self.session.run.config
         preprocessing = {"standardize": config.dataset.standardize, "logits": config.loss.logits}
-        network = {"model": config.model.model_dump(), "seed": config.seed, "preprocessing": preprocessing}
+        network = {"model": identity(config.model), "seed": config.seed, "preprocessing": preprocessing}
         return network | {"tap": tap, "max_features": self.max_features}
 
     def untrained_features(self, tap: str) -> list[Tensor]:

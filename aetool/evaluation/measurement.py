@@ -19,7 +19,7 @@ class Measurement:
 
     @property
     def exists(self) -> bool:
-        return (self.folder / "metrics.json").exists()
+        return self.read() is not None
 
     def read(self) -> JsonObject | None:
         """What was measured before with these settings, by this protocol."""

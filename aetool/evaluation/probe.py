@@ -1,11 +1,13 @@
 """A run judged by a probe: classification on its frozen features, beside the baselines."""
 
 import functools
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from aetool.config.identity import identity
 from aetool.config.rules import viewless
 from aetool.config.schema import ProbeConfig, TrainConfig
 from aetool.config.targets import build
@@ -23,6 +25,8 @@ from aetool.probes.base import Probe, ProbeResult
 from aetool.storage.record import Events
 from aetool.storage.run import Run
 
+log = logging.getLogger("aetool")
+
 
 def stage(settings: ProbeConfig) -> str:
     """`probe-<name>`, and the label budget where there is one."""
@@ -34,7 +38,7 @@ def stage(settings: ProbeConfig) -> str:
 
 def measurement(run: Run[TrainConfig], settings: ProbeConfig, baselines: bool, step: int | None = None) -> Measurement:
     """The probe of a checkpoint, the best one by default."""
-    keys = {"probe": settings.model_dump(), "baselines": baselines}
+    keys = {"probe": identity(settings), "baselines": baselines}
     if settings.views and run.config.dataset.augmentation:
         keys["augmentation"] = run.config.dataset.augmentation.model_dump()
     return Measurement(run, f"probe-{settings.name}", keys, best_step(run) if step is None else step)
@@ -50,7 +54,10 @@ def probe(session: Session, settings: ProbeConfig, baselines: bool, overwrite: b
     problems = viewless(settings, run.config.dataset)
     if problems:
         raise UserError(problems[0])
-    found = None if overwrite else measurement(run, settings, baselines).read()
+    wanted = measurement(run, settings, baselines)
+    found = None if overwrite else wanted.read()
+    if found:
+        log.info(f"{wanted.folder}: already measured; overwrite=true measures again")
     metrics = found or _measure(session, settings, baselines, shown=_is_of_stage(run, settings, baselines))
     if _is_of_stage(run, settings, baselines):
         run.add_metrics(stage(settings), metrics)
@@ -88,7 +95,7 @@ def _refuse_names(taps: list[str]) -> None:
 
 
 def _is_of_stage(run: Run[TrainConfig], settings: ProbeConfig, baselines: bool) -> bool:
-    """Whether these are the metrics of their stage: a stage that the run measures itself is what it says there."""
+    """Whether to store these metrics under their stage: yes, unless the run's config probes that stage otherwise."""
     own = run.config.probe
     if stage(settings) != stage(own):
         return True
@@ -158,7 +165,7 @@ def _baselines(
 ) -> dict[str, float]:
     """The mean, PCA of equal size, pixels, and each tap of the untrained network."""
     views = frozen.views
-    keys = settings.model_dump(exclude={"taps", "max_features"}) | {"views": list(views) if views.number else 0}
+    keys = identity(settings) | {"views": list(views) if views.number else 0, "taps": None, "max_features": None}
     metrics = session.baselines.probe(probe, keys, views, budget, frozen.code_size)
     if frozen.untrained is None:
         return metrics

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aetool.config.identity import identity
 from aetool.config.schema import SampleConfig, TrainConfig
 from aetool.config.targets import build
 from aetool.errors import UserError
@@ -15,14 +16,15 @@ from aetool.files import JsonObject, replacing
 from aetool.models.base import is_variational
 from aetool.storage.run import Run
 
-SETTINGS = {"latent", "count", "images", "seed"}
+SETTINGS = ("latent", "count", "images", "seed")
 FILES = ("samples.png", "interpolations.png", "traversals.png", "samples.npz")
 SHOWN_SAMPLES = 256  # in the picture; the .npz has all
 
 
 def measurement(run: Run[TrainConfig], config: SampleConfig, step: int | None = None) -> Measurement:
     """The samples of a checkpoint, the best one by default."""
-    return Measurement(run, "sample", config.model_dump(include=SETTINGS), best_step(run) if step is None else step)
+    settings = {key: identity(getattr(config, key)) for key in SETTINGS}
+    return Measurement(run, "sample", settings, best_step(run) if step is None else step)
 
 
 def sample(session: Session, config: SampleConfig) -> tuple[Path, JsonObject]:

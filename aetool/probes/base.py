@@ -4,14 +4,14 @@ A probe sees the train and validation splits and returns a classifier. It never 
 once, after every choice has been made.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from aetool.components import HasTraits, ProbeTraits
 from aetool.errors import NonFiniteError
 
 BINS = 15  # confidence bins of the calibration error (Guo et al. 2017)
@@ -38,14 +38,7 @@ class Fitted(NamedTuple):
     val_accuracy: dict[float, float] | dict[str, float]  # the validation accuracy of every candidate
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProbeTraits:
-    """What a probe declares about itself."""
-
-    any_scale: bool = False  # multiplying all features by a constant gives the same classifier
-
-
-class Probe(ABC):
+class Probe(HasTraits):
     """Fits a classifier on frozen features; every choice is made on the validation split."""
 
     traits: ClassVar[ProbeTraits] = ProbeTraits()

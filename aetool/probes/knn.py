@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aetool.components import PositiveFloat, PositiveInt
-from aetool.probes.base import Fitted, Labelled, Poll, Probe, ProbeTraits, accuracy, at_edge, check_both, descending
+from aetool.components import PositiveFloat, PositiveInt, ProbeTraits
+from aetool.probes.base import Fitted, Labelled, Poll, Probe, accuracy, at_edge, check_both, descending
 
 SIMILARITIES = 2**24  # computed at a time, with the images to classify in rows and all training images in columns
 

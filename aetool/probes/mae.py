@@ -4,8 +4,7 @@ import math
 
 from torch import nn
 
-from aetool.components import NonNegativeInt, PositiveFloat, PositiveInt
-from aetool.probes.base import ProbeTraits
+from aetool.components import NonNegativeInt, PositiveFloat, PositiveInt, ProbeTraits
 from aetool.probes.minibatch import LARS, Recipe, RecipeProbe
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from aetool.components import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from aetool.probes.base import Fitted, Labelled, Poll, Probe, ProbeTraits, accuracy, at_edge, check_both, descending
+from aetool.components import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ProbeTraits
+from aetool.probes.base import Fitted, Labelled, Poll, Probe, accuracy, at_edge, check_both, descending
 from aetool.probes.minibatch import logits, train_head
 from aetool.probes.standardisation import standardisation
 from aetool.randomness import seeded

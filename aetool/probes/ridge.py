@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aetool.components import PositiveFloat
-from aetool.probes.base import Fitted, Labelled, Poll, Probe, ProbeTraits, descending
+from aetool.components import PositiveFloat, ProbeTraits
+from aetool.probes.base import Fitted, Labelled, Poll, Probe, descending
 from aetool.probes.path import Weights, choose, standardise
 
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from aetool.components import PositiveFloat, PositiveInt
-from aetool.probes.base import Fitted, Labelled, Poll, Probe, ProbeTraits, descending
+from aetool.components import PositiveFloat, PositiveInt, ProbeTraits
+from aetool.probes.base import Fitted, Labelled, Poll, Probe, descending
 from aetool.probes.lbfgs import LBFGS, choose_along_path
 from aetool.probes.path import standardise
 

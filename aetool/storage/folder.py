@@ -1,4 +1,4 @@
-"""The folder of a run, and what it says of itself; light to import."""
+"""The JSON files of a run folder; light to import."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ CONFIG, STATUS, METRICS, LOG, LOCK = "config.json", "status.json", "metrics.json
 
 
 class RunFolder:
-    """What any folder of a run says of itself, whatever wrote it."""
+    """Reads the JSON files of a run folder, whatever wrote them."""
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)

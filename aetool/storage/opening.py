@@ -8,7 +8,7 @@ from aetool.components import NotIdentifying
 from aetool.config.check import Targets, check
 from aetool.config.compose import compose_one
 from aetool.config.schema import Node, TrainConfig
-from aetool.errors import UserError, deferred_signals
+from aetool.errors import UserError, deferred_signals, poll_signals
 from aetool.files import JsonObject
 from aetool.storage.run import Run, RunFolder
 
@@ -19,6 +19,7 @@ def opened(directory: str, targets: Targets) -> Iterator[Run[TrainConfig]]:
     run = open_trained(directory, targets)
     with deferred_signals(), run.hold():
         yield run
+        poll_signals()  # a signal since the last poll still ends a sweep
 
 
 def word_for(run: Run[TrainConfig] | str | Path) -> str:

@@ -1,5 +1,6 @@
 """What a run writes down while it goes: metrics.jsonl, which is the record, and TensorBoard, which shows it."""
 
+import contextlib
 import json
 import logging
 import math
@@ -10,6 +11,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+
+from aetool.files import JsonObject
 
 log = logging.getLogger("aetool")
 
@@ -143,6 +146,15 @@ class Events:
     def _warn(self, error: OSError) -> None:
         self.warnings.append(f"TensorBoard cannot write to {self.directory}: {error}; metrics.jsonl is still written")
         log.warning(self.warnings[-1])
+
+
+def read_rows(directory: Path) -> list[JsonObject]:
+    """The rows of metrics.jsonl; a line that a power cut has torn is skipped."""
+    rows = []
+    for line in (directory / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
 
 
 class Record(Events):

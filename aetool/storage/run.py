@@ -22,7 +22,6 @@ from aetool.storage.notebook import html_table
 
 C = TypeVar("C", bound=RunConfig)
 WRITTEN = (  # files and folders of a run
-    CONFIG,
     STATUS,
     "metrics.json*",
     LOG,
@@ -36,6 +35,7 @@ WRITTEN = (  # files and folders of a run
     "events.out.tfevents.*",
     "projector",
     "projector_config.pbtxt",
+    CONFIG,
 )
 
 
@@ -130,10 +130,13 @@ class Run(RunFolder, Generic[C]):
         """
         path = self.directory / CONFIG
         if not path.exists():
-            if self.directory.is_dir() and any(entry.name != LOCK for entry in self.directory.iterdir()):
+            if self.directory.is_dir() and any(not entry.name.startswith(".") for entry in self.directory.iterdir()):
                 raise UserError(f"{self.directory}: not empty and not a run folder; choose another name=")
             return False
-        stored = self.saved.get("identity")
+        found = self.saved
+        if found and "config" not in found:
+            raise UserError(f"{self.directory}: not a run folder; choose another name=")
+        stored = found.get("identity")
         if not isinstance(stored, dict):
             raise UserError(f"{path}: cannot be read; restore it, or start over with overwrite=true")
         saved, now = dict(flatten(stored)), dict(flatten(identity(self.config)))
@@ -170,8 +173,9 @@ class Run(RunFolder, Generic[C]):
             self.directory.rmdir()
 
     def _clear(self) -> bool:
-        """Removes what runs write, and nothing else; whether there was a run."""
-        if not (self.directory / CONFIG).exists():
+        """Removes what runs write, config.json last, and nothing else; whether there was a run."""
+        saved = self.saved
+        if not (self.directory / CONFIG).exists() or (saved and "config" not in saved):
             return False
         for pattern in WRITTEN:
             for path in self.directory.glob(pattern):

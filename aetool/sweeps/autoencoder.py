@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import json
 import logging
 
 from aetool.config.identity import identity
@@ -11,12 +10,12 @@ from aetool.errors import UserError, deferred_signals, poll_signals
 from aetool.evaluation import evaluate, figures, probe
 from aetool.evaluation.session import Session
 from aetool.files import flatten
-from aetool.storage.record import Events
+from aetool.storage.record import Events, read_rows
 from aetool.storage.run import C, Run
 from aetool.training.pretrain import pretrain
 from aetool.training.progress import TrainingProgress
 
-PLUMBING = (  # keys that nobody compares runs by
+NOT_COMPARED = (  # keys that nobody compares runs by
     "_target_",
     "dataset.num_classes",
     "dataset.num_train",
@@ -33,12 +32,14 @@ def bring_to_end(run: Run[TrainConfig]) -> None:
     if not run.config.overwrite and run.agree() and _is_finished(run):
         log.info(f"{run.directory}: already finished; overwrite=true trains it again")
         return
+    session = Session(run, run.config)
     with deferred_signals():
+        if run.config.overwrite:  # nothing is deleted for a run that cannot start
+            _check_before_training(session)
         with run.claim():
             log.info(f"{run.config.model.name} on {run.config.dataset.name} → {run.directory}")
-            session = Session(run, run.config)
             if "pretrain" not in run.metrics:
-                _refuse(session)
+                _check_before_training(session)
                 _pretrain(session)
             _measure(session)
             result = run.metrics["pretrain"]
@@ -51,20 +52,19 @@ def declare_hparams(run: Run[C], headline: dict[str, float]) -> None:
     scalars = ((k, v) for k, v in flatten(identity(run.config)) if isinstance(v, bool | int | float | str))
     stage = next(iter(run.metrics))
     with Events(run.directory, "hparams") as events:
-        events.hparams({key: value for key, value in scalars if not key.endswith(PLUMBING)})
+        events.hparams({key: value for key, value in scalars if not key.endswith(NOT_COMPARED)})
         events.scalars(int(run.metrics[stage]["best_step"]), headline)
     run.warn(events.warnings)
 
 
 def save_curves(run: Run[C], quantities: dict[str, str]) -> None:
     """Curves of the quantities in the record, one figure each by its name."""
-    lines = (run.directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = read_rows(run.directory)
     for name, quantity in quantities.items():
         figures.save_curves(run.directory / "figures" / name, rows, run.directory.name, quantity)
 
 
-def _refuse(session: Session) -> None:
+def _check_before_training(session: Session) -> None:
     """Raises UserError before the training for what could not be measured after it."""
     if session.dataset.num_classes:
         probe.refuse_settings(session, session.run.config.probe)

@@ -41,7 +41,7 @@ log = logging.getLogger("aetool")
 
 
 class Result(NamedTuple):
-    """What came of one fine-tune: metrics by column (fine-tuned, from scratch, frozen), and the runs."""
+    """The result of one fine-tune: metrics by column (fine-tuned, from scratch, frozen), and the runs."""
 
     metrics: dict[str, dict[str, float]]
     gap: Interval | None  # test accuracy minus that of the control, over the test images
@@ -78,7 +78,7 @@ def finetune_point(point: Point[FinetuneConfig]) -> Result:
 
 
 def supervised_baseline(run: Run[TrainConfig]) -> dict[str, float]:
-    """The network of a run trained from scratch on all labels; its metrics stand in those of the run too.
+    """The network of a run trained from scratch on all labels; its metrics are also written to the run's metrics.json.
 
     It is a run of its own beside this one, trained once for all runs that differ in their pretraining alone.
     """
@@ -134,7 +134,9 @@ def _own(config: FinetuneConfig, parent: Run[TrainConfig] | None) -> FinetuneRun
 def _origin(parent: Run[TrainConfig]) -> ParentConfig:
     step = int(parent.metrics["pretrain"]["best_step"])
     manifest = read_json(parent.directory / "checkpoints" / f"step-{step:08d}" / "manifest.json") or {}
-    weights = manifest.get("files", {}).get("model.safetensors", {}).get("sha256", "")  # of other data, other weights
+    weights = manifest.get("files", {}).get("model.safetensors", {}).get("sha256")  # of other data, other weights
+    if not isinstance(weights, str):
+        raise UserError(f"run={parent.directory}: its best checkpoint is damaged; train it again: overwrite=true")
     return ParentConfig(id=parent.id, step=step, weights=weights[:8])
 
 
@@ -148,11 +150,14 @@ def _finetuned(run: Run[FinetuneRunConfig], parent: Run[TrainConfig] | None) -> 
     if not run.config.overwrite and run.agree() and _is_finished(run):
         log.info(f"{run.directory}: already finished; overwrite=true trains it again")
         return run.metrics[STAGE]
+    session = DataSession(run.config, run.config)
     with deferred_signals():
+        if run.config.overwrite:  # nothing is deleted for a run that cannot start
+            _ = session.device, session.dataset
         with run.claim():
             start = parent.directory if parent else "scratch"
             log.info(f"{run.config.model.name} on {run.config.dataset.name} from {start} → {run.directory}")
-            _train(run, parent)
+            _train(run, parent, session)
         poll_signals()  # a signal since the last poll still ends a sweep
     return run.metrics[STAGE]
 
@@ -162,8 +167,8 @@ def _is_finished(run: Run[FinetuneRunConfig]) -> bool:
     return completed and (run.directory / PREDICTIONS).exists()
 
 
-def _train(run: Run[FinetuneRunConfig], parent: Run[TrainConfig] | None) -> None:
-    session, trained = DataSession(run.config, run.config), None
+def _train(run: Run[FinetuneRunConfig], parent: Run[TrainConfig] | None, session: DataSession) -> None:
+    trained = None
     if parent is not None:
         source = Session(parent, run.config)
         source.dataset = session.dataset

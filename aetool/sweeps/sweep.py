@@ -1,4 +1,4 @@
-"""The points of a sweep, one after the other, and what they come to."""
+"""Runs the points of a sweep in order and compares them."""
 
 import os
 import traceback

@@ -1,5 +1,6 @@
 """From a checked config to the objects that training and evaluation work on."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from aetool.randomness import seeded
 from aetool.storage.checkpoint import Checkpoint, Checkpoints
 from aetool.storage.run import Run
 from aetool.training.objective import Objective, Term
+
+log = logging.getLogger("aetool")
 
 
 class Network(NamedTuple):
@@ -63,6 +66,7 @@ def prepare_torch(config: ComputeConfig) -> torch.device:
     """Sets torch's threads as the config says, and returns its device."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    log.debug(f"torch {torch.__version__}, device={config.device}, {torch.get_num_threads()} threads")
     torch.set_flush_denormal(True)  # moments of silent units decay into denormals, which are slow
     return choose_device(config.device)
 

@@ -107,7 +107,7 @@ def _parameter_groups(
 def encoder_layers(autoencoder: Autoencoder, tap: str, x: Tensor) -> list[list[nn.Parameter]]:
     """The parameters that lead from the input to the tap, by `layer_of`, in the order of the model.
 
-    The others, of the decoder, no longer ask for a gradient. Raises UserError for a tap that the model does not have,
+    The others, of the decoder, are frozen. Raises UserError for a tap that the model does not have,
     and where there are none.
     """
     asking = {name: parameter for name, parameter in autoencoder.named_parameters() if parameter.requires_grad}

@@ -12,7 +12,7 @@ from aetool.data.dataset import Dataset
 from aetool.data.grid import grid, reconstruction_rows
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError
-from aetool.models.base import Autoencoder, Batch
+from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.randomness import generator
 from aetool.storage.checkpoint import Checkpoint, Checkpoints
 from aetool.storage.record import Record
@@ -42,6 +42,7 @@ def fit(run: Run[C], trainer: Trainer) -> dict[str, float]:
         if found is not None:
             _agree(run, found, checkpoints)
             trainer.restore(found)
+            log.info(f"resuming at step {trainer.step}, epoch {trainer.epoch + 1} of {trainer.epochs}")
         else:
             record.rewind(0, -1)  # what an earlier start left before its first checkpoint
         run.update(stage=trainer.journal.stage, step=trainer.step)
@@ -112,14 +113,27 @@ def _fitting_objective(
     model.eval()  # BatchNorm would refuse, or count, the one image
     x = mean_input(preprocessing, dataset.train.images).to(next(model.parameters()).device)
     output = model(x)
+    if not isinstance(output, AutoencoderOutput) or output.reconstruction.shape != x.shape:
+        shape = tuple(getattr(getattr(output, "reconstruction", output), "shape", ()))
+        raise UserError(
+            f"model={config.model.name}: forward must return an AutoencoderOutput with a reconstruction of shape "
+            f"{tuple(x.shape)}; it returned {type(output).__name__} {shape}"
+        )
     for name, term in config.penalty.terms.items():
         for problem in missing_extras(name, term, config.model, output.extras):
             raise UserError(problem)
     size, labels = output.code.numel(), dataset.train.labels
     objective = make_objective(config, total_steps, size, dataset.num_classes, labels).to(x.device)
     first = None if labels is None else labels[:1].to(x.device)
+    batch = Batch(x, x, first, generator=generator(0, "trial", device=x.device))
     try:
-        objective(model, Batch(x, x, first, generator=generator(0, "trial", device=x.device)), output)
+        for name, (penalty, _) in objective.terms.items():
+            value = penalty(model, batch, output)
+            if not isinstance(value, torch.Tensor) or value.ndim:
+                raise UserError(
+                    f"penalty={name}: expected a scalar tensor, the mean over the batch; it returned {value}"
+                )
+        objective(model, batch, output)
     except ValueError as error:
         raise UserError(f"penalty={', '.join(config.penalty.terms)}: {error}") from error
     return objective

@@ -22,7 +22,7 @@ from aetool.training.schedules import Schedule
 
 
 class Journal(NamedTuple):
-    """Where a trainer writes, and whom it shows what it does."""
+    """Where a trainer writes its record and checkpoints, and its callbacks."""
 
     stage: str  # of the rows of the record
     record: Record

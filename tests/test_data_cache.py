@@ -187,7 +187,8 @@ def test_what_a_killed_preparation_left_is_swept(tmp_path: Path) -> None:
 
 
 WAITING = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may have been started without it
 from contextlib import nullcontext
 from pathlib import Path
 from aetool.data import cache

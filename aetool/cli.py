@@ -110,6 +110,8 @@ def _run(words: list[str]) -> int:
         from aetool.config.completion import complete
 
         return complete(rest, COMMANDS, COMPOSED)
+    if command.startswith("-"):
+        raise UserError(f"{command}: unknown option; expected a command: {', '.join(COMMANDS)}")
     if command not in COMMANDS:
         raise UserError(f"{command}: unknown command; {suggest(command, COMMANDS)}")
     if command not in COMPOSED:

@@ -17,10 +17,10 @@ Points = dict[str, Point[TrainConfig]]
 
 def run(words: list[str]) -> int:
     """Lists what is here, prepares datasets, or hashes the prepared ones again."""
-    parser = help.parser("data", "The datasets: list what is here, fetch, check.")
+    parser = help.parser("data", "List, fetch or verify the datasets.")
     parser.add_argument("action", choices=["list", "fetch", "check"])
-    parser.add_argument("names", nargs="*", metavar="NAME", help="datasets; none: all that need no path")
-    parser.add_argument("-cd", "--config-dir", type=Path, help="a conf tree of yours")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="dataset names [all that need no path]")
+    parser.add_argument("-cd", "--config-dir", type=Path, help="also look for configs in DIR", metavar="DIR")
     options = parser.parse_intermixed_args(words)
     names = [word for word in options.names if "=" not in word]
     overrides = [word for word in options.names if "=" in word]

@@ -17,8 +17,13 @@ DATASET = "dataset=mnist"  # that models are measured on by default
 def run(words: list[str]) -> int:
     """Every option of one group, or of all, with the line that its YAML starts with; models also with their cost."""
     parser = help.parser("list", "Every option of a group, or of all groups.")
-    parser.add_argument("words", nargs="*", metavar="GROUP", help="models, datasets, …; dataset=NAME: of the models")
-    parser.add_argument("-cd", "--config-dir", type=Path, help="a conf tree of yours")
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="GROUP",
+        help="models, penalties, …; dataset=NAME: the images that models are measured on",
+    )
+    parser.add_argument("-cd", "--config-dir", type=Path, help="also look for configs in DIR", metavar="DIR")
     options = parser.parse_intermixed_args(words)
     overrides = [word for word in options.words if "=" in word]
     chosen = [word for word in options.words if "=" not in word]

@@ -132,7 +132,7 @@ METRICS = (  # a narrow terminal drops the last columns first
     Metric("evaluate/test/mse", "MSE", "mean squared error, test", ".5f", "lower", COMPARE | TABLE | TENSORBOARD),
     Metric("evaluate/val/mse", "val MSE", "mean squared error, validation", ".5f", "lower", TENSORBOARD),
     _of_baseline(TEST_FVU, "pca", "pca FVU"),
-    Metric("evaluate/test/psnr", "PSNR", "PSNR, test", ".2f", "higher", TABLE | TENSORBOARD, "dB"),
+    Metric("evaluate/test/psnr", "PSNR", "PSNR of clamped images, test", ".2f", "higher", TABLE | TENSORBOARD, "dB"),
     Metric("evaluate/test/ssim", "SSIM", "structural similarity, test", ".3f", "higher", COMPARE | TABLE | TENSORBOARD),
     Metric("evaluate/test/effective_rank", "eff. rank", "effective rank of the code, test", ".1f"),
     Metric("evaluate/val/jacobian_norm", "‖J‖", "norm of the encoder's Jacobian, validation", ".3g", None,

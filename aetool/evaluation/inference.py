@@ -87,7 +87,7 @@ class TrainedRun:
 
 
 def load(directory: str | Path, device: str = "auto", config_dir: str | Path | None = None) -> TrainedRun:
-    """Opens a run folder; `config_dir` is a conf tree of yours that names its targets.
+    """Opens a run folder; `config_dir` is your own conf tree, for its targets.
 
     Raises aetool.errors.UserError for a folder that is not a run, has no checkpoint, or names other targets.
     """

@@ -10,6 +10,7 @@ from aetool.report import findings, pareto
 from aetool.report.groups import Group, Order, Row, comparable_sets, format_value, grouped, rank
 from aetool.report.rows import FOREIGN, META, MISSING, SWEEP, Sweep, read_rows, read_sweep
 from aetool.report.selection import select, sort_key
+from aetool.storage.notebook import html_table
 
 SHOWN_FIRST = ("model.name", "dataset.name", "penalty.weight", "model.code_size")  # whenever they differ
 NEXT = ("start", "penalty", "penalty.target_l0", "model.code_channels", "corruption.level", "loss", "optimizer.lr")
@@ -37,9 +38,12 @@ class Comparison:
         return f"<Comparison: {self.title}; {len(self.rows)} runs in {len(self.groups)} groups>"
 
     def _repr_html_(self) -> str:
-        from aetool.report.tables import html_table
-
-        return html_table(self, self.metrics)
+        names = {findings.title(group, self.groups): group for group in self.groups}
+        means = {
+            metric.label: {name: stat.mean for name, group in names.items() if (stat := group.stat(metric.key))}
+            for metric in self.metrics
+        }
+        return html_table(self.title, means)
 
 
 def open_comparison(paths: Sequence[Path | str], where: Sequence[str] = (), sort: str | None = None) -> Comparison:

@@ -40,7 +40,9 @@ class Comparison:
     def _repr_html_(self) -> str:
         names = {findings.title(group, self.groups): group for group in self.groups}
         means = {
-            metric.label: {name: stat.mean for name, group in names.items() if (stat := group.stat(metric.key))}
+            metric.label: {
+                name: metric.text(stat.mean) for name, group in names.items() if (stat := group.stat(metric.key))
+            }
             for metric in self.metrics
         }
         return html_table(self.title, means)

@@ -39,13 +39,12 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         names = {findings.title(group, self.groups): group for group in self.groups}
-        means = {
-            metric.label: {
-                name: metric.text(stat.mean) for name, group in names.items() if (stat := group.stat(metric.key))
-            }
-            for metric in self.metrics
-        }
-        return html_table(self.title, means)
+        cells: dict[str, dict[str, float | str]] = {metric.label: {} for metric in self.metrics}
+        for metric in self.metrics:
+            for name, group in names.items():
+                if stat := group.stat(metric.key):
+                    cells[metric.label][name] = metric.text(stat.mean)
+        return html_table(self.title, cells)
 
 
 def open_comparison(paths: Sequence[Path | str], where: Sequence[str] = (), sort: str | None = None) -> Comparison:

@@ -174,11 +174,6 @@ FRONTS = (  # Pareto fronts: letter in tables, the two metrics
 )
 
 
-def by_key(key: str) -> Metric:
-    """Raises KeyError for a key that is not in the catalogue."""
-    return {metric.key: metric for metric in METRICS}[key]
-
-
 def table_metrics(stage: str) -> list[Metric]:
     """The rows of a full table of a stage; those of the linear probe for any probe, with the keys of its stage."""
     own = PROBE if stage.startswith("probe-") else stage

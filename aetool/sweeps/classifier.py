@@ -64,7 +64,7 @@ def finetune_point(point: Point[FinetuneConfig]) -> Result:
     if parent is None:
         return Result(metrics, None, runs, None)
     if config.control:
-        control = Run.of(_scratch(tuned.config, config.output), point.own_command)
+        control = Run.of(_scratch(tuned.config), point.own_command)
         metrics["from scratch"] = _finetuned(control, None)
         labels = DataSession(tuned.config, tuned.config).dataset.test.labels
         assert labels is not None
@@ -85,7 +85,7 @@ def supervised_baseline(run: Run[TrainConfig]) -> dict[str, float]:
     keys = ("seed", "output", "device", "threads", "cache")
     words = [f"{key}={getattr(run.config, key)}" for key in keys if getattr(run.config, key) is not None]
     point = compose_one("finetune", FinetuneConfig, [f"run={run.directory}", *words])
-    scratch = Run.of(_scratch(_own(point.config, run), point.config.output), point.own_command)
+    scratch = Run.of(_scratch(_own(point.config, run)), point.own_command)
     trained = _finetuned(scratch, None)
     found = {key: trained[key] for key in ("val/accuracy", "test/accuracy", "epochs")}
     if run.metrics.get(SUPERVISED) != found:
@@ -140,10 +140,10 @@ def _origin(parent: Run[TrainConfig]) -> ParentConfig:
     return ParentConfig(id=parent.id, step=step, weights=weights[:8])
 
 
-def _scratch(config: FinetuneRunConfig, output: str) -> FinetuneRunConfig:
+def _scratch(config: FinetuneRunConfig) -> FinetuneRunConfig:
     """The same network from scratch, without what only spares weights that are trained already."""
     changes = {"layer_decay": 1.0, "frozen_epochs": 0, "parent": None, "run": None, "name": None, "overwrite": False}
-    return config.model_copy(update=changes | {"output": output})
+    return config.model_copy(update=changes)
 
 
 def _finetuned(run: Run[FinetuneRunConfig], parent: Run[TrainConfig] | None) -> dict[str, float]:

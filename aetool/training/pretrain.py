@@ -133,7 +133,7 @@ def _fitting_objective(
                 raise UserError(
                     f"penalty={name}: expected a scalar tensor, the mean over the batch; it returned {value}"
                 )
-        objective(model, batch, output)
+        objective.loss(output.reconstruction, x)
     except ValueError as error:
         raise UserError(f"penalty={', '.join(config.penalty.terms)}: {error}") from error
     return objective

@@ -25,6 +25,10 @@ class Loss(HasTraits):
     def __call__(self, reconstruction: Tensor, target: Tensor) -> Tensor:
         """All (B, C, H, W), in the range of the network's input: standardised, or in [0, 1] without standardisation."""
 
+    def mean(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+        """The mean error of all pixels, a scalar; overridden where that takes fewer passes over the images."""
+        return self(reconstruction, target).mean()
+
 
 def anomaly_scores(error: Tensor) -> Tensor:
     """The mean of a pixel-wise loss (B, C, H, W) over each image, (B,)."""
@@ -38,6 +42,9 @@ class MSE(Loss):
 
     def __call__(self, reconstruction: Tensor, target: Tensor) -> Tensor:
         return F.mse_loss(reconstruction, target, reduction="none")
+
+    def mean(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+        return F.mse_loss(reconstruction, target)
 
 
 class L1(Loss):

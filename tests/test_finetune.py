@@ -119,7 +119,7 @@ def trainer(place):
 class TestClassifier:
     def test_logits_are_a_linear_map_of_standardised_features(self, trainer):
         made = trainer()
-        x = made.batches.of(made.batches.val, torch.arange(5)).x
+        x = next(made.batches.of(made.batches.val)).x
         model = made.model
         code = model.autoencoder.encode(x).detach()
         expected = ((code - model.mean) * model.scale) @ model.head.weight.T + model.head.bias
@@ -153,7 +153,7 @@ class TestClassifier:
         words = ["model=conv", "model.channels=[6,8]", "model.code_size=4", *DATA, *SHORT, "tap=feature_map"]
         made = trainer_of(Path("run"), *words, "max_features=9")
         made.journal.record.close()
-        x = made.batches.of(made.batches.val, torch.arange(3)).x
+        x = next(made.batches.of(made.batches.val)).x[:3]
         maps = made.model.autoencoder(x).extras["feature_map"]
         assert maps.shape == (3, 8, 2, 2)
         torch.testing.assert_close(made.model.features(x), maps.mean((2, 3)))
@@ -172,10 +172,10 @@ class TestCrossEntropy:
     @pytest.mark.parametrize("smoothing", [0.0, 0.3])
     def test_against_the_formula(self, smoothing):
         goal, batch = CrossEntropy(smoothing), Batch(torch.zeros(3), torch.zeros(3), self.LABELS)
-        loss, terms = goal(torch.nn.Identity(), batch, ClassifierOutput(self.LOGITS), 5)
+        loss, terms = goal(torch.nn.Identity(), batch, ClassifierOutput(self.LOGITS))
         assert loss.item() == pytest.approx(self.expected(smoothing), rel=1e-5)
         assert terms["accuracy"].item() == pytest.approx(1 / 3)
-        measured, _ = goal(torch.nn.Identity(), batch, ClassifierOutput(self.LOGITS))
+        measured, _ = goal.eval()(torch.nn.Identity(), batch, ClassifierOutput(self.LOGITS))
         assert measured.item() == pytest.approx(self.expected(0), rel=1e-5)
 
     def test_the_best_epoch_is_that_of_the_highest_accuracy(self):
@@ -190,7 +190,7 @@ class TestOptimizer:
         wanted = [list(autoencoder.encoder[0].parameters()), list(autoencoder.encoder[2].parameters())]
         for parameter in autoencoder.parameters():
             parameter.requires_grad_(True)
-        found = encoder_layers(autoencoder, "code", made.batches.of(made.batches.val, torch.arange(2)).x)
+        found = encoder_layers(autoencoder, "code", next(made.batches.of(made.batches.val)).x)
         assert [[id(p) for p in layer] for layer in found] == [[id(p) for p in layer] for layer in wanted]
         assert not any(parameter.requires_grad for parameter in autoencoder.decoder.parameters())
 
@@ -253,7 +253,7 @@ class TestData:
         changed = augment(made.train.images[:16], True, 2, noise)
         assert not torch.equal(changed, made.train.images[:16])
         assert torch.equal(made.training(indices, step=0).x, made.preprocessing.to_input(changed))
-        assert torch.equal(made.of(made.val, indices[:4]).x, made.preprocessing.to_input(made.val.images[:4]))
+        assert torch.equal(next(made.of(made.val)).x, made.preprocessing.to_input(made.val.images))
         plain = trainer("dataset.augmentation.shift=2", "augment=false", parent=False).batches
         assert torch.equal(plain.training(indices, step=0).x, plain.preprocessing.to_input(plain.train.images[:16]))
 

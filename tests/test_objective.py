@@ -60,8 +60,13 @@ def test_objective_adds_weighted_terms():
 
 def test_lambda_warms_up_linearly_and_validation_uses_all_of_it():
     objective = Objective(MSE(), {"l1": Term(L1(atom_norm=False), 1.0)}, weight=2.0, warmup_steps=4)
-    assert [objective.weight_at(step) for step in (0, 1, 3, 4, 100)] == [0.5, 1.0, 2.0, 2.0, 2.0]
-    assert objective.weight_at(None) == 2.0
+    found = []
+    for step in (0, 1, 3, 4, 100):
+        objective.start(step)
+        found.append(objective.settings()["lambda"])
+    assert found == [0.5, 1.0, 2.0, 2.0, 2.0]
+    objective.start(0)
+    assert objective.eval().settings() == {"lambda": 2.0}
 
 
 def test_cosine():

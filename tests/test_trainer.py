@@ -141,7 +141,7 @@ def test_divergence_is_exit_3_and_the_run_says_failed(workplace, aetool):
 def test_validation_does_not_depend_on_how_it_is_batched(trainer, monkeypatch):
     made = trainer("penalty=l1")
     whole = made.evaluate(made.batches.train)
-    monkeypatch.setattr("aetool.training.trainer.BATCH", 7)
+    monkeypatch.setattr("aetool.training.batches.BATCH", 7)
     assert made.evaluate(made.batches.train) == pytest.approx(whole, rel=1e-5)
 
 
@@ -203,5 +203,5 @@ def test_dropout_is_a_function_of_the_step(trainer):
         for _ in range(3):
             torch.rand(disturb)
             made.train_step(made.batches.training(torch.arange(16), step=made.step))
-        losses.append(made.sums["loss"].item())
+        losses.append(made.mean_loss)
     assert losses[0] == losses[1]

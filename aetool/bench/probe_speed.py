@@ -14,7 +14,7 @@ from aetool.probes.base import Labelled, accuracy
 from aetool.probes.linear import LogisticRegression
 from aetool.probes.path import predict
 from aetool.probes.standardisation import standardisation
-from aetool.training.assembly import prepare_torch
+from aetool.training.hardware import prepare_torch
 
 Weights = tuple[Tensor, Tensor]  # (K, D) and (K,)
 MAX_ITERATIONS = 10_000

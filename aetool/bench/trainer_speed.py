@@ -11,7 +11,8 @@ from aetool.config.schema import BenchConfig
 from aetool.config.targets import build
 from aetool.losses import Loss
 from aetool.storage.run import Run
-from aetool.training.assembly import cache_dir, load_dataset, prepare_torch
+from aetool.training.assembly import cache_dir, load_dataset
+from aetool.training.hardware import prepare_torch
 from aetool.training.pretrain import make_trainer
 
 

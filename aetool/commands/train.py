@@ -12,6 +12,7 @@ from aetool.storage.run import Run
 from aetool.sweeps.autoencoder import bring_to_end
 from aetool.sweeps.classifier import supervised_baseline
 from aetool.sweeps.sweep import sweep
+from aetool.training.precision import decided
 
 
 def train(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> Run[TrainConfig]:
@@ -39,7 +40,7 @@ def print_result(run: Run[TrainConfig], full: bool) -> None:
 
 
 def _run_of(point: Point[TrainConfig]) -> Run[TrainConfig]:
-    return Run.of(point.config, point.own_command)
+    return Run.of(decided(point.config), point.own_command)
 
 
 def _train(run: Run[TrainConfig]) -> Run[TrainConfig]:

@@ -80,7 +80,7 @@ class CorruptionConfig(Component):
 
 
 class OptimizerConfig(Component):
-    given = ("params",)
+    given = ("params", "fused")
     lr: PositiveFloat
 
 
@@ -109,7 +109,9 @@ class DatasetConfig(Component):
 class TrainerConfig(Node):
     epochs: PositiveInt
     batch_size: PositiveInt
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["auto", "fp32", "bf16"]
+    compile: Unidentifying[bool]
+    cuda_graph: Unidentifying[bool]
     clip_norm: PositiveFloat | None
     patience: PositiveInt | None
     log_every: Unidentifying[PositiveInt]

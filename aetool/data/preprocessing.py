@@ -1,6 +1,6 @@
 """From uint8 images to what a network sees, and back to pixels."""
 
-from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -32,15 +32,18 @@ class Preprocessing(NamedTuple):
 
     def to_input(self, images: Tensor) -> Tensor:
         """uint8 or float pixels in [0, 255] (B, C, H, W) -> float32 network input."""
-        scale = self._column([1 / (255 * std) for std in self.std], images)
-        shift = self._column([-mean / std for mean, std in zip(self.mean, self.std, strict=True)], images)
-        return (images.to(torch.float32) * scale).add_(shift)
+        scale = _column(tuple(1 / (255 * std) for std in self.std), images.device)
+        shift = _column(tuple(-mean / std for mean, std in zip(self.mean, self.std, strict=True)), images.device)
+        return images.to(torch.float32, copy=True).mul_(scale).add_(shift)
 
     def to_pixels(self, reconstruction: Tensor) -> Tensor:
         """A network's reconstruction -> pixels, nominally in [0, 1], not clamped."""
         if self.logits:
             return reconstruction.sigmoid()
-        return reconstruction * self._column(self.std, reconstruction) + self._column(self.mean, reconstruction)
+        return reconstruction * _column(self.std, reconstruction.device) + _column(self.mean, reconstruction.device)
 
-    def _column(self, values: Sequence[float], like: Tensor) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=like.device)[:, None, None]
+
+@cache  # a new tensor would make the CPU wait for an accelerator
+def _column(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(C, 1, 1) float32."""
+    return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]

@@ -14,7 +14,8 @@ from aetool.losses import anomaly_scores
 from aetool.models.base import AutoencoderOutput
 from aetool.storage.opening import open_run
 from aetool.storage.run import Run
-from aetool.training.assembly import Trained, choose_device, load_trained
+from aetool.training.assembly import Trained, load_trained
+from aetool.training.hardware import choose_device
 
 Images = np.ndarray | Tensor
 BATCH = 1000

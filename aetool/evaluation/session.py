@@ -19,9 +19,9 @@ from aetool.training.assembly import (
     initial_network,
     load_dataset,
     load_trained,
-    prepare_torch,
 )
 from aetool.training.cached_pca import pca_of
+from aetool.training.hardware import prepare_torch
 
 
 class DataSession:

@@ -88,7 +88,6 @@ class ConvVAE(VAE):
         flat = math.prod(map_shape)
         whole = nn.Sequential(nn.Linear(code_size, flat), nn.Unflatten(1, map_shape), *decoder)
         super().__init__(nn.Sequential(*encoder, nn.Flatten()), flat, code_size, whole)
-        self.to(memory_format=torch.channels_last)  # faster than channels-first on CPUs
 
     def atoms(self) -> Tensor:
         """First-layer filters, (channels[0], C, 3, 3)."""

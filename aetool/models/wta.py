@@ -111,16 +111,15 @@ class ConvWTA(Autoencoder):
         self.winners = LifetimeSparsity(code_channels, rate, momentum)
         self.decoder = nn.ConvTranspose2d(code_channels, image_shape[0], decoder_kernel, padding=decoder_kernel // 2)
         self.pre_bias = nn.Buffer(torch.zeros(*image_shape) if mean_image is None else mean_image.clone())
-        self.to(memory_format=torch.channels_last)  # about twice as fast as channels-first on CPUs
 
     def encode(self, x: Tensor) -> Tensor:
-        return self._take_all(self._feature_map(x))
+        return self._take_all(self.encoder(x - self.pre_bias))
 
     def decode(self, code: Tensor) -> Tensor:
         return self.decoder(code) + self.pre_bias
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> AutoencoderOutput:
-        feature_map = self._feature_map(x)
+        feature_map = self.encoder(x - self.pre_bias)
         code = self._take_all(feature_map)
         return AutoencoderOutput(self.decode(code), code, {"feature_map": feature_map})
 
@@ -130,9 +129,6 @@ class ConvWTA(Autoencoder):
     def atoms(self) -> Tensor:
         """The decoder's filters, (code_channels, C, decoder_kernel, decoder_kernel)."""
         return self.decoder.weight
-
-    def _feature_map(self, x: Tensor) -> Tensor:
-        return self.encoder((x - self.pre_bias).contiguous(memory_format=torch.channels_last))
 
     def _take_all(self, feature_map: Tensor) -> Tensor:
         winner = feature_map.flatten(2).max(2)

@@ -120,15 +120,19 @@ class AuxK(Penalty, nn.Module):
 
     def __call__(self, model: Autoencoder, batch: Batch, output: AutoencoderOutput) -> Tensor:
         dead = self.silent_for >= self.dead_after
-        if not model.training or not dead.any():
+        if not model.training or (dead.device.type == "cpu" and not dead.any()):  # an accelerator had to be waited for
             return output.code.new_zeros(())
+        return self.of(model, batch, output, dead)
+
+    def of(self, model: Autoencoder, batch: Batch, output: AutoencoderOutput, dead: Tensor) -> Tensor:
+        """R for those dead units, (code_size,) bool; 0 without any."""
         candidates = output.extras["pre_activation"].flatten(1).masked_fill(~dead, -torch.inf)
         code = keep_largest(candidates, self.k, dim=1).where(dead, 0).view_as(output.code)
         fit = model.decode(code) - model.decode(torch.zeros_like(code[:1]))
         reconstruction = output.reconstruction.detach()
         residual = batch.target - (reconstruction.sigmoid() if self.logits else reconstruction)
         energy = residual.square().sum().clamp_min(torch.finfo(residual.dtype).tiny)
-        return (residual - fit).square().sum() / energy
+        return ((residual - fit).square().sum() / energy).where(dead.any(), 0)
 
     def observe(self, output: AutoencoderOutput) -> None:
         active = (output.code != 0).flatten(1).any(0)

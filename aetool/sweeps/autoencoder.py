@@ -22,7 +22,6 @@ NOT_COMPARED = (  # keys that nobody compares runs by
     "dataset.val_fraction",
     "loss.logits",
     "loss.pixels",
-    "optimizer.fused",
 )
 log = logging.getLogger("aetool")
 

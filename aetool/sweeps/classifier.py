@@ -33,6 +33,7 @@ from aetool.storage.record import Events
 from aetool.storage.run import Run
 from aetool.sweeps.autoencoder import bring_to_end, declare_hparams, save_curves
 from aetool.training.finetune import Finetuned, finetune
+from aetool.training.precision import decided
 from aetool.training.progress import TrainingProgress
 
 STAGE, PREDICTIONS, SUPERVISED = "finetune", "predictions.npy", "supervised"
@@ -98,7 +99,7 @@ def _pretrained(point: Point[FinetuneConfig]) -> Run[TrainConfig]:
     """The autoencoder of the same groups, trained first."""
     own = [word for word in point.words if _is_of_pretraining(word.lstrip("+~").partition("=")[0])]
     pretraining = compose_one("train", TrainConfig, own, config_dir=point.config_dir)
-    run = Run.of(pretraining.config, pretraining.own_command)
+    run = Run.of(decided(pretraining.config), pretraining.own_command)
     bring_to_end(run)
     return run
 
@@ -121,7 +122,7 @@ def _own(config: FinetuneConfig, parent: Run[TrainConfig] | None) -> FinetuneRun
     assert isinstance(model, ModelConfig)
     assert isinstance(dataset, DatasetConfig)  # as the rules ask where there is no parent
     values = {key: getattr(config, key) for key in ClassifierConfig.model_fields}
-    return FinetuneRunConfig.model_construct(
+    own = FinetuneRunConfig.model_construct(
         **values,
         model=model,
         dataset=dataset,
@@ -129,6 +130,7 @@ def _own(config: FinetuneConfig, parent: Run[TrainConfig] | None) -> FinetuneRun
         parent=_origin(parent) if parent else None,
         run=parent.directory.name if parent else None,
     )
+    return decided(own)
 
 
 def _origin(parent: Run[TrainConfig]) -> ParentConfig:

@@ -1,6 +1,5 @@
 """From a checked config to the objects that training and evaluation work on."""
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -20,9 +19,8 @@ from aetool.models.base import Autoencoder
 from aetool.randomness import seeded
 from aetool.storage.checkpoint import Checkpoint, Checkpoints
 from aetool.storage.run import Run
+from aetool.training.hardware import arrange
 from aetool.training.objective import Objective, Term
-
-log = logging.getLogger("aetool")
 
 
 class Network(NamedTuple):
@@ -47,28 +45,6 @@ class Trained(NamedTuple):
 
 def cache_dir(config: ComputeConfig) -> Path:
     return Path(config.cache) if config.cache else default_cache_dir()
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; raises UserError for one that is not available."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device={name}: not available here ({reason}); auto picks the available device") from error
-    return device
-
-
-def prepare_torch(config: ComputeConfig) -> torch.device:
-    """Sets torch's threads as the config says, and returns its device."""
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    log.debug(f"torch {torch.__version__}, device={config.device}, {torch.get_num_threads()} threads")
-    torch.set_flush_denormal(True)  # moments of silent units decay into denormals, which are slow
-    return choose_device(config.device)
 
 
 def load_dataset(config: DatasetConfig, cache: Path) -> Dataset:
@@ -110,6 +86,7 @@ def make_model(
     given = {"mean_image": mean_image, "input_std": input_std, "pca": pca}
     with seeded(config.seed, "weights"):
         model: Autoencoder = build(config.model, image_shape=image_shape, **given)
+    arrange(model)
     return model
 
 

@@ -1,6 +1,6 @@
 """Batches as the network sees them; all that is random in them is a pure function of (seed, epoch, step)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -8,14 +8,18 @@ from torch import Tensor
 from aetool.data.corruptions import Corruption
 from aetool.data.dataset import Split
 from aetool.data.preprocessing import Preprocessing
-from aetool.models.base import Batch
-from aetool.randomness import generator
+from aetool.models.base import BATCH, Batch
+from aetool.randomness import derive, generator
+from aetool.training.supply import Supply, Taken, fits
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]  # uint8 images (B, C, H, W) of any batch
 
 
 class Batches:
-    """The train and validation splits of a run; images are augmented, then corrupted, then preprocessed."""
+    """The train and validation splits of a run; images are augmented, then corrupted, then preprocessed, on the device.
+
+    Batches share one random generator: each is seeded anew, so a batch is to be used before the next one is made.
+    """
 
     def __init__(
         self,
@@ -31,6 +35,9 @@ class Batches:
         self.train, self.val, self.preprocessing = train, val, preprocessing
         self.batch_size, self.seed, self.device = batch_size, seed, device
         self.corruption, self.augmentation = corruption, augmentation
+        resident = fits(device, train, val)
+        self.supplies = [Supply(split, device, resident) for split in (train, val)]
+        self.noise = torch.Generator(device)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -41,23 +48,41 @@ class Batches:
         """A permutation of the training images."""
         return torch.randperm(len(self.train.images), generator=generator(self.seed, "order", epoch))
 
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from the step `first` of it on."""
+        size = self.batch_size
+        order = self.order(epoch)[first * size : self.steps_per_epoch * size]
+        for step, taken in enumerate(self.supplies[0].each(order, size), start=epoch * self.steps_per_epoch + first):
+            self.reseed("step", step)
+            yield self.assemble(taken)
+
     def training(self, indices: Tensor, step: int) -> Batch:
-        """Those training images, augmented; the randomness is that of the step."""
-        noise = generator(self.seed, "step", step, device=self.device)
-        images = self.train.images.index_select(0, indices).to(self.device, non_blocking=True)
+        """Those training images; the randomness is that of the step."""
+        self.reseed("step", step)
+        return self.assemble(self.supplies[0].take(indices))
+
+    def reseed(self, purpose: str, counter: int) -> None:
+        """Starts the noise of a step anew."""
+        self.noise.manual_seed(derive(self.seed, purpose, counter))
+
+    def assemble(self, taken: Taken) -> Batch:
+        """Training images as the network sees them, augmented."""
+        images = taken.images
         if self.augmentation is not None:
-            images = self.augmentation(images, noise)
-        return self._batch(self.train, indices, images, noise)._replace(indices=indices.to(self.device))
+            images = self.augmentation(images, self.noise)
+        indices = taken.indices.to(self.device, non_blocking=True)
+        return self._batch(taken._replace(images=images))._replace(indices=indices)
 
-    def of(self, split: Split, indices: Tensor) -> Batch:
-        """Those images of any split; their noise is a function of the first index alone."""
-        noise = generator(self.seed, "validation", int(indices[0]), device=self.device)
-        images = split.images.index_select(0, indices).to(self.device, non_blocking=True)
-        return self._batch(split, indices, images, noise)
+    def of(self, split: Split) -> Iterator[Batch]:
+        """All images of any split in their order; their noise is a function of their position alone."""
+        known = [supply for supply in self.supplies if supply.split is split]
+        supply = known[0] if known else Supply(split, self.device, resident=False)
+        for number, taken in enumerate(supply.each(torch.arange(len(split.images)), BATCH)):
+            self.reseed("validation", number * BATCH)
+            yield self._batch(taken)
 
-    def _batch(self, split: Split, indices: Tensor, images: Tensor, noise: torch.Generator) -> Batch:
-        target = x = self.preprocessing.to_input(images)
+    def _batch(self, taken: Taken) -> Batch:
+        target = x = self.preprocessing.to_input(taken.images)
         if self.corruption is not None:
-            x = self.preprocessing.to_input(self.corruption(images.float() / 255, noise) * 255)
-        labels = None if split.labels is None else split.labels[indices].to(self.device, non_blocking=True)
-        return Batch(x, target, labels, None, noise)
+            x = self.preprocessing.to_input(self.corruption(taken.images.float() / 255, self.noise) * 255)
+        return Batch(x, target, taken.labels, None, self.noise)

@@ -23,6 +23,7 @@ from aetool.storage.run import Run
 from aetool.training.assembly import Trained, cache_dir, initial_network
 from aetool.training.batches import Augmentation, Batches
 from aetool.training.cached_pca import pca_of
+from aetool.training.hardware import has_fused_optimizers
 from aetool.training.objective import CrossEntropy
 from aetool.training.pretrain import Progress, fit, make_checkpoints
 from aetool.training.trainer import Journal, Trainer
@@ -82,10 +83,11 @@ def make_trainer(
     settings = config.trainer.model_copy(update={"batch_size": min(config.trainer.batch_size, len(train.images))})
     augmentation = _augmentation(config.augmentation, train)
     batches = Batches(train, val, preprocessing, settings.batch_size, config.seed, device, augmentation=augmentation)
+    groups = _parameter_groups(config, model, encoder, batches.steps_per_epoch)
     return Trainer(
         model,
         CrossEntropy(config.label_smoothing),
-        build(config.optimizer, params=_parameter_groups(config, model, encoder, batches.steps_per_epoch)),
+        build(config.optimizer, params=groups, fused=has_fused_optimizers(device)),
         build(config.scheduler),
         batches,
         settings,
@@ -185,9 +187,9 @@ def _logits(trainer: Trainer, split: Split) -> Tensor:
     """(N, K) float32 on the CPU."""
     trainer.model.eval()
     found = []
-    for indices in torch.arange(len(split.images)).split(BATCH):
+    for batch in trainer.batches.of(split):
         poll_signals()
-        found.append(trainer.forward(trainer.batches.of(split, indices)).logits.cpu())
+        found.append(trainer.forward(batch).logits.cpu())
     return torch.cat(found)
 
 

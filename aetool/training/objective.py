@@ -1,6 +1,5 @@
 """What training minimises: reconstruction + lambda · Σ scale · R, or the cross-entropy of the classes."""
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
@@ -14,7 +13,6 @@ from aetool.measures.code import CodeStatistics, active_units
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.models.classifier import Classifier, ClassifierOutput
 from aetool.penalties.base import Penalty
-from aetool.storage.checkpoint import State
 
 Terms = dict[str, Tensor]  # scalars by name
 CONTROL_GAIN = 2.0  # change of log lambda for a change of log L0: lambda yields as soon as L0 falls
@@ -45,8 +43,11 @@ class TrainingObjective(nn.Module, Generic[Model, Output]):
         return True
 
     @abstractmethod
-    def forward(self, model: Model, batch: Batch, output: Output, step: int | None = None) -> tuple[Tensor, Terms]:
-        """The loss at a training step, and its terms by name; step None: as validation takes it."""
+    def forward(self, model: Model, batch: Batch, output: Output) -> tuple[Tensor, Terms]:
+        """The loss and its terms by name; in eval mode as validation takes it."""
+
+    def start(self, step: int) -> None:
+        """Called before each training step: what depends on its number, which `forward` must not."""
 
     def rank(self, values: Mapping[str, float]) -> float:
         """Of an epoch by its validation metrics; the lowest is the best."""
@@ -59,8 +60,8 @@ class TrainingObjective(nn.Module, Generic[Model, Output]):
         """A new accumulator for a split."""
         return None
 
-    def settings(self, step: int | None) -> dict[str, float]:
-        """What changes from step to step, for the record; None: at the end."""
+    def settings(self) -> dict[str, float]:
+        """What changes from step to step, for the record: in eval mode as validation takes it."""
         return {}
 
 
@@ -86,10 +87,10 @@ class Sparsity:
 class Objective(TrainingObjective[Autoencoder, AutoencoderOutput]):
     """Reconstruction loss plus `weight` (lambda) times the scaled penalties.
 
-    With `target_l0` lambda starts at `weight` and is adjusted so that the mean number of active units approaches the
-    target. After every step, log lambda += gain · (change of e) + rate · e for the smoothed error e = log(L0 / target):
-    a proportional-integral law. L0 answers late and a network that was too sparse recovers badly, so the rate counts
-    only after the warm-up, and an |e| above 1 as 1.
+    In training lambda rises linearly over the warm-up. With `target_l0` it starts at `weight` and is adjusted so that
+    the mean number of active units approaches the target. After every step, log lambda += gain · (change of e) + rate ·
+    e for the smoothed error e = log(L0 / target): a proportional-integral law. L0 answers late and a network that was
+    too sparse recovers badly, so the rate counts only after the warm-up, and an |e| above 1 as 1.
     """
 
     keys_to_lower = "optimizer.lr or penalty.weight"
@@ -108,9 +109,11 @@ class Objective(TrainingObjective[Autoencoder, AutoencoderOutput]):
         self.warmup_steps = warmup_steps
         self.target_l0 = target_l0
         self.trained = nn.ModuleDict({name: t.penalty for name, t in terms.items() if isinstance(t.penalty, nn.Module)})
-        self.weight = weight
-        self.steered = 0  # steps
-        self.error: float | None = None  # log(L0 / target), smoothed over about 10 steps
+        # On the device, so that steering lambda need not wait for it; in double precision, as a float is.
+        self.weight = nn.Buffer(torch.tensor(weight, dtype=torch.float64))
+        self.warm_weight = nn.Buffer(self.weight.clone(), persistent=False)  # of the present step
+        self.steered = nn.Buffer(torch.zeros((), dtype=torch.int64))  # steps
+        self.error = nn.Buffer(torch.zeros((), dtype=torch.float64))  # log(L0 / target), smoothed over about 10 steps
 
     @property
     def comparable(self) -> bool:
@@ -119,29 +122,32 @@ class Objective(TrainingObjective[Autoencoder, AutoencoderOutput]):
     def statistics(self) -> Sparsity:
         return Sparsity()
 
-    def settings(self, step: int | None) -> dict[str, float]:
-        return {"lambda": self.weight_at(step)}
+    def settings(self) -> dict[str, float]:
+        return {"lambda": (self.warm_weight if self.training else self.weight).item()}
 
-    def weight_at(self, step: int | None) -> float:
-        """Lambda at a step: rises linearly over the warm-up; None: its present value without warm-up."""
-        if step is None or step >= self.warmup_steps:
-            return self.weight
-        return self.weight * (step + 1) / self.warmup_steps
+    def start(self, step: int) -> None:
+        if step < self.warmup_steps:
+            torch.mul(self.weight, step + 1, out=self.warm_weight).div_(self.warmup_steps)
+        else:
+            self.warm_weight.copy_(self.weight)
 
-    def forward(
-        self, model: Autoencoder, batch: Batch, output: AutoencoderOutput, step: int | None = None
-    ) -> tuple[Tensor, Terms]:
+    def forward(self, model: Autoencoder, batch: Batch, output: AutoencoderOutput) -> tuple[Tensor, Terms]:
         """The loss, and its terms by name before weighting: `loss/reconstruction`, `penalty/<name>`."""
-        error = self.loss(output.reconstruction, batch.target)
-        pixel_weight = output.extras.get("pixel_weight")
-        loss = (error if pixel_weight is None else error * pixel_weight).mean()
+        loss = self._reconstruction_loss(output, batch.target)
         terms = {"loss/reconstruction": loss.detach()}
-        weight = self.weight_at(step)
+        weight = self.warm_weight if self.training else self.weight
         for name, (penalty, scale) in self.terms.items():
             value = penalty(model, batch, output)
-            loss = loss + weight * scale * value
+            loss = loss + (weight * scale).to(value) * value
             terms[f"penalty/{name}"] = value.detach()
         return loss, terms
+
+    def _reconstruction_loss(self, output: AutoencoderOutput, target: Tensor) -> Tensor:
+        pixel_weight = output.extras.get("pixel_weight")
+        if pixel_weight is None and isinstance(self.loss, Loss):
+            return self.loss.mean(output.reconstruction, target)
+        error = self.loss(output.reconstruction, target)
+        return (error if pixel_weight is None else error * pixel_weight).mean()
 
     @torch.no_grad()
     def observe(self, model: Autoencoder, output: AutoencoderOutput) -> None:
@@ -150,24 +156,16 @@ class Objective(TrainingObjective[Autoencoder, AutoencoderOutput]):
         for term in self.terms.values():
             term.penalty.observe(output)
         if self.target_l0 is not None:
-            self._steer(active_units(output.code).double().mean().item(), self.target_l0)
+            self._steer(active_units(output.code).double().mean(), self.target_l0)
 
-    def _steer(self, l0: float, target: float) -> None:
-        error = math.log(max(l0 / target, 0.01))
-        before = error if self.error is None else self.error
-        self.error = 0.9 * before + 0.1 * error
-        change = CONTROL_GAIN * (self.error - before)
-        if self.steered >= self.warmup_steps:
-            change += CONTROL_RATE * max(-1.0, min(1.0, self.error))
-        self.steered += 1
-        low, high = LAMBDAS
-        self.weight = max(low, min(high, self.weight * math.exp(change)))
-
-    def get_extra_state(self) -> dict[str, float | None]:
-        return {"weight": self.weight, "steered": self.steered, "error": self.error}
-
-    def set_extra_state(self, state: State) -> None:
-        self.weight, self.steered, self.error = state["weight"], state["steered"], state["error"]
+    def _steer(self, l0: Tensor, target: float) -> None:
+        error = (l0 / target).clamp_min(0.01).log()
+        before = torch.where(self.steered == 0, error, self.error)
+        self.error.copy_(0.9 * before + 0.1 * error)
+        drift = (CONTROL_RATE * self.error.clamp(-1, 1)).where(self.steered >= self.warmup_steps, 0)
+        change = CONTROL_GAIN * (self.error - before) + drift
+        self.steered.add_(1)
+        self.weight.mul_(change.exp()).clamp_(*LAMBDAS)
 
 
 class CrossEntropy(TrainingObjective[Classifier, ClassifierOutput]):
@@ -183,12 +181,10 @@ class CrossEntropy(TrainingObjective[Classifier, ClassifierOutput]):
         super().__init__()
         self.label_smoothing = label_smoothing
 
-    def forward(
-        self, model: Classifier, batch: Batch, output: ClassifierOutput, step: int | None = None
-    ) -> tuple[Tensor, Terms]:
+    def forward(self, model: Classifier, batch: Batch, output: ClassifierOutput) -> tuple[Tensor, Terms]:
         """The loss, and the fraction of images whose class is the most probable one, `accuracy`."""
         assert batch.labels is not None
-        smoothing = 0.0 if step is None else self.label_smoothing
+        smoothing = self.label_smoothing if self.training else 0.0
         loss = F.cross_entropy(output.logits, batch.labels, label_smoothing=smoothing)
         return loss, {"accuracy": (output.logits.argmax(dim=1) == batch.labels).float().mean()}
 

@@ -8,7 +8,7 @@ import torch
 from aetool.config.rules import missing_extras
 from aetool.config.schema import TrainConfig, TrainerConfig
 from aetool.config.targets import build
-from aetool.data.dataset import Dataset
+from aetool.data.dataset import Dataset, Split
 from aetool.data.grid import grid, reconstruction_rows
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError
@@ -20,7 +20,9 @@ from aetool.storage.run import C, Run
 from aetool.training.assembly import cache_dir, initial_network, make_corruption, make_objective, mean_input
 from aetool.training.batches import Batches
 from aetool.training.cached_pca import pca_of
+from aetool.training.hardware import has_fused_optimizers
 from aetool.training.objective import Objective
+from aetool.training.precision import warning_of_slow_bf16
 from aetool.training.trainer import Journal, Trainer
 
 Progress = Callable[[Trainer], None]
@@ -31,12 +33,13 @@ def pretrain(run: Run[TrainConfig], dataset: Dataset, device: torch.device, prog
     """Trains the run's autoencoder from its newest checkpoint, or from scratch, and returns the final metrics."""
     trainer = make_trainer(run, dataset, device, progress)
     result = fit(run, trainer) | {"num_classes": dataset.num_classes}
-    return result | ({} if trainer.objective.comparable else trainer.objective.settings(None))
+    return result | ({} if trainer.objective.comparable else trainer.objective.eval().settings())
 
 
 def fit(run: Run[C], trainer: Trainer) -> dict[str, float]:
     """Trains to the end, from the run's newest checkpoint where there is one; the run's status tells what happens."""
     checkpoints, record = trainer.journal.checkpoints, trainer.journal.record
+    run.warn(warning_of_slow_bf16(trainer.settings.precision, trainer.device))
     try:
         found = checkpoints.newest()
         if found is not None:
@@ -78,7 +81,7 @@ def make_trainer(
     return Trainer(
         model,
         objective,
-        build(config.optimizer, params=parameters),
+        build(config.optimizer, params=parameters, fused=has_fused_optimizers(device)),
         build(config.scheduler),
         batches,
         config.trainer,
@@ -123,7 +126,8 @@ def _fitting_objective(
         for problem in missing_extras(name, term, config.model, output.extras):
             raise UserError(problem)
     size, labels = output.code.numel(), dataset.train.labels
-    objective = make_objective(config, total_steps, size, dataset.num_classes, labels).to(x.device)
+    precise = torch.float32 if x.device.type == "mps" else None  # which has no float64
+    objective = make_objective(config, total_steps, size, dataset.num_classes, labels).to(x.device, precise)
     first = None if labels is None else labels[:1].to(x.device)
     batch = Batch(x, x, first, generator=generator(0, "trial", device=x.device))
     try:
@@ -144,7 +148,8 @@ def _picture(trainer: Trainer) -> None:
     """Ten validation images and their reconstructions, to TensorBoard."""
     batches = trainer.batches
     images = batches.val.images[:10]
-    reconstructions = trainer.forward(batches.of(batches.val, torch.arange(len(images)))).reconstruction
+    (batch,) = batches.of(Split(images, None))
+    reconstructions = trainer.forward(batch).reconstruction
     pixels = batches.preprocessing.to_pixels(reconstructions).cpu()
     picture = grid(reconstruction_rows(images / 255, pixels))
     trainer.journal.record.image("reconstructions", picture, trainer.step)

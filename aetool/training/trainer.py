@@ -12,12 +12,15 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from aetool.config.schema import TrainerConfig
 from aetool.data.dataset import Split
 from aetool.errors import Interrupted, NonFiniteError, UserError, poll_signals
-from aetool.models.base import BATCH, Batch
+from aetool.models.base import Batch
 from aetool.randomness import seed_global
 from aetool.storage.checkpoint import Checkpoint, Checkpoints, State
 from aetool.storage.record import Record
 from aetool.training.batches import Batches
+from aetool.training.captured import Captured
+from aetool.training.hardware import tensor_float32
 from aetool.training.objective import TrainingObjective
+from aetool.training.scalars import Scalars
 from aetool.training.schedules import Schedule
 
 
@@ -56,8 +59,14 @@ class Trainer:
         everything = [*model.parameters(), *objective.parameters()]
         self.parameters = [parameter for parameter in everything if parameter.requires_grad]
         self.device = everything[0].device
+        self.network = torch.compile(model) if settings.compile else model
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16")
         self.peak_lrs = [group["lr"] for group in optimizer.param_groups]
+        # 1 from the first step on that was not finite, where the optimizer is to skip it and all that follow.
+        self.skips: Tensor | None = None
+        if self.device.type != "cpu" and getattr(optimizer, "_step_supports_amp_scaling", False):
+            self.skips = optimizer.found_inf = torch.zeros((), device=self.device)  # type: ignore[attr-defined]
+        self.step_update = Captured(self.update, optimizer, self.device) if settings.cuda_graph else self.update
         fitted = not any(parameter.requires_grad for parameter in model.parameters())
         self.epochs = 1 if fitted else settings.epochs
         self.steps_per_epoch = 0 if fitted else batches.steps_per_epoch
@@ -68,8 +77,7 @@ class Trainer:
         self.best_step, self.best_rank = 0, math.inf
         self.best: dict[str, float] = {}  # the headline of that epoch
         self.epochs_without_best = 0
-        self.sums: dict[str, Tensor] = {}  # of what is logged, over the `summed` steps since the last row
-        self.summed = 0
+        self.scalars = Scalars(objective.keys_to_lower)
         self.logged_loss = math.nan
         self.seconds_before = 0.0
         self.started = time.monotonic()
@@ -88,23 +96,18 @@ class Trainer:
     @property
     def mean_loss(self) -> float:
         """Of the steps since the last row of the record, or of that row."""
-        return self.sums["loss"].item() / self.summed if self.summed else self.logged_loss
+        return self.scalars.means().get("loss", self.logged_loss)
 
     def fit(self) -> dict[str, float]:
         """Trains to the end and returns the metrics of the best epoch.
 
-        Raises NonFiniteError before a step that would spoil the weights, and Interrupted with the state saved.
+        Raises NonFiniteError, with the last checkpoint as it was, and Interrupted with the state saved.
         """
-        size = self.batches.batch_size
         try:
-            while not self.finished:
-                self.model.train()
-                order = self.batches.order(self.epoch)
-                first = self.step - self.epoch * self.steps_per_epoch
-                for start in range(first * size, self.steps_per_epoch * size, size):
-                    self.train_step(self.batches.training(order[start : start + size], self.step))
-                    self.after_step()
-                self._finish_epoch()
+            with tensor_float32(self.device):
+                while not self.finished:
+                    self._train_epoch()
+                    self._finish_epoch()
         except Interrupted:
             self.save()
             raise
@@ -113,26 +116,47 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> None:
         """Forward, backward, update."""
+        self.start_step()
+        self.scalars.append(self.step, self.step_update(batch))
+        self.step += 1
+
+    def start_step(self) -> None:
+        """Sets what depends on the number of the step: learning rates, lambda, the global random generators."""
+        if not self.model.training:
+            self.model.train()
+            self.objective.train()
         factor = self.schedule.factor(self.step, self.total_steps)
         for group, peak in zip(self.optimizer.param_groups, self.peak_lrs, strict=True):
-            group["lr"] = peak * factor if self.step >= group.get("frozen_steps", 0) else 0.0
+            lr = peak * factor if self.step >= group.get("frozen_steps", 0) else 0.0
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+        self.objective.start(self.step)
         seed_global(self.device, self.batches.seed, "global", self.step)  # for layers that draw from it, as Dropout
+
+    def update(self, batch: Batch) -> Tensor:
+        """The step itself, which changes tensors alone; returns its scalars.
+
+        A step that is not finite leaves the weights as they are: it raises NonFiniteError at once where reading a
+        value costs nothing; elsewhere the optimizer skips it and all that follow, and the scalars tell.
+        """
         output = self.forward(batch)
-        loss, terms = self.objective(self.model, batch, output, self.step)
+        loss, terms = self.objective(self.model, batch, output)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norm = get_total_norm(gradients)
-        if not math.isfinite((loss.detach() + norm).item()):
-            raise NonFiniteError(_explain(self.step, loss, terms, norm, self.objective.keys_to_lower))
+        norm = get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
+        scalars = self.scalars.row(loss, terms, norm)
+        if self.skips is None:
+            self.scalars.check(self.step, scalars)
+        else:
+            broken = torch.isfinite(loss.detach() + norm).logical_not()
+            torch.maximum(self.skips, broken.to(self.skips), out=self.skips)
         if self.settings.clip_norm is not None:
             clip_grads_with_norm_(self.parameters, self.settings.clip_norm, norm)
         self.optimizer.step()
         self.objective.observe(self.model, output)
-        self.step += 1
-        self.summed += 1
-        for name, value in {"loss": loss.detach(), **terms, "gradient_norm": norm}.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        return scalars
 
     def after_step(self) -> None:
         """Logs, saves, shows progress and stops for a signal, each when it is due."""
@@ -148,22 +172,24 @@ class Trainer:
     def evaluate(self, split: Split) -> dict[str, float]:
         """Mean loss and terms over a split, and the objective's statistics of it."""
         self.model.eval()
-        sums: dict[str, float] = {}
+        self.objective.eval()
+        sums: dict[str, Tensor] = {}
         statistics = self.objective.statistics()
-        for start in range(0, len(split.images), BATCH):
+        for batch in self.batches.of(split):
             poll_signals()
-            batch = self.batches.of(split, torch.arange(start, min(start + BATCH, len(split.images))))
             output = self.forward(batch)
             loss, terms = self.objective(self.model, batch, output)
             for name, value in {"loss": loss, **terms}.items():
-                sums[name] = sums.get(name, 0.0) + value.item() * len(batch.x)
+                total = value.double() * len(batch.x)
+                sums[name] = sums[name] + total if name in sums else total
             if statistics is not None:
                 statistics.update(output)
-        means = {name: value / len(split.images) for name, value in sums.items()}
+        means = {name: value.item() / len(split.images) for name, value in sums.items()}
         return means if statistics is None else means | statistics.compute()
 
     def save(self) -> None:
-        """Writes a checkpoint of this moment."""
+        """Writes a checkpoint of this moment. Raises NonFiniteError, without one, after a step that was not finite."""
+        self.scalars.collect()
         self.journal.checkpoints.save(self.step, self.model.state_dict(), self.state_dict(), self.best_step)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -191,41 +217,55 @@ class Trainer:
             "best_rank": self.best_rank,
             "best": self.best,
             "epochs_without_best": self.epochs_without_best,
-            "sums": self.sums,
-            "summed": self.summed,
+            "sums": self.scalars.sums,
+            "summed": self.scalars.count,
             "seconds": self.seconds,
             "record_position": self.journal.record.position,
         }
 
     def load_state_dict(self, state: State) -> None:
+        keys = ("lr", "fused", "capturable")  # as this device wants them
+        own = [{key: group[key] for key in keys if key in group} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, of_device in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(of_device)
         self.schedule.load_state_dict(state["schedule"])
         self.objective.load_state_dict(state["objective"])
         self.step, self.epoch = state["step"], state["epoch"]
         self.best_step, self.best_rank, self.best = state["best_step"], state["best_rank"], state["best"]
         self.epochs_without_best = state["epochs_without_best"]
-        self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
-        self.summed = state["summed"]
+        self.scalars.sums = {name: float(value) for name, value in state["sums"].items()}
+        self.scalars.count = state["summed"]
         self.seconds_before, self.started = state["seconds"], time.monotonic()
         self.journal.record.rewind(state["record_position"], self.step)
 
     def forward(self, batch: Batch) -> Any:
         """The model's output in float32."""
         with self.autocast:
-            output = self.model(batch.x, batch.generator)
+            output = self.network(batch.x, batch.generator)
         return output.float()
 
+    def _train_epoch(self) -> None:
+        """The steps of an epoch that are left."""
+        first = self.step - self.epoch * self.steps_per_epoch
+        if first < self.steps_per_epoch:
+            for batch in self.batches.epoch(self.epoch, first):
+                self.train_step(batch)
+                self.after_step()
+
     def _log(self) -> None:
-        row = {f"train/{name}": value.item() / self.summed for name, value in self.sums.items()}
-        row["train/lr"] = self.optimizer.param_groups[0]["lr"]
-        row |= {f"train/{name}": value for name, value in self.objective.settings(self.step - 1).items()}
-        self.sums, self.summed, self.logged_loss = {}, 0, row["train/loss"]
+        row = {f"train/{name}": value for name, value in self.scalars.means().items()}
+        self.scalars.clear()
+        row["train/lr"] = float(self.optimizer.param_groups[0]["lr"])
+        row |= {f"train/{name}": value for name, value in self.objective.settings().items()}
+        self.logged_loss = row["train/loss"]
         self._record(row)
 
     def _record(self, row: dict[str, float]) -> None:
         self.journal.record.row(self.journal.stage, self.step, self.epoch, self.seconds, row)
 
     def _finish_epoch(self) -> None:
+        self.scalars.collect()
         values = self.evaluate(self.batches.val)
         if not math.isfinite(values["loss"]):
             lower = self.objective.keys_to_lower
@@ -246,11 +286,3 @@ class Trainer:
         if self.journal.picture is not None and (self.epoch % max(1, self.epochs // 10) == 0 or self.finished):
             self.journal.picture(self)
         self.save()
-
-
-def _explain(step: int, loss: Tensor, terms: dict[str, Tensor], norm: Tensor, lower: str) -> str:
-    values = ", ".join(f"{name} {value.item():g}" for name, value in terms.items())
-    return (
-        f"not finite at step {step}: loss {loss.item():g} ({values}), gradient norm {norm.item():g}; the last "
-        f"checkpoint stands; lower {lower}, or set trainer.clip_norm"
-    )

@@ -141,9 +141,9 @@ class Trainer:
         A step that is not finite leaves the weights as they are: it raises NonFiniteError at once where reading a
         value costs nothing; elsewhere the optimizer skips it and all that follow, and the scalars tell.
         """
+        self.optimizer.zero_grad(set_to_none=True)
         output = self.forward(batch)
         loss, terms = self.objective(self.model, batch, output)
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
         scalars = self.scalars.row(loss, terms, norm)

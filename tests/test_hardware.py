@@ -1,0 +1,140 @@
+"""How the machine is used: threads, memory, layout, precision."""
+
+import json
+import platform
+
+import pytest
+import torch
+from conftest import TINY, only_run
+from torch import nn
+
+from aetool.config.compose import compose_one
+from aetool.config.schema import TrainConfig
+from aetool.storage.folder import RunFolder
+from aetool.training import hardware, precision
+from aetool.training.hardware import arrange, available_threads, has_bf16, keep_freed_memory, release_memory
+
+CPU = torch.device("cpu")
+HEAVY = ["dataset=cifar10", "model=conv"]
+
+
+class TestThreads:
+    @pytest.mark.parametrize(
+        ("quota", "threads"), [("max 100000", 4), ("250000 100000", 3), ("50000 100000", 1), ("800000 100000", 4)]
+    )
+    def test_no_more_than_a_container_may_use(self, tmp_path, monkeypatch, quota, threads):
+        monkeypatch.setattr(hardware, "DEFAULT_THREADS", 4)
+        monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+        (tmp_path / "cpu.max").write_text(quota)
+        assert available_threads(tmp_path / "cpu.max") == threads
+
+    def test_no_more_than_the_processors_of_the_process(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(hardware, "DEFAULT_THREADS", 4)
+        monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda process: {1, 5}, raising=False)
+        assert available_threads(tmp_path / "missing") == 2
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_freed_memory_is_used_again_without_asking_the_system():
+    import resource
+
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(2**24)  # 16,384 pages
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    keep_freed_memory()
+    assert min(faults() for _ in range(10)) < 1000  # the first ones make room
+    release_memory()
+    assert faults() > 10_000
+
+
+class Own(nn.Module):
+    """A network as a user writes it, which knows nothing of layouts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ConvTranspose2d(8, 3, 2, stride=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.up(self.down(x).relu())
+
+
+class TestLayout:
+    def test_convolutions_of_any_network_become_channels_last_and_their_outputs_follow(self):
+        network, x = Own(), torch.randn(2, 3, 8, 8)
+        expected = network(x)
+        arrange(network)
+        assert network.down.weight.is_contiguous(memory_format=torch.channels_last)
+        assert network.down(x).is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(network(x), expected)
+
+    def test_a_network_without_convolutions_is_left_alone(self):
+        network = nn.Module()
+        network.atoms = nn.Parameter(torch.randn(4, 3, 2, 2))
+        arrange(network)
+        assert network.atoms.is_contiguous()
+
+
+class TestPrecision:
+    @pytest.mark.parametrize(
+        ("found", "expected"),
+        [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx2": True, "avx512_bf16": False}, False)],
+    )
+    def test_a_cpu_has_bf16_by_its_instructions(self, monkeypatch, found, expected):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+        assert has_bf16(CPU) is expected
+
+    @pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+    def test_a_gpu_has_bf16_by_its_generation(self, monkeypatch, capability, expected):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        assert has_bf16(torch.device("cuda")) is expected
+
+    @pytest.mark.parametrize(
+        ("words", "instructions", "expected"),
+        [
+            (HEAVY, True, "bf16"),
+            (HEAVY, False, "fp32"),
+            ([], True, "fp32"),  # the default network on digits is too small
+            ([*HEAVY, "trainer.batch_size=1"], True, "fp32"),
+            ([*HEAVY, "trainer.precision=fp32"], True, "fp32"),
+            (["trainer.precision=bf16"], False, "bf16"),
+            (["model=pca", "dataset=cifar10", "trainer.batch_size=10000"], True, "fp32"),  # it is not trained
+        ],
+    )
+    def test_auto_is_bf16_where_there_are_instructions_and_work(self, monkeypatch, words, instructions, expected):
+        monkeypatch.setattr(precision, "has_bf16", lambda device: instructions)
+        config = compose_one("train", TrainConfig, words).config
+        assert precision.decided(config).trainer.precision == expected
+
+    def test_the_shape_of_images_is_read_where_the_config_does_not_say(self, workplace, monkeypatch):
+        import numpy as np
+
+        images = np.zeros((8, 9, 9), np.uint8)
+        np.savez(workplace / "own.npz", train_images=images, test_images=images)
+        monkeypatch.setattr(precision, "has_bf16", lambda device: True)
+        words = ["dataset=arrays", f"dataset.path={workplace / 'own.npz'}", "model=dense"]
+        assert precision.decided(compose_one("train", TrainConfig, words).config).trainer.precision == "fp32"
+
+    def test_what_auto_stood_for_identifies_the_run(self, workplace, aetool, monkeypatch):
+        monkeypatch.setattr(precision, "LEAST_FLOPS", 0)
+        folders = []
+        for instructions in (True, False):
+            monkeypatch.setattr(precision, "has_bf16", lambda device, found=instructions: found)
+            assert aetool("train", *TINY, "trainer.precision=auto", f"output={instructions}/outputs").code == 0
+            folders.append(only_run(workplace / str(instructions)))
+        stored = [json.loads((folder / "config.json").read_text())["config"]["trainer"] for folder in folders]
+        assert [trainer["precision"] for trainer in stored] == ["bf16", "fp32"]
+        assert folders[0].name != folders[1].name
+
+    def test_bf16_without_instructions_warns_with_the_factor(self, workplace, aetool, monkeypatch):
+        monkeypatch.setattr(precision, "has_bf16", lambda device: False)
+        monkeypatch.setattr(precision, "_product_seconds", lambda dtype: 4.2 if dtype == torch.bfloat16 else 0.01)
+        done = aetool("train", *TINY, "trainer.precision=bf16")
+        assert done.code == 0
+        (warning,) = (line for line in RunFolder(only_run(workplace)).status["warnings"] if "bf16" in line)
+        assert "takes 420 times as long as in fp32: set trainer.precision=auto" in warning
+        assert warning in done.out
+
+    def test_products_are_timed(self):
+        assert 0 < precision._product_seconds(torch.float32) < 60

@@ -136,5 +136,11 @@ class TestPrecision:
         assert "takes 420 times as long as in fp32: set trainer.precision=auto" in warning
         assert warning in done.out
 
+    def test_a_cuda_graph_needs_a_cuda_device(self, workplace, aetool):
+        done = aetool("train", *TINY, "trainer.cuda_graph=true", "device=cpu")
+        assert done.code == 2
+        assert "trainer.cuda_graph=true: the device is cpu, not cuda" in done.err
+        assert not (workplace / "outputs").exists()
+
     def test_products_are_timed(self):
         assert 0 < precision._product_seconds(torch.float32) < 60

@@ -7,6 +7,7 @@ import torch
 
 from aetool.config.schema import RunConfig
 from aetool.config.targets import load
+from aetool.errors import UserError
 from aetool.measures.cost import cost
 from aetool.training.assembly import cache_dir, load_dataset, make_model
 from aetool.training.hardware import choose_device, has_bf16
@@ -21,10 +22,14 @@ def decided(config: C) -> C:
     """The config with a definite precision.
 
     bf16 where the device has instructions for it and a batch's forward pass takes at least LEAST_FLOPS; fp32 elsewhere.
+    Raises UserError for a device that is not available, or cannot do what the trainer is asked for.
     """
+    device = choose_device(config.device)
+    if config.trainer.cuda_graph and device.type != "cuda":
+        raise UserError(f"trainer.cuda_graph=true: the device is {device.type}, not cuda; set trainer.cuda_graph=false")
     if config.trainer.precision != "auto":
         return config
-    heavy = has_bf16(choose_device(config.device)) and _flops(config) * config.trainer.batch_size >= LEAST_FLOPS
+    heavy = has_bf16(device) and _flops(config) * config.trainer.batch_size >= LEAST_FLOPS
     trainer = config.trainer.model_copy(update={"precision": "bf16" if heavy else "fp32"})
     return config.model_copy(update={"trainer": trainer})
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from aetool.models.base import Autoencoder
 
@@ -13,6 +12,8 @@ from aetool.models.base import Autoencoder
 def cost(model: Autoencoder, image_shape: Sequence[int]) -> dict[str, int]:
     """`parameters`; `flops` of a forward pass of one image (C, H, W) in eval mode, where a multiply-add counts as two;
     `model_bytes` of parameters and buffers."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton
+
     parameters, buffers = list(model.parameters()), list(model.buffers())
     image = torch.zeros(1, *image_shape, device=parameters[0].device if parameters else None)
     training = model.training

@@ -9,6 +9,7 @@ from aetool.config.schema import ComputeConfig, RunConfig, TrainConfig
 from aetool.data.dataset import Dataset
 from aetool.data.pca import PCA
 from aetool.errors import UserError
+from aetool.evaluation.background import Figures
 from aetool.evaluation.baselines import Baselines
 from aetool.storage.checkpoint import Checkpoints
 from aetool.storage.run import Run
@@ -49,6 +50,10 @@ class Session(DataSession):
         self.run, self.chosen = run, chosen
 
     @cached_property
+    def figures(self) -> Figures:
+        return Figures(self.run)
+
+    @cached_property
     def baselines(self) -> Baselines:
         return Baselines(self.dataset, self.cache)
 
@@ -73,7 +78,7 @@ class Session(DataSession):
     def at(self, step: int) -> "Session":
         """The same at another checkpoint, with the dataset that is loaded."""
         other = Session(self.run, self.compute, step)
-        other.dataset = self.dataset
+        other.dataset, other.figures = self.dataset, self.figures
         return other
 
     @property

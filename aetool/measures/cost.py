@@ -6,20 +6,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from aetool.dynamo import run_eagerly
 from aetool.models.base import Autoencoder
 
 
 def cost(model: Autoencoder, image_shape: Sequence[int]) -> dict[str, int]:
     """`parameters`; `flops` of a forward pass of one image (C, H, W) in eval mode, where a multiply-add counts as two;
     `model_bytes` of parameters and buffers."""
-    from torch.utils.flop_counter import FlopCounterMode  # imports triton
+    from torch.utils import flop_counter  # imports triton
 
+    run_eagerly(flop_counter._FlopCounterMode, "__torch_dispatch__")
     parameters, buffers = list(model.parameters()), list(model.buffers())
     image = torch.zeros(1, *image_shape, device=parameters[0].device if parameters else None)
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), flop_counter.FlopCounterMode(display=False) as counter:
             model(image)
     finally:
         model.train(training)

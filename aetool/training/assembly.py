@@ -15,12 +15,12 @@ from aetool.data.corruptions import Corruption
 from aetool.data.dataset import Dataset, split
 from aetool.data.pca import PCA
 from aetool.data.preprocessing import Preprocessing
+from aetool.dynamo import run_optimizers_eagerly
 from aetool.errors import UserError
 from aetool.models.base import Autoencoder
 from aetool.randomness import seeded
 from aetool.storage.checkpoint import Checkpoint, Checkpoints
 from aetool.storage.run import Run
-from aetool.training.dynamo import keep_dynamo_unloaded
 from aetool.training.objective import Objective, Term
 
 log = logging.getLogger("aetool")
@@ -68,7 +68,7 @@ def prepare_torch(config: ComputeConfig) -> torch.device:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     log.debug(f"torch {torch.__version__}, device={config.device}, {torch.get_num_threads()} threads")
-    keep_dynamo_unloaded()
+    run_optimizers_eagerly()
     torch.set_flush_denormal(True)  # moments of silent units decay into denormals, which are slow
     return choose_device(config.device)
 

@@ -53,7 +53,8 @@ class Figures:
 
     def draw(self, function: Draw, path: Path, *arguments: Any) -> Figure:
         """Has a figure drawn at `path` by a function of `figures`; the arguments are copied."""
-        figure = Figure(path, _process().submit(function, path.absolute(), *arguments))
+        path = path.absolute()
+        figure = Figure(path, _process().submit(function, path, *arguments))
         self._figures.append(figure)
         return figure
 

@@ -1,5 +1,7 @@
 """What the measurements of one run share, made when first needed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -24,6 +26,19 @@ from aetool.training.assembly import (
 )
 from aetool.training.cached_pca import pca_of
 
+_kept: dict[tuple[str, Path], Dataset] | None = None  # the last one loaded, inside `keeping_dataset`
+
+
+@contextmanager
+def keeping_dataset() -> Iterator[None]:
+    """Inside, runs on the same dataset share one copy, loaded and verified once."""
+    global _kept
+    before, _kept = _kept, {}
+    try:
+        yield
+    finally:
+        _kept = before
+
 
 class DataSession:
     """Where a command computes, and the dataset of its run."""
@@ -39,7 +54,13 @@ class DataSession:
     @cached_property
     def dataset(self) -> Dataset:
         prepare_torch(self.compute)
-        return load_dataset(self.data_config, self.cache)
+        if _kept is None:
+            return load_dataset(self.data_config, self.cache)
+        key = (self.data_config.model_dump_json(), self.cache)
+        if key not in _kept:
+            _kept.clear()
+            _kept[key] = load_dataset(self.data_config, self.cache)
+        return _kept[key]
 
 
 class Session(DataSession):

@@ -3,7 +3,12 @@
 import subprocess
 import sys
 
+from aetool.config.compose import compose_points
+from aetool.config.schema import TrainConfig
+from aetool.data.dataset import Dataset
 from aetool.data.digits import digits
+from aetool.evaluation.session import DataSession
+from aetool.sweeps.sweep import each
 
 HEAVY = {"torch._dynamo", "sklearn", "scipy.stats", "matplotlib"}
 TRAINING = """
@@ -69,6 +74,23 @@ def test_training_imports_nothing_heavy(workplace):
     before, after = (set(line.split()) for line in done.stdout.splitlines() if line.startswith(("before:", "after:")))
     assert not before & (HEAVY | {"tensorboard", "triton"})
     assert not after & HEAVY
+
+
+def test_the_points_of_a_sweep_share_one_dataset(workplace):
+    words = ["dataset=arrays", "dataset.path=images.npz", "seed=0,1", "dataset.val_fraction=0.1,0.2"]
+    points = compose_points("train", TrainConfig, words, multirun=True)
+    found: list[Dataset] = []
+
+    def work(index: int) -> None:
+        config = points[index].config
+        found.append(DataSession(config, config).dataset)
+
+    assert [outcome.state for outcome in each(points, work)] == ["completed"] * 4
+    work(0)
+    assert [len(dataset.val.images) for dataset in found] == [7, 14, 7, 14, 7]
+    assert found[-1] is not found[0]
+    assert [outcome.error for outcome in each([points[0], points[2]], lambda index: work(2 * index))] == [None, None]
+    assert found[-1] is found[-2]
 
 
 def test_optimizers_run_without_the_compiler_as_they_do_with_it():

@@ -1,7 +1,7 @@
 """Figures drawn in a process of their own, while the next thing is measured.
 
 Drawing the figures of a small run takes as long as measuring it, and matplotlib half a second to import. The process
-starts with the first figure and ends with this one, however that ends: its stdin is closed then.
+starts with the first figure. It ends when its stdin is closed, and so with the command, even with one that is killed.
 """
 
 import atexit

@@ -17,8 +17,9 @@ from torch import nn
 from aetool.cli import main
 from aetool.data.preprocessing import Preprocessing
 from aetool.evaluation.atlas import Atlas, atlas, class_selectivity, decoder_responses, unit_activations, write_atlas
-from aetool.evaluation.figures import save_atlas, sprites
+from aetool.evaluation.figures import save_atlas
 from aetool.evaluation.metrics import encoded, projected
+from aetool.evaluation.pictures import atlas_cells, sprites
 from aetool.storage.checkpoint import Checkpoint
 from aetool.storage.folder import LOCK
 from aetool.storage.run import WRITTEN
@@ -154,11 +155,10 @@ def test_large_maps_are_pooled_to_points():
 
 def test_the_picture_has_a_line_for_each_unit_and_odd_names_are_drawn(tmp_path):
     path = tmp_path / "figures" / "atlas.png"
-    images = torch.rand(3, 8, 3, 6, 9)
-    picture = save_atlas(path, torch.randn(3, 3, 2, 2), images, ["a", "b $x$", "c\nd_"], "a $title_")
-    assert np.array_equal(np.asarray(Image.open(path)), picture)
-    assert picture.dtype == np.uint8
-    assert picture.shape[1] == 1440
+    cells = atlas_cells(torch.randn(3, 3, 2, 2), torch.rand(3, 8, 3, 6, 9))
+    assert (cells.shape, cells.dtype) == ((3, 9, 40, 40, 3), np.uint8)
+    save_atlas(path, cells, ["a", "b $x$", "c\nd_"], "a $title_")
+    assert np.asarray(Image.open(path)).shape[1:] == (1440, 3)
 
 
 def test_sprites_stand_row_by_row_in_a_square():

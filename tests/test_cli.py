@@ -12,6 +12,7 @@ import pytest
 from aetool import commands
 from aetool.cli import COMMANDS, COMPOSED
 from aetool.config.completion import candidates
+from aetool.data.digits import digits
 
 WITHOUT_TORCH = """
 import sys
@@ -94,7 +95,8 @@ def test_answers_without_torch(workplace, words, code):
     ],
 )
 def test_mistakes_end_in_one_short_message(workplace, aetool, words, said):
-    before = set(workplace.iterdir())
+    digits(workplace / "cache" / "datasets")
+    before = set(workplace.rglob("*"))
     done = aetool(*words)
     assert done.code == 2
     assert "Traceback" not in done.err

@@ -1,18 +1,22 @@
 """The schema, its check, the signatures behind it, and every YAML on disk."""
 
+import itertools
 from importlib import resources
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import TINY
+from omegaconf import OmegaConf
 
+from aetool.config import overrides
 from aetool.config.check import ConfigError, check
 from aetool.config.compose import compose_one, compose_points
 from aetool.config.identity import digest, identity
+from aetool.config.points import Composer
 from aetool.config.schema import FinetuneConfig, TrainConfig
 from aetool.config.targets import TargetError, build, load, signature
-from aetool.config.tree import known_targets
+from aetool.config.tree import config_tree, known_targets
 
 GROUPS = (
     "model",
@@ -124,6 +128,36 @@ def test_a_sweep_is_the_product_of_its_axes():
     assert len(points) == 6
     assert points[0].overrides == ["model.code_size=1", "penalty.weight=1"]
     assert points[-1].config.model.arguments["code_size"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "compositions"),
+    [
+        (["penalty.weight=1e-4,2e-4", "model.code_size=8,16", "seed=0,1"], 1),
+        (["model=sparse,dense", "optimizer.lr=1e-3,1e-2", "trainer.clip_norm=null,1"], 2),
+        (["trainer.epochs=range(1,4)", "dataset.epochs=5", "output=a b,c", "optimizer=adam,sgd"], 2),
+        (["probe.l2=[0.1],[0.1,1]", "dataset.augmentation={flip:true},{shift:1}"], 2),
+        (["model=dense", "model.widths=[8],[8,16]"], 1),
+        (["name=${hydra.job.override_dirname}", "seed=0,1"], 2),
+        (["+trainer={epochs:7}", "trainer.epochs=1,2"], 2),
+    ],
+)
+def test_points_that_differ_in_plain_values_share_a_composition(monkeypatch, words, compositions):
+    made: list[object] = []
+
+    def composed(*words):
+        made.append(words)
+        return overrides.composed(*words)
+
+    monkeypatch.setattr("aetool.config.points.composed", composed)
+    with config_tree() as loader:
+        swept = overrides.parse(words, loader)
+        composer = Composer("train", swept, loader)
+        for values in itertools.product(*map(overrides.spelled_out, swept)):
+            expected = OmegaConf.to_container(overrides.composed("train", values), resolve=False)
+            found = OmegaConf.to_container(composer(values), resolve=False)
+            assert {**found, "hydra": None} == {**expected, "hydra": None}
+    assert len(made) == compositions
 
 
 def test_paths_need_no_quotes_of_hydras():

@@ -260,7 +260,7 @@ def test_tied_decoder_written_out() -> None:
 @pytest.mark.parametrize("scale", [1.0, 0.0])  # 0: a dead code, which a logarithmic axis cannot show
 def test_the_figure_of_singular_values_is_written(scale: float, tmp_path: Path) -> None:
     path = tmp_path / "figures" / "singular_values.png"
-    save_singular_values(path, scale * singular_values(encoders()["deep"], images()), "J")
+    save_singular_values(path, scale * singular_values(encoders()["deep"], images()).numpy(), "J")
     assert path.read_bytes().startswith(b"\x89PNG")
 
 

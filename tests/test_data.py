@@ -11,7 +11,7 @@ import torch
 from aetool.data import cache
 from aetool.data.dataset import Arrays, fingerprint, hashes, holdout, split, validate
 from aetool.data.digits import SHA256 as DIGITS_SHA256
-from aetool.data.digits import digits
+from aetool.data.digits import digits, embedded
 from aetool.errors import DataError
 
 CLASSES = ["cat", "dog"]
@@ -147,6 +147,19 @@ def test_digits_are_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert np.bincount(arrays.test_labels).min() >= 34
     monkeypatch.setitem(DIGITS_SHA256, "test_labels", "0" * 64)
     with pytest.raises(DataError, match="test_labels"):
+        digits(tmp_path / "other")
+
+
+def test_digits_from_the_cache_are_those_of_scikit_learn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first, again = digits(tmp_path), digits(tmp_path)
+    assert again.fingerprint == first.fingerprint == fingerprint(embedded())
+    assert (again.class_names, again.source) == (embedded().class_names, embedded().source)
+    (tmp_path / "file").touch()
+    elsewhere = digits(tmp_path / "file")
+    assert hashes(elsewhere) == DIGITS_SHA256
+    assert "digits cannot be cached" in caplog.text
+    (tmp_path / "digits" / "train_images.npy").write_bytes(b"")
+    with pytest.raises(DataError, match="train_images"):
         digits(tmp_path)
 
 

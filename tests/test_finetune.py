@@ -8,12 +8,14 @@ import math
 import shutil
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import TINY, dataset_of, run_in, write_images
+from PIL import Image
 from safetensors.torch import load_file
 from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -25,6 +27,7 @@ from aetool.config.compose import compose_one
 from aetool.config.schema import FinetuneConfig, TrainConfig
 from aetool.data.augmentation import augment
 from aetool.errors import Interrupted
+from aetool.evaluation.background import Figure, Figures
 from aetool.models.base import Batch
 from aetool.models.classifier import Classifier, ClassifierOutput
 from aetool.randomness import generator
@@ -41,9 +44,13 @@ DATA = ["dataset=arrays", "dataset.path=images.npz"]
 SCRATCH = ["model=dense", "model.widths=[8]", "model.code_size=4", *DATA, *SHORT]
 
 
-def undrawn(*figure: object) -> np.ndarray:
-    """In the place of a figure's drawing, which takes most of the time of a tiny run."""
-    return np.zeros((1, 1, 3), np.uint8)
+def undrawn(figures: Figures, function: object, path: Path, *arguments: object) -> Figure:
+    """In the place of a figure's drawing."""
+    done: Future[str | None] = Future()
+    done.set_result(None)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (1, 1)).save(path)
+    return Figure(path, done)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +61,7 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("AETOOL_CACHE", str(folder / "cache"))
-        patch.setattr("aetool.evaluation.figures._save", undrawn)
+        patch.setattr(Figures, "draw", undrawn)
         assert main(["train", *TINY, "name=parent"]) == 0
     return folder
 
@@ -73,7 +80,7 @@ def compared(trained):
 @pytest.fixture
 def place(trained, tmp_path, monkeypatch):
     """A copy of that folder to work in; no figures."""
-    monkeypatch.setattr("aetool.evaluation.figures._save", undrawn)
+    monkeypatch.setattr(Figures, "draw", undrawn)
     shutil.copytree(trained, tmp_path / "place")
     monkeypatch.chdir(tmp_path / "place")
     monkeypatch.setenv("AETOOL_CACHE", str(tmp_path / "place" / "cache"))

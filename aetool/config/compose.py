@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from aetool.config.check import check
 from aetool.config.diagnosis import diagnose
 from aetool.config.overrides import COMPOSITION_ERRORS, composed, first_line, parse, plain, spelled_out
+from aetool.config.points import Composer
 from aetool.config.rules import given_twice
 from aetool.config.schema import Node, TrainConfig
 from aetool.config.tree import config_tree, group_options
@@ -62,9 +63,10 @@ def compose_points(
         swept = [index for index, item in enumerate(overrides) if item.is_sweep_override()]
         points: list[Point[C]] = []
         problems: list[str] = []
+        compose = Composer(command, overrides, loader)
         for values in itertools.product(*axes):
             try:
-                config = check(plain(composed(command, values) if multirun else base), schema, typed=set_keys)
+                config = check(plain(compose(values) if multirun else base), schema, typed=set_keys)
                 own = [word for word in values if word]
                 points.append(Point(config, [values[index] for index in swept], own, line, config_dir))
             except ConfigError as error:

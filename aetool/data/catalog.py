@@ -10,11 +10,12 @@ from aetool.data.sources import differing
 from aetool.errors import DataError
 
 KNOWN_SHA256 = {
+    digits.NAME: digits.SHA256,
     "mnist": mnist.MNIST_SHA256,
     "fashion_mnist": mnist.FASHION_MNIST_SHA256,
     "cifar10": cifar10.SHA256,
 }
-EMBEDDED = {"digits": digits.digits}  # inside an installed package, never in the cache
+EMBEDDED = {digits.NAME: digits.embedded}  # inside an installed package: here before they are prepared
 
 
 class Status(NamedTuple):
@@ -36,8 +37,8 @@ def prepared_names(cache_dir: Path, name: str = "") -> list[str]:
 def status(name: str, cache_dir: Path) -> Status:
     """Hashes no image. Of a dataset that is cached in several versions, the newest."""
     try:
-        if name in EMBEDDED:
-            arrays = EMBEDDED[name](cache_dir)
+        if _is_embedded(name, cache_dir):
+            arrays = EMBEDDED[name]()
             size = sum(array.nbytes for array in arrays.present.values())
             shapes = {key: list(array.shape) for key, array in arrays.present.items()}
             return Status(True, arrays.source, size, shapes)
@@ -55,13 +56,19 @@ def status(name: str, cache_dir: Path) -> Status:
 def check(name: str, cache_dir: Path) -> list[str]:
     """Every problem found by hashing all arrays again, against the manifest and the known datasets' constants."""
     problems = []
-    names = [name] if name in EMBEDDED else prepared_names(cache_dir, name)
+    embedded = _is_embedded(name, cache_dir)
+    names = [name] if embedded else prepared_names(cache_dir, name)
     for version in names:
         try:
-            arrays = EMBEDDED[name](cache_dir) if name in EMBEDDED else cache.load(version, cache_dir)
+            arrays = EMBEDDED[name]() if embedded else cache.load(version, cache_dir)
         except DataError as error:
             problems.append(f"{version}: {error}")
             continue
         wrong = differing(arrays, KNOWN_SHA256.get(version, {}))
         problems += [f"{version}: {key} is not the known dataset's" for key in wrong]
     return problems if names else [f"{cache_dir / name}: not prepared; `aetool data fetch {name}` prepares it"]
+
+
+def _is_embedded(name: str, cache_dir: Path) -> bool:
+    """Whether a dataset comes from an installed package for now."""
+    return name in EMBEDDED and not prepared_names(cache_dir, name)

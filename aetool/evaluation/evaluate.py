@@ -40,7 +40,8 @@ def evaluate(
     found = None if overwrite else wanted.read()
     if found:
         log.info(f"{wanted.folder}: already measured; overwrite=true measures again")
-    metrics = found or _measure(session, settings, baselines)
+    with session.figures:
+        metrics = found or _measure(session, settings, baselines)
     if wanted.folder == own.folder:
         run.add_metrics(STAGE, metrics)
     return metrics
@@ -67,16 +68,27 @@ def _measure(session: Session, settings: EvaluationConfig, baselines: bool) -> d
         metrics |= session.baselines.reconstruction(result.code_size)
         if session.baselines.too_large:
             warnings.append(f"no pca and no pixels baseline: an image has over {LARGEST} values")
-    with Events(run.directory, STAGE) as events:
-        drawing.draw_reconstructions(session, events, result, target.path("errors.png"))
-        drawing.draw_jacobian(session, jacobian)
-        if units is not None:
-            drawing.draw_atlas(session, events, result, units, settings.atlas_units, target.path("atlas.csv"))
-        if settings.projector_images:
-            drawing.project_codes(session, events, settings.projector_images)
-        headlines = {key: metrics.get(key, math.nan) for key in tensorboard_headlines(STAGE)}
-        shown = {f"{STAGE}/{key}": value for key, value in headlines.items() if math.isfinite(value)}
-        events.scalars(session.step, shown)
-    run.warn(warnings + events.warnings)
-    target.write(metrics)
+    pictures = drawing.draw_reconstructions(session, result, target.path("errors.png"))
+    drawing.draw_jacobian(session, jacobian)
+    figure = None
+    if units is not None:
+        figure = drawing.draw_atlas(session, result, units, settings.atlas_units, target.path("atlas.csv"))
+
+    def complete() -> None:
+        with Events(run.directory, STAGE) as events:
+            if settings.projector_images:
+                drawing.project_codes(session, events, settings.projector_images)
+            events.scalars(session.step, _headlines(metrics))
+            events.images(session.step, pictures | {"atlas": figure.picture() if figure else None})
+        run.warn(warnings + events.warnings)
+        session.figures.wait()
+        target.write(metrics)
+
+    session.figures.afterwards(complete)
     return metrics
+
+
+def _headlines(metrics: dict[str, float]) -> dict[str, float]:
+    """What TensorBoard shows."""
+    values = {key: metrics.get(key, math.nan) for key in tensorboard_headlines(STAGE)}
+    return {f"{STAGE}/{key}": value for key, value in values.items() if math.isfinite(value)}

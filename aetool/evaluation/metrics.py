@@ -12,7 +12,7 @@ from aetool.errors import poll_signals
 from aetool.evaluation.atlas import unit_activations
 from aetool.measures.code import CodeStatistics
 from aetool.measures.cost import cost, images_per_second
-from aetool.measures.geometry import intrinsic_dimension
+from aetool.measures.geometry import distances, intrinsic_dimension, silhouette, trustworthiness
 from aetool.measures.jacobian import jacobian_norm, singular_values
 from aetool.measures.reconstruction import ReconstructionMetrics
 from aetool.models.base import BATCH, Autoencoder
@@ -72,28 +72,24 @@ def split_metrics(trained: Trained, dataset: Dataset, device: torch.device) -> E
 def geometry(trained: Trained, dataset: Dataset, images: int, neighbors: int, device: torch.device) -> dict[str, float]:
     """How the codes of so many validation images lie, the same for every run, and beside them their pixels.
 
-    Trustworthiness and continuity (Venna & Kaski 2001) and the silhouette (Rousseeuw 1987) are scikit-learn's.
-
     `val/trustworthiness` and `val/continuity` of the code against the pixels, absent unless there are over twice as
     many images as neighbors; `val/intrinsic_dimension`, absent where too few differ; `val/silhouette`, absent without
     labels or with one class. `pixels/…` are the last two of the pixels.
     """
-    from sklearn.manifold import trustworthiness  # a second's import
-    from sklearn.metrics import silhouette_score
-
     chosen = subset(len(dataset.val.images), images)
     labels = None if dataset.val.labels is None else dataset.val.labels[chosen].numpy()
     pixels = dataset.val.images[chosen].flatten(1).double().numpy() / 255
     code = encoded(trained, dataset.val.images[chosen], device).double().cpu().numpy()
+    of_code, of_pixels = distances(code), distances(pixels)
     metrics = {}
     if 2 * neighbors < len(chosen):
-        metrics["val/trustworthiness"] = float(trustworthiness(pixels, code, n_neighbors=neighbors))
-        metrics["val/continuity"] = float(trustworthiness(code, pixels, n_neighbors=neighbors))
-    for prefix, points in (("", code), ("pixels/", pixels)):
+        metrics["val/trustworthiness"] = trustworthiness(of_pixels, of_code, neighbors)
+        metrics["val/continuity"] = trustworthiness(of_code, of_pixels, neighbors)
+    for prefix, points, separation in (("", code, of_code), ("pixels/", pixels, of_pixels)):
         poll_signals()
         metrics[f"{prefix}val/intrinsic_dimension"] = intrinsic_dimension(points)
         if labels is not None and 1 < len(np.unique(labels)) < len(labels):
-            metrics[f"{prefix}val/silhouette"] = float(silhouette_score(points, labels))
+            metrics[f"{prefix}val/silhouette"] = silhouette(separation, labels)
     return {key: value for key, value in metrics.items() if math.isfinite(value)}
 
 

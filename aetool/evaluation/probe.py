@@ -5,8 +5,6 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from aetool.config.identity import identity
 from aetool.config.rules import viewless
 from aetool.config.schema import ProbeConfig, TrainConfig
@@ -14,6 +12,7 @@ from aetool.config.targets import build
 from aetool.data.dataset import Dataset
 from aetool.errors import UserError
 from aetool.evaluation import figures
+from aetool.evaluation.background import Figure
 from aetool.evaluation.catalogue import BASELINES, PROTOCOL
 from aetool.evaluation.classify import Budget, classify, labels_of
 from aetool.evaluation.diagnosis import below_baselines
@@ -58,7 +57,8 @@ def probe(session: Session, settings: ProbeConfig, baselines: bool, overwrite: b
     found = None if overwrite else wanted.read()
     if found:
         log.info(f"{wanted.folder}: already measured; overwrite=true measures again")
-    metrics = found or _measure(session, settings, baselines, shown=_is_of_stage(run, settings, baselines))
+    with session.figures:
+        metrics = found or _measure(session, settings, baselines, shown=_is_of_stage(run, settings, baselines))
     if _is_of_stage(run, settings, baselines):
         run.add_metrics(stage(settings), metrics)
     return metrics
@@ -67,15 +67,16 @@ def probe(session: Session, settings: ProbeConfig, baselines: bool, overwrite: b
 def probe_checkpoints(session: Session, settings: ProbeConfig) -> tuple[dict[float, dict[str, float]], Path]:
     """The metrics at every kept checkpoint by epoch, without baselines, and the figure that shows them."""
     run, curve, name = session.run, {}, f"{stage(settings)}-epochs"
-    with Events(run.directory, name) as events:
+    path = session.figure(f"{name}.png")
+    with session.figures, Events(run.directory, name) as events:
         for step in session.trained_steps:
             found = measurement(run, settings, False, step).read()
             metrics = found or _measure(session.at(step), settings, False, shown=False)
             events.scalars(step, _scalars(name, metrics))
             curve[step / session.steps_per_epoch] = metrics
+        title = f"{run.directory.name}, {settings.name} probe"
+        session.figures.draw(figures.save_probe_curve, path, curve, title)
     run.warn(events.warnings)
-    path = session.figure(f"{name}.png")
-    figures.save_probe_curve(path, curve, f"{run.directory.name}, {settings.name} probe")
     return curve, path
 
 
@@ -110,23 +111,28 @@ def _measure(session: Session, settings: ProbeConfig, baselines: bool, shown: bo
     _refuse_names(frozen.taps)
     target = measurement(session.run, settings, baselines, session.step)
     metrics: dict[str, float] = {"protocol": PROTOCOL}
-    pictures = {}
+    confusions = {}
     for tap, result in _results(session, classifier, settings, budget, frozen):
         metrics |= {f"{tap}/{key}": value for key, value in result.metrics.items()}
         metrics |= _per_class(tap, result, session.dataset)
-        pictures[tap] = _draw(session, target.path(f"confusion-{tap}.png"), tap, result)
+        confusions[tap] = _draw(session, target.path(f"confusion-{tap}.png"), tap, result)
     if baselines:
         metrics |= _baselines(session, classifier, settings, budget, frozen)
-        if "code" in pictures and "pca/test/accuracy" in metrics:
+        if "code" in confusions and "pca/test/accuracy" in metrics:
             metrics["code/gain_over_pca"] = metrics["code/test/accuracy"] - metrics["pca/test/accuracy"]
-    if shown:
-        name = stage(settings)
-        with Events(session.run.directory, name) as events:
-            events.scalars(session.step, _scalars(name, metrics))
-            for tap, picture in pictures.items():
-                events.image(f"{name}/{tap}/confusion", picture, session.step)
-        session.run.warn(events.warnings + below_baselines(metrics))
-    target.write(metrics)
+
+    def complete() -> None:
+        if shown:
+            name = stage(settings)
+            with Events(session.run.directory, name) as events:
+                events.scalars(session.step, _scalars(name, metrics))
+                images = {f"{name}/{tap}/confusion": figure.picture() for tap, figure in confusions.items()}
+                events.images(session.step, images)
+            session.run.warn(events.warnings + below_baselines(metrics))
+        session.figures.wait()
+        target.write(metrics)
+
+    session.figures.afterwards(complete)
     return metrics
 
 
@@ -147,9 +153,10 @@ def _per_class(tap: str, result: ProbeResult, dataset: Dataset) -> dict[str, flo
     return {f"{tap}/test/class_accuracy/{name}": value for name, value in classes if value == value}
 
 
-def _draw(session: Session, path: Path, tap: str, result: ProbeResult) -> np.ndarray:
+def _draw(session: Session, path: Path, tap: str, result: ProbeResult) -> Figure:
     title = f"{session.run.directory.name}, {tap}: {result.metrics['test/accuracy']:.4f}"
-    return figures.save_confusion(path, result.confusion, session.dataset.class_names, title)
+    confusion = result.confusion.cpu().numpy()
+    return session.figures.draw(figures.save_confusion, path, confusion, session.dataset.class_names, title)
 
 
 def _scalars(name: str, metrics: dict[str, float]) -> dict[str, float]:

@@ -7,8 +7,10 @@ import numpy as np
 from aetool.config.identity import identity
 from aetool.config.schema import SampleConfig, TrainConfig
 from aetool.config.targets import build
+from aetool.data.grid import grid
 from aetool.errors import UserError
-from aetool.evaluation import figures
+from aetool.evaluation import figures, pictures
+from aetool.evaluation.background import Figures
 from aetool.evaluation.generation import Generation, generate
 from aetool.evaluation.measurement import Measurement, best_step
 from aetool.evaluation.session import Session
@@ -52,20 +54,24 @@ def _sample(session: Session, config: SampleConfig) -> JsonObject:
     distribution = type(latent).__name__.lower()
     found = target.settings | {"distribution": distribution} | made.metrics
     try:
-        _draw(target, made, name, distribution)
+        with session.figures:
+            _draw(session.figures, target, made, name, distribution)
         target.write(found)
     except OSError as error:
         raise UserError(f"{target.folder}: cannot be written: {error}") from error
     return found
 
 
-def _draw(target: Measurement, made: Generation, name: str, distribution: str) -> None:
+def _draw(drawn: Figures, target: Measurement, made: Generation, name: str, distribution: str) -> None:
     paths = [target.path(file) for file in FILES]
-    figures.save_samples(paths[0], made.pixels[:SHOWN_SAMPLES], f"{name}, new codes ({distribution})")
-    figures.save_interpolations(paths[1], made.interpolations, f"{name}, between test images")
+    rows = pictures.square(made.pixels[:SHOWN_SAMPLES])
+    height = 0.4 + 8 * len(rows) / len(rows[0])
+    drawn.draw(figures.save_grid, paths[0], grid(rows), height, f"{name}, new codes ({distribution})")
+    title, columns = f"{name}, between test images", len(made.interpolations[0])
+    drawn.draw(figures.save_interpolations, paths[1], grid(made.interpolations), columns, title)
     change = "each unit from 0 to its largest value" if made.non_negative else "each unit by -3 to 3 of its std"
-    units, rows = zip(*made.traversals.items(), strict=True)
-    figures.save_traversals(paths[2], rows, units, f"{name}, {change}")
+    units, traversals = zip(*made.traversals.items(), strict=True)
+    drawn.draw(figures.save_traversals, paths[2], grid(traversals), units, f"{name}, {change}")
     pixels = (made.pixels * 255).round().byte().numpy()
     with replacing(paths[3]) as temporary, temporary.open("wb") as file:
         np.savez(file, images=pixels, codes=made.codes.numpy())

@@ -1,5 +1,7 @@
 """What the measurements of one run share, made when first needed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from aetool.config.schema import ComputeConfig, RunConfig, TrainConfig
 from aetool.data.dataset import Dataset
 from aetool.data.pca import PCA
 from aetool.errors import UserError
+from aetool.evaluation.background import Figures
 from aetool.evaluation.baselines import Baselines
 from aetool.storage.checkpoint import Checkpoints
 from aetool.storage.run import Run
@@ -22,6 +25,19 @@ from aetool.training.assembly import (
 )
 from aetool.training.cached_pca import pca_of
 from aetool.training.hardware import prepare_torch
+
+_kept: dict[tuple[str, Path], Dataset] | None = None  # the last one loaded, inside `keeping_dataset`
+
+
+@contextmanager
+def keeping_dataset() -> Iterator[None]:
+    """Inside, runs on the same dataset share one copy, loaded and verified once."""
+    global _kept
+    before, _kept = _kept, {}
+    try:
+        yield
+    finally:
+        _kept = before
 
 
 class DataSession:
@@ -38,7 +54,13 @@ class DataSession:
     @cached_property
     def dataset(self) -> Dataset:
         prepare_torch(self.compute)
-        return load_dataset(self.data_config, self.cache)
+        if _kept is None:
+            return load_dataset(self.data_config, self.cache)
+        key = (self.data_config.model_dump_json(), self.cache)
+        if key not in _kept:
+            _kept.clear()
+            _kept[key] = load_dataset(self.data_config, self.cache)
+        return _kept[key]
 
 
 class Session(DataSession):
@@ -47,6 +69,10 @@ class Session(DataSession):
     def __init__(self, run: Run[TrainConfig], compute: ComputeConfig, chosen: int | None = None) -> None:
         super().__init__(run.config, compute)
         self.run, self.chosen = run, chosen
+
+    @cached_property
+    def figures(self) -> Figures:
+        return Figures(self.run)
 
     @cached_property
     def baselines(self) -> Baselines:
@@ -73,7 +99,7 @@ class Session(DataSession):
     def at(self, step: int) -> "Session":
         """The same at another checkpoint, with the dataset that is loaded."""
         other = Session(self.run, self.compute, step)
-        other.dataset = self.dataset
+        other.dataset, other.figures = self.dataset, self.figures
         return other
 
     @property

@@ -5,20 +5,23 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
+from aetool.dynamo import run_eagerly
 from aetool.models.base import Autoencoder
 
 
 def cost(model: Autoencoder, image_shape: Sequence[int]) -> dict[str, int]:
     """`parameters`; `flops` of a forward pass of one image (C, H, W) in eval mode, where a multiply-add counts as two;
     `model_bytes` of parameters and buffers."""
+    from torch.utils import flop_counter  # imports triton
+
+    run_eagerly(flop_counter._FlopCounterMode, "__torch_dispatch__")
     parameters, buffers = list(model.parameters()), list(model.buffers())
     image = torch.zeros(1, *image_shape, device=parameters[0].device if parameters else None)
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), flop_counter.FlopCounterMode(display=False) as counter:
             model(image)
     finally:
         model.train(training)
@@ -30,7 +33,7 @@ def cost(model: Autoencoder, image_shape: Sequence[int]) -> dict[str, int]:
 
 
 @torch.no_grad()
-def images_per_second(model: Autoencoder, images: Tensor, min_seconds: float = 0.5) -> float:
+def images_per_second(model: Autoencoder, images: Tensor, min_seconds: float = 0.2) -> float:
     """Throughput of `model.encode` on one batch of images, over at least `min_seconds` after a warm-up pass."""
 
     def finished() -> float:

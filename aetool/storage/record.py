@@ -70,6 +70,12 @@ class Events:
         """An image (H, W, 3) uint8."""
         self._show("add_image", name, image, step, dataformats="HWC")
 
+    def images(self, step: int, images: Mapping[str, np.ndarray | None]) -> None:
+        """Images (H, W, 3) uint8 by name, of those that there are."""
+        for name, image in images.items():
+            if image is not None:
+                self.image(name, image, step)
+
     def layout(self, stage: str) -> None:
         """The charts of a stage in the custom scalars tab."""
         charts = {name: ["Multiline", tags] for name, tags in LAYOUTS.get(stage, {}).items()}

@@ -1,17 +1,17 @@
 """One run of an autoencoder, brought to its end: training, then evaluation and probe."""
 
-import contextlib
-import ctypes
 import logging
 
 from aetool.config.identity import identity
 from aetool.config.schema import TrainConfig
 from aetool.errors import UserError, deferred_signals, poll_signals
 from aetool.evaluation import evaluate, figures, probe
+from aetool.evaluation.background import Figures
 from aetool.evaluation.session import Session
 from aetool.files import flatten
 from aetool.storage.record import Events, read_rows
 from aetool.storage.run import C, Run
+from aetool.training.hardware import release_memory
 from aetool.training.pretrain import pretrain
 from aetool.training.progress import TrainingProgress
 
@@ -37,10 +37,13 @@ def bring_to_end(run: Run[TrainConfig]) -> None:
             _check_before_training(session)
         with run.claim():
             log.info(f"{run.config.model.name} on {run.config.dataset.name} → {run.directory}")
-            if "pretrain" not in run.metrics:
-                _check_before_training(session)
-                _pretrain(session)
-            _measure(session)
+            with session.figures:  # drawn while the run is evaluated and probed
+                if "pretrain" not in run.metrics:
+                    _check_before_training(session)
+                    _pretrain(session)
+                if not session.figure("loss.png").exists():
+                    draw_curves(session.figures, {"loss.png": "loss"})
+                _measure(session)
             result = run.metrics["pretrain"]
             declare_hparams(run, {f"pretrain/{key}": result[key] for key in ("val/loss", "seconds")})
         poll_signals()  # a signal since the last poll still ends a sweep
@@ -56,11 +59,12 @@ def declare_hparams(run: Run[C], headline: dict[str, float]) -> None:
     run.warn(events.warnings)
 
 
-def save_curves(run: Run[C], quantities: dict[str, str]) -> None:
+def draw_curves(drawn: Figures, quantities: dict[str, str]) -> None:
     """Curves of the quantities in the record, one figure each by its name."""
-    rows = read_rows(run.directory)
+    directory = drawn.run.directory
+    rows = read_rows(directory)
     for name, quantity in quantities.items():
-        figures.save_curves(run.directory / "figures" / name, rows, run.directory.name, quantity)
+        drawn.draw(figures.save_curves, directory / "figures" / name, rows, directory.name, quantity)
 
 
 def _check_before_training(session: Session) -> None:
@@ -75,8 +79,7 @@ def _pretrain(session: Session) -> None:
     run = session.run
     with TrainingProgress() as progress:
         run.add_metrics("pretrain", pretrain(run, session.dataset, session.device, progress))
-    _release_memory()
-    save_curves(run, {"loss.png": "loss"})
+    release_memory()  # the pixel probe needs as much again
 
 
 def _measure(session: Session) -> None:
@@ -102,9 +105,3 @@ def _is_finished(run: Run[TrainConfig]) -> bool:
 
 def _has_labels(run: Run[TrainConfig]) -> bool:
     return bool(run.metrics["pretrain"]["num_classes"])
-
-
-def _release_memory() -> None:
-    """Returns freed memory to the system: glibc keeps what training freed, and the pixel probe needs as much again."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL("libc.so.6").malloc_trim(0)

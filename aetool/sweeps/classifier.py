@@ -22,6 +22,7 @@ from aetool.config.schema import (
 from aetool.config.tree import known_targets
 from aetool.errors import UserError, deferred_signals, poll_signals
 from aetool.evaluation import figures
+from aetool.evaluation.background import Figures
 from aetool.evaluation.catalogue import tensorboard_headlines
 from aetool.evaluation.probe import stage
 from aetool.evaluation.session import DataSession, Session
@@ -31,7 +32,7 @@ from aetool.storage.notebook import html_table
 from aetool.storage.opening import open_trained
 from aetool.storage.record import Events
 from aetool.storage.run import Run
-from aetool.sweeps.autoencoder import bring_to_end, declare_hparams, save_curves
+from aetool.sweeps.autoencoder import bring_to_end, declare_hparams, draw_curves
 from aetool.training.finetune import Finetuned, finetune
 from aetool.training.precision import decided
 from aetool.training.progress import TrainingProgress
@@ -190,12 +191,13 @@ def _draw(run: Run[FinetuneRunConfig], result: Finetuned, class_names: Sequence[
     metrics = result.metrics
     title = f"{run.directory.name}: {metrics['test/accuracy']:.4f}"
     path = run.directory / "figures" / "confusion.png"
-    confusion = figures.save_confusion(path, result.confusion, class_names, title)
-    save_curves(run, {"loss.png": "loss", "accuracy.png": "accuracy"})
+    with Figures(run) as drawn:
+        confusion = drawn.draw(figures.save_confusion, path, result.confusion.cpu().numpy(), class_names, title)
+        draw_curves(drawn, {"loss.png": "loss", "accuracy.png": "accuracy"})
     shown = {f"{STAGE}/{key}": metrics[key] for key in tensorboard_headlines(STAGE) if key in metrics}
     declare_hparams(run, shown)
     with Events(run.directory, STAGE) as events:
-        events.image("test/confusion", confusion, int(metrics["best_step"]))
+        events.images(int(metrics["best_step"]), {"test/confusion": confusion.picture()})
     run.warn(events.warnings)
 
 

@@ -11,6 +11,7 @@ from aetool.config.compose import Point
 from aetool.config.identity import digest
 from aetool.config.schema import FitConfig
 from aetool.errors import Interrupted, UserError, exit_code
+from aetool.evaluation.session import keeping_dataset
 from aetool.files import JsonObject, write_json
 from aetool.report.rows import NOT_STARTED, SWEEP
 from aetool.storage.run import C, Run
@@ -36,6 +37,11 @@ def each(points: Sequence[Point[F]], work: Callable[[int], object]) -> Iterator[
 
     An interruption is the last outcome, and is raised after it.
     """
+    with keeping_dataset():
+        yield from _each(points, work)
+
+
+def _each(points: Sequence[Point[F]], work: Callable[[int], object]) -> Iterator[Outcome]:
     for index, point in enumerate(points):
         print(f"\n[{index + 1}/{len(points)}] {' '.join(point.overrides)}")
         try:

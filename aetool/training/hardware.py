@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from aetool.config.schema import ComputeConfig
+from aetool.dynamo import run_optimizers_eagerly
 from aetool.errors import UserError
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: "<microseconds per period> <period>", or "max <period>"
@@ -25,6 +26,7 @@ def prepare_torch(config: ComputeConfig) -> torch.device:
     """Sets torch up for this process as the config says, and returns its device."""
     torch.set_num_threads(config.threads or available_threads())
     log.debug(f"torch {torch.__version__}, device={config.device}, {torch.get_num_threads()} threads")
+    run_optimizers_eagerly()
     torch.set_flush_denormal(True)  # moments of silent units decay into denormals, which are slow
     keep_freed_memory()
     return choose_device(config.device)

@@ -1,0 +1,144 @@
+"""Figures drawn in a process of their own, while the next thing is measured.
+
+Drawing the figures of a small run takes as long as measuring it, and matplotlib half a second to import. The process
+starts with the first figure. It ends when its stdin is closed, and so with the command, even with one that is killed.
+"""
+
+import atexit
+import functools
+import logging
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+import aetool
+from aetool.storage.run import Run
+
+Draw = Callable[..., None]  # a function of `figures`: takes the path first
+log = logging.getLogger("aetool")
+
+
+class Figure(NamedTuple):
+    """A figure on its way to its file."""
+
+    path: Path
+    error: "Future[str | None]"  # why it could not be drawn
+
+    def picture(self) -> np.ndarray | None:
+        """(height, width, 3) uint8, once it is drawn; None where that failed."""
+        from PIL import Image
+
+        if self.error.result() is not None:
+            return None
+        with Image.open(self.path) as image:
+            return np.asarray(image)
+
+
+class Figures:
+    """The figures of a run. Drawn when the outermost `with` block is left, in which a failure becomes a warning."""
+
+    def __init__(self, run: Run[Any]) -> None:
+        self.run = run
+        self._figures: list[Figure] = []
+        self._actions: list[Callable[[], None]] = []
+        self._depth = 0
+
+    def draw(self, function: Draw, path: Path, *arguments: Any) -> Figure:
+        """Has a figure drawn at `path` by a function of `figures`; the arguments are copied."""
+        path = path.absolute()
+        figure = Figure(path, _process().submit(function, path, *arguments))
+        self._figures.append(figure)
+        return figure
+
+    def afterwards(self, action: Callable[[], None]) -> None:
+        """Calls `action` at the end, whatever ends the block; it may `wait` for the figures."""
+        self._actions.append(action)
+
+    def wait(self) -> None:
+        """Returns when all figures are drawn; the run is warned of those that could not be."""
+        figures, self._figures = self._figures, []
+        failed = [(figure.path.name, error) for figure in figures if (error := figure.error.result()) is not None]
+        warnings = [f"{name} could not be drawn: {error}" for name, error in failed]
+        for warning in warnings:
+            log.warning(warning)
+        self.run.warn(warnings)
+
+    def __enter__(self) -> Self:
+        self._depth += 1
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._depth -= 1
+        if self._depth:
+            return
+        actions, self._actions = self._actions, []
+        try:
+            for action in actions:
+                action()
+        finally:
+            self.wait()
+
+
+class FigureProcess:
+    """Runs calls one after another in another process, which is started for the first one, and again after it died."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "figures")  # waits for the answers
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def submit(self, function: Draw, *arguments: Any) -> "Future[str | None]":
+        """The error of a call, or None."""
+        return self._thread.submit(self._call, pickle.dumps((function, arguments)))
+
+    def close(self) -> None:
+        """Ends the process after the calls so far."""
+        self._thread.shutdown()
+        if self._process is not None:
+            self._process.communicate()
+
+    def _call(self, call: bytes) -> str | None:
+        try:
+            if self._process is None:
+                self._process = _start()
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            self._process.stdin.write(call)
+            self._process.stdin.flush()
+            error: str | None = pickle.load(self._process.stdout)
+        except (OSError, EOFError) as caught:
+            if self._process is not None:
+                self._process.kill()
+                self._process.communicate()
+                self._process = None
+            return f"the process that draws has ended ({type(caught).__name__}: {caught})"
+        return error
+
+
+def _start() -> "subprocess.Popen[bytes]":
+    """A session of its own keeps the terminal's Ctrl-C from it, which is for this process to handle."""
+    path = [str(Path(aetool.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "aetool.evaluation.figure_process"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+        start_new_session=True,
+    )
+
+
+@functools.cache
+def _process() -> FigureProcess:
+    """The one of this process."""
+    process = FigureProcess()
+    atexit.register(process.close)
+    return process

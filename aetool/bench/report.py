@@ -98,40 +98,27 @@ def write(folder: Path, result: Result, config: dict[str, object]) -> None:
 
 
 def draw_roofline(result: Result, path: Path) -> None:
-    """FLOP/s over FLOPs per byte: every layer alone, and whole steps, under the measured roofs."""
+    """GFLOP/s over FLOPs per byte: every layer alone, and whole steps, under the measured roofs."""
     figure, (axes,) = sheet(1, 1, 7.5, 5)
-    intensity = result.flops / result.nbytes
-    points = {layer.name: layer.flops / layer.nbytes for layer in result.layers}
-    low, high = min(points.values()) / 4, max(*points.values(), result.roof / result.peak_bytes_per_second) * 4
-    ridge = result.roof / result.peak_bytes_per_second
-    axes.plot(
-        [low, ridge, high],
-        [low * result.peak_bytes_per_second, result.roof, result.roof],
-        color="#777777",
-        label=f"measured roofs: {result.roof / 1e9:,.0f} GFLOP/s, {result.peak_bytes_per_second / 1e9:.1f} GB/s",
-    )
-    axes.scatter(
-        list(points.values()),
-        [layer.flops_per_second for layer in result.layers],
-        s=22,
-        color=PALETTE[0],
-        label="a layer's primitives alone",
-    )
-    for layer in result.layers:
-        axes.annotate(
-            layer.name,
-            (points[layer.name], layer.flops_per_second),
-            xytext=(4, 4),
-            textcoords="offset points",
-            fontsize=7,
-            parse_math=False,
-        )
+    roof, bandwidth = result.roof / 1e9, result.peak_bytes_per_second / 1e9
+    points = {layer.name: (layer.flops / layer.nbytes, layer.flops_per_second / 1e9) for layer in result.layers}
+    intensities, speeds = zip(*points.values(), strict=True)
+    ridge = roof / bandwidth
+    low, high = min(*intensities, ridge) / 4, max(*intensities, ridge) * 4
+    label = f"measured roofs: {roof:,.0f} GFLOP/s, {bandwidth:.1f} GB/s"
+    axes.plot([low, ridge, high], [low * bandwidth, roof, roof], color="#777777", label=label)
+    axes.scatter(intensities, speeds, s=22, color=PALETTE[0], label="a layer's primitives alone")
+    for name, point in points.items():
+        axes.annotate(name, point, xytext=(4, 4), textcoords="offset points", fontsize=7, parse_math=False)
     for index, name in enumerate(result.images_per_second, start=1):
-        rate = result.flops_per_second(name)
-        label = f"step of {name}: {rate / 1e9:,.1f} GFLOP/s"
-        axes.scatter([intensity], [rate], marker="*", s=110, color=PALETTE[index], label=label)
+        speed = result.flops_per_second(name) / 1e9
+        label = f"step of {name}: {speed:,.1f} GFLOP/s"
+        axes.scatter([result.flops / result.nbytes], [speed], marker="*", s=110, color=PALETTE[index], label=label)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    titled(axes, result.title, "FLOPs per byte of inputs, weights and outputs", "FLOP/s")
+    for scale in (axes.xaxis, axes.yaxis):
+        scale.set_major_formatter("{x:g}")
+        scale.set_minor_formatter("{x:g}" if scale is axes.yaxis else "")
+    titled(axes, result.title, "FLOPs per byte of inputs, weights and outputs", "GFLOP/s")
     axes.legend(fontsize=8, loc="lower right")
     render(figure, path, "png")

@@ -220,9 +220,18 @@ def test_ratios_and_fractions_are_of_paired_rounds() -> None:
 
 class TestCommand:
     def test_everything_in_one_run(self, workplace: Path, aetool) -> None:
-        done = aetool("bench", *WORDS, "seconds=0.001", "rounds=2", "name=speed")
+        done = aetool("bench", *WORDS, "penalty=l1", "seconds=0.001", "rounds=2", "name=speed")
         assert done.code == 0, done.err
-        for text in ("bare loop", "PyTorch as usual", "ceiling", "aetool / this", "round 2/2", "torch", "threads=1"):
+        for text in (
+            "bare loop",
+            "PyTorch as usual",
+            "ceiling",
+            "aetool / this",
+            "no penalty",
+            "round 2/2",
+            "torch",
+            "threads=1",
+        ):
             assert text in done.out
         for part in PARTS:
             assert part in done.out
@@ -251,6 +260,7 @@ class TestCommand:
             (("bench", "--slow"), "options: -m, --quick, -v"),
             (("bench", "-m", "rounds=1,2"), "one configuration at a time"),
             (("bench", "seconds=0"), "seconds=0"),
+            (("bench", *WORDS[:2], "model=pca", "trainer.batch_size=16"), "no steps to time"),
         ],
     )
     def test_wrong_words(self, workplace: Path, aetool, words: tuple[str, ...], message: str) -> None:

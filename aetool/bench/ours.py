@@ -12,16 +12,23 @@ from aetool.bench.breakdown import Stopwatch
 from aetool.config.schema import BenchConfig
 from aetool.data.dataset import Dataset
 from aetool.data.preprocessing import Preprocessing
+from aetool.errors import UserError
 from aetool.models.base import Batch
 from aetool.storage.run import Run
 from aetool.training.pretrain import make_trainer
 
 
 class Ours:
-    """The trainer of a config: it takes steps on the training split, without validation or checkpoints."""
+    """The trainer of a config: it takes steps on the training split, without validation or checkpoints.
+
+    Raises UserError for a model that no gradient step trains.
+    """
 
     def __init__(self, config: BenchConfig, folder: Path, dataset: Dataset, device: torch.device) -> None:
         self.trainer = make_trainer(Run(folder, config), dataset, device)
+        if not any(parameter.requires_grad for parameter in self.trainer.model.parameters()):
+            self.close()
+            raise UserError(f"model={config.model.name}: it is fitted in closed form; there are no steps to time")
         self.model: nn.Module = copy.deepcopy(self.trainer.model)  # with the initial weights, for other loops
         self.batches = self._batches()
 

@@ -1,7 +1,6 @@
 """The trainer's speed against other loops and the measured ceiling, and where its steps go."""
 
 import copy
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +59,8 @@ def measure(config: BenchConfig, folder: Path, clock: Clock, say: Callable[[str]
     bench = Bench(config, ours, dataset.train.images, device, clock, say)
     dtype, size = DTYPES[ours.precision], config.trainer.batch_size
     try:
+        if config.penalty.terms or config.corruption.level:
+            say("the other loops train on the reconstruction loss alone: no penalty, no noise")
         say("warming up")
         calls = primitives(ours.loss)
         variants = _bare_variants(bench)
@@ -106,33 +107,30 @@ def _rounds(
         for name, loop in loops.items():
             images[name].append(steps[name] * size / bench.seconds(loop, steps[name]))
         ceilings.append([call.seconds(bench.device, 3, bench.clock) for call in calls])
-        rates = ", ".join(f"{name} {values[-1]:,.0f}" for name, values in images.items())
-        bench.say(f"round {number}/{rounds}, images/s: {rates}")
+        ours, bare = images[AETOOL][-1], images[BARE][-1]
+        bench.say(f"round {number}/{rounds}: {ours:,.0f} images/s, {ours / bare:.3f} of the bare loop")
     return images, ceilings
 
 
 def _bare_variants(bench: Bench) -> dict[str, Loop]:
     """Bare loops in the precisions that the device computes fast, and in both layouts where there are convolutions."""
     precisions = ["fp32", "bf16"] if has_bf16(bench.device) else sorted({"fp32", bench.ours.precision})
-    formats = FORMATS if _has_maps(bench.ours.model) else {"": torch.contiguous_format}
-    return {
-        f"{precision} {layout}".strip(): _bare(bench, precision, formats[layout])
-        for precision, layout in itertools.product(precisions, formats)
-    }
-
-
-def _bare(bench: Bench, precision: str, memory_format: torch.memory_format) -> Loop:
-    config, device, to_input = bench.config, bench.device, bench.ours.preprocessing.to_input
-    model = copy.deepcopy(bench.ours.model).to(memory_format=memory_format)
-    x = torch.cat([to_input(part) for part in bench.images.split(1000)])
-    return bare_loop(
-        model,
-        build(config.optimizer, params=model.parameters()),
-        build(config.loss),
-        x.to(device, memory_format=memory_format),
-        config.trainer.batch_size,
-        torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
-    )
+    maps = any(parameter.ndim == 4 for parameter in bench.ours.model.parameters())
+    x = torch.cat([bench.ours.preprocessing.to_input(part) for part in bench.images.split(1000)]).to(bench.device)
+    loops = {}
+    for layout, memory_format in FORMATS.items() if maps else [("", torch.contiguous_format)]:
+        laid_out = x.contiguous(memory_format=memory_format)
+        for precision in precisions:
+            model = copy.deepcopy(bench.ours.model).to(memory_format=memory_format)
+            loops[f"{precision} {layout}".strip()] = bare_loop(
+                model,
+                build(bench.config.optimizer, params=model.parameters()),
+                build(bench.config.loss),
+                laid_out,
+                bench.config.trainer.batch_size,
+                torch.autocast(bench.device.type, torch.bfloat16, enabled=precision == "bf16"),
+            )
+    return loops
 
 
 def _usual(bench: Bench) -> Loop:
@@ -161,10 +159,6 @@ def _layers(calls: list[Call], ceilings: list[list[float]]) -> list[LayerTime]:
     for call, seconds in zip(calls, best, strict=True):
         found.setdefault(call.layer, LayerTime(call.layer)).add(call, seconds)
     return list(found.values())
-
-
-def _has_maps(model: nn.Module) -> bool:
-    return any(parameter.ndim == 4 for parameter in model.parameters())
 
 
 def _layout(model: nn.Module) -> str:

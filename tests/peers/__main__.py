@@ -39,7 +39,7 @@ class Workload(NamedTuple):
 WORKLOADS = {
     "dense": Workload(
         {"aetool": ("model=dense_128_64", "dataset=mnist")},
-        ("bare", "keras", "lightning", "pythae"),
+        ("bare", "usual", "keras", "lightning", "pythae"),
         256,
         51_200,
         "784-128-64-128-784 on MNIST, batch 256: images per second",
@@ -49,7 +49,7 @@ WORKLOADS = {
             "aetool": ("model=conv_64", "dataset=cifar10"),
             "aetool, own module": ("model=plain_conv", "dataset=cifar10"),
         },
-        ("bare", "keras", "lightning", "pythae"),
+        ("bare", "usual", "keras", "lightning", "pythae"),
         128,
         2560,
         "64-channel conv network on CIFAR-10, batch 128: images per second",
@@ -137,6 +137,7 @@ def prepare(name: str, workload: Workload, folder: Path, options: argparse.Names
     images = dataset.train.images[: workload.images]
     to_input = Preprocessing.fit(images, config.dataset.standardize, logits=False).to_input
     arrays = {
+        "pixels": images.numpy(),
         "train": to_input(images).numpy(),
         "train_labels": dataset.train.labels[: workload.images].numpy(),
         "held_out": to_input(dataset.val.images[:HELD_OUT]).numpy(),
@@ -151,6 +152,7 @@ def prepare(name: str, workload: Workload, folder: Path, options: argparse.Names
         "threads": options.threads,
         "precision": options.precision,
         "clock": options.clock,
+        "standardize": config.dataset.standardize,
         "epochs": 10,
         "l2": 1e-3,
     }

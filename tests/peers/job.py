@@ -25,6 +25,7 @@ class Job:
     threads: int
     precision: str  # of aetool and of the bare loop
     clock: str  # wall, or cpu: seconds of the process on any core
+    standardize: bool  # whether train and held_out have zero mean and unit variance per channel
     epochs: int  # of a probe that is fitted by steps
     l2: float  # of the probe
 
@@ -36,7 +37,7 @@ class Job:
         return cls(**json.loads((Path(folder) / "job.json").read_text()))
 
     def array(self, name: str) -> np.ndarray:
-        """`train` and `held_out`: float32 (N, C, H, W), or (N, D) for the probe; and their labels."""
+        """`train` and `held_out`: float32 (N, C, H, W), or (N, D) for the probe; `pixels`: uint8; `train_labels`."""
         return np.load(Path(self.folder) / f"{name}.npy")
 
 

@@ -21,10 +21,10 @@ COMMANDS = {
     "compare": "compare runs: a table, figures, an HTML report",
     "list": "list every option of every group, and the cost of each model",
     "data": "list, download and verify the datasets",
-    "bench": "training speed compared with a bare PyTorch loop",
+    "bench": "training speed compared with other loops and the hardware's ceiling",
 }
 COMPOSED = ("train", "probe", "finetune", "evaluate", "sample", "encode", "bench")  # the others take plain words
-WITH_FULL = ("train", "finetune")
+FLAGS = {"full": ("train", "finetune"), "quick": ("bench",)}  # by the commands that take them
 SHOWN = {"--hydra-help", "-c", "--cfg", "-i", "--info"}  # by Hydra, instead of a run
 HELP = """aetool: an experiment bench for autoencoders
 
@@ -124,29 +124,35 @@ def _composed(command: str, words: list[str]) -> int:
     parser = argparse.ArgumentParser(f"aetool {command}", add_help=False, allow_abbrev=False)
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("-cd", "--config-dir", type=Path)
-    parser.add_argument("--full", action="store_true")
+    for flag in FLAGS:
+        parser.add_argument(f"--{flag}", action="store_true")
     parser.add_argument("-h", "--help", action="store_true")
     options, others = parser.parse_known_args(words)
+    flags = {name for name in FLAGS if getattr(options, name)}
+    taken = {name for name, commands in FLAGS.items() if command in commands}
     overrides = [word for word in others if "=" in word and not word.startswith("-")]
     if options.help:
         from aetool.config.help import print_help
 
-        print_help(command, COMMANDS[command], command in WITH_FULL, overrides, options.config_dir)
+        hidden = {f"--{name}" for name in FLAGS.keys() - taken}
+        print_help(command, COMMANDS[command], hidden, overrides, options.config_dir)
         return 0
     if SHOWN.intersection(others):
         _show(command, words, overrides, options)
         return 0
     for word in others:
         if word.startswith("-"):
-            raise UserError(f"{word}: unknown option; options: -m, --full, -v, -q, --config-dir DIR, --help, --cfg job")
-    if options.full and command not in WITH_FULL:
+            known = "".join(f" --{name}," for name in sorted(taken))
+            raise UserError(f"{word}: unknown option; options: -m,{known} -v, -q, --config-dir DIR, --help, --cfg job")
+    if "full" in flags - taken:
         raise UserError(f"--full: aetool {command} prints all of its metrics anyway; leave it out")
+    if "quick" in flags - taken:
+        raise UserError(f"--quick: only aetool {', '.join(FLAGS['quick'])} takes it; leave it out")
     from aetool.config.compose import compose_points
     from aetool.config.schema import SCHEMAS
 
     points = compose_points(command, SCHEMAS[command], others, options.multirun, options.config_dir)
-    settings = {"full": True} if options.full else {}
-    return int(importlib.import_module(f"aetool.commands.{command}").run(points, **settings))
+    return int(importlib.import_module(f"aetool.commands.{command}").run(points, **dict.fromkeys(flags, True)))
 
 
 def _show(command: str, words: list[str], overrides: list[str], options: argparse.Namespace) -> None:
@@ -156,7 +162,7 @@ def _show(command: str, words: list[str], overrides: list[str], options: argpars
     import hydra
 
     said = io.StringIO()
-    argv, sys.argv = sys.argv, [f"aetool {command}", *(word for word in words if word != "--full")]
+    argv, sys.argv = sys.argv, [f"aetool {command}", *(word for word in words if word.removeprefix("--") not in FLAGS)]
     try:
         with contextlib.redirect_stderr(said):
             hydra.main(version_base="1.3", config_path="pkg://aetool.conf", config_name=command)(lambda config: None)()

@@ -280,13 +280,6 @@ def test_data_commands(workplace, aetool):
     assert aetool("data", "check", "mnist").code == 2
 
 
-def test_bench_prints_a_ratio(workplace, aetool):
-    words = [w for w in TINY if not w.startswith(("probe", "trainer.epochs"))]
-    done = aetool("bench", *words, "steps=4", "rounds=2")
-    assert done.code == 0, done.err
-    assert "ratio" in done.out
-
-
 class TestFromPython:
     @pytest.fixture
     def run(self, workplace, aetool):

@@ -78,12 +78,23 @@ class TestLayout:
 
 class TestPrecision:
     @pytest.mark.parametrize(
-        ("found", "expected"),
-        [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx2": True, "avx512_bf16": False}, False)],
+        ("text", "expected"),
+        [
+            ("processor : 0\nflags\t\t: fpu avx2 avx512_bf16\n\nprocessor : 1\n", True),
+            ("flags : avx2 amx_bf16", True),
+            ("Features : asimd bf16", True),
+            ("processor : 0\nflags : avx2 avx512f\n\nflags : avx512_bf16", False),
+            ("", False),
+        ],
     )
-    def test_a_cpu_has_bf16_by_its_instructions(self, monkeypatch, found, expected):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    def test_a_cpu_has_bf16_by_its_instructions(self, tmp_path, monkeypatch, text, expected):
+        (tmp_path / "cpuinfo").write_text(text)
+        monkeypatch.setattr(hardware, "CPU_INFO", tmp_path / "cpuinfo")
         assert has_bf16(CPU) is expected
+
+    def test_a_system_that_does_not_tell_has_none(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(hardware, "CPU_INFO", tmp_path / "missing")
+        assert not has_bf16(CPU)
 
     @pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
     def test_a_gpu_has_bf16_by_its_generation(self, monkeypatch, capability, expected):

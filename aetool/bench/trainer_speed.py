@@ -1,78 +1,176 @@
-"""The trainer's speed against a loop that does nothing but train, on the same tensors."""
+"""The trainer's speed against other loops and the measured ceiling, and where its steps go."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from aetool.bench.breakdown import breakdown
+from aetool.bench.ceiling import Call, peak_bandwidth, peak_flops, primitives
+from aetool.bench.hardware import hardware
+from aetool.bench.loops import MeanError, Pictures, bare_loop, usual_loop
+from aetool.bench.ours import Ours
+from aetool.bench.result import AETOOL, BARE, FASTEST, USUAL, LayerTime, Result
+from aetool.bench.timing import Clock, finished
 from aetool.config.schema import BenchConfig
 from aetool.config.targets import build
 from aetool.losses import Loss
-from aetool.storage.run import Run
 from aetool.training.assembly import cache_dir, load_dataset
-from aetool.training.hardware import prepare_torch
-from aetool.training.pretrain import make_trainer
+from aetool.training.hardware import has_bf16, has_fused_optimizers, prepare_torch
+from aetool.training.precision import decided
+
+Loop = Iterator[None]  # a training step per `next`
+FORMATS = {"channels-first": torch.contiguous_format, "channels-last": torch.channels_last}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def rounds(config: BenchConfig, folder: Path, clock: Callable[[], float]) -> list[tuple[float, float]]:
-    """Images per second of (the trainer, the bare loop), one pair a round, the two in turn.
+@dataclass
+class Bench:
+    """What a measurement needs."""
 
-    Both start from the same weights, see the same number of images in batches of the same size, and compute in the same
-    precision with the same optimizer. The bare loop has the images as ready float tensors and keeps no record.
-    """
-    device = prepare_torch(config)
+    config: BenchConfig
+    ours: Ours
+    images: torch.Tensor  # (N, C, H, W) uint8
+    device: torch.device
+    clock: Clock
+    say: Callable[[str], None]  # progress
+
+    def seconds(self, loop: Loop, steps: int) -> float:
+        started = finished(self.device, self.clock)
+        for _ in range(steps):
+            next(loop)
+        return finished(self.device, self.clock) - started
+
+    def steps(self, loop: Loop) -> int:
+        """Warms a loop up for about `config.seconds`, and returns the number of steps that take as long."""
+        next(loop)
+        steps, seconds = 1, self.seconds(loop, 1)
+        while seconds < self.config.seconds / 2:
+            steps *= 2
+            seconds = self.seconds(loop, steps)
+        return max(1, round(self.config.seconds / max(seconds, 1e-9) * steps))
+
+
+def measure(config: BenchConfig, folder: Path, clock: Clock, say: Callable[[str], None]) -> Result:
+    """Times all loops in turn, round by round; each starts from the same weights and sees batches of the same size."""
+    device, config = prepare_torch(config), decided(config)
     dataset = load_dataset(config.dataset, cache_dir(config))
-    steps, batch_size = config.steps, config.trainer.batch_size
-    trainer = make_trainer(Run(folder, config), dataset, device)
-    x = torch.cat([trainer.batches.preprocessing.to_input(part) for part in dataset.train.images.split(1000)]).to(
-        device
+    ours = Ours(config, folder, dataset, device)
+    bench = Bench(config, ours, dataset.train.images, device, clock, say)
+    dtype, size = DTYPES[ours.precision], config.trainer.batch_size
+    try:
+        if config.penalty.terms or config.corruption.level:
+            say("the other loops train on the reconstruction loss alone: no penalty, no noise")
+        say("warming up")
+        calls = primitives(ours.loss)
+        variants = _bare_variants(bench)
+        rates = {name: size / _step_seconds(bench, loop) for name, loop in variants.items()}
+        chosen = {BARE: _fastest(rates, ours.precision), FASTEST: _fastest(rates)}
+        if chosen[FASTEST] == chosen[BARE]:
+            del chosen[FASTEST]
+        loops: dict[str, Loop] = {AETOOL: ours.steps()}
+        loops |= {name: variants[variant] for name, variant in chosen.items()}
+        loops[USUAL] = _usual(bench)
+        images, ceilings = _rounds(bench, loops, calls)
+        say("where a step goes")
+        steps = bench.steps(loops[AETOOL])
+        parts = [breakdown(ours.watched_steps, steps, device, clock) for _ in range(config.rounds)]
+        say("peaks")
+        peaks = peak_flops(dtype, device, clock), peak_bandwidth(device, clock)
+    finally:
+        ours.close()
+    return Result(
+        f"{config.model.name} on {config.dataset.name}, batch {size}, {ours.precision}{_layout(ours.model)}",
+        hardware(device),
+        size,
+        images,
+        chosen,
+        rates,
+        _layers(calls, ceilings),
+        [sum(seconds) for seconds in ceilings],
+        sum(call.flops for call in calls),
+        sum(call.nbytes for call in calls),
+        parts,
+        *peaks,
     )
-    model = copy.deepcopy(trainer.model)
+
+
+def _rounds(
+    bench: Bench, loops: Mapping[str, Loop], calls: list[Call]
+) -> tuple[dict[str, list[float]], list[list[float]]]:
+    """Images per second of every loop and seconds of every primitive, round by round, all in turn."""
+    images: dict[str, list[float]] = {name: [] for name in loops}
+    ceilings = []
+    steps = {name: bench.steps(loop) for name, loop in loops.items()}
+    size, rounds = bench.config.trainer.batch_size, bench.config.rounds
+    for number in range(1, rounds + 1):
+        for name, loop in loops.items():
+            images[name].append(steps[name] * size / bench.seconds(loop, steps[name]))
+        ceilings.append([call.seconds(bench.device, 3, bench.clock) for call in calls])
+        ours, bare = images[AETOOL][-1], images[BARE][-1]
+        bench.say(f"round {number}/{rounds}: {ours:,.0f} images/s, {ours / bare:.3f} of the bare loop")
+    return images, ceilings
+
+
+def _bare_variants(bench: Bench) -> dict[str, Loop]:
+    """Bare loops in the precisions that the device computes fast, and in both layouts where there are convolutions."""
+    precisions = ["fp32", "bf16"] if has_bf16(bench.device) else sorted({"fp32", bench.ours.precision})
+    maps = any(parameter.ndim == 4 for parameter in bench.ours.model.parameters())
+    x = torch.cat([bench.ours.preprocessing.to_input(part) for part in bench.images.split(1000)]).to(bench.device)
+    loops = {}
+    for layout, memory_format in FORMATS.items() if maps else [("", torch.contiguous_format)]:
+        laid_out = x.contiguous(memory_format=memory_format)
+        for precision in precisions:
+            model = copy.deepcopy(bench.ours.model).to(memory_format=memory_format)
+            loops[f"{precision} {layout}".strip()] = bare_loop(
+                model,
+                build(bench.config.optimizer, params=model.parameters(), fused=has_fused_optimizers(bench.device)),
+                _mean_error(bench.config),
+                laid_out,
+                bench.config.trainer.batch_size,
+                torch.autocast(bench.device.type, torch.bfloat16, enabled=precision == "bf16"),
+            )
+    return loops
+
+
+def _usual(bench: Bench) -> Loop:
+    """With the optimizer of the config in torch's default implementation."""
+    config = bench.config
+    model = copy.deepcopy(bench.ours.model).to(memory_format=torch.contiguous_format)
     optimizer = build(config.optimizer, params=model.parameters())
+    images = Pictures(bench.images, bench.ours.preprocessing)
+    return usual_loop(model, optimizer, _mean_error(config), images, config.trainer.batch_size, bench.device)
+
+
+def _mean_error(config: BenchConfig) -> MeanError:
     loss = build(config.loss)
-
-    trainer.model.train()
-    pairs = []
-    for number in range(config.rounds + 1):
-        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(number))
-        started = clock()
-        for start in range(0, steps * batch_size, batch_size):
-            at = start % (len(x) - batch_size + 1)
-            trainer.train_step(trainer.batches.training(order[at : at + batch_size], trainer.step))
-            trainer.after_step()
-        _synchronize(device)
-        middle = clock()
-        bare_loop(model, optimizer, loss, x, order, steps, batch_size, trainer.autocast)
-        _synchronize(device)
-        pairs.append((steps * batch_size / (middle - started), steps * batch_size / (clock() - middle)))
-    trainer.journal.record.close()
-    return pairs[1:]  # the first warms up
+    return loss.mean if isinstance(loss, Loss) else lambda reconstruction, x: loss(reconstruction, x).mean()
 
 
-def bare_loop(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loss: Loss,
-    x: Tensor,
-    order: Tensor,
-    steps: int,
-    batch_size: int,
-    autocast: torch.autocast,
-) -> None:
-    """What one writes by hand."""
-    model.train()
-    for start in range(0, steps * batch_size, batch_size):
-        at = start % (len(x) - batch_size + 1)
-        batch = x[order[at : at + batch_size]]
-        optimizer.zero_grad()
-        with autocast:
-            value = loss(model(batch).reconstruction.float(), batch).mean()
-        value.backward()
-        optimizer.step()
+def _step_seconds(bench: Bench, loop: Loop) -> float:
+    """The best of three short rounds."""
+    steps = max(1, bench.steps(loop) // 3)
+    return min(bench.seconds(loop, steps) for _ in range(3)) / steps
 
 
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _fastest(rates: Mapping[str, float], precision: str = "") -> str:
+    return max((name for name in rates if name.startswith(precision)), key=lambda name: rates[name])
+
+
+def _layers(calls: list[Call], ceilings: list[list[float]]) -> list[LayerTime]:
+    """Per layer in the order of the forward pass, with the best times over all rounds."""
+    best = [min(seconds) for seconds in zip(*ceilings, strict=True)]
+    found: dict[str, LayerTime] = {}
+    for call, seconds in zip(calls, best, strict=True):
+        found.setdefault(call.layer, LayerTime(call.layer)).add(call, seconds)
+    return list(found.values())
+
+
+def _layout(model: nn.Module) -> str:
+    """Words for the layout of its convolutions, if there are any."""
+    weights = [parameter for parameter in model.parameters() if parameter.ndim == 4]
+    first = all(weight.is_contiguous() for weight in weights)
+    return (", channels-first" if first else ", channels-last") if weights else ""

@@ -1,5 +1,6 @@
 """aetool bench"""
 
+import logging
 import statistics
 import tempfile
 import time
@@ -8,18 +9,26 @@ from pathlib import Path
 
 from rich.console import Console
 
-from aetool.bench import probe_speed, trainer_speed
+from aetool.bench import probe_speed, report, trainer_speed
 from aetool.config.compose import Point
+from aetool.config.identity import digest, identity
 from aetool.config.schema import BenchConfig
 from aetool.errors import UserError
 from aetool.report.tables import print_measures
 
+QUICK = {"rounds": 3, "seconds": 0.2}
+QUICK_SAMPLES = 2000  # for measure=probe
+log = logging.getLogger("aetool")
 
-def run(points: Sequence[Point[BenchConfig]]) -> int:
-    """Times ours and what one would use instead in turn, and prints the median of the paired ratios."""
+
+def run(points: Sequence[Point[BenchConfig]], quick: bool = False) -> int:
+    """Times ours and what one would use instead in turn, and prints medians and quartiles of the paired ratios."""
     if len(points) > 1:
         raise UserError("aetool bench takes one configuration at a time, not -m")
     config = points[0].config
+    if quick:
+        features = config.features.model_copy(update={"samples": min(config.features.samples, QUICK_SAMPLES)})
+        config = config.model_copy(update=QUICK | {"features": features})
     if config.measure == "probe":
         _probe(config)
     else:
@@ -28,13 +37,18 @@ def run(points: Sequence[Point[BenchConfig]]) -> int:
 
 
 def _trainer(config: BenchConfig) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        rounds = trainer_speed.rounds(config, Path(folder), time.perf_counter)
-    medians = zip(("aetool", "bare loop"), map(statistics.median, zip(*rounds, strict=True)), strict=True)
-    lines = {name: {"images/s": median} for name, median in medians}
-    title = f"{config.model.name} on {config.dataset.name}, batch {config.trainer.batch_size}"
-    print_measures(title, lines)
-    _print_ratio([ours / bare for ours, bare in rounds])
+    with tempfile.TemporaryDirectory() as scratch:
+        result = trainer_speed.measure(config, Path(scratch), time.perf_counter, log.info)
+    report.print_result(result)
+    folder = _folder(config)
+    report.write(folder, result, config.model_dump())
+    print(f"{folder}: bench.json, roofline.png")
+
+
+def _folder(config: BenchConfig) -> Path:
+    """Of this config on this device with as many threads; the same command writes to the same folder."""
+    settings = [identity(config), config.device, config.threads]
+    return Path(config.output) / (config.name or f"bench-{config.model.name}-{config.dataset.name}-{digest(settings)}")
 
 
 def _probe(config: BenchConfig) -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,11 +50,12 @@ EXAMPLES = {
     ),
     "list": ("aetool list", "aetool list penalties", "aetool list models dataset=cifar10"),
     "data": ("aetool data list", "aetool data fetch mnist cifar10", "aetool data check"),
-    "bench": ("aetool bench", "aetool bench model=conv dataset=cifar10", "aetool bench measure=probe"),
+    "bench": ("aetool bench", "aetool bench --quick", "aetool bench model=conv_64 dataset=cifar10 threads=1"),
 }
 OPTIONS = {
     "-m, --multirun": "sweep over comma-separated values: key=a,b,c",
     "--full": "print every metric at the end",
+    "--quick": "a few short rounds: well under a minute, and less exact",
     "-v, --verbose": "show debug messages too",
     "-q, --quiet": "show results and warnings only; aetool.log in the run folder has the rest",
     "-cd, --config-dir DIR": "also look for configs in DIR, a conf tree of your own",
@@ -77,15 +78,17 @@ def _examples(command: str) -> list[str]:
     return ["examples", *(f"  {line}" for line in EXAMPLES[command])]
 
 
-def print_help(command: str, purpose: str, full: bool, words: Sequence[str], config_dir: Path | None) -> None:
-    """Prints the help of a command, with the keys of the groups that the words choose; `full`: it takes --full.
+def print_help(
+    command: str, purpose: str, hidden: Collection[str], words: Sequence[str], config_dir: Path | None
+) -> None:
+    """Prints the help of a command, with the keys of the groups that the words choose, without the `hidden` options.
 
     Raises ConfigError for an unknown option.
     """
     from aetool.config.reference import read
 
     reference = read(command, words, config_dir)
-    options = {name: text for name, text in OPTIONS.items() if full or name != "--full"}
+    options = {name: text for name, text in OPTIONS.items() if name not in hidden}
     groups = {name: ", ".join(group.options) for name, group in reference.groups.items()}
     words = ["[GROUP=OPTION …]"] * bool(groups) + ["[KEY=VALUE …]", "[options]"]
     blocks = [

@@ -269,8 +269,8 @@ class BenchFeaturesConfig(Node):
 
 class BenchConfig(TrainConfig):
     measure: Literal["trainer", "probe"]
-    steps: PositiveInt
-    rounds: PositiveInt
+    seconds: Unidentifying[PositiveFloat]  # of every loop in a round
+    rounds: Unidentifying[PositiveInt]
     features: BenchFeaturesConfig
 
 

@@ -17,6 +17,7 @@ from aetool.dynamo import run_optimizers_eagerly
 from aetool.errors import UserError
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: "<microseconds per period> <period>", or "max <period>"
+CPU_INFO = Path("/proc/cpuinfo")
 DEFAULT_THREADS = torch.get_num_threads()  # torch's choice, before anything sets them: the physical cores
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's mallopt
 log = logging.getLogger("aetool")
@@ -99,10 +100,23 @@ def has_bf16(device: torch.device) -> bool:
     """Whether the device multiplies matrices in bfloat16 by instructions of its own."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type != "cpu":
-        return False
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16"))
+    return device.type == "cpu" and not cpu_flags().isdisjoint(("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def cpu_flags() -> set[str]:
+    """The CPU's instruction sets, as Linux names them; empty on other systems."""
+    found = cpu_info()
+    return set((found.get("flags") or found.get("Features") or "").split())
+
+
+def cpu_info() -> dict[str, str]:
+    """What Linux says of the first processor; empty on other systems."""
+    try:
+        lines = CPU_INFO.read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in lines)
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""aetool's speed beside other libraries: `python -m tests.peers`. Not part of the test suite."""

@@ -11,8 +11,10 @@ from torch import nn
 from aetool.config.compose import compose_one
 from aetool.config.schema import TrainConfig
 from aetool.storage.folder import RunFolder
+from aetool import machine
+from aetool.machine import has_bf16, keep_freed_memory, release_memory
 from aetool.training import hardware, precision
-from aetool.training.hardware import arrange, available_threads, has_bf16, keep_freed_memory, release_memory
+from aetool.training.hardware import arrange, available_threads
 
 CPU = torch.device("cpu")
 HEAVY = ["dataset=cifar10", "model=conv"]
@@ -89,11 +91,11 @@ class TestPrecision:
     )
     def test_a_cpu_has_bf16_by_its_instructions(self, tmp_path, monkeypatch, text, expected):
         (tmp_path / "cpuinfo").write_text(text)
-        monkeypatch.setattr(hardware, "CPU_INFO", tmp_path / "cpuinfo")
+        monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "cpuinfo")
         assert has_bf16(CPU) is expected
 
     def test_a_system_that_does_not_tell_has_none(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(hardware, "CPU_INFO", tmp_path / "missing")
+        monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "missing")
         assert not has_bf16(CPU)
 
     @pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])

@@ -17,7 +17,7 @@ LAYERS = [  # a module may import from its own layer and from those below it
     {"storage"},
     {"config"},
     {"models", "losses", "penalties", "data", "probes", "measures"},
-    {"components", "dynamo", "errors", "files", "randomness"},
+    {"components", "dynamo", "errors", "files", "machine", "randomness"},
 ]
 LEAVES = {"models", "losses", "penalties", "data", "probes", "measures"}
 TORCH_FREE = {"cli", "config", "components", "errors", "files", "report"}

@@ -19,7 +19,8 @@ from aetool.config.schema import BenchConfig
 from aetool.config.targets import build
 from aetool.losses import Loss
 from aetool.training.assembly import cache_dir, load_dataset
-from aetool.training.hardware import has_bf16, has_fused_optimizers, prepare_torch
+from aetool.machine import has_bf16
+from aetool.training.hardware import has_fused_optimizers, prepare_torch
 from aetool.training.precision import decided
 
 Loop = Iterator[None]  # a training step per `next`

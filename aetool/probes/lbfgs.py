@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aetool.machine import has_bf16
 from aetool.probes.base import Fitted, Poll
 from aetool.probes.path import Problem, Weights, choose
 
@@ -212,5 +213,5 @@ def _bfloat16_is_fast(features: Tensor) -> bool:
         features.dtype == torch.float32
         and features.device.type == "cpu"
         and FEW <= features.numel() <= MANY
-        and bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+        and has_bf16(features.device)
     )

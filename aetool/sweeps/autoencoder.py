@@ -11,7 +11,7 @@ from aetool.evaluation.session import Session
 from aetool.files import flatten
 from aetool.storage.record import Events, read_rows
 from aetool.storage.run import C, Run
-from aetool.training.hardware import release_memory
+from aetool.machine import release_memory
 from aetool.training.pretrain import pretrain
 from aetool.training.progress import TrainingProgress
 

@@ -1,7 +1,5 @@
 """How this machine is used: device, threads, memory layout. It holds for every network, a user's own too."""
 
-import contextlib
-import ctypes
 import logging
 import math
 import os
@@ -15,11 +13,10 @@ from torch import nn
 from aetool.config.schema import ComputeConfig
 from aetool.dynamo import run_optimizers_eagerly
 from aetool.errors import UserError
+from aetool.machine import keep_freed_memory
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: "<microseconds per period> <period>", or "max <period>"
-CPU_INFO = Path("/proc/cpuinfo")
 DEFAULT_THREADS = torch.get_num_threads()  # torch's choice, before anything sets them: the physical cores
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's mallopt
 log = logging.getLogger("aetool")
 
 
@@ -61,26 +58,6 @@ def available_threads(quota: Path = CPU_QUOTA) -> int:
         return threads
 
 
-def keep_freed_memory() -> None:
-    """Has the C library keep what is freed for the next allocation instead of returning it to the system.
-
-    By default every large tensor is mapped anew and its pages are filled with zeros by the system at first touch: half
-    of a step's time for feature maps on a CPU. `release_memory` gives the memory back after training.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        libc = ctypes.CDLL("libc.so.6")
-        largest = 2**31 - 1
-        libc.mallopt(M_MMAP_THRESHOLD, largest)
-        libc.mallopt(M_TRIM_THRESHOLD, largest)
-        libc.mallopt(M_TOP_PAD, 2**26)
-
-
-def release_memory() -> None:
-    """Returns freed memory to the system."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
 def arrange(model: nn.Module) -> nn.Module:
     """Stores the weights of convolutions channels-last, which their inputs then follow; the same model.
 
@@ -94,29 +71,6 @@ def arrange(model: nn.Module) -> nn.Module:
 def has_fused_optimizers(device: torch.device) -> bool:
     """Whether torch's optimizers can update all parameters in one kernel there; elsewhere they take a few for each."""
     return device.type in ("cpu", "cuda", "mps", "xpu")
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies matrices in bfloat16 by instructions of its own."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and not cpu_flags().isdisjoint(("avx512_bf16", "amx_bf16", "bf16"))
-
-
-def cpu_flags() -> set[str]:
-    """The CPU's instruction sets, as Linux names them; empty on other systems."""
-    found = cpu_info()
-    return set((found.get("flags") or found.get("Features") or "").split())
-
-
-def cpu_info() -> dict[str, str]:
-    """What Linux says of the first processor; empty on other systems."""
-    try:
-        lines = CPU_INFO.read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in lines)
-    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 @contextmanager

@@ -8,11 +8,11 @@ import torch
 from conftest import TINY, only_run
 from torch import nn
 
+from aetool import machine
 from aetool.config.compose import compose_one
 from aetool.config.schema import TrainConfig
-from aetool.storage.folder import RunFolder
-from aetool import machine
 from aetool.machine import has_bf16, keep_freed_memory, release_memory
+from aetool.storage.folder import RunFolder
 from aetool.training import hardware, precision
 from aetool.training.hardware import arrange, available_threads
 

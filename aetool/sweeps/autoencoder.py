@@ -9,9 +9,9 @@ from aetool.evaluation import evaluate, figures, probe
 from aetool.evaluation.background import Figures
 from aetool.evaluation.session import Session
 from aetool.files import flatten
+from aetool.machine import release_memory
 from aetool.storage.record import Events, read_rows
 from aetool.storage.run import C, Run
-from aetool.machine import release_memory
 from aetool.training.pretrain import pretrain
 from aetool.training.progress import TrainingProgress
 

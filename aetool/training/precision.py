@@ -8,9 +8,9 @@ import torch
 from aetool.config.schema import RunConfig
 from aetool.config.targets import load
 from aetool.errors import UserError
+from aetool.machine import has_bf16
 from aetool.measures.cost import cost
 from aetool.training.assembly import cache_dir, load_dataset, make_model
-from aetool.machine import has_bf16
 from aetool.training.hardware import choose_device
 
 LEAST_FLOPS = 3e8  # of a batch's forward pass: below, converting to bf16 takes what its faster products save

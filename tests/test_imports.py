@@ -17,7 +17,7 @@ LAYERS = [  # a module may import from its own layer and from those below it
     {"storage"},
     {"config"},
     {"models", "losses", "penalties", "data", "probes", "measures"},
-    {"components", "errors", "files", "randomness"},
+    {"components", "errors", "files", "memory", "randomness"},
 ]
 LEAVES = {"models", "losses", "penalties", "data", "probes", "measures"}
 TORCH_FREE = {"cli", "config", "components", "errors", "files", "report"}

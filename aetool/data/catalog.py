@@ -58,7 +58,7 @@ def check(name: str, cache_dir: Path) -> list[str]:
     names = [name] if name in EMBEDDED else prepared_names(cache_dir, name)
     for version in names:
         try:
-            arrays = EMBEDDED[name](cache_dir) if name in EMBEDDED else cache.load(version, cache_dir)
+            arrays = EMBEDDED[name](cache_dir) if name in EMBEDDED else cache.load(version, cache_dir, verify_all=True)
         except DataError as error:
             problems.append(f"{version}: {error}")
             continue

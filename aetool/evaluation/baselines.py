@@ -24,9 +24,10 @@ from aetool.evaluation.features import Encode, Views, features
 from aetool.files import read_json, write_json
 from aetool.measures.reconstruction import ReconstructionMetrics
 from aetool.probes.base import Probe
-from aetool.training.cached_pca import has_pca, pca_of
+from aetool.training.cached_pca import LARGEST, has_pca, pca_of
 
 BATCH = 500
+PIXEL_MEMORY = 1 << 30  # bytes of all pixels as float32, above which they are not probed
 Settings = Mapping[str, Any]  # plain values that a baseline depends on
 Features = Callable[[], list[Tensor]]  # of train, val and test, (N, D) each
 log = logging.getLogger("aetool")
@@ -42,6 +43,24 @@ class Baselines:
     @property
     def too_large(self) -> bool:
         return not has_pca(self.dataset)
+
+    @property
+    def too_many(self) -> bool:
+        return self._pixel_bytes > PIXEL_MEMORY
+
+    @property
+    def warnings(self) -> list[str]:
+        """Which baselines are left out, and why."""
+        if self.too_large:
+            return [f"no pca and no pixels baseline: an image has over {LARGEST} values"]
+        if self.too_many:
+            return [f"no pixels baseline: the pixels of all images would take {self._pixel_bytes / 1e9:.1f} GB"]
+        return []
+
+    @property
+    def _pixel_bytes(self) -> int:
+        """Of all images as float32."""
+        return sum(4 * split.images.shape.numel() for split in self._splits)
 
     @cached_property
     def pca(self) -> PCA:
@@ -76,7 +95,7 @@ class Baselines:
 
         Also the accuracy of the class that most training images have (`mean/…`). `settings` are those of the probe.
 
-        No PCA and no pixels for images that are too large.
+        No PCA and no pixels for images that are too large, and no pixels of too many images.
         """
         train, val, test = labels_of(self.dataset)
         largest = train.mode().values
@@ -97,12 +116,14 @@ class Baselines:
 
         def pixels() -> dict[str, float]:
             if probe.traits.any_scale and not views.number:  # a quarter of the memory for val and test
-                first, *others = (split.images.flatten(1) for split in self._splits)
+                first, *others = (split.images[:].flatten(1) for split in self._splits)
                 return self._probe(probe, [first.float(), *others], budget)
             return self._probe(probe, encoded(lambda images: images.float() / 255), budget)
 
         key = {"stage": "probe", "probe": settings}
         for name, compute, own in (("pca", pca, {"code_size": size}), ("pixels", pixels, {"range": 1})):
+            if name == "pixels" and self.too_many:
+                continue
             found |= {f"{name}/{metric}": value for metric, value in self._kept(key | own, compute).items()}
         return found | {"pca/components": self._components(size)}
 

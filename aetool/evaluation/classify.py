@@ -9,6 +9,7 @@ from torch import Tensor
 from aetool.data.budget import labelled
 from aetool.data.dataset import Dataset
 from aetool.errors import UserError, poll_signals
+from aetool.memory import release
 from aetool.probes.base import Labelled, Probe, ProbeResult, judge
 from aetool.randomness import generator
 
@@ -39,6 +40,7 @@ def classify(probe: Probe, features: Sequence[Tensor], dataset: Dataset, budget:
     Under a budget, the mean over its draws, with `test/accuracy_std` over them, and no candidates; choices see as few
     labels as the fit.
     """
+    release()
     classes = dataset.num_classes
     train, val, test = map(Labelled, features, labels_of(dataset))
     if budget.all_labels:

@@ -15,6 +15,7 @@ from aetool.models.taps import choose_taps, pooled
 from aetool.training.assembly import Network
 
 SPLITS = ("train", "val", "test")
+MEMORY = 600_000_000  # bytes of the pooled features of all images; with larger ones maps are pooled further
 
 
 class Frozen:
@@ -24,7 +25,7 @@ class Frozen:
     """
 
     def __init__(self, session: Session, settings: ProbeConfig) -> None:
-        self.session, self.max_features = session, settings.max_features
+        self.session, self.max_features = session, _affordable(settings.max_features, session)
         self.views = views(settings.views, session.run.config.dataset.augmentation)
         trained = session.trained
         x = trained.preprocessing.to_input(session.dataset.val.images[:2].to(session.device))
@@ -77,6 +78,18 @@ class Frozen:
         options = (self.session.device, self.max_features, self.views)
         splits = {name: getattr(self.session.dataset, name).images for name in SPLITS}
         return {name: features(encoder(network, tap), images, *options) for name, images in splits.items()}
+
+
+def _affordable(max_features: int | None, session: Session) -> int | None:
+    """`max_features`, or as many as MEMORY allows for every image, with a warning."""
+    images = sum(len(getattr(session.dataset, name).images) for name in SPLITS)
+    most = max(1, MEMORY // (4 * images))
+    if max_features is None or max_features <= most:
+        return max_features
+    session.run.warn(
+        [f"probe.max_features={max_features}: {most} for feature maps, to keep those of {images:,} images in memory"]
+    )
+    return most
 
 
 def views(number: int, augmentation: AugmentationConfig | None) -> Views:

@@ -109,12 +109,13 @@ class Baselines:
             cpu = torch.device("cpu")
             return [features(encode, split.images, cpu, views=views) for split in self._splits]
 
+        components = self._components(size)
+
         def pca() -> dict[str, float]:
-            return self._probe(
-                probe, encoded(lambda images: self.pca.transform(images, self._components(size))), budget
-            )
+            return self._probe(probe, encoded(lambda images: self.pca.transform(images, components)), budget)
 
         def pixels() -> dict[str, float]:
+            vars(self).pop("pca", None)  # large too, and on disk
             if probe.traits.any_scale and not views.number:  # a quarter of the memory for val and test
                 first, *others = (split.images[:].flatten(1) for split in self._splits)
                 return self._probe(probe, [first.float(), *others], budget)
@@ -125,7 +126,7 @@ class Baselines:
             if name == "pixels" and self.too_many:
                 continue
             found |= {f"{name}/{metric}": value for metric, value in self._kept(key | own, compute).items()}
-        return found | {"pca/components": self._components(size)}
+        return found | {"pca/components": components}
 
     def untrained(
         self, probe: Probe, settings: Settings, budget: Budget, model: Settings, encode: Features

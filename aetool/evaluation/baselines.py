@@ -5,8 +5,9 @@ and computed once.
 """
 
 import functools
+import itertools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from aetool.training.cached_pca import LARGEST, has_pca, pca_of
 BATCH = 500
 PIXEL_MEMORY = 1 << 30  # bytes of all pixels as float32, above which they are not probed
 Settings = Mapping[str, Any]  # plain values that a baseline depends on
-Features = Callable[[], list[Tensor]]  # of train, val and test, (N, D) each
+Features = Callable[[], Iterable[Tensor]]  # of train, val and test in turn, (N, D) each
 log = logging.getLogger("aetool")
 
 
@@ -78,7 +79,9 @@ class Baselines:
             compute = functools.partial(self._reconstruction, components)
             kept = self._kept({"stage": "evaluate", "code_size": components}, compute)
             found |= {f"{name}/{key}": value for key, value in kept.items()}
-        return found | {"pca/components": self._components(code_size)}
+        found["pca/components"] = self._components(code_size)
+        del self.pca  # large, and on disk
+        return found
 
     def _reconstruction(self, components: int) -> dict[str, float]:
         found: dict[str, float] = {}
@@ -105,9 +108,9 @@ class Baselines:
         if self.too_large:
             return found
 
-        def encoded(encode: Encode) -> list[Tensor]:
+        def encoded(encode: Encode) -> Iterator[Tensor]:
             cpu = torch.device("cpu")
-            return [features(encode, split.images, cpu, views=views) for split in self._splits]
+            return (features(encode, split.images, cpu, views=views) for split in self._splits)
 
         components = self._components(size)
 
@@ -115,10 +118,10 @@ class Baselines:
             return self._probe(probe, encoded(lambda images: self.pca.transform(images, components)), budget)
 
         def pixels() -> dict[str, float]:
-            vars(self).pop("pca", None)  # large too, and on disk
+            vars(self).pop("pca", None)  # large, and on disk
             if probe.traits.any_scale and not views.number:  # a quarter of the memory for val and test
-                first, *others = (split.images[:].flatten(1) for split in self._splits)
-                return self._probe(probe, [first.float(), *others], budget)
+                pixels = (split.images[:].flatten(1) for split in self._splits)
+                return self._probe(probe, itertools.chain([next(pixels).float()], pixels), budget)
             return self._probe(probe, encoded(lambda images: images.float() / 255), budget)
 
         key = {"stage": "probe", "probe": settings}
@@ -135,7 +138,7 @@ class Baselines:
         key = {"stage": "probe", "probe": settings, "untrained": model}
         return self._kept(key, lambda: self._probe(probe, encode(), budget))
 
-    def _probe(self, probe: Probe, features: list[Tensor], budget: Budget) -> dict[str, float]:
+    def _probe(self, probe: Probe, features: Iterable[Tensor], budget: Budget) -> dict[str, float]:
         return classify(probe, features, self.dataset, budget).metrics
 
     def _components(self, code_size: int) -> int:

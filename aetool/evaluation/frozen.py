@@ -1,6 +1,6 @@
 """What a probe sees of a run: the features of its network, and of the same network before training."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -50,7 +50,7 @@ class Frozen:
             "device": self.session.device.type,
         }
         key |= {"tap": tap, "max_features": self.max_features, "views": list(self.views) if self.views.number else 0}
-        found = self.cache.get(key, lambda: self._encoded(trained.network, tap))
+        found = self.cache.get(key, lambda: {name: self._encoded(trained.network, tap, name) for name in SPLITS})
         return [found[name].to(self.session.device) for name in SPLITS]
 
     @cached_property
@@ -67,17 +67,19 @@ class Frozen:
         network = {"model": identity(config.model), "seed": config.seed, "preprocessing": preprocessing}
         return network | {"tap": tap, "max_features": self.max_features}
 
-    def untrained_features(self, tap: str) -> list[Tensor]:
-        """Of the untrained network, encoded again. Raises ValueError where there is none."""
+    def untrained_features(self, tap: str) -> Iterator[Tensor]:
+        """Of the untrained network, encoded again, each split when it is asked for.
+
+        Raises ValueError where there is none.
+        """
         if self.untrained is None:
             raise ValueError("a network with nothing to train is its own untrained network")
-        found = self._encoded(self.untrained, tap)
-        return [found[name] for name in SPLITS]
+        network = self.untrained
+        return (self._encoded(network, tap, name) for name in SPLITS)
 
-    def _encoded(self, network: Network, tap: str) -> dict[str, Tensor]:
-        options = (self.session.device, self.max_features, self.views)
-        splits = {name: getattr(self.session.dataset, name).images for name in SPLITS}
-        return {name: features(encoder(network, tap), images, *options) for name, images in splits.items()}
+    def _encoded(self, network: Network, tap: str, split: str) -> Tensor:
+        images = getattr(self.session.dataset, split).images
+        return features(encoder(network, tap), images, self.session.device, self.max_features, self.views)
 
 
 def _affordable(max_features: int | None, session: Session) -> int | None:

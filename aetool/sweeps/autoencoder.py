@@ -1,7 +1,5 @@
 """One run of an autoencoder, brought to its end: training, then evaluation and probe."""
 
-import contextlib
-import ctypes
 import logging
 
 from aetool.config.identity import identity
@@ -10,6 +8,7 @@ from aetool.errors import UserError, deferred_signals, poll_signals
 from aetool.evaluation import evaluate, figures, probe
 from aetool.evaluation.session import Session
 from aetool.files import flatten
+from aetool.memory import release
 from aetool.storage.record import Events, read_rows
 from aetool.storage.run import C, Run
 from aetool.training.pretrain import pretrain
@@ -76,7 +75,7 @@ def _pretrain(session: Session) -> None:
     run = session.run
     with TrainingProgress() as progress:
         run.add_metrics("pretrain", pretrain(run, session.dataset, session.device, progress))
-    _release_memory()
+    release()
     save_curves(run, {"loss.png": "loss"})
 
 
@@ -103,9 +102,3 @@ def _is_finished(run: Run[TrainConfig]) -> bool:
 
 def _has_labels(run: Run[TrainConfig]) -> bool:
     return bool(run.metrics["pretrain"]["num_classes"])
-
-
-def _release_memory() -> None:
-    """Returns freed memory to the system: glibc keeps what training freed, and the pixel probe needs as much again."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -71,13 +71,13 @@ def test_holdout_takes_exactly_the_share() -> None:
 
 
 def test_split_lets_the_memory_map_go(tmp_path: Path) -> None:
-    arrays = cache.prepared("tiny", tmp_path, two_classes)
+    arrays = cache.prepared("tiny", tmp_path, lambda folder: two_classes())
     assert isinstance(arrays.train_images, np.memmap)
     dataset = split(arrays, 0.2)
     before = dataset.test.images.clone()
     for part in (dataset.train, dataset.val, dataset.test):
         part.images.zero_()  # writable, and not the file's
-    again = cache.prepared("tiny", tmp_path, two_classes)
+    again = cache.prepared("tiny", tmp_path, lambda folder: two_classes())
     assert torch.equal(split(again, 0.2).test.images, before)
 
 

@@ -25,6 +25,7 @@ from aetool.training.precision import decided
 
 Loop = Iterator[None]  # a training step per `next`
 FORMATS = {"channels-first": torch.contiguous_format, "channels-last": torch.channels_last}
+MOST_VALUES = 2**28  # of images that other loops hold as float32
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -60,7 +61,8 @@ def measure(config: BenchConfig, folder: Path, clock: Clock, say: Callable[[str]
     device, config = prepare_torch(config), decided(config)
     dataset = load_dataset(config.dataset, cache_dir(config))
     ours = Ours(config, folder, dataset, device)
-    bench = Bench(config, ours, dataset.train.images, device, clock, say)
+    images = dataset.train.images
+    bench = Bench(config, ours, images[: MOST_VALUES // images[0].numel()], device, clock, say)
     dtype, size = DTYPES[ours.precision], config.trainer.batch_size
     try:
         if config.penalty.terms or config.corruption.level:
@@ -75,7 +77,7 @@ def measure(config: BenchConfig, folder: Path, clock: Clock, say: Callable[[str]
         loops: dict[str, Loop] = {AETOOL: ours.steps()}
         loops |= {name: variants[variant] for name, variant in chosen.items()}
         loops[USUAL] = _usual(bench)
-        images, ceilings = _rounds(bench, loops, calls)
+        rounds, ceilings = _rounds(bench, loops, calls)
         say("where a step goes")
         steps = bench.steps(loops[AETOOL])
         parts = [breakdown(ours.watched_steps, steps, device, clock) for _ in range(config.rounds)]
@@ -87,7 +89,7 @@ def measure(config: BenchConfig, folder: Path, clock: Clock, say: Callable[[str]
         f"{config.model.name} on {config.dataset.name}, batch {size}, {ours.precision}{_layout(ours.model)}",
         hardware(device),
         size,
-        images,
+        rounds,
         chosen,
         rates,
         _layers(calls, ceilings),

@@ -1,9 +1,12 @@
 """The prepared cache: `<cache_dir>/<name>/` with one .npy per array and a manifest.json.
 
-A folder is complete or absent. Every array's SHA-256 is verified on every load.
+A folder is complete or absent. Every array's SHA-256 is verified on every load; that of an array which is too large to
+be copied into memory only when its file has changed since the last time, and by `aetool data check`.
 """
 
+import contextlib
 import glob
+import hashlib
 import itertools
 import logging
 import os
@@ -12,19 +15,19 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from aetool.data.dataset import Arrays, array_sha256, fingerprint, validate
+from aetool.data.dataset import HASHED, Arrays, fingerprint, is_large, validate
 from aetool.errors import DataError, poll_signals
-from aetool.files import replacing_folder
+from aetool.files import read_json, replacing_folder, write_json
 
 logger = logging.getLogger("aetool")
 
 MANIFEST = "manifest.json"
+VERIFIED = "verified.json"  # beside the manifest: the state of each large file when its content was last verified
 LOCK_POLL_SECONDS = 0.1
 ELSEWHERE = "Set AETOOL_CACHE to use another folder."
 
@@ -37,8 +40,9 @@ class StoredArray(BaseModel):
     sha256: str
 
     @classmethod
-    def of(cls, array: NDArray[Any]) -> "StoredArray":
-        return cls(shape=list(array.shape), dtype=array.dtype.str, sha256=array_sha256(array))
+    def of(cls, path: Path, array: np.memmap, sha256: str | None = None) -> "StoredArray":
+        """Of an array by memory map; the SHA-256 of its bytes is read from the file, unless it is known."""
+        return cls(shape=list(array.shape), dtype=array.dtype.str, sha256=sha256 or _file_sha256(path, array.offset))
 
 
 class Manifest(BaseModel):
@@ -58,8 +62,11 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("AETOOL_CACHE") or user_cache_dir("aetool")).expanduser() / "datasets"
 
 
-def prepared(name: str, cache_dir: Path, prepare: Callable[[], Arrays]) -> Arrays:
+def prepared(name: str, cache_dir: Path, prepare: Callable[[Path], Arrays]) -> Arrays:
     """The arrays of dataset `name` by memory map, after running `prepare` once if they are not in the cache.
+
+    `prepare` is given an empty folder on the disk of the cache. Arrays that it has written there as `<key>.npy` (see
+    `new_images`) are kept, so that they need not fit into memory; the others are saved.
 
     Two processes that ask for one dataset do the work once. A dataset with parameters is named `<dataset>-<key>`.
     Raises DataError when the cache is damaged or cannot be written, or `prepare` returns arrays that do not fit.
@@ -72,9 +79,13 @@ def prepared(name: str, cache_dir: Path, prepare: Callable[[], Arrays]) -> Array
                 folder = cache_dir / name
                 if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
                     raise DataError(f"{folder / MANIFEST}: missing, so this is no prepared dataset. {_repair(folder)}")
-                arrays = prepare()
-                validate(arrays)
-                _save(arrays, name, cache_dir)
+                temporary = cache_dir / f".{name}.tmp-arrays"
+                try:
+                    with replacing_folder(folder, temporary):
+                        _fill(temporary, name, prepare)
+                except OSError as error:
+                    free = f"{shutil.disk_usage(cache_dir).free / 1e6:.0f} MB free"
+                    raise DataError(f"cannot write {folder}: {error.strerror} ({free}). {ELSEWHERE}") from error
     return load(name, cache_dir)
 
 
@@ -82,21 +93,32 @@ def is_prepared(name: str, cache_dir: Path) -> bool:
     return (cache_dir / name / MANIFEST).is_file()
 
 
-def load(name: str, cache_dir: Path) -> Arrays:
-    """The prepared arrays by memory map, each verified against the manifest; DataError names every damaged file."""
+def load(name: str, cache_dir: Path, verify_all: bool = False) -> Arrays:
+    """The prepared arrays by memory map, verified against the manifest; DataError names every damaged file.
+
+    A large file that is as it was when last verified is not hashed again, unless `verify_all`.
+    """
     folder = cache_dir / name
     manifest = read_manifest(folder)
-    arrays, problems = {}, []
+    verified = {} if verify_all else read_json(folder / VERIFIED) or {}
+    arrays, problems, states = {}, [], {}
     for key, stored in manifest.arrays.items():
         path = folder / f"{key}.npy"
         try:
-            arrays[key] = np.load(path, mmap_mode="r", allow_pickle=False)
-            if StoredArray.of(arrays[key]) != stored:
+            array = arrays[key] = np.load(path, mmap_mode="r", allow_pickle=False)
+            state = [*_state(path), stored.sha256]
+            known = is_large(array) and verified.get(key) == state
+            if StoredArray.of(path, array, stored.sha256 if known else None) != stored:
                 problems.append(f"{path}: altered, it does not match the manifest.")
+            elif is_large(array) and [*_state(path), stored.sha256] == state:  # it did not change meanwhile
+                states[key] = state
         except (OSError, ValueError, EOFError) as error:
             problems.append(f"{path}: missing, truncated or damaged ({error}).")
     if problems:
         raise DataError("\n".join([*problems, _repair(folder)]))
+    if states != verified:
+        with contextlib.suppress(OSError):  # a cache that is read-only is verified every time
+            write_json(folder / VERIFIED, states)
     found = Arrays.named(arrays)._replace(class_names=manifest.class_names, source=manifest.source)
     sha256 = {key: stored.sha256 for key, stored in manifest.arrays.items()}
     return found._replace(fingerprint=fingerprint(found, sha256))
@@ -119,20 +141,49 @@ def scratch_folder(name: str, cache_dir: Path) -> "tempfile.TemporaryDirectory[s
     return tempfile.TemporaryDirectory(prefix=f".{name}.tmp-", dir=cache_dir)
 
 
-def _save(arrays: Arrays, name: str, cache_dir: Path) -> None:
-    present = arrays.present
-    stored = {key: StoredArray.of(array) for key, array in present.items()}
+def new_images(path: Path, shape: tuple[int, ...]) -> IO[bytes]:
+    """A new .npy file of uint8 images of that shape, open for their bytes, image after image."""
+    file = path.open("wb")
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return file
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raises DataError when the disk that holds the folder has not so many bytes left."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(f"cannot write {folder}: {needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free. {ELSEWHERE}")
+
+
+def _fill(folder: Path, name: str, prepare: Callable[[Path], Arrays]) -> None:
+    """Puts the arrays that `prepare` returns, and their manifest, into the folder."""
+    arrays = prepare(folder)
+    validate(arrays)
+    paths = {key: folder / f"{key}.npy" for key in arrays.present}
+    left = {key: array for key, array in arrays.present.items() if not paths[key].exists()}
+    check_space(folder, sum(array.nbytes for array in left.values()))
+    for key, array in left.items():
+        np.save(paths[key], np.ascontiguousarray(array), allow_pickle=False)
+    stored = {key: StoredArray.of(path, np.load(path, mmap_mode="r")) for key, path in paths.items()}
     manifest = Manifest(name=name, source=arrays.source, class_names=arrays.class_names, arrays=stored)
-    temporary = cache_dir / f".{name}.tmp-arrays"
-    try:
-        with replacing_folder(cache_dir / name, temporary):
-            for key, array in present.items():
-                np.save(temporary / f"{key}.npy", np.ascontiguousarray(array), allow_pickle=False)
-            (temporary / MANIFEST).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
-    except OSError as error:
-        needed, free = sum(array.nbytes for array in present.values()), shutil.disk_usage(cache_dir).free
-        space = f"{needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free"
-        raise DataError(f"cannot write {cache_dir / name}: {error.strerror} ({space}). {ELSEWHERE}") from error
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
+
+
+def _file_sha256(path: Path, start: int) -> str:
+    """SHA-256 of what follows the first `start` bytes; read and not mapped, as that would count as resident memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(start)
+        while part := file.read(HASHED):
+            poll_signals()
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _state(path: Path) -> list[int]:
+    """What changes when a file is written to or replaced."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def check(name: str, cache_dir: Path) -> list[str]:
     names = [name] if embedded else prepared_names(cache_dir, name)
     for version in names:
         try:
-            arrays = EMBEDDED[name]() if embedded else cache.load(version, cache_dir)
+            arrays = EMBEDDED[name]() if embedded else cache.load(version, cache_dir, verify_all=True)
         except DataError as error:
             problems.append(f"{version}: {error}")
             continue

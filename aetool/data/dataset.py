@@ -17,18 +17,31 @@ from aetool.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from aetool.data.images import SplitImages
+
 Images = NDArray[np.uint8]  # (N, C, H, W)
 Labels = NDArray[np.integer[Any]]  # (N,)
 Mask = NDArray[np.bool_]  # (N,)
 
+IN_MEMORY = 1 << 30  # bytes: arrays up to this size are copied into memory, larger ones stay where they are
+HASHED = 1 << 24  # bytes hashed at a time
 HOLDOUT_SEED = 20240229  # fixed: the same images are held out whatever the run's seed
 
 
 class Split(NamedTuple):
-    """One part of a dataset: images (N, C, H, W) uint8, labels (N,) int64 or None."""
+    """One part of a dataset: images (N, C, H, W) uint8, labels (N,) int64 or None.
 
-    images: "Tensor"
+    Images are a tensor, or `LargeImages`, of which only some are in memory at a time.
+    """
+
+    images: "SplitImages"
     labels: "Tensor | None"
+
+    def subset(self, indices: "Tensor") -> "Split":
+        """The images at these indices (n,), and their labels."""
+        from aetool.data.images import subset
+
+        return Split(subset(self.images, indices), None if self.labels is None else self.labels[indices])
 
 
 class Dataset(NamedTuple):
@@ -84,7 +97,7 @@ class Arrays(NamedTuple):
 
 
 def split(arrays: Arrays, val_fraction: float) -> Dataset:
-    """Carve a stratified validation split out of train and copy everything into tensors.
+    """Carve a stratified validation split out of train; arrays of up to IN_MEMORY bytes are copied into tensors.
 
     The indices depend on the labels and `val_fraction` alone. Images keep their order. Raises DataError when the arrays
     break the contract of `Arrays`.
@@ -165,9 +178,18 @@ def _validate_part(part: str, images: Any, labels: Any, class_names: list[str]) 
         )
 
 
+def is_large(array: NDArray[Any]) -> bool:
+    """Whether the array is left where it is, instead of being copied into memory."""
+    return array.nbytes > IN_MEMORY
+
+
 def array_sha256(array: NDArray[Any]) -> str:
     """SHA-256 of the array's bytes in C order."""
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+    digest = hashlib.sha256()
+    rows = max(1, HASHED // max(1, array[:1].nbytes))
+    for start in range(0, len(array), rows):
+        digest.update(np.ascontiguousarray(array[start : start + rows]).data)
+    return digest.hexdigest()
 
 
 def hashes(arrays: Arrays) -> dict[str, str]:
@@ -183,11 +205,14 @@ def fingerprint(arrays: Arrays, sha256: dict[str, str] | None = None) -> str:
 
 
 def _part(images: Images, labels: Labels | None, mask: Mask) -> Split:
-    """Copies, so that a memory map behind the arrays can be let go."""
+    """Copies, so that a memory map behind the arrays can be let go, unless the images are too large."""
     import torch
 
+    from aetool.data.images import LargeImages
+
+    positions = torch.from_numpy(np.flatnonzero(mask))
     return Split(
-        images=torch.from_numpy(np.asarray(images)[mask]),
+        images=LargeImages.of(images, positions) if is_large(images) else torch.from_numpy(np.asarray(images)[mask]),
         labels=None if labels is None else torch.from_numpy(np.asarray(labels)[mask].astype(np.int64)),
     )
 

@@ -1,6 +1,7 @@
 """Decoding images that may be corrupt, hostile or of any pixel mode."""
 
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -15,19 +16,21 @@ from aetool.errors import DataError
 if TYPE_CHECKING:
     from PIL import Image
 
+OPENING = threading.Lock()  # filters of warnings are those of the process, not of a thread
+
 
 @contextmanager
 def open_image(file: str | IO[bytes], max_pixels: int, formats: list[str] | None = None) -> Iterator["Image.Image"]:
     """An image that is not decoded yet; whatever is wrong with it, now or while it is decoded inside, is a DataError.
 
-    The size is checked before decoding: a small file can claim a huge picture.
+    The size is checked before decoding: a small file can claim a huge picture. May be used by several threads.
     """
     from PIL import Image
 
     corrupt = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)  # what PIL raises
     too_large = (Image.DecompressionBombError, Image.DecompressionBombWarning)
     try:
-        with warnings.catch_warnings():
+        with OPENING, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             opened = Image.open(file, formats=formats)
         with opened as image:

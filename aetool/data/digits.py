@@ -28,7 +28,7 @@ def digits(cache_dir: Path) -> Arrays:
     installed scikit-learn holds other images.
     """
     try:
-        return prepared(NAME, cache_dir, embedded)
+        return prepared(NAME, cache_dir, lambda folder: embedded())
     except DataError as error:
         if is_prepared(NAME, cache_dir):
             raise

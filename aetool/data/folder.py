@@ -3,8 +3,10 @@
 import hashlib
 import json
 import logging
+import math
 import os
-from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -12,8 +14,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from aetool.components import OpenFraction
-from aetool.data.cache import prepared
-from aetool.data.dataset import Arrays, holdout
+from aetool.data.cache import check_space, new_images, prepared
+from aetool.data.dataset import Arrays, Labels, Mask, holdout
 from aetool.data.decode import open_image, resized
 from aetool.errors import DataError, poll_signals
 
@@ -22,6 +24,7 @@ logger = logging.getLogger("aetool")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
 MAX_PIXELS = 80_000_000
 MAX_LISTED = 20
+DECODED = 256  # images decoded before they are written: bounds memory
 DECODING_VERSION = 1  # part of the cache key: raise it when the same file would decode to other pixels
 
 
@@ -60,8 +63,9 @@ def folder(
     found = _listing(root)
     parameters = [DECODING_VERSION, str(root), list(image_size), channels, test_fraction, on_error]
     key = hashlib.sha256(json.dumps([parameters, found]).encode()).hexdigest()[:16]
-    decode = partial(_decode, root, found, image_size, channels, test_fraction, on_error == "skip")
-    return prepared(f"folder-{key}", cache_dir, decode)
+    image_shape = (channels, *image_size)
+    prepare = partial(_prepare, root, found, image_shape, test_fraction, on_error == "skip")
+    return prepared(f"folder-{key}", cache_dir, prepare)
 
 
 def _listing(root: Path) -> list[Found]:
@@ -90,52 +94,100 @@ def _in_classes(part: str, root: Path, classes: list[Path]) -> list[Found]:
         raise DataError(f"{root}: holds no class folders; expected {root / '<class>'}/*.png")
     if len(classes) == 1 and part != "test":
         raise DataError(f"{root}: holds one class folder only ({classes[0].name}), at least 2 are needed")
-    images = {folder: [(path, path.stat()) for path in _images(folder)] for folder in classes}
+    images = {folder: _images(folder) for folder in classes}
     if empty := [str(folder) for folder, paths in images.items() if not paths]:
         raise DataError(f"class folders without images: {', '.join(empty[:MAX_LISTED])}; fill or remove them")
     return [
-        Found(part, folder.name, str(path), stat.st_size, stat.st_mtime_ns)
+        Found(part, folder.name, path, status.st_size, status.st_mtime_ns)
         for folder, paths in images.items()
-        for path, stat in paths
+        for path, status in ((path, os.stat(path)) for path in paths)  # noqa: PTH116 - many times faster than Path
     ]
 
 
-def _images(folder: Path) -> list[Path]:
-    """Image files at any depth, hidden ones left out."""
+def _images(folder: Path) -> list[str]:
+    """Image files at any depth, hidden ones left out, ordered as their Paths are."""
 
     def stop(error: OSError) -> None:
         raise error
 
-    paths = [Path(where) / name for where, _, names in os.walk(folder, onerror=stop) for name in names]
-    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    paths = [
+        f"{where}{os.sep}{name}"
+        for where, _, names in os.walk(folder, onerror=stop)
+        for name in names
+        if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")  # noqa: PTH122
+    ]
+    return sorted(paths, key=lambda path: os.path.normcase(path).split(os.sep))  # noqa: PTH206 - as above
 
 
-def _decode(
-    root: Path, found: list[Found], image_size: Sequence[int], channels: int, test_fraction: float, skip: bool
+def _prepare(
+    root: Path, found: list[Found], image_shape: tuple[int, ...], test_fraction: float, skip: bool, folder: Path
 ) -> Arrays:
-    height, width = image_size
+    """The images, decoded into `folder` one after another, so that any number needs little memory."""
+    _, height, width = image_shape
     logger.info("%s: decoding %d images to %d×%d …", root, len(found), height, width)
-    class_names = sorted({file.class_name for file in found})
-    images = np.empty((len(found), channels, height, width), np.uint8)
-    kept: list[Found] = []
-    corrupt: list[str] = []
-    for file in found:
-        poll_signals()
-        try:
-            with open_image(file.path, MAX_PIXELS) as image:
-                images[len(kept)] = resized(image, height, width, channels)
-            kept.append(file)
-        except DataError as error:
-            corrupt.append(f"  {file.path}: {error}")
+    check_space(folder, len(found) * math.prod(image_shape))
+    class_names, kept, left_out = sorted({file.class_name for file in found}), found, ""
+    corrupt = _decode(kept, _is_test(kept, test_fraction), image_shape, folder)
     if corrupt:
-        more = [f"  … and {len(corrupt) - MAX_LISTED} more"] if len(corrupt) > MAX_LISTED else []
-        listed = "\n".join(corrupt[:MAX_LISTED] + more)
+        lines = [f"  {path}: {reason}" for path, reason in corrupt.items()]
+        more = [f"  … and {len(lines) - MAX_LISTED} more"] if len(lines) > MAX_LISTED else []
+        listed = "\n".join(lines[:MAX_LISTED] + more)
         problem = f"{len(corrupt)} of {len(found)} images cannot be decoded"
         if not skip:
             raise DataError(f"{problem}; repair them, or leave them out by dataset.on_error=skip:\n{listed}")
         logger.warning("%s and are left out:\n%s", problem, listed)
-    labels = np.array([class_names.index(file.class_name) for file in kept], np.int64)
-    parted = np.array([file.part == "test" for file in kept], bool)
-    test = parted if found[0].part else holdout(labels, len(labels), test_fraction)
-    left_out = f", {len(corrupt)} corrupt images left out" if corrupt else ""
-    return Arrays.divided(images[: len(kept)], labels, test, class_names, f"folder {root}{left_out}")
+        left_out = f", {len(corrupt)} corrupt images left out"
+        kept = [file for file in found if file.path not in corrupt]
+        if again := _decode(kept, _is_test(kept, test_fraction), image_shape, folder):  # the split has changed
+            raise DataError(f"{root}: files changed while they were read: {', '.join(list(again)[:MAX_LISTED])}")
+    test = _is_test(kept, test_fraction)
+    images = {part: np.load(folder / f"{part}_images.npy", mmap_mode="r") for part in ("train", "test")}
+    labels = _labels(kept, class_names)
+    return Arrays(
+        images["train"], labels[~test], images["test"], labels[test], class_names, source=f"folder {root}{left_out}"
+    )
+
+
+def _labels(files: list[Found], class_names: list[str]) -> Labels:
+    return np.array([class_names.index(file.class_name) for file in files], np.int64)
+
+
+def _is_test(files: list[Found], test_fraction: float) -> Mask:
+    """Which files are of the test split; one is carved out where the folder has none."""
+    if files and not files[0].part:
+        labels = _labels(files, sorted({file.class_name for file in files}))
+        return holdout(labels, len(labels), test_fraction)
+    return np.array([file.part == "test" for file in files], bool)
+
+
+def _decode(files: list[Found], test: Mask, image_shape: tuple[int, ...], folder: Path) -> dict[str, str]:
+    """Writes train_images.npy and test_images.npy in the order of the files; why files cannot be decoded, by path.
+
+    What is written is of no use unless all can be.
+    """
+    corrupt: dict[str, str] = {}
+    decode = partial(_image, image_shape=image_shape)
+    with ThreadPoolExecutor() as pool, ExitStack() as opened:
+        parts = [
+            opened.enter_context(new_images(folder / f"{part}_images.npy", (int(mask.sum()), *image_shape)))
+            for part, mask in (("train", ~test), ("test", test))
+        ]
+        for start in range(0, len(files), DECODED):
+            chunk = slice(start, start + DECODED)
+            for file, image, held in zip(files[chunk], pool.map(decode, files[chunk]), test[chunk], strict=True):
+                poll_signals()
+                if isinstance(image, DataError):
+                    corrupt[file.path] = str(image)
+                elif not corrupt:
+                    parts[int(held)].write(image)
+    return corrupt
+
+
+def _image(file: Found, image_shape: tuple[int, ...]) -> bytes | DataError:
+    """The pixels (C, H, W), or why there are none."""
+    channels, height, width = image_shape
+    try:
+        with open_image(file.path, MAX_PIXELS) as image:
+            return resized(image, height, width, channels).tobytes()
+    except DataError as error:
+        return error

@@ -9,6 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from aetool.data.images import SplitImages
+
 RESOLUTION = 1e-10  # of the largest variance; below it a variance is rounding
 CHUNK = 1024  # images turned into floating point at a time
 
@@ -23,11 +25,11 @@ class PCA:
     components: Tensor  # (D, D), unit rows, by falling variance
     spectrum: Tensor  # (D,) float64, variance along each component (divided by N, not N - 1)
 
-    def fit(self, images: Tensor, chunk: int = CHUNK, poll: Callable[[], None] = lambda: None) -> Self:
+    def fit(self, images: SplitImages, chunk: int = CHUNK, poll: Callable[[], None] = lambda: None) -> Self:
         """Calls `poll` before each `chunk` of images; raises ValueError unless they are uint8 (N, C, H, W), N ≥ 1."""
         if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0:
             raise ValueError(f"PCA is fitted on uint8 (N, C, H, W); got {images.dtype} {tuple(images.shape)}")
-        self.image_shape = images.shape[1:]
+        self.image_shape = torch.Size(images.shape[1:])
         dimension = self.image_shape.numel()
         # Sums of integers: exact in float64, so neither the chunk nor the order of summation can matter.
         total = torch.zeros(dimension, dtype=torch.float64, device=images.device)

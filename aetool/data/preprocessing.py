@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from aetool.data.images import SplitImages
+
 
 class Preprocessing(NamedTuple):
     """x = (pixel / 255 - mean) / std per channel; `logits`: reconstructions are logits of pixels in [0, 1]."""
@@ -15,16 +17,18 @@ class Preprocessing(NamedTuple):
     logits: bool
 
     @classmethod
-    def fit(cls, images: Tensor, standardize: bool, logits: bool) -> "Preprocessing":
+    def fit(cls, images: SplitImages, standardize: bool, logits: bool) -> "Preprocessing":
         """Exact channel statistics of uint8 images (N, C, H, W); without `standardize` x is the pixel in [0, 1]."""
         channels = images.shape[1]
         if not standardize:
             return cls((0.0,) * channels, (1.0,) * channels, logits)
         levels = torch.arange(256, dtype=torch.float64) / 255
+        counts = torch.zeros(channels, 256, dtype=torch.int64)
+        for part in images.split(1000):
+            for channel in range(channels):
+                counts[channel] += torch.bincount(part[:, channel].flatten(), minlength=256)
         means, stds = [], []
-        for channel in range(channels):
-            counts = torch.bincount(images[:, channel].flatten(), minlength=256).double()
-            fractions = counts / counts.sum()
+        for fractions in counts.double() / counts[0].sum():
             mean = (fractions * levels).sum()
             means.append(mean.item())
             stds.append((fractions * (levels - mean) ** 2).sum().sqrt().clamp_min(1 / 255).item())

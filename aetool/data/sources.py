@@ -43,7 +43,7 @@ def published(
     `by_hand`: files, and their place beside the cache.
     """
 
-    def first_verified() -> Arrays:
+    def first_verified(_: Path) -> Arrays:
         failures = []
         folders = _folders_on_disk(cache_dir, data_dir)
         for source in [*(Source(f"files in {folder}", on_disk, folder) for folder in folders), *elsewhere]:

@@ -5,8 +5,9 @@ and computed once.
 """
 
 import functools
+import itertools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ from aetool.evaluation.features import Encode, Views, features
 from aetool.files import read_json, write_json
 from aetool.measures.reconstruction import ReconstructionMetrics
 from aetool.probes.base import Probe
-from aetool.training.cached_pca import has_pca, pca_of
+from aetool.training.cached_pca import LARGEST, has_pca, pca_of
 
 BATCH = 500
+PIXEL_MEMORY = 1 << 30  # bytes of all pixels as float32, above which they are not probed
 Settings = Mapping[str, Any]  # plain values that a baseline depends on
-Features = Callable[[], list[Tensor]]  # of train, val and test, (N, D) each
+Features = Callable[[], Iterable[Tensor]]  # of train, val and test in turn, (N, D) each
 log = logging.getLogger("aetool")
 
 
@@ -42,6 +44,24 @@ class Baselines:
     @property
     def too_large(self) -> bool:
         return not has_pca(self.dataset)
+
+    @property
+    def too_many(self) -> bool:
+        return self._pixel_bytes > PIXEL_MEMORY
+
+    @property
+    def warnings(self) -> list[str]:
+        """Which baselines are left out, and why."""
+        if self.too_large:
+            return [f"no pca and no pixels baseline: an image has over {LARGEST} values"]
+        if self.too_many:
+            return [f"no pixels baseline: the pixels of all images would take {self._pixel_bytes / 1e9:.1f} GB"]
+        return []
+
+    @property
+    def _pixel_bytes(self) -> int:
+        """Of all images as float32."""
+        return sum(4 * split.images.shape.numel() for split in self._splits)
 
     @cached_property
     def pca(self) -> PCA:
@@ -59,7 +79,9 @@ class Baselines:
             compute = functools.partial(self._reconstruction, components)
             kept = self._kept({"stage": "evaluate", "code_size": components}, compute)
             found |= {f"{name}/{key}": value for key, value in kept.items()}
-        return found | {"pca/components": self._components(code_size)}
+        found["pca/components"] = self._components(code_size)
+        del self.pca  # large, and on disk
+        return found
 
     def _reconstruction(self, components: int) -> dict[str, float]:
         found: dict[str, float] = {}
@@ -76,7 +98,7 @@ class Baselines:
 
         Also the accuracy of the class that most training images have (`mean/…`). `settings` are those of the probe.
 
-        No PCA and no pixels for images that are too large.
+        No PCA and no pixels for images that are too large, and no pixels of too many images.
         """
         train, val, test = labels_of(self.dataset)
         largest = train.mode().values
@@ -86,25 +108,28 @@ class Baselines:
         if self.too_large:
             return found
 
-        def encoded(encode: Encode) -> list[Tensor]:
+        def encoded(encode: Encode) -> Iterator[Tensor]:
             cpu = torch.device("cpu")
-            return [features(encode, split.images, cpu, views=views) for split in self._splits]
+            return (features(encode, split.images, cpu, views=views) for split in self._splits)
+
+        components = self._components(size)
 
         def pca() -> dict[str, float]:
-            return self._probe(
-                probe, encoded(lambda images: self.pca.transform(images, self._components(size))), budget
-            )
+            return self._probe(probe, encoded(lambda images: self.pca.transform(images, components)), budget)
 
         def pixels() -> dict[str, float]:
+            vars(self).pop("pca", None)  # large, and on disk
             if probe.traits.any_scale and not views.number:  # a quarter of the memory for val and test
-                first, *others = (split.images.flatten(1) for split in self._splits)
-                return self._probe(probe, [first.float(), *others], budget)
+                pixels = (split.images[:].flatten(1) for split in self._splits)
+                return self._probe(probe, itertools.chain([next(pixels).float()], pixels), budget)
             return self._probe(probe, encoded(lambda images: images.float() / 255), budget)
 
         key = {"stage": "probe", "probe": settings}
         for name, compute, own in (("pca", pca, {"code_size": size}), ("pixels", pixels, {"range": 1})):
+            if name == "pixels" and self.too_many:
+                continue
             found |= {f"{name}/{metric}": value for metric, value in self._kept(key | own, compute).items()}
-        return found | {"pca/components": self._components(size)}
+        return found | {"pca/components": components}
 
     def untrained(
         self, probe: Probe, settings: Settings, budget: Budget, model: Settings, encode: Features
@@ -113,7 +138,7 @@ class Baselines:
         key = {"stage": "probe", "probe": settings, "untrained": model}
         return self._kept(key, lambda: self._probe(probe, encode(), budget))
 
-    def _probe(self, probe: Probe, features: list[Tensor], budget: Budget) -> dict[str, float]:
+    def _probe(self, probe: Probe, features: Iterable[Tensor], budget: Budget) -> dict[str, float]:
         return classify(probe, features, self.dataset, budget).metrics
 
     def _components(self, code_size: int) -> int:

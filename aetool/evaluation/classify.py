@@ -1,7 +1,7 @@
 """Classification on the frozen features of a network."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -9,7 +9,8 @@ from torch import Tensor
 from aetool.data.budget import labelled
 from aetool.data.dataset import Dataset
 from aetool.errors import UserError, poll_signals
-from aetool.probes.base import Labelled, Probe, ProbeResult, judge
+from aetool.machine import release_memory
+from aetool.probes.base import Fitted, Labelled, Probe, ProbeResult, judge
 from aetool.randomness import generator
 
 
@@ -33,23 +34,32 @@ def labels_of(dataset: Dataset) -> list[Tensor]:
     return [part for part in labels if part is not None]
 
 
-def classify(probe: Probe, features: Sequence[Tensor], dataset: Dataset, budget: Budget) -> ProbeResult:
+def classify(probe: Probe, features: Iterable[Tensor], dataset: Dataset, budget: Budget) -> ProbeResult:
     """Fits the probe on features (N, D) of train and val, and reads those of test once.
+
+    `features` gives those of train, val and test in turn, so that those of test can be made after the fit.
 
     Under a budget, the mean over its draws, with `test/accuracy_std` over them, and no candidates; choices see as few
     labels as the fit.
     """
     classes = dataset.num_classes
-    train, val, test = map(Labelled, features, labels_of(dataset))
+    splits = map(Labelled, features, labels_of(dataset))
     if budget.all_labels:
-        return judge(probe(train, val, classes, poll_signals), test, classes)
+        fitted = _fit(probe, next(splits), next(splits), classes)
+        return judge(fitted, next(splits), classes)
+    train, val, test = splits
     results = []
     for draw in range(budget.draws):
         noise = generator(0, "labels", draw)
         chosen = [labelled(y, budget.labels_per_class, budget.label_fraction, noise) for _, y in (train, val)]
         few = [Labelled(x[i.to(x.device)], y[i]) for (x, y), i in zip((train, val), chosen, strict=True)]
-        results.append(judge(probe(few[0], few[1], classes, poll_signals), test, classes))
+        results.append(judge(_fit(probe, few[0], few[1], classes), test, classes))
     return _mean(results)
+
+
+def _fit(probe: Probe, train: Labelled, val: Labelled, classes: int) -> Fitted:
+    release_memory()  # what the encoding left
+    return probe(train, val, classes, poll_signals)
 
 
 def _mean(results: Sequence[ProbeResult]) -> ProbeResult:

@@ -14,7 +14,6 @@ from aetool.evaluation.metrics import geometry, sensitivity, split_metrics
 from aetool.evaluation.session import Session
 from aetool.storage.record import Events
 from aetool.storage.run import Run
-from aetool.training.cached_pca import LARGEST
 
 STAGE = "evaluate"
 log = logging.getLogger("aetool")
@@ -66,8 +65,7 @@ def _measure(session: Session, settings: EvaluationConfig, baselines: bool) -> d
         warnings += collapsed_posterior(metrics["likelihood/active_units"], result.code_size)
     if baselines:
         metrics |= session.baselines.reconstruction(result.code_size)
-        if session.baselines.too_large:
-            warnings.append(f"no pca and no pixels baseline: an image has over {LARGEST} values")
+        warnings += session.baselines.warnings
     pictures = drawing.draw_reconstructions(session, result, target.path("errors.png"))
     drawing.draw_jacobian(session, jacobian)
     figure = None

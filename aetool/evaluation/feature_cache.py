@@ -47,6 +47,7 @@ class FeatureCache:
             self._make_room(size)
             with replacing(path) as temporary:
                 save_file(found, temporary, {"key": text})
+            found = load_file(path)  # mapped: in the page cache alone, until it is changed
         except (OSError, SafetensorError) as error:
             log.warning("features cannot be cached in %s: %s", self.folder, error)
         return found

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from aetool.data.augmentation import augment
+from aetool.data.images import SplitImages
 from aetool.errors import poll_signals
 from aetool.models.base import BATCH
 from aetool.models.taps import at_tap, pooled
@@ -36,7 +37,7 @@ def encoder(network: Network, tap: str) -> Encode:
 @torch.no_grad()
 def features(
     encode: Encode,
-    images: Tensor,
+    images: SplitImages,
     device: torch.device,
     max_features: int | None = None,
     views: Views = PLAIN,

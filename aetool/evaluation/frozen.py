@@ -1,6 +1,6 @@
 """What a probe sees of a run: the features of its network, and of the same network before training."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from aetool.models.taps import choose_taps, pooled
 from aetool.training.assembly import Network
 
 SPLITS = ("train", "val", "test")
+MEMORY = 600_000_000  # bytes of the pooled features of all images; with larger ones maps are pooled further
 
 
 class Frozen:
@@ -24,7 +25,7 @@ class Frozen:
     """
 
     def __init__(self, session: Session, settings: ProbeConfig) -> None:
-        self.session, self.max_features = session, settings.max_features
+        self.session, self.max_features = session, _affordable(settings.max_features, session)
         self.views = views(settings.views, session.run.config.dataset.augmentation)
         trained = session.trained
         x = trained.preprocessing.to_input(session.dataset.val.images[:2].to(session.device))
@@ -49,7 +50,7 @@ class Frozen:
             "device": self.session.device.type,
         }
         key |= {"tap": tap, "max_features": self.max_features, "views": list(self.views) if self.views.number else 0}
-        found = self.cache.get(key, lambda: self._encoded(trained.network, tap))
+        found = self.cache.get(key, lambda: {name: self._encoded(trained.network, tap, name) for name in SPLITS})
         return [found[name].to(self.session.device) for name in SPLITS]
 
     @cached_property
@@ -66,17 +67,31 @@ class Frozen:
         network = {"model": identity(config.model), "seed": config.seed, "preprocessing": preprocessing}
         return network | {"tap": tap, "max_features": self.max_features}
 
-    def untrained_features(self, tap: str) -> list[Tensor]:
-        """Of the untrained network, encoded again. Raises ValueError where there is none."""
+    def untrained_features(self, tap: str) -> Iterator[Tensor]:
+        """Of the untrained network, encoded again, each split when it is asked for.
+
+        Raises ValueError where there is none.
+        """
         if self.untrained is None:
             raise ValueError("a network with nothing to train is its own untrained network")
-        found = self._encoded(self.untrained, tap)
-        return [found[name] for name in SPLITS]
+        network = self.untrained
+        return (self._encoded(network, tap, name) for name in SPLITS)
 
-    def _encoded(self, network: Network, tap: str) -> dict[str, Tensor]:
-        options = (self.session.device, self.max_features, self.views)
-        splits = {name: getattr(self.session.dataset, name).images for name in SPLITS}
-        return {name: features(encoder(network, tap), images, *options) for name, images in splits.items()}
+    def _encoded(self, network: Network, tap: str, split: str) -> Tensor:
+        images = getattr(self.session.dataset, split).images
+        return features(encoder(network, tap), images, self.session.device, self.max_features, self.views)
+
+
+def _affordable(max_features: int | None, session: Session) -> int | None:
+    """`max_features`, or as many as MEMORY allows for every image, with a warning."""
+    images = sum(len(getattr(session.dataset, name).images) for name in SPLITS)
+    most = max(1, MEMORY // (4 * images))
+    if max_features is None or max_features <= most:
+        return max_features
+    session.run.warn(
+        [f"probe.max_features={max_features}: {most} for feature maps, to keep those of {images:,} images in memory"]
+    )
+    return most
 
 
 def views(number: int, augmentation: AugmentationConfig | None) -> Views:

@@ -82,7 +82,7 @@ def _check_decode(trained: Trained) -> None:
 def _codes(trained: Trained, split: Split, images: int, seed: int, device: torch.device) -> Tensor:
     """(n, D) on the CPU: codes of up to `images` images, drawn at random, as a split may be sorted by class."""
     order = torch.randperm(len(split.images), generator=generator(seed, "fitted"))[:images]
-    return features(encoder(trained.network, "code"), split.images[order], device).cpu()
+    return features(encoder(trained.network, "code"), split.subset(order).images, device).cpu()
 
 
 def _pixels(trained: Trained, codes: Tensor, device: torch.device) -> Tensor:

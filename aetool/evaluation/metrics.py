@@ -10,6 +10,7 @@ from torch import Tensor
 from aetool.data.dataset import Dataset, Split
 from aetool.errors import poll_signals
 from aetool.evaluation.atlas import unit_activations
+from aetool.machine import release_memory
 from aetool.measures.code import CodeStatistics
 from aetool.measures.cost import cost, images_per_second
 from aetool.measures.geometry import distances, intrinsic_dimension, silhouette, trustworthiness
@@ -78,7 +79,8 @@ def geometry(trained: Trained, dataset: Dataset, images: int, neighbors: int, de
     """
     chosen = subset(len(dataset.val.images), images)
     labels = None if dataset.val.labels is None else dataset.val.labels[chosen].numpy()
-    pixels = dataset.val.images[chosen].flatten(1).double().numpy() / 255
+    pixels = dataset.val.images[chosen].flatten(1).double().numpy()
+    pixels /= 255
     code = encoded(trained, dataset.val.images[chosen], device).double().cpu().numpy()
     of_code, of_pixels = distances(code), distances(pixels)
     metrics = {}
@@ -154,7 +156,11 @@ def sensitivity(trained: Trained, dataset: Dataset, images: int, device: torch.d
     noise = generator(0, "jacobian", device=device)
     norm = torch.cat([jacobian_norm(model, part, noise, PROBES) for part in pixels.split(10)]).mean().item()
     small = model.encode(pixels[:1]).numel() <= LARGEST_CODE
-    return Sensitivity(norm, singular_values(model, pixels[:PROFILED]) if small else None)
+    if not small:
+        return Sensitivity(norm, None)
+    release_memory()
+    parts = pixels[:PROFILED].split(2)  # the gradients of all units with respect to all layers: bounds memory
+    return Sensitivity(norm, torch.cat([singular_values(model, part) for part in parts]))
 
 
 def ten_images(split: Split) -> Tensor:

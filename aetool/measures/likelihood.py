@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
+from aetool.data.images import SplitImages
 from aetool.data.preprocessing import Preprocessing
 from aetool.models.base import BATCH, Autoencoder
 from aetool.randomness import subset
@@ -23,8 +24,8 @@ ACTIVE = 0.01  # variance over images of a unit's posterior mean, above which it
 def likelihood(
     model: Autoencoder,
     preprocessing: Preprocessing,
-    val_images: Tensor,
-    test_images: Tensor,
+    val_images: SplitImages,
+    test_images: SplitImages,
     samples: int,
     generator: torch.Generator,
     poll: Callable[[], None] = lambda: None,
@@ -108,7 +109,7 @@ def _target(preprocessing: Preprocessing, images: Tensor, generator: torch.Gener
 def _best_sigma(
     model: Autoencoder,
     preprocessing: Preprocessing,
-    images: Tensor,
+    images: SplitImages,
     generator: torch.Generator,
     poll: Callable[[], None],
 ) -> float:
@@ -119,7 +120,7 @@ def _best_sigma(
         part = part.to(generator.device)
         output = model(preprocessing.to_input(part), generator).reconstruction.float()
         squares += (_target(preprocessing, part, generator) - output).double().square().sum().item()
-    return math.sqrt(squares / images.numel())
+    return math.sqrt(squares / images.shape.numel())
 
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

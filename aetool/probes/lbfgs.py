@@ -53,7 +53,7 @@ class LBFGS(ABC):
         for part in self.rounded:
             for left in range(0, width, 128):  # eigh reads only the lower triangle
                 gram[left:, left : left + 128] += part[:, left:].T @ part[:, left : left + 128]
-        eigenvalues, self.basis = torch.linalg.eigh(gram / samples)
+        eigenvalues, self.basis = torch.linalg.eigh(gram.div_(samples))
         self.eigenvalues = F.pad(eigenvalues.clamp(min=0), (0, 1), value=1)
         self.penalised = F.pad(torch.ones_like(eigenvalues), (0, 1))
         self.theta = features.new_zeros(num_classes, width + 1)

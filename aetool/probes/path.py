@@ -54,4 +54,4 @@ def choose(
 
 def predict(weights: Weights, features: Tensor) -> Tensor:
     """(N, K) scores of (N, D) features of any real type."""
-    return torch.cat([F.linear(part.to(weights[0].dtype), *weights) for part in features.split(8192)])
+    return torch.cat([F.linear(part.to(weights[0].dtype), *weights) for part in features.split(1024)])

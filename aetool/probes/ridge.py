@@ -48,7 +48,7 @@ class RidgeRegression:
             poll()
             gram += part.T @ part
             moments += part.T @ F.one_hot(classes, num_classes).to(part.dtype)
-        self.eigenvalues, self.basis = torch.linalg.eigh(gram / samples)
+        self.eigenvalues, self.basis = torch.linalg.eigh(gram.div_(samples))
         self.rotated = self.basis.T @ moments / samples
         self.frequencies = torch.bincount(labels, minlength=num_classes).to(features.dtype) / samples
 

@@ -12,6 +12,7 @@ from aetool.config.targets import build
 from aetool.data.cache import default_cache_dir
 from aetool.data.corruptions import Corruption
 from aetool.data.dataset import Dataset, split
+from aetool.data.images import SplitImages
 from aetool.data.pca import PCA
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError
@@ -109,7 +110,7 @@ def make_corruption(config: CorruptionConfig, pca: Callable[[], PCA]) -> Corrupt
     return corruption
 
 
-def mean_input(preprocessing: Preprocessing, images: Tensor) -> Tensor:
+def mean_input(preprocessing: Preprocessing, images: SplitImages) -> Tensor:
     """The mean of uint8 images (N, C, H, W) as the network sees it, (1, C, H, W)."""
     # In chunks, so that no float copy of all images is made.
     total = sum(chunk.sum(0, keepdim=True, dtype=torch.float64) for chunk in images.split(1000))

@@ -11,6 +11,7 @@ from aetool.data.dataset import Dataset
 from aetool.data.pca import PCA
 from aetool.errors import UserError, poll_signals
 from aetool.files import replacing
+from aetool.machine import release_memory
 
 LARGEST = 6144  # pixel values of an image; the eigenvectors behind PCA and the pixel probe cost their cube
 VERSION = 1  # of the file
@@ -30,6 +31,7 @@ def pca_of(dataset: Dataset, cache: Path) -> PCA:
     path = cache / "baselines" / f"pca-{digest(key)}.safetensors"
     with contextlib.suppress(OSError, SafetensorError):  # missing or damaged: fit it
         return PCA.load(path)
+    release_memory()
     pca = PCA().fit(dataset.train.images, poll=poll_signals)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from aetool.config.targets import build
 from aetool.data.augmentation import augment
 from aetool.data.budget import labelled
 from aetool.data.dataset import Dataset, Split
+from aetool.data.images import SplitImages
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError, poll_signals
 from aetool.models.base import BATCH, Autoencoder
@@ -148,7 +149,7 @@ def _budgeted(config: FinetuneRunConfig, name: str, split: Split) -> Split:
         raise UserError(f"dataset={config.dataset.name}: it has no labels; fine-tuning needs them")
     random = generator(config.seed, f"labels of {name}")
     chosen = labelled(split.labels, config.labels_per_class, config.label_fraction, random)
-    return split if len(chosen) == len(split.labels) else Split(split.images[chosen], split.labels[chosen])
+    return split if len(chosen) == len(split.labels) else split.subset(chosen)
 
 
 def _augmentation(change: AugmentationConfig | None, train: Split) -> Augmentation | None:
@@ -163,7 +164,7 @@ def _augmentation(change: AugmentationConfig | None, train: Split) -> Augmentati
 
 
 @torch.no_grad()
-def _standardise(model: Classifier, images: Tensor, preprocessing: Preprocessing, device: torch.device) -> None:
+def _standardise(model: Classifier, images: SplitImages, preprocessing: Preprocessing, device: torch.device) -> None:
     """Sets the classifier's mean and scale to those of its training images as they are at the start.
 
     A feature that hardly varies, as a unit that is silent now, counts as if it had LEAST_SPREAD: it may wake up.

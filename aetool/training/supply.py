@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from aetool.data.dataset import Split
+from aetool.data.images import SplitImages
 
+COPIED = 1000  # images at a time
 RESIDENT_FRACTION = 0.5  # of an accelerator's free memory that images may take
 
 
@@ -29,7 +31,7 @@ class Supply:
 
     def __init__(self, split: Split, device: torch.device, resident: bool) -> None:
         self.split, self.device, self.resident = split, device, resident
-        self.images = split.images.to(device) if resident else split.images
+        self.images = _copied(split.images, device) if resident else split.images
         self.labels = None if split.labels is None else split.labels.to(device)
         self.ahead = not resident and (device.type != "cpu" or not isinstance(split.images, Tensor))
 
@@ -66,8 +68,18 @@ def fits(device: torch.device, *splits: Split) -> bool:
     """Whether the images of the splits can be kept on an accelerator; False on a CPU, where they are already."""
     if device.type != "cuda":
         return False
-    needed = sum(split.images.numel() for split in splits)  # uint8
+    needed = sum(split.images.shape.numel() for split in splits)  # uint8
     return needed <= RESIDENT_FRACTION * torch.cuda.mem_get_info(device)[0]
+
+
+def _copied(images: SplitImages, device: torch.device) -> Tensor:
+    """All images on the device; those that are not in memory pass through it a few at a time."""
+    found = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    at = 0
+    for part in images.split(COPIED):
+        found[at : at + len(part)].copy_(part)
+        at += len(part)
+    return found
 
 
 def _read_ahead(supply: Supply, parts: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -214,6 +214,8 @@ class TestIdentity:
         assert config.trainer.model_dump().keys() - identity(config)["trainer"].keys() == {
             "log_every",
             "checkpoint_every",
+            "compile",
+            "cuda_graph",
             "keep_checkpoints",
         }
 

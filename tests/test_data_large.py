@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import TINY, Said, only_run, run_in
 from PIL import Image
 
 from aetool.data import cache, catalog, dataset, folder
@@ -17,7 +18,6 @@ from aetool.data.dataset import Arrays, array_sha256, split
 from aetool.data.images import LargeImages, subset
 from aetool.errors import DataError
 from aetool.evaluation import frozen
-from tests.conftest import TINY, Said, only_run, run_in
 
 CLASSES = ["cat", "dog"]
 

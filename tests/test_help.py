@@ -131,7 +131,7 @@ def test_comments_are_those_of_the_file_that_sets_the_key(workplace: Path, aetoo
     adams = read("train", ["optimizer=adam"]).keys
     assert keys["optimizer.lr"] == ("5", "my rate")
     assert keys["optimizer.betas"] == ("[0.5, 0.6]", adams["optimizer.betas"].comment)
-    assert keys["optimizer.fused"] == adams["optimizer.fused"]
+    assert keys["optimizer.weight_decay"] == adams["optimizer.weight_decay"]
     assert keys["model.code_size"] == ("???", "mine # too")
     said = aetool("train", *words, "--help").out
     assert "\noptimizer=mine " in said

@@ -13,7 +13,7 @@ from aetool.config.compose import compose_one
 from aetool.config.schema import TrainConfig
 from aetool.machine import has_bf16, keep_freed_memory, release_memory
 from aetool.storage.folder import RunFolder
-from aetool.training import hardware, precision
+from aetool.training import decisions, hardware
 from aetool.training.hardware import arrange, available_threads
 
 CPU = torch.device("cpu")
@@ -116,24 +116,38 @@ class TestPrecision:
         ],
     )
     def test_auto_is_bf16_where_there_are_instructions_and_work(self, monkeypatch, words, instructions, expected):
-        monkeypatch.setattr(precision, "has_bf16", lambda device: instructions)
+        monkeypatch.setattr(decisions, "has_bf16", lambda device: instructions)
         config = compose_one("train", TrainConfig, words).config
-        assert precision.decided(config).trainer.precision == expected
+        assert decisions.decided(config).trainer.precision == expected
+
+    @pytest.mark.parametrize(
+        ("words", "threads"),
+        [
+            ([], 1),  # the default network on digits: 0.017 GFLOP a batch
+            (["trainer.batch_size=128"], 2),
+            (HEAVY, 4),
+            ([*HEAVY, "threads=3"], 3),
+            (["model=pca"], 4),
+        ],
+    )
+    def test_threads_are_as_many_as_have_work(self, monkeypatch, words, threads):
+        monkeypatch.setattr(decisions, "available_threads", lambda: 4)
+        assert decisions.decided(compose_one("train", TrainConfig, words).config).threads == threads
 
     def test_the_shape_of_images_is_read_where_the_config_does_not_say(self, workplace, monkeypatch):
         import numpy as np
 
         images = np.zeros((8, 9, 9), np.uint8)
         np.savez(workplace / "own.npz", train_images=images, test_images=images)
-        monkeypatch.setattr(precision, "has_bf16", lambda device: True)
+        monkeypatch.setattr(decisions, "has_bf16", lambda device: True)
         words = ["dataset=arrays", f"dataset.path={workplace / 'own.npz'}", "model=dense"]
-        assert precision.decided(compose_one("train", TrainConfig, words).config).trainer.precision == "fp32"
+        assert decisions.decided(compose_one("train", TrainConfig, words).config).trainer.precision == "fp32"
 
     def test_what_auto_stood_for_identifies_the_run(self, workplace, aetool, monkeypatch):
-        monkeypatch.setattr(precision, "LEAST_FLOPS", 0)
+        monkeypatch.setattr(decisions, "BF16_FLOPS", 0)
         folders = []
         for instructions in (True, False):
-            monkeypatch.setattr(precision, "has_bf16", lambda device, found=instructions: found)
+            monkeypatch.setattr(decisions, "has_bf16", lambda device, found=instructions: found)
             assert aetool("train", *TINY, "trainer.precision=auto", f"output={instructions}/outputs").code == 0
             folders.append(only_run(workplace / str(instructions)))
         stored = [json.loads((folder / "config.json").read_text())["config"]["trainer"] for folder in folders]
@@ -141,8 +155,8 @@ class TestPrecision:
         assert folders[0].name != folders[1].name
 
     def test_bf16_without_instructions_warns_with_the_factor(self, workplace, aetool, monkeypatch):
-        monkeypatch.setattr(precision, "has_bf16", lambda device: False)
-        monkeypatch.setattr(precision, "_product_seconds", lambda dtype: 4.2 if dtype == torch.bfloat16 else 0.01)
+        monkeypatch.setattr(decisions, "has_bf16", lambda device: False)
+        monkeypatch.setattr(decisions, "_product_seconds", lambda dtype: 4.2 if dtype == torch.bfloat16 else 0.01)
         done = aetool("train", *TINY, "trainer.precision=bf16")
         assert done.code == 0
         (warning,) = (line for line in RunFolder(only_run(workplace)).status["warnings"] if "bf16" in line)
@@ -156,4 +170,4 @@ class TestPrecision:
         assert not (workplace / "outputs").exists()
 
     def test_products_are_timed(self):
-        assert 0 < precision._product_seconds(torch.float32) < 60
+        assert 0 < decisions._product_seconds(torch.float32) < 60

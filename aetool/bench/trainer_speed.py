@@ -20,8 +20,8 @@ from aetool.config.targets import build
 from aetool.losses import Loss
 from aetool.machine import has_bf16
 from aetool.training.assembly import cache_dir, load_dataset
+from aetool.training.decisions import decided
 from aetool.training.hardware import has_fused_optimizers, prepare_torch
-from aetool.training.precision import decided
 
 Loop = Iterator[None]  # a training step per `next`
 FORMATS = {"channels-first": torch.contiguous_format, "channels-last": torch.channels_last}

@@ -12,7 +12,7 @@ from aetool.storage.run import Run
 from aetool.sweeps.autoencoder import bring_to_end
 from aetool.sweeps.classifier import supervised_baseline
 from aetool.sweeps.sweep import sweep
-from aetool.training.precision import decided
+from aetool.training.decisions import decided
 
 
 def train(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> Run[TrainConfig]:

@@ -24,23 +24,35 @@ class EffectiveRank:
 
     def __init__(self) -> None:
         self._vectors = 0
-        self._sum = self._products = torch.zeros((), dtype=torch.float64)  # (n,) and (n, n) from the first batch on
+        self._few: list[Tensor] = []  # all vectors, as long as they are fewer than n
+        self._sum = self._products = torch.zeros((), dtype=torch.float64)  # (n,) and (n, n) when they are more
 
     @torch.no_grad()
     def update(self, vectors: Tensor) -> None:
-        vectors = vectors.double()
-        if self._vectors == 0:
-            self._sum = vectors.new_zeros(vectors.shape[1])
-            self._products = vectors.new_zeros(vectors.shape[1], vectors.shape[1])
+        self._few.append(vectors.double())
         self._vectors += len(vectors)
-        self._sum += vectors.sum(dim=0)
-        self._products.addmm_(vectors.T, vectors)
+        if self._vectors < vectors.shape[1]:
+            return
+        if self._products.ndim == 0:
+            self._sum = self._few[0].new_zeros(vectors.shape[1])
+            self._products = self._few[0].new_zeros(vectors.shape[1], vectors.shape[1])
+        for part in self._few:
+            self._sum += part.sum(dim=0)
+            self._products.addmm_(part.T, part)
+        self._few = []
 
     def compute(self) -> float:
         if self._vectors == 0:
             return math.nan
-        squares = torch.linalg.eigvalsh(self._products.addr(self._sum, self._sum / self._vectors, alpha=-1))
-        singular_values = squares[squares > ROUNDING * self._products.trace()].sqrt()
+        if self._few:  # the products of the vectors with each other have the same eigenvalues, apart from zeros
+            vectors = torch.cat(self._few)
+            energy = vectors.square().sum()
+            vectors = vectors - vectors.mean(dim=0)
+            squares = torch.linalg.eigvalsh(vectors @ vectors.T)
+        else:
+            energy = self._products.trace()
+            squares = torch.linalg.eigvalsh(self._products.addr(self._sum, self._sum / self._vectors, alpha=-1))
+        singular_values = squares[squares > ROUNDING * energy].sqrt()
         if len(singular_values) == 0:
             return 0.0
         return torch.special.entr(singular_values / singular_values.sum()).sum().exp().item()

@@ -33,8 +33,8 @@ from aetool.storage.opening import open_trained
 from aetool.storage.record import Events
 from aetool.storage.run import Run
 from aetool.sweeps.autoencoder import bring_to_end, declare_hparams, draw_curves
+from aetool.training.decisions import decided
 from aetool.training.finetune import Finetuned, finetune
-from aetool.training.precision import decided
 from aetool.training.progress import TrainingProgress
 
 STAGE, PREDICTIONS, SUPERVISED = "finetune", "predictions.npy", "supervised"

@@ -20,9 +20,9 @@ from aetool.storage.run import C, Run
 from aetool.training.assembly import cache_dir, initial_network, make_corruption, make_objective, mean_input
 from aetool.training.batches import Batches
 from aetool.training.cached_pca import pca_of
+from aetool.training.decisions import warning_of_slow_bf16
 from aetool.training.hardware import has_fused_optimizers
 from aetool.training.objective import Objective
-from aetool.training.precision import warning_of_slow_bf16
 from aetool.training.trainer import Journal, Trainer
 
 Progress = Callable[[Trainer], None]

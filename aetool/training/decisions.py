@@ -1,5 +1,6 @@
-"""The precision of training: what `trainer.precision=auto` stands for on this machine."""
+"""What is decided for a run on this machine: the precision that `auto` stands for, and the number of threads."""
 
+import math
 import time
 from typing import TypeVar
 
@@ -11,34 +12,39 @@ from aetool.errors import UserError
 from aetool.machine import has_bf16
 from aetool.measures.cost import cost
 from aetool.training.assembly import cache_dir, load_dataset, make_model
-from aetool.training.hardware import choose_device
+from aetool.training.hardware import available_threads, choose_device
 
-LEAST_FLOPS = 3e8  # of a batch's forward pass: below, converting to bf16 takes what its faster products save
+BF16_FLOPS = 3e8  # of a batch's forward pass: below, converting to bf16 takes what its faster products save
+THREAD_FLOPS = 2e7  # likewise: with less for each, threads take longer to meet than they save
 SIDE = 256  # of the matrices that measure a slow bf16
 
 C = TypeVar("C", bound=RunConfig)
 
 
 def decided(config: C) -> C:
-    """The config with a definite precision.
+    """The config with a definite precision and number of threads.
 
-    bf16 where the device has instructions for it and a batch's forward pass takes at least LEAST_FLOPS; fp32 elsewhere.
-    Raises UserError for a device that is not available, or cannot do what the trainer is asked for.
+    bf16 where the device has instructions for it and a batch's forward pass takes at least BF16_FLOPS, else fp32. One
+    thread for every THREAD_FLOPS of it, as far as there are processors. Raises UserError for a device that is not
+    available, or cannot do what the trainer is asked for.
     """
-    device = choose_device(config.device)
-    if config.trainer.cuda_graph and device.type != "cuda":
+    device, trainer = choose_device(config.device), config.trainer
+    if trainer.cuda_graph and device.type != "cuda":
         raise UserError(f"trainer.cuda_graph=true: the device is {device.type}, not cuda; set trainer.cuda_graph=false")
-    if config.trainer.precision != "auto":
-        return config
-    heavy = has_bf16(device) and _flops(config) * config.trainer.batch_size >= LEAST_FLOPS
-    trainer = config.trainer.model_copy(update={"precision": "bf16" if heavy else "fp32"})
-    return config.model_copy(update={"trainer": trainer})
+    closed_form = load(config.model.target).traits.closed_form  # fitted without training steps
+    flops = 0 if closed_form else _flops(config) * trainer.batch_size
+    if trainer.precision == "auto":
+        fast = has_bf16(device) and flops >= BF16_FLOPS
+        trainer = trainer.model_copy(update={"precision": "bf16" if fast else "fp32"})
+    threads = config.threads
+    if threads is None:
+        most = available_threads()
+        threads = most if closed_form else min(most, math.ceil(flops / THREAD_FLOPS))
+    return config.model_copy(update={"trainer": trainer, "threads": threads})
 
 
 def _flops(config: RunConfig) -> int:
-    """Of one image's forward pass; 0 for a model that is fitted without training steps."""
-    if load(config.model.target).traits.closed_form:
-        return 0
+    """Of one image's forward pass."""
     shape = config.dataset.image_shape or load_dataset(config.dataset, cache_dir(config)).image_shape
     return cost(make_model(config, tuple(shape)), shape)["flops"]
 

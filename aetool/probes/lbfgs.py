@@ -16,6 +16,7 @@ from aetool.probes.path import Problem, Weights, choose
 
 ROUNDING = 2.0**-9  # relative rounding error of bfloat16
 FEW, MANY = 2**22, 2**27  # number of feature values between which a bfloat16 copy is worth its time and memory
+ROTATED = 200  # samples per class up to which the features are rotated: it takes as long as a hundred iterations save
 LINE_SEARCH_STEPS = 20
 
 Pair = tuple[Tensor, Tensor, Tensor]  # step, change of the gradient, 1 / (their inner product)
@@ -29,7 +30,7 @@ class LBFGS(ABC):
 
     - The Hessian is approximately `s·G + l2` with `G = XᵀX/N` and s the mean curvature of the loss in an output. With
       one eigendecomposition `G = V Λ Vᵀ`, this model is diagonal in the coordinates W·V for every s and l2; its inverse
-      is the initial Hessian of L-BFGS. Only weights and gradients are rotated, never the features.
+      is the initial Hessian of L-BFGS. Weights and gradients are rotated, or where they are few, the features once.
     - Outputs are linear in the weights, so the line search evaluates only the loss. An iteration reads the features
       twice: for the outputs of the direction and for the gradient.
     - The penalty's contribution to a curvature pair is known, so pairs remain valid when l2 changes.
@@ -54,6 +55,9 @@ class LBFGS(ABC):
             for left in range(0, width, 128):  # eigh reads only the lower triangle
                 gram[left:, left : left + 128] += part[:, left:].T @ part[:, left : left + 128]
         eigenvalues, self.basis = torch.linalg.eigh(gram.div_(samples))
+        self.is_rotated = samples <= ROTATED * num_classes
+        if self.is_rotated:
+            self.rounded = self.exact = (features @ self.basis,)
         self.eigenvalues = F.pad(eigenvalues.clamp(min=0), (0, 1), value=1)
         self.penalised = F.pad(torch.ones_like(eigenvalues), (0, 1))
         self.theta = features.new_zeros(num_classes, width + 1)
@@ -125,7 +129,8 @@ class LBFGS(ABC):
 
     def _outputs(self, theta: Tensor, features: Sequence[Tensor]) -> Tensor:
         """(K, N) outputs, linear in (K, D + 1) parameters."""
-        weight = (theta[:, :-1] @ self.basis.T).to(features[0].dtype)
+        weight = theta[:, :-1] if self.is_rotated else theta[:, :-1] @ self.basis.T
+        weight = weight.to(features[0].dtype)
         return torch.cat([weight @ part.T for part in features], dim=1) + theta[:, -1:]
 
     def _slope(self, residual: Tensor, features: Sequence[Tensor]) -> Tensor:
@@ -134,7 +139,8 @@ class LBFGS(ABC):
         parts = residual.to(features[0].dtype).split(len(features[0]), dim=1)
         for part, rows in zip(parts, features, strict=True):
             total += part @ rows
-        return torch.cat([total @ self.basis, residual.sum(dim=1, keepdim=True)], dim=1) / residual.shape[1]
+        total = total if self.is_rotated else total @ self.basis
+        return torch.cat([total, residual.sum(dim=1, keepdim=True)], dim=1) / residual.shape[1]
 
     def _pair(self, step: Tensor, slope_change: Tensor, ridge: Tensor) -> Pair:
         change = slope_change + ridge * step

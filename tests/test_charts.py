@@ -295,7 +295,8 @@ def test_nothing_is_drawn_where_nothing_differs(rows):
 
 
 def test_save_writes_a_png_for_each_figure(tmp_path):
-    charts.save(charts.draw(comparison(grid(), KEYS)), tmp_path / "figures")
+    with charts.saving(charts.draw(comparison(grid(), KEYS)), tmp_path / "figures"):
+        pass
     (path,) = (tmp_path / "figures").iterdir()
     assert path.name == "heatmap-test-acc.png"
     assert path.read_bytes().startswith(b"\x89PNG")
@@ -304,4 +305,4 @@ def test_save_writes_a_png_for_each_figure(tmp_path):
 def test_save_names_the_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=str(Path("file") / "figures")):
-        charts.save([], tmp_path / "file" / "figures")
+        charts.saving([], tmp_path / "file" / "figures").__enter__()

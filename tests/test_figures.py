@@ -32,7 +32,7 @@ class Warned(list):
 @pytest.fixture
 def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[FigureProcess]:
     own = FigureProcess()
-    monkeypatch.setattr(background, "_process", lambda: own)
+    monkeypatch.setattr(background, "figure_process", lambda: own)
     yield own
     own.close()
 
@@ -100,7 +100,7 @@ from pathlib import Path
 from aetool.evaluation import background, figures
 drawn = background.Figures(None)
 drawn.draw(figures.save_error_histogram, Path({str(tmp_path / "one.png")!r}), np.zeros(9), "").error.result()
-print(background._process()._process.pid, flush=True)
+print(background.figure_process()._process.pid, flush=True)
 input()
 """
     started = [sys.executable, "-c", code]
@@ -114,7 +114,7 @@ input()
 def test_a_run_without_its_figures_is_completed_with_warnings(workplace, aetool, monkeypatch):
     failed: Future[str | None] = Future()
     failed.set_result("ValueError: no ink")
-    monkeypatch.setattr(background, "_process", lambda: SimpleNamespace(submit=lambda *call: failed))
+    monkeypatch.setattr(background, "figure_process", lambda: SimpleNamespace(submit=lambda *call: failed))
     assert aetool("train", *TINY, "evaluation.atlas_units=2").code == 0
     run = RunFolder(only_run(workplace))
     assert run.status["state"] == "completed"

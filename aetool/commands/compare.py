@@ -1,6 +1,7 @@
 """aetool compare [DIR…]"""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from aetool.config import help
@@ -49,10 +50,9 @@ def run(words: list[str]) -> int:
         from aetool.report import charts, page
 
         figures = list(charts.draw(comparison))
-        if options.figures:
-            charts.save(figures, options.figures)
-        if options.html:
-            page.write(comparison, figures, options.html)
+        with charts.saving(figures, options.figures) if options.figures else nullcontext():
+            if options.html:
+                page.write(comparison, figures, options.html)
     for path in (options.csv, options.parquet, options.markdown, options.figures, options.html):
         if path:
             print(path)

@@ -54,7 +54,7 @@ class Figures:
     def draw(self, function: Draw, path: Path, *arguments: Any) -> Figure:
         """Has a figure drawn at `path` by a function of `figures`; the arguments are copied."""
         path = path.absolute()
-        figure = Figure(path, _process().submit(function, path, *arguments))
+        figure = Figure(path, figure_process().submit(function, path, *arguments))
         self._figures.append(figure)
         return figure
 
@@ -137,7 +137,7 @@ def _start() -> "subprocess.Popen[bytes]":
 
 
 @functools.cache
-def _process() -> FigureProcess:
+def figure_process() -> FigureProcess:
     """The one of this process."""
     process = FigureProcess()
     atexit.register(process.close)

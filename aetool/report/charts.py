@@ -1,9 +1,11 @@
 """Which figures a comparison is drawn in; no torch."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from aetool.errors import UserError
+from aetool.evaluation.background import figure_process
 from aetool.evaluation.catalogue import FIGURE, SELECTION
 from aetool.report import heatmaps, layout, learning, lines, plots, scatter
 from aetool.report.comparison import Comparison
@@ -11,14 +13,18 @@ from aetool.report.groups import is_finetune
 from aetool.report.plots import Chart
 
 
-def save(figures: Iterable[Chart], folder: Path) -> None:
-    """Writes figures as PNG files; raises UserError when that fails."""
+@contextmanager
+def saving(figures: Iterable[Chart], folder: Path) -> Iterator[None]:
+    """Writes figures as PNG files in the process that draws, while the block runs; raises UserError when that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for chart in figures:
-            plots.render(chart.figure, folder / f"{chart.name}.png", "png")
     except OSError as error:
-        raise UserError(f"{folder}: figures cannot be written: {error}") from error
+        raise UserError(f"{folder}: cannot write there: {error}") from error
+    submit = figure_process().submit
+    drawn = [submit(plots.render, chart.figure, folder.absolute() / f"{chart.name}.png", "png") for chart in figures]
+    yield
+    for problem in filter(None, (one.result() for one in drawn)):
+        raise UserError(f"{folder}: figures cannot be written: {problem}")
 
 
 def draw(comparison: Comparison) -> Iterator[Chart]:

@@ -127,7 +127,7 @@ def conclude(folder: Path, drawn: bool, printed: bool = True) -> None:
     written = "table.csv, table.md"
     if drawn:
         figures = list(charts.draw(comparison))
-        charts.save(figures, folder / "figures")
-        page.write(comparison, figures, folder / "report.html")
+        with charts.saving(figures, folder / "figures"):
+            page.write(comparison, figures, folder / "report.html")
         written = f"report.html, {written}, figures/"
     print(f"{folder}: {written}")

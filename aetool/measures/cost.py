@@ -33,7 +33,7 @@ def cost(model: Autoencoder, image_shape: Sequence[int]) -> dict[str, int]:
 
 
 @torch.no_grad()
-def images_per_second(model: Autoencoder, images: Tensor, min_seconds: float = 0.1) -> float:
+def images_per_second(model: Autoencoder, images: Tensor, min_seconds: float = 0.05) -> float:
     """Throughput of `model.encode` on one batch of images, over at least `min_seconds` after a warm-up pass."""
 
     def finished() -> float:

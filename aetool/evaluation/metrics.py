@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from aetool.data.dataset import Dataset, Split
+from aetool.data.images import SplitImages
 from aetool.errors import poll_signals
 from aetool.evaluation.atlas import unit_activations
 from aetool.measures.code import CodeStatistics
@@ -73,6 +74,8 @@ def split_metrics(trained: Trained, dataset: Dataset, device: torch.device) -> E
 def geometry(trained: Trained, dataset: Dataset, images: int, neighbors: int, device: torch.device) -> dict[str, float]:
     """How the codes of so many validation images lie, the same for every run, and beside them their pixels.
 
+    Images of over LARGEST_MAP values are average-pooled, as are codes.
+
     Trustworthiness and continuity (Venna & Kaski 2001) and the silhouette (Rousseeuw 1987) are scikit-learn's.
 
     `val/trustworthiness` and `val/continuity` of the code against the pixels, absent unless there are over twice as
@@ -84,9 +87,10 @@ def geometry(trained: Trained, dataset: Dataset, images: int, neighbors: int, de
 
     chosen = subset(len(dataset.val.images), images)
     labels = None if dataset.val.labels is None else dataset.val.labels[chosen].numpy()
-    pixels = dataset.val.images[chosen].flatten(1).double().numpy()
+    few = dataset.val.subset(chosen).images
+    pixels = torch.cat([pooled(part.double(), LARGEST_MAP).flatten(1) for part in few.split(BATCH)]).numpy()
     pixels /= 255
-    code = encoded(trained, dataset.val.images[chosen], device).double().cpu().numpy()
+    code = encoded(trained, few, device).double().cpu().numpy()
     metrics = {}
     if 2 * neighbors < len(chosen):
         metrics["val/trustworthiness"] = float(trustworthiness(pixels, code, n_neighbors=neighbors))
@@ -114,7 +118,7 @@ def projected(trained: Trained, images: Tensor, device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def encoded(trained: Trained, images: Tensor, device: torch.device) -> Tensor:
+def encoded(trained: Trained, images: SplitImages, device: torch.device) -> Tensor:
     """The codes of uint8 images (N, C, H, W) as points (N, D); maps of over LARGEST_MAP numbers are pooled."""
     parts = []
     for part in images.split(BATCH):

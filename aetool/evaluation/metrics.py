@@ -11,13 +11,14 @@ from aetool.data.dataset import Dataset, Split
 from aetool.data.images import SplitImages
 from aetool.errors import poll_signals
 from aetool.evaluation.atlas import unit_activations
+from aetool.evaluation.features import in_batches
 from aetool.measures.code import CodeStatistics
 from aetool.measures.cost import cost, images_per_second
 from aetool.measures.geometry import intrinsic_dimension
 from aetool.measures.jacobian import jacobian_norm, singular_values
 from aetool.measures.reconstruction import ReconstructionMetrics
 from aetool.memory import release
-from aetool.models.base import BATCH, Autoencoder
+from aetool.models.base import Autoencoder
 from aetool.models.taps import pooled
 from aetool.randomness import generator, subset
 from aetool.training.assembly import Trained
@@ -46,9 +47,8 @@ def split_metrics(trained: Trained, dataset: Dataset, device: torch.device) -> E
     total = torch.zeros(())  # of the codes of validation images
     for name, split in (("val", dataset.val), ("test", dataset.test)):
         reconstruction, code = ReconstructionMetrics(), CodeStatistics()
-        for start in range(0, len(split.images), BATCH):
-            poll_signals()
-            pixels, output_pixels, codes = _forward(trained, split.images[start : start + BATCH].to(device))
+        for images in in_batches(split.images):
+            pixels, output_pixels, codes = _forward(trained, images.to(device))
             reconstruction.update(pixels, output_pixels)
             code.update(codes)
             if split is dataset.val:
@@ -88,7 +88,7 @@ def geometry(trained: Trained, dataset: Dataset, images: int, neighbors: int, de
     chosen = subset(len(dataset.val.images), images)
     labels = None if dataset.val.labels is None else dataset.val.labels[chosen].numpy()
     few = dataset.val.subset(chosen).images
-    pixels = torch.cat([pooled(part.double(), LARGEST_MAP).flatten(1) for part in few.split(BATCH)]).numpy()
+    pixels = torch.cat([pooled(part.double(), LARGEST_MAP).flatten(1) for part in in_batches(few)]).numpy()
     pixels /= 255
     code = encoded(trained, few, device).double().cpu().numpy()
     metrics = {}
@@ -121,8 +121,7 @@ def projected(trained: Trained, images: Tensor, device: torch.device) -> Tensor:
 def encoded(trained: Trained, images: SplitImages, device: torch.device) -> Tensor:
     """The codes of uint8 images (N, C, H, W) as points (N, D); maps of over LARGEST_MAP numbers are pooled."""
     parts = []
-    for part in images.split(BATCH):
-        poll_signals()
+    for part in in_batches(images):
         code = trained.model.encode(trained.preprocessing.to_input(part.to(device)))
         parts.append(pooled(code.float(), LARGEST_MAP).flatten(1))
     return torch.cat(parts)

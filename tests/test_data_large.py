@@ -16,8 +16,10 @@ from PIL import Image
 from aetool.data import cache, catalog, dataset, folder
 from aetool.data.dataset import Arrays, array_sha256, split
 from aetool.data.images import LargeImages, subset
+from aetool.data.preprocessing import Preprocessing
 from aetool.errors import DataError
-from aetool.evaluation import frozen
+from aetool.evaluation import frozen, metrics
+from aetool.measures.geometry import intrinsic_dimension
 
 CLASSES = ["cat", "dog"]
 
@@ -223,7 +225,7 @@ def test_a_run_is_the_same_whether_its_images_are_in_memory_or_not(
         assert aetool("encode", f"run={run.directory}").code == 0
         tuned = aetool("finetune", f"run={run.directory}", "label_fraction=0.5", "trainer.epochs=1")
         assert tuned.code == 0, tuned.err
-        metrics = {
+        measured = {
             f"{path.parent.name}/{stage}/{name}": value
             for path in Path("outputs").glob("*/metrics.json")
             for stage, values in json.loads(path.read_text()).items()
@@ -232,7 +234,7 @@ def test_a_run_is_the_same_whether_its_images_are_in_memory_or_not(
         }
         codes = np.load(next(run.directory.glob("codes-*.npz")))
         weights = {str(path): path.read_bytes() for path in Path("outputs").glob("*/checkpoints/*/model.*")}
-        found[limit] = metrics, weights, {name: codes[name].tolist() for name in codes}
+        found[limit] = measured, weights, {name: codes[name].tolist() for name in codes}
     in_memory, large = found.values()
     assert in_memory == large
     assert any("pixels/test/accuracy" in name for name in in_memory[0])
@@ -250,3 +252,20 @@ def test_feature_maps_of_many_images_are_pooled_further(monkeypatch: pytest.Monk
     assert not warnings
     assert frozen._affordable(16, session) == 7  # type: ignore[arg-type]
     assert warnings == ["probe.max_features=16: 7 for feature maps, to keep those of 38 images in memory"]
+
+
+def test_geometry_takes_large_images_pooled(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = Arrays(images(60), None, images(8), None, [])
+    model = SimpleNamespace(encode=lambda x: x.flatten(1)[:, :6])
+    trained = SimpleNamespace(model=model, preprocessing=Preprocessing((0.0,) * 3, (1.0,) * 3, False))
+    found = split(arrays, 0.5)
+
+    def dimension() -> float:
+        measured = metrics.geometry(trained, found, 30, 5, torch.device("cpu"))  # type: ignore[arg-type]
+        return measured["pixels/val/intrinsic_dimension"]
+
+    pixels = found.val.images[:].double() / 255
+    assert dimension() == pytest.approx(intrinsic_dimension(pixels.flatten(1).numpy()))
+    monkeypatch.setattr(metrics, "LARGEST_MAP", 3 * 2 * 2)
+    means = torch.nn.functional.adaptive_avg_pool2d(pixels, 2)
+    assert dimension() == pytest.approx(intrinsic_dimension(means.flatten(1).numpy()))

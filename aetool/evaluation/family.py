@@ -13,6 +13,7 @@ from aetool.config.targets import build, signature
 from aetool.data.corruptions import Corruption
 from aetool.data.dataset import Dataset
 from aetool.errors import poll_signals
+from aetool.evaluation.features import in_batches
 from aetool.evaluation.session import Session
 from aetool.measures.likelihood import likelihood
 from aetool.measures.quantization import Quantizer, bytes_per_code
@@ -56,17 +57,16 @@ def compression(trained: Trained, dataset: Dataset, device: torch.device) -> dic
     """
 
     def encode(images: Tensor) -> Tensor:
-        poll_signals()
         return trained.model.encode(trained.preprocessing.to_input(images.to(device))).float()
 
     def decode(codes: Tensor) -> Tensor:
         return trained.preprocessing.to_pixels(trained.model.decode(codes).float())
 
     quantizer = Quantizer()
-    for images in dataset.val.images.split(BATCH):
+    for images in in_batches(dataset.val.images):
         quantizer.observe(encode(images))
     plain, quantized, nonzero = ReconstructionMetrics(), ReconstructionMetrics(), []
-    for images in dataset.test.images.split(BATCH):
+    for images in in_batches(dataset.test.images):
         codes, pixels = encode(images), images.to(device).float() / 255
         levels = quantizer.quantize(codes)
         nonzero.append(quantizer.nonzero(levels))
@@ -99,9 +99,9 @@ def denoising(
     for level in levels:
         corruption = corruption_at(level)
         before, after = ReconstructionMetrics(), ReconstructionMetrics()
-        for start in range(0, len(dataset.test.images), BATCH):
-            poll_signals()
-            pixels = dataset.test.images[start : start + BATCH].to(device).float() / 255
+        starts = range(0, len(dataset.test.images), BATCH)
+        for start, images in zip(starts, in_batches(dataset.test.images), strict=True):
+            pixels = images.to(device).float() / 255
             corrupted = corruption(pixels, generator(NOISE_SEED, "denoising", start, device=device))
             output = trained.model(trained.preprocessing.to_input(corrupted * 255))
             before.update(pixels, corrupted)

@@ -1,6 +1,6 @@
 """Features of images: the activations of a frozen network at a tap."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from aetool.data.augmentation import augment
 from aetool.data.images import SplitImages
 from aetool.errors import poll_signals
+from aetool.machine import release_memory
 from aetool.models.base import BATCH
 from aetool.models.taps import at_tap, pooled
 from aetool.randomness import generator
@@ -24,9 +25,26 @@ class Views(NamedTuple):
 
 
 PLAIN = Views(0, False, 0)
+RELEASED = 1 << 24  # pixel values, after which freed memory is returned
 
 
 Encode = Callable[[Tensor], Tensor]  # images (B, C, H, W) uint8 -> (B, …)
+
+
+def in_batches(images: SplitImages) -> Iterator[Tensor]:
+    """BATCH images after another, with a poll for signals before each.
+
+    Returns freed memory to the system from time to time: small results that outlive the large tensors of their batch
+    keep these from being used again.
+    """
+    passed = 0
+    for part in images.split(BATCH):
+        poll_signals()
+        yield part
+        passed += part.numel()
+        if passed >= RELEASED:
+            release_memory()
+            passed = 0
 
 
 def encoder(network: Network, tap: str) -> Encode:
@@ -47,9 +65,8 @@ def features(
     With views, the mean over the image and its augmentations, which depend on the position of the image alone.
     """
     found = torch.empty(0)
-    for start in range(0, len(images), BATCH):
-        poll_signals()
-        pixels = images[start : start + BATCH].to(device)
+    for start, batch in zip(range(0, len(images), BATCH), in_batches(images), strict=True):
+        pixels = batch.to(device)
         part = pooled(encode(pixels).float(), max_features)
         for view in range(views.number):
             random = generator(0, "view", view, start, device=device)

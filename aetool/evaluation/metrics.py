@@ -8,15 +8,17 @@ import torch
 from torch import Tensor
 
 from aetool.data.dataset import Dataset, Split
+from aetool.data.images import SplitImages
 from aetool.errors import poll_signals
 from aetool.evaluation.atlas import unit_activations
+from aetool.evaluation.features import in_batches
 from aetool.machine import release_memory
 from aetool.measures.code import CodeStatistics
 from aetool.measures.cost import cost, images_per_second
 from aetool.measures.geometry import distances, intrinsic_dimension, silhouette, trustworthiness
 from aetool.measures.jacobian import jacobian_norm, singular_values
 from aetool.measures.reconstruction import ReconstructionMetrics
-from aetool.models.base import BATCH, Autoencoder
+from aetool.models.base import Autoencoder
 from aetool.models.taps import pooled
 from aetool.randomness import generator, subset
 from aetool.training.assembly import Trained
@@ -45,9 +47,8 @@ def split_metrics(trained: Trained, dataset: Dataset, device: torch.device) -> E
     total = torch.zeros(())  # of the codes of validation images
     for name, split in (("val", dataset.val), ("test", dataset.test)):
         reconstruction, code = ReconstructionMetrics(), CodeStatistics()
-        for start in range(0, len(split.images), BATCH):
-            poll_signals()
-            pixels, output_pixels, codes = _forward(trained, split.images[start : start + BATCH].to(device))
+        for images in in_batches(split.images):
+            pixels, output_pixels, codes = _forward(trained, images.to(device))
             reconstruction.update(pixels, output_pixels)
             code.update(codes)
             if split is dataset.val:
@@ -73,15 +74,18 @@ def split_metrics(trained: Trained, dataset: Dataset, device: torch.device) -> E
 def geometry(trained: Trained, dataset: Dataset, images: int, neighbors: int, device: torch.device) -> dict[str, float]:
     """How the codes of so many validation images lie, the same for every run, and beside them their pixels.
 
+    Images of over LARGEST_MAP values are average-pooled, as are codes.
+
     `val/trustworthiness` and `val/continuity` of the code against the pixels, absent unless there are over twice as
     many images as neighbors; `val/intrinsic_dimension`, absent where too few differ; `val/silhouette`, absent without
     labels or with one class. `pixels/…` are the last two of the pixels.
     """
     chosen = subset(len(dataset.val.images), images)
     labels = None if dataset.val.labels is None else dataset.val.labels[chosen].numpy()
-    pixels = dataset.val.images[chosen].flatten(1).double().numpy()
+    few = dataset.val.subset(chosen).images
+    pixels = torch.cat([pooled(part.double(), LARGEST_MAP).flatten(1) for part in in_batches(few)]).numpy()
     pixels /= 255
-    code = encoded(trained, dataset.val.images[chosen], device).double().cpu().numpy()
+    code = encoded(trained, few, device).double().cpu().numpy()
     of_code, of_pixels = distances(code), distances(pixels)
     metrics = {}
     if 2 * neighbors < len(chosen):
@@ -110,11 +114,10 @@ def projected(trained: Trained, images: Tensor, device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def encoded(trained: Trained, images: Tensor, device: torch.device) -> Tensor:
+def encoded(trained: Trained, images: SplitImages, device: torch.device) -> Tensor:
     """The codes of uint8 images (N, C, H, W) as points (N, D); maps of over LARGEST_MAP numbers are pooled."""
     parts = []
-    for part in images.split(BATCH):
-        poll_signals()
+    for part in in_batches(images):
         code = trained.model.encode(trained.preprocessing.to_input(part.to(device)))
         parts.append(pooled(code.float(), LARGEST_MAP).flatten(1))
     return torch.cat(parts)

@@ -14,8 +14,8 @@ from aetool.measures.cost import cost
 from aetool.training.assembly import cache_dir, load_dataset, make_model
 from aetool.training.hardware import available_threads, choose_device
 
-BF16_FLOPS = 3e8  # of a batch's forward pass: below, converting to bf16 takes what its faster products save
-THREAD_FLOPS = 2e7  # likewise: with less for each, threads take longer to meet than they save
+BF16_FLOPS = 2e7  # for each weight, of a batch's forward pass: below, converting takes what faster products save
+THREAD_FLOPS = 2e7  # for each thread, likewise: below, threads take longer to meet than they save
 SIDE = 256  # of the matrices that measure a slow bf16
 
 C = TypeVar("C", bound=RunConfig)
@@ -24,17 +24,17 @@ C = TypeVar("C", bound=RunConfig)
 def decided(config: C) -> C:
     """The config with a definite precision and number of threads.
 
-    bf16 where the device has instructions for it and a batch's forward pass takes at least BF16_FLOPS, else fp32. One
-    thread for every THREAD_FLOPS of it, as far as there are processors. Raises UserError for a device that is not
-    available, or cannot do what the trainer is asked for.
+    bf16 where the device has instructions for it and a batch's forward pass takes at least BF16_FLOPS for each matrix
+    or kernel of weights, else fp32. One thread for every THREAD_FLOPS of it, as far as there are processors. Raises
+    UserError for a device that is not available, or cannot do what the trainer is asked for.
     """
     device, trainer = choose_device(config.device), config.trainer
     if trainer.cuda_graph and device.type != "cuda":
         raise UserError(f"trainer.cuda_graph=true: the device is {device.type}, not cuda; set trainer.cuda_graph=false")
     closed_form = load(config.model.target).traits.closed_form  # fitted without training steps
-    flops = 0 if closed_form else _flops(config) * trainer.batch_size
+    flops, weights = (0, 1) if closed_form else _work(config)
     if trainer.precision == "auto":
-        fast = has_bf16(device) and flops >= BF16_FLOPS
+        fast = has_bf16(device) and flops >= weights * BF16_FLOPS
         trainer = trainer.model_copy(update={"precision": "bf16" if fast else "fp32"})
     threads = config.threads
     if threads is None:
@@ -43,10 +43,12 @@ def decided(config: C) -> C:
     return config.model_copy(update={"trainer": trainer, "threads": threads})
 
 
-def _flops(config: RunConfig) -> int:
-    """Of one image's forward pass."""
+def _work(config: RunConfig) -> tuple[int, int]:
+    """FLOPs of a batch's forward pass, and the number of matrices and kernels of weights that it goes through."""
     shape = config.dataset.image_shape or load_dataset(config.dataset, cache_dir(config)).image_shape
-    return cost(make_model(config, tuple(shape)), shape)["flops"]
+    model = make_model(config, tuple(shape))
+    weights = sum(parameter.ndim >= 2 for parameter in model.parameters())
+    return cost(model, shape)["flops"] * config.trainer.batch_size, max(1, weights)
 
 
 def warning_of_slow_bf16(precision: str, device: torch.device) -> list[str]:

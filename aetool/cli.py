@@ -162,7 +162,8 @@ def _show(command: str, words: list[str], overrides: list[str], options: argpars
     import hydra
 
     said = io.StringIO()
-    argv, sys.argv = sys.argv, [f"aetool {command}", *(word for word in words if word.removeprefix("--") not in FLAGS)]
+    flags = {f"--{flag}" for flag in FLAGS}
+    argv, sys.argv = sys.argv, [f"aetool {command}", *(word for word in words if word not in flags)]
     try:
         with contextlib.redirect_stderr(said):
             hydra.main(version_base="1.3", config_path="pkg://aetool.conf", config_name=command)(lambda config: None)()

@@ -37,14 +37,13 @@ def keep_freed_memory() -> None:
     """Has the C library keep what is freed for the next allocation instead of returning it to the system.
 
     By default every large tensor is mapped anew and its pages are filled with zeros by the system at first touch: half
-    of a step's time for feature maps on a CPU. `release_memory` gives the memory back after training.
+    of a step's time for feature maps on a CPU. `release_memory` gives it back.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
-        libc = ctypes.CDLL("libc.so.6")
-        largest = 2**31 - 1
-        libc.mallopt(M_MMAP_THRESHOLD, largest)
-        libc.mallopt(M_TRIM_THRESHOLD, largest)
-        libc.mallopt(M_TOP_PAD, 2**26)
+        libc, largest = ctypes.CDLL("libc.so.6"), 2**31 - 1
+        if libc.mallopt(M_MMAP_THRESHOLD, largest) or libc.mallopt(M_MMAP_THRESHOLD, 2**25):  # older ones have a limit
+            libc.mallopt(M_TRIM_THRESHOLD, largest)
+            libc.mallopt(M_TOP_PAD, 2**26)
 
 
 def release_memory() -> None:

@@ -91,6 +91,22 @@ def test_actions_wait_for_the_end_of_the_outermost_block_whatever_ends_it():
     assert done == ["first", "second"]
 
 
+def test_an_action_that_fails_keeps_no_other_from_running():
+    done: list[str] = []
+
+    def fail() -> None:
+        raise RuntimeError
+
+    def leave() -> None:
+        with Figures(Warned()) as drawn:
+            drawn.afterwards(fail)
+            drawn.afterwards(lambda: done.append("second"))
+
+    with pytest.raises(RuntimeError):
+        leave()
+    assert done == ["second"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_the_process_ends_with_a_killed_command_and_ctrl_c_is_not_for_it(number, tmp_path):

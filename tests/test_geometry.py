@@ -74,3 +74,10 @@ def test_the_silhouette_is_scikit_learns(labels):
 
 def test_equal_points_have_a_silhouette_of_0():
     assert silhouette(distances(np.ones((6, 2))), np.arange(6) % 2) == 0
+
+
+def test_points_far_from_the_origin_lie_as_they_do_at_it():
+    points = np.random.default_rng(0).normal(size=(200, 2))
+    expected = intrinsic_dimension(points)
+    assert intrinsic_dimension(1e-6 * points + 100) == pytest.approx(expected, rel=1e-2)
+    np.testing.assert_allclose(distances(1e-6 * points + 100), 1e-6 * distances(points), atol=1e-12)

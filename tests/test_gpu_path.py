@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from aetool.config.compose import compose_one
 from aetool.config.schema import TrainConfig
 from aetool.data.dataset import Split
-from aetool.errors import NonFiniteError
+from aetool.errors import NonFiniteError, UserError
 from aetool.storage.run import Run
 from aetool.training.captured import WARM_UP, Captured
 from aetool.training.pretrain import make_trainer
@@ -194,6 +194,11 @@ class TestCaptured:
         assert captured.scalars.sums == pytest.approx(plain.scalars.sums, rel=1e-5)
         for a, b in zip(plain.model.state_dict().values(), captured.model.state_dict().values(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+    def test_an_optimizer_that_cannot_skip_steps_is_refused(self, trainer):
+        made = trainer("model=dense")
+        with pytest.raises(UserError, match=r"trainer\.cuda_graph=true: RMSprop has no fused kernel"):
+            Captured(made.update, torch.optim.RMSprop(made.parameters), CPU)
 
     def test_learning_rates_stay_tensors_and_follow_the_schedule_after_resuming(self, trainer):
         made = trainer("model=dense")

@@ -2,6 +2,7 @@
 
 import json
 import platform
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -49,6 +50,25 @@ def test_freed_memory_is_used_again_without_asking_the_system():
     assert min(faults() for _ in range(10)) < 1000  # the first ones make room
     release_memory()
     assert faults() > 10_000
+
+
+def test_an_older_c_library_takes_a_smaller_threshold_or_is_left_alone(monkeypatch):
+    calls = []
+
+    def library(most):
+        def mallopt(parameter, value):
+            calls.append((parameter, value))
+            return int(parameter != machine.M_MMAP_THRESHOLD or value <= most)
+
+        return lambda name: SimpleNamespace(mallopt=mallopt)
+
+    monkeypatch.setattr(machine.ctypes, "CDLL", library(2**25))
+    keep_freed_memory()
+    assert (machine.M_TRIM_THRESHOLD, 2**31 - 1) in calls
+    calls.clear()
+    monkeypatch.setattr(machine.ctypes, "CDLL", library(0))
+    keep_freed_memory()
+    assert {parameter for parameter, _ in calls} == {machine.M_MMAP_THRESHOLD}
 
 
 class Own(nn.Module):
@@ -133,6 +153,10 @@ class TestPrecision:
     def test_threads_are_as_many_as_have_work(self, monkeypatch, words, threads):
         monkeypatch.setattr(decisions, "available_threads", lambda: 4)
         assert decisions.decided(compose_one("train", TrainConfig, words).config).threads == threads
+
+    def test_a_network_without_counted_work_has_one_thread(self, monkeypatch):
+        monkeypatch.setattr(decisions, "_work", lambda config: (0, 1))
+        assert decisions.decided(compose_one("train", TrainConfig, []).config).threads == 1
 
     def test_the_shape_of_images_is_read_where_the_config_does_not_say(self, workplace, monkeypatch):
         import numpy as np

@@ -166,6 +166,7 @@ class TestCommand:
         for group, key in (("probe", "views"), ("evaluation", "neighbors"), ("trainer", "keep_checkpoints")):
             del saved["config"][group][key]
         del saved["config"]["supervised"]
+        saved["config"]["optimizer"]["fused"] = True  # was an argument in the YAML
         path.write_text(json.dumps(saved))
         done = aetool("probe", f"run={path.parent}", "baselines=false", "probe=ridge")
         assert done.code == 0, done.err

@@ -58,7 +58,8 @@ class Bench:
 
 def measure(config: BenchConfig, folder: Path, clock: Clock, say: Callable[[str], None]) -> Result:
     """Times all loops in turn, round by round; each starts from the same weights and sees batches of the same size."""
-    device, config = prepare_torch(config), decided(config)
+    config = decided(config)
+    device = prepare_torch(config)
     dataset = load_dataset(config.dataset, cache_dir(config))
     ours = Ours(config, folder, dataset, device)
     images = dataset.train.images

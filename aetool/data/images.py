@@ -90,8 +90,12 @@ class _File:
         with self._lock:
             for row in np.argsort(places, kind="stable").tolist():  # forward through the file
                 self._file.seek(self._start + int(places[row]) * size)
-                if self._file.readinto(content[row * size : (row + 1) * size]) != size:
-                    raise DataError(f"{self._file.name}: truncated while it was in use")
+                at, end = row * size, (row + 1) * size
+                while at < end:  # a read may return a part
+                    count = self._file.readinto(content[at:end])
+                    if not count:
+                        raise DataError(f"{self._file.name}: truncated while it was in use")
+                    at += count
         return torch.from_numpy(found).reshape(-1, *self._image_shape)
 
 

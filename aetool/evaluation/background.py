@@ -5,6 +5,7 @@ starts with the first figure. It ends when its stdin is closed, and so with the 
 """
 
 import atexit
+import contextlib
 import functools
 import logging
 import os
@@ -82,11 +83,10 @@ class Figures:
         if self._depth:
             return
         actions, self._actions = self._actions, []
-        try:
-            for action in actions:
-                action()
-        finally:
-            self.wait()
+        with contextlib.ExitStack() as stack:  # calls all of them, whatever one raises
+            stack.callback(self.wait)
+            for action in reversed(actions):
+                stack.callback(action)
 
 
 class FigureProcess:
@@ -101,8 +101,8 @@ class FigureProcess:
         return self._thread.submit(self._call, pickle.dumps((function, arguments)))
 
     def close(self) -> None:
-        """Ends the process after the calls so far."""
-        self._thread.shutdown()
+        """Ends the process after the present call."""
+        self._thread.shutdown(cancel_futures=True)
         if self._process is not None:
             self._process.communicate()
 
@@ -115,7 +115,7 @@ class FigureProcess:
             self._process.stdin.write(call)
             self._process.stdin.flush()
             error: str | None = pickle.load(self._process.stdout)
-        except (OSError, EOFError) as caught:
+        except (OSError, EOFError, pickle.UnpicklingError) as caught:
             if self._process is not None:
                 self._process.kill()
                 self._process.communicate()

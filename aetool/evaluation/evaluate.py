@@ -10,7 +10,7 @@ from aetool.evaluation.catalogue import PROTOCOL, tensorboard_headlines
 from aetool.evaluation.diagnosis import collapsed_posterior, degenerate
 from aetool.evaluation.family import family_metrics
 from aetool.evaluation.measurement import Measurement, best_step
-from aetool.evaluation.metrics import geometry, sensitivity, split_metrics
+from aetool.evaluation.metrics import LARGEST_MAP, geometry, sensitivity, split_metrics
 from aetool.evaluation.session import Session
 from aetool.storage.record import Events
 from aetool.storage.run import Run
@@ -54,13 +54,16 @@ def _measure(session: Session, settings: EvaluationConfig, baselines: bool) -> d
     metrics = {"protocol": PROTOCOL, **result.metrics, "code_size": result.code_size}
     metrics["val/jacobian_norm"] = jacobian.norm
     metrics |= family_metrics(session, settings)
+    warnings: list[str] = []
     if settings.geometry_images:
         counts = (settings.geometry_images, settings.neighbors)
         metrics |= geometry(session.trained, dataset, *counts, device)
+        if math.prod(dataset.image_shape) > LARGEST_MAP:
+            warnings.append(f"geometry metrics compare codes with images pooled to at most {LARGEST_MAP} values")
     units = atlas(result.activations, dataset.val.labels) if settings.atlas_units else None
     if units is not None:
         metrics |= {f"val/{key}": value for key, value in units.metrics().items()}
-    warnings = degenerate(metrics, run.config.penalty)
+    warnings += degenerate(metrics, run.config.penalty)
     if "likelihood/active_units" in metrics:
         warnings += collapsed_posterior(metrics["likelihood/active_units"], result.code_size)
     if baselines:
@@ -72,11 +75,14 @@ def _measure(session: Session, settings: EvaluationConfig, baselines: bool) -> d
     if units is not None:
         figure = drawing.draw_atlas(session, result, units, settings.atlas_units, target.path("atlas.csv"))
 
-    def complete() -> None:
+    with Events(run.directory, STAGE) as events:
+        if settings.projector_images:
+            drawing.project_codes(session, events, settings.projector_images)
+        events.scalars(session.step, _headlines(metrics))
+    warnings += events.warnings
+
+    def complete() -> None:  # may run on Ctrl-C: nothing in here polls for signals
         with Events(run.directory, STAGE) as events:
-            if settings.projector_images:
-                drawing.project_codes(session, events, settings.projector_images)
-            events.scalars(session.step, _headlines(metrics))
             events.images(session.step, pictures | {"atlas": figure.picture() if figure else None})
         run.warn(warnings + events.warnings)
         session.figures.wait()

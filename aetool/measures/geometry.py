@@ -15,6 +15,7 @@ KEPT = 0.9  # fraction of the ratios, the smallest, that the intrinsic dimension
 
 def distances(points: Matrix) -> Matrix:
     """Euclidean distances (N, N) between points (N, D), 0 on the diagonal."""
+    points = points - points.mean(axis=0)  # far from the origin, the differences below would be rounding errors
     squares = np.einsum("ij,ij->i", points, points)
     found = -2 * (points @ points.T) + squares[:, None] + squares
     np.fill_diagonal(found, 0)
@@ -71,10 +72,11 @@ def intrinsic_dimension(points: Matrix) -> float:
     if len(points) < 3:
         return math.nan
     nearest = np.partition(_others(distances(points)), 1, axis=1)
+    nearest = nearest[nearest[:, 0] > 0]  # the others are equal but for rounding
     ratios = np.sort(np.log(nearest[:, 1] / nearest[:, 0]))
-    kept = math.floor(len(points) * KEPT)
+    kept = math.floor(len(ratios) * KEPT)
     x = ratios[:kept]
-    y = -np.log1p(-np.arange(1, kept + 1) / len(points))
+    y = -np.log1p(-np.arange(1, kept + 1) / max(1, len(ratios)))
     squares = float(x @ x)
     return float(x @ y) / squares if squares > 0 else math.nan
 

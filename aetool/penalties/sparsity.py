@@ -120,7 +120,8 @@ class AuxK(Penalty, nn.Module):
 
     def __call__(self, model: Autoencoder, batch: Batch, output: AutoencoderOutput) -> Tensor:
         dead = self.silent_for >= self.dead_after
-        if not model.training or (dead.device.type == "cpu" and not dead.any()):  # an accelerator had to be waited for
+        # Looked at on a CPU alone: it would have to wait for an accelerator.
+        if not model.training or (dead.device.type == "cpu" and not dead.any()):
             return output.code.new_zeros(())
         return self.of(model, batch, output, dead)
 

@@ -30,7 +30,7 @@ class LBFGS(ABC):
 
     - The Hessian is approximately `s·G + l2` with `G = XᵀX/N` and s the mean curvature of the loss in an output. With
       one eigendecomposition `G = V Λ Vᵀ`, this model is diagonal in the coordinates W·V for every s and l2; its inverse
-      is the initial Hessian of L-BFGS. Weights and gradients are rotated, or where they are few, the features once.
+      is the initial Hessian of L-BFGS. Weights and gradients are rotated; with few samples, the features instead, once.
     - Outputs are linear in the weights, so the line search evaluates only the loss. An iteration reads the features
       twice: for the outputs of the direction and for the gradient.
     - The penalty's contribution to a curvature pair is known, so pairs remain valid when l2 changes.

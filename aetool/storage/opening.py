@@ -7,7 +7,7 @@ from pathlib import Path
 from aetool.components import NotIdentifying
 from aetool.config.check import Targets, check
 from aetool.config.compose import compose_one
-from aetool.config.schema import Node, TrainConfig
+from aetool.config.schema import Component, Node, TrainConfig
 from aetool.errors import UserError, deferred_signals, poll_signals
 from aetool.files import JsonObject
 from aetool.storage.run import Run, RunFolder
@@ -61,6 +61,8 @@ def _with_new_keys(stored: JsonObject, now: Node) -> JsonObject:
     values = dict(stored)
     for name, field in type(now).model_fields.items():
         default, free = getattr(now, name), any(isinstance(mark, NotIdentifying) for mark in field.metadata)
+        if isinstance(default, Component) and isinstance(values.get(name), dict):  # given by the program by now
+            values[name] = {key: value for key, value in values[name].items() if key not in default.given}
         if isinstance(default, Node) and isinstance(values.get(name), dict):
             values[name] = default.fixed() | values[name] if free else _with_new_keys(values[name], default)
         elif free and name not in values:

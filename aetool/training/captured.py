@@ -16,12 +16,17 @@ Update = Callable[[Batch], Tensor]
 class Captured:
     """An update whose kernels are recorded once, after the warm-up, and then launched as one graph for every batch.
 
-    For networks of many small kernels, where launching takes longer than computing. The kernels and their numbers are
-    those of the update, which must be a function of tensors that stay where they are: learning rates are tensors, and
-    each batch, all of the same shapes and with the same generator, is copied to where the first one was.
+    For networks of many small kernels, where launching takes longer than computing. The kernels are those of the
+    update, which must be a function of tensors that stay where they are: learning rates are float32 tensors, and each
+    batch, all of the same shapes and with the same generator, is copied to where the first one was.
     """
 
     def __init__(self, update: Update, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+        if not getattr(optimizer, "_step_supports_amp_scaling", False):
+            raise UserError(
+                f"trainer.cuda_graph=true: {type(optimizer).__name__} has no fused kernel; set trainer.cuda_graph=false"
+            )
+        optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]  # the warm-up is no mistake
         self.update = update
         self.calls = 0
         self.replay: Callable[[], None] | None = None
@@ -61,11 +66,16 @@ class Captured:
         if self.batch.generator is not None:
             graph.register_generator_state(self.batch.generator)
         try:
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another may read images ahead
                 self.scalars = self.update(self.batch)
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"trainer.cuda_graph=true: a step cannot be captured ({reason}); leave it out") from error
+            cause: BaseException = error
+            while cause.__context__ is not None:  # ending a failed capture raises another error
+                cause = cause.__context__
+            reason = (str(cause) or type(cause).__name__).splitlines()[0]
+            raise UserError(
+                f"trainer.cuda_graph=true: a step cannot be captured ({reason}); set trainer.cuda_graph=false"
+            ) from error
         return graph.replay
 
 

@@ -39,7 +39,7 @@ def decided(config: C) -> C:
     threads = config.threads
     if threads is None:
         most = available_threads()
-        threads = most if closed_form else min(most, math.ceil(flops / THREAD_FLOPS))
+        threads = most if closed_form else max(1, min(most, math.ceil(flops / THREAD_FLOPS)))
     return config.model_copy(update={"trainer": trainer, "threads": threads})
 
 

@@ -27,7 +27,12 @@ def prepare_torch(config: ComputeConfig) -> torch.device:
     run_optimizers_eagerly()
     torch.set_flush_denormal(True)  # moments of silent units decay into denormals, which are slow
     keep_freed_memory()
-    return choose_device(config.device)
+    device = choose_device(config.device)
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # of measurements; training allows it
+        if device.index is not None:
+            torch.cuda.set_device(device)  # whose global generator and streams are used
+    return device
 
 
 def choose_device(name: str) -> torch.device:
@@ -75,11 +80,15 @@ def has_fused_optimizers(device: torch.device) -> bool:
 
 @contextmanager
 def tensor_float32(device: torch.device) -> Iterator[None]:
-    """Matrix products of float32 in TensorFloat-32 on a CUDA device; no change on others."""
-    before = torch.get_float32_matmul_precision()
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
+    """Matrix products and convolutions of float32 in TensorFloat-32 on a CUDA device; no change on others."""
+    if device.type != "cuda":
+        yield
+        return
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions

@@ -104,6 +104,8 @@ def make_checkpoints(run: Run[C], dataset: Dataset, batches: Batches) -> Checkpo
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "device": batches.device.type,
+        "compile": run.config.trainer.compile,
+        "cuda_graph": run.config.trainer.cuda_graph,
     }
     return Checkpoints(run.directory / "checkpoints", info, run.config.trainer.keep_checkpoints)
 
@@ -164,7 +166,8 @@ def _agree(run: Run[C], checkpoint: Checkpoint, checkpoints: Checkpoints) -> Non
             f"{run.directory}: the dataset has changed since {checkpoint.path.name} ({change}); restore it, or start "
             "over with overwrite=true"
         )
-    changed = [f"{key} {saved[key]} → {info[key]}" for key in ("torch", "threads", "device") if saved[key] != info[key]]
+    keys = ("torch", "threads", "device", "compile", "cuda_graph")
+    changed = [f"{key} {saved[key]} → {info[key]}" for key in keys if saved.get(key, info[key]) != info[key]]
     if changed:
         warning = f"resumed at step {checkpoint.step} with {', '.join(changed)}: the last bits may differ"
         log.warning(warning)

@@ -138,8 +138,8 @@ class Trainer:
     def update(self, batch: Batch) -> Tensor:
         """The step itself, which changes tensors alone; returns its scalars.
 
-        A step that is not finite leaves the weights as they are: it raises NonFiniteError at once where reading a
-        value costs nothing; elsewhere the optimizer skips it and all that follow, and the scalars tell.
+        A step that is not finite leaves the weights as they are: it raises NonFiniteError at once on a CPU, and where
+        the optimizer has no fused kernel; elsewhere the optimizer skips it and all that follow, and the scalars tell.
         """
         self.optimizer.zero_grad(set_to_none=True)
         output = self.forward(batch)

@@ -113,7 +113,7 @@ def main() -> int:
     parser.add_argument("workloads", nargs="*", default=list(WORKLOADS), help="dense, conv, probe; all by default")
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds, after one that warms up")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--precision", default="fp32", help="trainer.precision of aetool; the bare loop's is the same")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of aetool and the bare loop")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: on a machine that others use")
     parser.add_argument("--json", type=Path, help="also write all times to this file")
     options = parser.parse_args()

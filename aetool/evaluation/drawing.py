@@ -1,6 +1,7 @@
 """The figures of an evaluation, as PNG files and in TensorBoard."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,7 +12,6 @@ from aetool.evaluation.background import Figure
 from aetool.evaluation.metrics import Evaluation, Sensitivity, projected
 from aetool.evaluation.session import Session
 from aetool.randomness import subset
-from aetool.storage.record import Events
 
 
 def draw_reconstructions(session: Session, result: Evaluation, errors: Path) -> dict[str, np.ndarray]:
@@ -57,11 +57,20 @@ def draw_atlas(session: Session, result: Evaluation, units: Atlas, count: int, t
     return session.figures.draw(figures.save_atlas, session.figure("atlas.png"), cells, labels, title)
 
 
-def project_codes(session: Session, events: Events, count: int) -> None:
-    """Codes of validation images for TensorBoard's projector, with thumbnails and classes."""
+class Projection(NamedTuple):
+    """What TensorBoard's projector shows."""
+
+    points: np.ndarray  # (n, D)
+    thumbnails: np.ndarray  # (H, W, 3) uint8, all in one picture
+    size: tuple[int, int]  # of each
+    labels: list[str]  # empty without classes
+
+
+def projection(session: Session, count: int) -> Projection:
+    """Codes of up to `count` validation images for TensorBoard's projector, with thumbnails and classes."""
     images, labels = session.dataset.val.images, session.dataset.val.labels
     chosen = subset(len(images), count)
     points = projected(session.trained, images[chosen], session.device)
     names = session.dataset.class_names
     words = [] if labels is None else [names[label] for label in labels[chosen].tolist()]
-    events.embedding(points.numpy(), *pictures.sprites(images[chosen] / 255), words)
+    return Projection(points.numpy(), *pictures.sprites(images[chosen] / 255), words)

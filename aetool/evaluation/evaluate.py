@@ -75,14 +75,13 @@ def _measure(session: Session, settings: EvaluationConfig, baselines: bool) -> d
     if units is not None:
         figure = drawing.draw_atlas(session, result, units, settings.atlas_units, target.path("atlas.csv"))
 
-    with Events(run.directory, STAGE) as events:
-        if settings.projector_images:
-            drawing.project_codes(session, events, settings.projector_images)
-        events.scalars(session.step, _headlines(metrics))
-    warnings += events.warnings
+    codes = drawing.projection(session, settings.projector_images) if settings.projector_images else None
 
     def complete() -> None:  # may run on Ctrl-C: nothing in here polls for signals
         with Events(run.directory, STAGE) as events:
+            if codes is not None:
+                events.embedding(*codes)
+            events.scalars(session.step, _headlines(metrics))
             events.images(session.step, pictures | {"atlas": figure.picture() if figure else None})
         run.warn(warnings + events.warnings)
         session.figures.wait()

@@ -23,6 +23,7 @@ from aetool.evaluation.catalogue import PROTOCOL
 from aetool.evaluation.classify import Budget, classify, labels_of
 from aetool.evaluation.features import Encode, Views, features
 from aetool.files import read_json, write_json
+from aetool.machine import release_memory
 from aetool.measures.reconstruction import ReconstructionMetrics
 from aetool.probes.base import Probe
 from aetool.training.cached_pca import LARGEST, has_pca, pca_of
@@ -119,6 +120,7 @@ class Baselines:
 
         def pixels() -> dict[str, float]:
             vars(self).pop("pca", None)  # large, and on disk
+            release_memory()
             if probe.traits.any_scale and not views.number:  # a quarter of the memory for val and test
                 pixels = (split.images[:].flatten(1) for split in self._splits)
                 return self._probe(probe, itertools.chain([next(pixels).float()], pixels), budget)

@@ -120,5 +120,5 @@ def draw_roofline(result: Result, path: Path) -> None:
         scale.set_major_formatter("{x:g}")
         scale.set_minor_formatter("{x:g}" if scale is axes.yaxis else "")
     titled(axes, result.title, "FLOPs per byte of inputs, weights and outputs", "GFLOP/s")
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     render(figure, path, "png")

@@ -7,6 +7,7 @@ starts with the first figure. It ends when its stdin is closed, and so with the 
 import atexit
 import contextlib
 import functools
+import json
 import logging
 import os
 import pickle
@@ -114,8 +115,8 @@ class FigureProcess:
             assert self._process.stdout is not None
             self._process.stdin.write(call)
             self._process.stdin.flush()
-            error: str | None = pickle.load(self._process.stdout)
-        except (OSError, EOFError, pickle.UnpicklingError) as caught:
+            error: str | None = json.loads(self._process.stdout.readline())
+        except (OSError, ValueError) as caught:  # a ValueError: no answer, or half of one
             if self._process is not None:
                 self._process.kill()
                 self._process.communicate()

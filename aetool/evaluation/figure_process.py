@@ -1,5 +1,6 @@
-"""The process that draws figures: reads calls from stdin, answers each with None or the error, ends when stdin does."""
+"""The process that draws figures: it answers each call on stdin with a line of JSON, null or the error."""
 
+import json
 import os
 import pickle
 import sys
@@ -18,7 +19,7 @@ def main() -> None:
             error = None
         except Exception as caught:
             error = f"{type(caught).__name__}: {caught}"
-        pickle.dump(error, answers)
+        answers.write(json.dumps(error).encode() + b"\n")
         answers.flush()
 
 

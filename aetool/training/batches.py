@@ -70,8 +70,7 @@ class Batches:
         images = taken.images
         if self.augmentation is not None:
             images = self.augmentation(images, self.noise)
-        indices = taken.indices.to(self.device, non_blocking=True)
-        return self._batch(taken._replace(images=images))._replace(indices=indices)
+        return self._batch(taken._replace(images=images))._replace(indices=taken.indices)
 
     def of(self, split: Split) -> Iterator[Batch]:
         """All images of any split in their order; their noise is a function of their position alone."""

@@ -63,14 +63,13 @@ def available_threads(quota: Path = CPU_QUOTA) -> int:
         return threads
 
 
-def arrange(model: nn.Module) -> nn.Module:
-    """Stores the weights of convolutions channels-last, which their inputs then follow; the same model.
+def arrange(model: nn.Module) -> None:
+    """Stores the weights of convolutions channels-last, which their inputs then follow.
 
     About twice as fast as channels-first on CPUs, and what tensor cores compute in.
     """
     if any(isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in model.modules()):
         model.to(memory_format=torch.channels_last)
-    return model
 
 
 def has_fused_optimizers(device: torch.device) -> bool:

@@ -15,11 +15,11 @@ RESIDENT_FRACTION = 0.5  # of an accelerator's free memory that images may take
 
 
 class Taken(NamedTuple):
-    """Some images of a split."""
+    """Some images of a split, on the device."""
 
-    indices: Tensor  # (B,) int64, on the device where that is where the images are, else on the CPU
-    images: Tensor  # (B, C, H, W) uint8, on the device
-    labels: Tensor | None  # (B,) int64, on the device
+    indices: Tensor  # (B,) int64
+    images: Tensor  # (B, C, H, W) uint8
+    labels: Tensor | None  # (B,) int64
 
 
 class Supply:
@@ -58,9 +58,8 @@ class Supply:
         return indices.to(self.device) if self.resident else indices
 
     def _taken(self, indices: Tensor, images: Tensor) -> Taken:
-        labels = None
-        if self.labels is not None:
-            labels = self.labels.index_select(0, indices.to(self.device, non_blocking=True))
+        indices = indices.to(self.device, non_blocking=True)
+        labels = None if self.labels is None else self.labels.index_select(0, indices)
         return Taken(indices, images.to(self.device, non_blocking=True), labels)
 
 

@@ -1,9 +1,11 @@
 """What every peer gets: the same data and settings, and its turn."""
 
+import itertools
 import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -64,6 +66,15 @@ class Turns:
 
     def _report(self, values: dict[str, float]) -> None:
         print(json.dumps(values), file=self.reports, flush=True)
+
+
+def timed(steps: Iterator[None], job: Job, turns: Turns) -> None:
+    """All rounds of a loop that takes one training step per `next`."""
+    for _ in range(job.rounds):
+        turns.begin()
+        for _ in itertools.islice(steps, job.images // job.batch_size):
+            pass
+        turns.end()
 
 
 def objective(job: Job, weight: np.ndarray, bias: np.ndarray) -> float:

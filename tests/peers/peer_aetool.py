@@ -1,6 +1,5 @@
 """aetool: its trainer on a workload, its linear probe on features."""
 
-import itertools
 import tempfile
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from aetool.models.base import Batch
 from aetool.probes.linear import LogisticRegression
 from aetool.training.assembly import cache_dir, load_dataset
 from aetool.training.hardware import prepare_torch
-from tests.peers.job import Job, Turns, objective
+from tests.peers.job import Job, Turns, objective, timed
 from tests.peers.networks import CONF, tensors
 
 
@@ -26,13 +25,10 @@ def autoencoder(job: Job, turns: Turns) -> float:
     part = Split(*(values[: job.images] for values in dataset.train if values is not None))
     with tempfile.TemporaryDirectory() as folder:
         ours = Ours(config, Path(folder), dataset._replace(train=part), device)
-        steps = ours.steps()
-        for _ in range(job.rounds):
-            turns.begin()
-            for _ in itertools.islice(steps, job.images // job.batch_size):
-                pass
-            turns.end()
-        ours.close()
+        try:
+            timed(ours.steps(), job, turns)
+        finally:
+            ours.close()
     x = torch.from_numpy(job.array("held_out"))
     ours.trainer.model.eval()
     with torch.no_grad():

@@ -1,13 +1,11 @@
 """A bare PyTorch loop: float tensors in memory, channels-last convolutions, fused Adam."""
 
-import itertools
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from aetool.bench.loops import bare_loop
-from tests.peers.job import LEARNING_RATE, Job, Turns, objective
+from tests.peers.job import LEARNING_RATE, Job, Turns, objective, timed
 from tests.peers.networks import held_out_loss, network, tensors
 
 
@@ -20,11 +18,7 @@ def autoencoder(job: Job, turns: Turns) -> float:
     x = torch.from_numpy(job.array("train")).contiguous(memory_format=layout)
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=job.precision == "bf16")
     steps = bare_loop(model, optimizer, F.mse_loss, x, job.batch_size, autocast)
-    for _ in range(job.rounds):
-        turns.begin()
-        for _ in itertools.islice(steps, job.images // job.batch_size):
-            pass
-        turns.end()
+    timed(steps, job, turns)
     return held_out_loss(job, model)
 
 

@@ -1,13 +1,11 @@
 """PyTorch as usually written: DataLoader, PIL images, ToTensor, NCHW, fp32, Adam as it comes."""
 
-import itertools
-
 import torch
 from torch.nn import functional as F
 
 from aetool.bench.loops import Pictures, usual_loop
 from aetool.data.preprocessing import Preprocessing
-from tests.peers.job import LEARNING_RATE, Job, Turns
+from tests.peers.job import LEARNING_RATE, Job, Turns, timed
 from tests.peers.networks import held_out_loss, network
 
 
@@ -18,9 +16,5 @@ def autoencoder(job: Job, turns: Turns) -> float:
     model = network(job)
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     steps = usual_loop(model, optimizer, F.mse_loss, pictures, job.batch_size, torch.device("cpu"))
-    for _ in range(job.rounds):
-        turns.begin()
-        for _ in itertools.islice(steps, job.images // job.batch_size):
-            pass
-        turns.end()
+    timed(steps, job, turns)
     return held_out_loss(job, model)

@@ -64,7 +64,6 @@ class Ours:
             watch.on(trainer, "forward", "forward"),
             watch.on(trainer.objective, "forward", "forward"),
             watch.on(Tensor, "backward", "backward"),
-            watch.on(trainer.optimizer, "zero_grad", "optimizer"),
             watch.on(trainer.optimizer, "step", "optimizer"),
         ):
             while True:

@@ -37,8 +37,10 @@ class Preprocessing(NamedTuple):
     def to_input(self, images: Tensor) -> Tensor:
         """uint8 or float pixels in [0, 255] (B, C, H, W) -> float32 network input."""
         scale = _column(tuple(1 / (255 * std) for std in self.std), images.device)
-        shift = _column(tuple(-mean / std for mean, std in zip(self.mean, self.std, strict=True)), images.device)
-        return images.to(torch.float32, copy=True).mul_(scale).add_(shift)
+        x = images.to(torch.float32, copy=True).mul_(scale)
+        if not any(self.mean):
+            return x
+        return x.add_(_column(tuple(-mean / std for mean, std in zip(self.mean, self.std, strict=True)), x.device))
 
     def to_pixels(self, reconstruction: Tensor) -> Tensor:
         """A network's reconstruction -> pixels, nominally in [0, 1], not clamped."""

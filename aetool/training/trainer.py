@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 
 from aetool.config.schema import TrainerConfig
 from aetool.data.dataset import Split
@@ -141,11 +141,12 @@ class Trainer:
         A step that is not finite leaves the weights as they are: it raises NonFiniteError at once on a CPU, and where
         the optimizer has no fused kernel; elsewhere the optimizer skips it and all that follow, and the scalars tell.
         """
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
         output = self.forward(batch)
         loss, terms = self.objective(self.model, batch, output)
         loss.backward()
-        norm = get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
+        norm = self.gradient_norm()
         scalars = self.scalars.row(loss, terms, norm)
         if self.skips is None:
             self.scalars.check(self.step, scalars)
@@ -157,6 +158,11 @@ class Trainer:
         self.optimizer.step()
         self.objective.observe(self.model, output)
         return scalars
+
+    def gradient_norm(self) -> Tensor:
+        """Of all gradients together; torch.nn.utils.get_total_norm gives the same bits in twice the time."""
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
     def after_step(self) -> None:
         """Logs, saves, shows progress and stops for a signal, each when it is due."""

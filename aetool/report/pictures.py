@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,14 +28,12 @@ def album(directories: Sequence[Path]) -> list[list[Picture]]:
     """The pictures of each run, within the budget of BYTES."""
     files = [[path for name in PICTURES for path in sorted(own.glob(f"figures/{name}.png"))] for own in directories]
     limit = min(LARGEST, BYTES // max(1, sum(map(len, files))))
-    return [
-        [
-            found
-            for file in own
-            if (found := embedded(file, limit, f"{file.stem.replace('_', ' ')} of {directory.name}"))
-        ]
-        for directory, own in zip(directories, files, strict=True)
-    ]
+
+    def embed(file: Path) -> Picture | None:
+        return embedded(file, limit, f"{file.stem.replace('_', ' ')} of {file.parents[1].name}")
+
+    with ThreadPoolExecutor() as pool:  # Pillow works outside of the interpreter's lock
+        return [list(filter(None, found)) for found in [pool.map(embed, own) for own in files]]
 
 
 def embedded(path: Path, limit: int, alt: str) -> Picture | None:

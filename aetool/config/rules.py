@@ -187,6 +187,12 @@ def _model(config: TrainConfig) -> list[str]:
             f"supervised=true: {because}; set supervised=false": closed and config.supervised,
             f"penalty={', '.join(terms)}: {because}; set penalty=none": closed and terms,
             f"corruption.level={level:g}: {because}; set corruption=none": closed and level,
+            f"corruption.level={level:g}: model={model.name} is trained on patches; set corruption=none": (
+                traits.patches and level
+            ),
+            f"loss: the output of model={model.name} has no pixels in [0, 1]; choose loss=mse": (
+                traits.patches and config.loss.pixels and not config.loss.logits
+            ),
         }
     )
 

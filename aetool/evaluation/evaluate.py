@@ -10,7 +10,7 @@ from aetool.evaluation.catalogue import PROTOCOL, tensorboard_headlines
 from aetool.evaluation.diagnosis import collapsed_posterior, degenerate
 from aetool.evaluation.family import family_metrics
 from aetool.evaluation.measurement import Measurement, best_step
-from aetool.evaluation.metrics import LARGEST_MAP, geometry, sensitivity, split_metrics
+from aetool.evaluation.metrics import LARGEST_MAP, geometry, patch_metrics, sensitivity, split_metrics
 from aetool.evaluation.session import Session
 from aetool.storage.record import Events
 from aetool.storage.run import Run
@@ -47,6 +47,8 @@ def evaluate(
 
 
 def _measure(session: Session, settings: EvaluationConfig, baselines: bool) -> dict[str, float]:
+    if session.trained.model.traits.patches:
+        return _measure_patches(session, settings, baselines)
     run, dataset, device = session.run, session.dataset, session.device
     target = measurement(run, settings, baselines, session.step)
     result = split_metrics(session.trained, dataset, device)
@@ -83,6 +85,24 @@ def _measure(session: Session, settings: EvaluationConfig, baselines: bool) -> d
                 events.embedding(*codes)
             events.scalars(session.step, _headlines(metrics))
             events.images(session.step, pictures | {"atlas": figure.picture() if figure else None})
+        run.warn(warnings + events.warnings)
+        session.figures.wait()
+        target.write(metrics)
+
+    session.figures.afterwards(complete)
+    return metrics
+
+
+def _measure_patches(session: Session, settings: EvaluationConfig, baselines: bool) -> dict[str, float]:
+    """What the output of a model of patches shows: their reconstructions and codes, the cost, and the atoms."""
+    run, target = session.run, measurement(session.run, settings, baselines, session.step)
+    metrics = {"protocol": PROTOCOL, **patch_metrics(session.trained, session.dataset, session.device)}
+    warnings, pictures = degenerate(metrics, run.config.penalty), drawing.draw_atoms(session)
+
+    def complete() -> None:
+        with Events(run.directory, STAGE) as events:
+            events.scalars(session.step, _headlines(metrics))
+            events.images(session.step, pictures)
         run.warn(warnings + events.warnings)
         session.figures.wait()
         target.write(metrics)

@@ -56,9 +56,8 @@ class Frozen:
     @cached_property
     def untrained(self) -> Network | None:
         """The same network before training; None for one that has nothing to train."""
-        network = self.session.untrained()
-        trainable = any(parameter.requires_grad for parameter in network.model.parameters())
-        return network if trainable else None
+        trainable = any(parameter.requires_grad for parameter in self.session.trained.model.parameters())
+        return self.session.untrained() if trainable else None
 
     def untrained_key(self, tap: str) -> Mapping[str, Any]:
         """All that the features of the untrained network depend on, beside the dataset and the views."""

@@ -62,15 +62,13 @@ class Patch(Autoencoder):
         channels, *_ = image_shape
         self.places = places(tuple(image_shape), patch_size)
         if pool > min(self.places):
-            raise ValueError(
-                f"pool={pool}: patches have {self.places[0]}x{self.places[1]} places; choose a smaller pool"
-            )
+            rows, columns = self.places
+            raise ValueError(f"pool={pool}: there are {rows}x{columns} places for patches; choose a smaller pool")
         self.patch_shape, self.patches = (channels, patch_size, patch_size), patches
         self.split_signs, self.threshold, self.pool = activation == "soft_threshold", threshold, pool
-        self.input_mean = nn.Buffer(
-            (torch.zeros(channels) if input_mean is None else input_mean)[:, None, None].clone()
-        )
-        self.input_std = nn.Buffer((torch.ones(channels) if input_std is None else input_std)[:, None, None].clone())
+        mean = torch.zeros(channels) if input_mean is None else input_mean
+        std = torch.ones(channels) if input_std is None else input_std
+        self.input_mean, self.input_std = nn.Buffer(mean[:, None, None].clone()), nn.Buffer(std[:, None, None].clone())
         self.whitening = Whitening(math.prod(self.patch_shape), contrast, epsilon)
         whitened = None
         if train_images is not None:
@@ -79,7 +77,7 @@ class Patch(Autoencoder):
 
     @abstractmethod
     def learn(self, code_size: int, whitened: Tensor | None) -> Autoencoder:
-        """The autoencoder of patches, from whitened training patches (N, C·side²); None before a checkpoint is loaded."""
+        """The autoencoder of patches, for whitened training patches (N, n); None before a checkpoint is loaded."""
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, features); without gradient the products are taken in bfloat16 where the processor has it."""
@@ -140,7 +138,7 @@ class Patch(Autoencoder):
         return torch.cat(found, 1)
 
     def _soft_threshold(self, z: Tensor) -> list[Tensor]:
-        """Σ max(0, z - threshold) and Σ max(0, -z - threshold) over the places of z (B, places, K), in one pass each."""
+        """Σ max(0, z - threshold) and Σ max(0, -z - threshold) over the places of z (B, places, K)."""
         excess = z.shape[1] * self.threshold
         return [z.clamp_min(self.threshold).sum(1) - excess, -z.clamp_max(-self.threshold).sum(1) - excess]
 
@@ -233,7 +231,7 @@ class PatchDictionary(Patch):
 
 
 class Quantizer(Autoencoder):
-    """A code with one active unit: x̂ = h_i d_i, for the atom d_i and the weight h_i that `assign` gives. Not trained."""
+    """A code with one active unit, not trained: x̂ = h_i d_i for the atom d_i and the weight h_i that `assign` gives."""
 
     traits = ModelTraits(logits=False, closed_form=True, l0_depends_on_lambda=False)
 

@@ -14,8 +14,8 @@ CHUNK = 1000  # images that patches are taken from at a time
 class Whitening(nn.Module):
     """w = W ((p - mean(p)) / sqrt(var(p) + contrast) - m) for patches p of n pixel values in [0, 255].
 
-    m is the mean of the normalised training patches, and W = V (Λ + epsilon)^-1/2 Vᵀ for their covariance V Λ Vᵀ. Before
-    `fit` m is 0 and W the identity.
+    m is the mean of the normalised training patches, and W = V (Λ + epsilon)^-1/2 Vᵀ for their covariance V Λ Vᵀ.
+    Before `fit` m is 0 and W the identity.
     """
 
     def __init__(self, values: int, contrast: float, epsilon: float) -> None:
@@ -53,7 +53,7 @@ class Whitening(nn.Module):
         return (normalised - self.mean) @ self.matrix
 
     def folded(self, filters: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights (n, K) and biases (K,) that take normalised patches to the products of whitened ones with filters (K, n)."""
+        """Weights (n, K) and biases (K,): from normalised patches to products of whitened ones with filters (K, n)."""
         weight = self.matrix @ filters.T
         return weight, -(self.mean @ weight)
 
@@ -79,9 +79,10 @@ def patches_at(images: Tensor, side: int, positions: Tensor) -> Tensor:
 
 
 def training_patches(images: SplitImages, side: int, count: int = FITTED_PATCHES) -> Tensor:
-    """About `count` patches (N, C·side²) of uint8 images at random places, by torch's global generator; pixels in [0, 255].
+    """About `count` patches (N, C·side²) of uint8 images at random places; float pixels in [0, 255].
 
-    The same number from every image, from `count` of the images if there are more, and at most as many as it has.
+    The same number from every image, at most as many as it has places, and from `count` of the images if there are
+    more. Draws from torch's global generator.
     """
     rows, columns = places(tuple(images.shape[1:]), side)
     if len(images) > count:

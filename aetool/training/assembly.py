@@ -83,13 +83,18 @@ def make_model(
     pca: Callable[[], PCA] | None = None,
     train_images: SplitImages | None = None,
 ) -> Autoencoder:
-    """A model with its initial weights, which depend on the seed, and on the training images where it is fitted to them.
+    """A model with its initial weights, which depend on the seed, and on the training images if it is fitted to them.
 
     `mean_image` (C, H, W) is that of the training images as the network sees them, `input_mean` and `input_std` (C,)
     those of the preprocessing; without them, as before a checkpoint is loaded, a model takes others.
     """
-    given = {"mean_image": mean_image, "input_mean": input_mean, "input_std": input_std}
-    given |= {"pca": pca, "train_images": train_images}
+    given: dict[str, object] = {
+        "mean_image": mean_image,
+        "input_mean": input_mean,
+        "input_std": input_std,
+        "pca": pca,
+        "train_images": train_images,
+    }
     with seeded(config.seed, "weights"):
         model: Autoencoder = build(config.model, image_shape=image_shape, **given)
     arrange(model)

@@ -21,7 +21,7 @@ from aetool.data.pca import PCA
 from aetool.errors import poll_signals
 from aetool.evaluation.catalogue import PROTOCOL
 from aetool.evaluation.classify import Budget, classify, labels_of
-from aetool.evaluation.features import Encode, Views, features
+from aetool.evaluation.features import Encode, Features, Views, features
 from aetool.files import read_json, write_json
 from aetool.machine import release_memory
 from aetool.measures.reconstruction import ReconstructionMetrics
@@ -31,7 +31,7 @@ from aetool.training.cached_pca import LARGEST, has_pca, pca_of
 BATCH = 500
 PIXEL_MEMORY = 1 << 30  # bytes of all pixels as float32, above which they are not probed
 Settings = Mapping[str, Any]  # plain values that a baseline depends on
-Features = Callable[[], Iterable[Tensor]]  # of train, val and test in turn, (N, D) each
+Splits = Callable[[], Iterable[Features]]  # the features of train, val and test in turn, (N, D) each
 log = logging.getLogger("aetool")
 
 
@@ -134,13 +134,13 @@ class Baselines:
         return found | {"pca/components": components}
 
     def untrained(
-        self, probe: Probe, settings: Settings, budget: Budget, model: Settings, encode: Features
+        self, probe: Probe, settings: Settings, budget: Budget, model: Settings, encode: Splits
     ) -> dict[str, float]:
         """What the probe says of a network before training: `model` is all that it depends on."""
         key = {"stage": "probe", "probe": settings, "untrained": model}
         return self._kept(key, lambda: self._probe(probe, encode(), budget))
 
-    def _probe(self, probe: Probe, features: Iterable[Tensor], budget: Budget) -> dict[str, float]:
+    def _probe(self, probe: Probe, features: Iterable[Features], budget: Budget) -> dict[str, float]:
         return classify(probe, features, self.dataset, budget).metrics
 
     def _components(self, code_size: int) -> int:

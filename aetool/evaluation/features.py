@@ -1,5 +1,6 @@
 """Features of images: the activations of a frozen network at a tap."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -59,17 +60,19 @@ def features(
     device: torch.device,
     max_features: int | None = None,
     views: Views = PLAIN,
+    first: int = 0,
 ) -> Tensor:
     """(N, D) float32: what `encode` makes of every image, uint8 (N, C, H, W), flattened, maps `pooled`.
 
-    With views, the mean over the image and its augmentations, which depend on the position of the image alone.
+    With views, the mean over the image and its augmentations, which depend on the position of the image alone; `first`
+    is that of the first one.
     """
     found = torch.empty(0)
     for start, batch in zip(range(0, len(images), BATCH), in_batches(images), strict=True):
         pixels = batch.to(device)
         part = pooled(encode(pixels).float(), max_features)
         for view in range(views.number):
-            random = generator(0, "view", view, start, device=device)
+            random = generator(0, "view", view, first + start, device=device)
             augmented = augment(pixels, views.flip, views.shift, random)
             part = part + pooled(encode(augmented).float(), max_features)
         part = (part / (1 + views.number)).flatten(1)
@@ -77,3 +80,29 @@ def features(
             found = part.new_empty(len(images), part.shape[1])
         found[start : start + len(part)] = part
     return found
+
+
+class StreamedFeatures:
+    """`features`, encoded anew whenever they are read."""
+
+    def __init__(
+        self, encode: Encode, images: SplitImages, device: torch.device, max_features: int | None, views: Views
+    ) -> None:
+        self.images, self.device = images, device
+        self.features = functools.partial(features, encode, device=device, max_features=max_features, views=views)
+        self.shape = len(images), self.features(images[:1]).shape[1]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        """The features of some images, (n, D)."""
+        return self.features(self.images[indices.cpu()])
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Blocks of `size` images, (size, D) float32; fewer at the end."""
+        for first, part in zip(range(0, len(self), size), self.images.split(size), strict=True):
+            yield self.features(part, first=first)
+
+
+Features = Tensor | StreamedFeatures  # of a split, (N, D)

@@ -1,20 +1,20 @@
 """What a probe sees of a run: the features of its network, and of the same network before training."""
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
-
-from torch import Tensor
+from typing import Any, TypeVar
 
 from aetool.config.identity import identity
 from aetool.config.schema import AugmentationConfig, ProbeConfig
-from aetool.evaluation.feature_cache import FeatureCache
-from aetool.evaluation.features import PLAIN, Views, encoder, features
+from aetool.evaluation.feature_cache import LIMIT, FeatureCache
+from aetool.evaluation.features import PLAIN, Features, StreamedFeatures, Views, encoder, features
 from aetool.evaluation.session import Session
 from aetool.models.taps import choose_taps, pooled
 from aetool.training.assembly import Network
 
 SPLITS = ("train", "val", "test")
+T = TypeVar("T")
 MEMORY = 600_000_000  # bytes of the pooled features of all images; with larger ones maps are pooled further
 
 
@@ -38,9 +38,11 @@ class Frozen:
         image = self.session.dataset.val.images[:1].to(self.session.device)
         return pooled(encoder(self.session.trained.network, "code")(image), self.max_features)[0].numel()
 
-    def features(self, tap: str) -> list[Tensor]:
-        """Of the trained network: encoded once, and kept on disk for later probes."""
+    def features(self, tap: str) -> Sequence[Features]:
+        """Of the trained network: encoded once, and kept on disk for later probes; streamed if over LIMIT bytes."""
         trained, config = self.session.trained, self.session.run.config
+        if self._is_large(trained.network, tap):
+            return [self._encoded(trained.network, tap, name, StreamedFeatures) for name in SPLITS]
         key = {
             "weights": trained.checkpoint.manifest["files"]["model.safetensors"],
             "model": identity(config.model),
@@ -50,7 +52,8 @@ class Frozen:
             "device": self.session.device.type,
         }
         key |= {"tap": tap, "max_features": self.max_features, "views": list(self.views) if self.views.number else 0}
-        found = self.cache.get(key, lambda: {name: self._encoded(trained.network, tap, name) for name in SPLITS})
+        encoded = functools.partial(self._encoded, trained.network, tap, kind=features)
+        found = self.cache.get(key, lambda: {name: encoded(split=name) for name in SPLITS})
         return [found[name].to(self.session.device) for name in SPLITS]
 
     @cached_property
@@ -66,7 +69,7 @@ class Frozen:
         network = {"model": identity(config.model), "seed": config.seed, "preprocessing": preprocessing}
         return network | {"tap": tap, "max_features": self.max_features}
 
-    def untrained_features(self, tap: str) -> Iterator[Tensor]:
+    def untrained_features(self, tap: str) -> Iterator[Features]:
         """Of the untrained network, encoded again, each split when it is asked for.
 
         Raises ValueError where there is none.
@@ -74,11 +77,19 @@ class Frozen:
         if self.untrained is None:
             raise ValueError("a network with nothing to train is its own untrained network")
         network = self.untrained
-        return (self._encoded(network, tap, name) for name in SPLITS)
+        if self._is_large(network, tap):
+            return (self._encoded(network, tap, name, StreamedFeatures) for name in SPLITS)
+        return (self._encoded(network, tap, name, features) for name in SPLITS)
 
-    def _encoded(self, network: Network, tap: str, split: str) -> Tensor:
+    def _encoded(self, network: Network, tap: str, split: str, kind: Callable[..., T]) -> T:
         images = getattr(self.session.dataset, split).images
-        return features(encoder(network, tap), images, self.session.device, self.max_features, self.views)
+        return kind(encoder(network, tap), images, self.session.device, self.max_features, self.views)
+
+    def _is_large(self, network: Network, tap: str) -> bool:
+        """Whether the features of all images take over LIMIT bytes."""
+        dataset = self.session.dataset
+        one = features(encoder(network, tap), dataset.val.images[:1], self.session.device, self.max_features)
+        return one.nbytes * sum(len(getattr(dataset, name).images) for name in SPLITS) > LIMIT
 
 
 def _affordable(max_features: int | None, session: Session) -> int | None:

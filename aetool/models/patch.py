@@ -20,7 +20,7 @@ from aetool.models.whitening import Whitening, patches_at, places, training_patc
 from aetool.models.wta import WTA
 
 Activation = Literal["soft_threshold", "triangle"]
-BLOCK = 2**18  # products of patches and atoms at a time: they stay in a core's cache
+BLOCK = 2**19  # products of patches and atoms at a time: they stay in cache
 
 
 class Patch(Autoencoder):

@@ -4,9 +4,10 @@ A probe sees the train and validation splits and returns a classifier. It never 
 once, after every choice has been made.
 """
 
+import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from typing import ClassVar, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from aetool.components import HasTraits, ProbeTraits
 from aetool.errors import NonFiniteError
 
+READ = 4000  # images whose streamed features are in memory at a time
 BINS = 15  # confidence bins of the calibration error (Guo et al. 2017)
 
 Number = TypeVar("Number", int, float)
@@ -24,6 +26,23 @@ class Labelled(NamedTuple):
     """The features of a split, (N, D) of any real type, and their classes, (N,) int64 in [0, num_classes)."""
 
     features: Tensor
+    labels: Tensor
+
+
+class FeatureStream(Protocol):
+    """Features (N, D) that are made whenever they are read, in blocks."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Blocks of `size` images, (size, D) float32; fewer at the end."""
+
+
+class Streamed(NamedTuple):
+    """A split whose features do not fit in memory, and the classes, (N,) int64, on the device of the features."""
+
+    features: FeatureStream
     labels: Tensor
 
 
@@ -52,6 +71,14 @@ class Probe(HasTraits):
         NaN or infinite features (`check_both` does both).
         """
 
+    def stream(self, train: Streamed, val: Streamed, num_classes: int, poll: Poll) -> Fitted:
+        """Fit and choose without all features in memory; raises ValueError for a probe that needs them there."""
+        size = 4 * math.prod(train.features.shape) / 1e9
+        raise ValueError(
+            f"it needs all features in memory, and those of train take {size:.1f} GB: choose probe=ridge, or lower "
+            "model.code_size"
+        )
+
 
 class ProbeResult(NamedTuple):
     """The performance of a classifier on the test split."""
@@ -62,14 +89,18 @@ class ProbeResult(NamedTuple):
     val_accuracy: dict[float, float] | dict[str, float]  # as in Fitted
 
 
-def judge(fitted: Fitted, test: Labelled, num_classes: int) -> ProbeResult:
+def judge(fitted: Fitted, test: Labelled | Streamed, num_classes: int) -> ProbeResult:
     """Evaluate a classifier on the test split; the only place that reads it.
 
     Adds to the metrics of the fit: `test/accuracy`; `test/top5_accuracy` for more than five classes;
     `test/calibration_error` for a probabilistic classifier.
     """
-    features, labels = check("test", test, num_classes)
-    scores = fitted.scores(features)
+    if isinstance(test, Streamed):
+        labels = test.labels
+        scores = torch.cat([fitted.scores(part) for part in test.features.split(READ)])
+    else:
+        features, labels = check("test", test, num_classes)
+        scores = fitted.scores(features)
     pairs = torch.bincount(labels * num_classes + scores.argmax(dim=1), minlength=num_classes**2)
     confusion = pairs.reshape(num_classes, num_classes).cpu()
     metrics = fitted.metrics | {"test/accuracy": confusion.trace().item() / len(labels)}

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aetool.components import PositiveFloat, ProbeTraits
-from aetool.probes.base import Fitted, Labelled, Poll, Probe, descending
+from aetool.probes.base import Fitted, Labelled, Poll, Probe, Streamed, descending
 from aetool.probes.path import Weights, choose, standardise
+from aetool.probes.streamed_ridge import streamed_ridge
 
 
 class Ridge(Probe):
@@ -30,6 +31,9 @@ class Ridge(Probe):
         problem = standardise(train, val, num_classes)
         regression = RidgeRegression(*problem.train, num_classes, poll)
         return choose("l2", self.l2, regression.weights, problem, probabilistic=False)
+
+    def stream(self, train: Streamed, val: Streamed, num_classes: int, poll: Poll) -> Fitted:
+        return streamed_ridge(self.l2, train, val, num_classes, poll)
 
 
 class RidgeRegression:

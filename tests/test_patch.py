@@ -5,16 +5,22 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, only_run
+from conftest import TINY, only_run, run_in
 from sklearn.cluster import KMeans
 
 from aetool import load
+from aetool.data.images import Mirrored
 from aetool.errors import UserError
 from aetool.evaluation import frozen
+from aetool.evaluation.classify import Budget, classify
+from aetool.evaluation.frozen import Frozen
+from aetool.evaluation.session import Session
 from aetool.models import patch
 from aetool.models.dictionaries import kmeans, most_correlated, nearest, omp1
 from aetool.models.patch import PatchAutoencoder, PatchDictionary, Quantizer
 from aetool.models.whitening import Whitening, patches_at, training_patches
+from aetool.probes.base import Labelled
+from aetool.probes.ridge import Ridge
 
 PATCHES = [word for word in TINY if not word.startswith("model")]
 PATCHES += ["model.code_size=6", "model.patch_size=3"]
@@ -253,3 +259,32 @@ def test_features_that_do_not_fit_in_memory_are_streamed(aetool, workplace, monk
     assert "it needs all features in memory" in done.err
     few = aetool("probe", f"run={run}", "probe=ridge", "probe.l2=[0.1]", "probe.labels_per_class=3")
     assert few.code == 0, few.err
+
+
+def test_a_probe_may_fit_on_mirrored_images_too(aetool, workplace):
+    """The same classifier as from a dataset that has the mirrored images."""
+    arrays = dict(np.load("images.npz"))
+    few = {"train_images": arrays["train_images"][:20], "train_labels": arrays["train_labels"][:20]}
+    np.savez("images.npz", **(arrays | few))
+    words = [*PATCHES, "model=patch_random", "dataset.val_fraction=0.2", "trainer.batch_size=4"]
+    assert aetool("train", *words, "name=mirrored", "probe.mirror=true").code == 0
+    x = torch.from_numpy(few["train_images"])[:, None]
+    seen = Mirrored(x)
+    assert torch.equal(torch.cat(list(seen.split(7))), torch.cat([x, x.flip(3)]))
+    assert torch.equal(seen[torch.tensor([1, 21])], torch.stack([x[1], x[1].flip(2)]))
+
+    session = Session(run_in("outputs/mirrored"), run_in("outputs/mirrored").config)
+    settings = session.run.config.probe
+    train, val, test = Frozen(session, settings).features("code")
+    assert len(train) == 32
+    mirrored = session.trained.model.encode(
+        session.trained.preprocessing.to_input(session.dataset.train.images.flip(3))
+    )
+    torch.testing.assert_close(train[16:], mirrored, atol=0.1, rtol=0)  # bfloat16
+    result = classify(Ridge([0.1]), [train, val, test], session.dataset, Budget(None, None, 1))
+    labels = session.dataset.train.labels.repeat(2)
+    expected = Ridge([0.1])(Labelled(train, labels), Labelled(val, session.dataset.val.labels), 4, lambda: None)
+    assert result.metrics["val/accuracy"] == expected.metrics["val/accuracy"]
+    assert result.metrics["train/accuracy"] == expected.metrics["train/accuracy"]
+    few_labels = classify(Ridge([0.1]), [train, val, test], session.dataset, Budget(1, None, 2))
+    assert few_labels.metrics["train/accuracy"] > 0.9  # 4 images and 4 mirrored ones

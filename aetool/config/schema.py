@@ -127,6 +127,7 @@ class ProbeConfig(Component):
     label_fraction: PositiveFraction | None
     label_draws: PositiveInt
     views: NonNegativeInt
+    mirror: bool
 
 
 class EvaluationConfig(Node):

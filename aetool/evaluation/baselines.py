@@ -109,9 +109,11 @@ class Baselines:
         if self.too_large:
             return found
 
+        seen = [views.of_training(self.dataset.train.images), self.dataset.val.images, self.dataset.test.images]
+
         def encoded(encode: Encode) -> Iterator[Tensor]:
             cpu = torch.device("cpu")
-            return (features(encode, split.images, cpu, views=views) for split in self._splits)
+            return (features(encode, images, cpu, views=views) for images in seen)
 
         components = self._components(size)
 
@@ -122,7 +124,7 @@ class Baselines:
             vars(self).pop("pca", None)  # large, and on disk
             release_memory()
             if probe.traits.any_scale and not views.number:  # a quarter of the memory for val and test
-                pixels = (split.images[:].flatten(1) for split in self._splits)
+                pixels = (images[:].flatten(1) for images in seen)
                 return self._probe(probe, itertools.chain([next(pixels).float()], pixels), budget)
             return self._probe(probe, encoded(lambda images: images.float() / 255), budget)
 

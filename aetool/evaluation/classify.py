@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from aetool.data.budget import labelled
@@ -39,7 +40,8 @@ def classify(probe: Probe, features: Iterable[Features], dataset: Dataset, budge
     """Fits the probe on features (N, D) of train and val, and reads those of test once.
 
     `features` gives those of train, val and test in turn, all in memory or all streamed, so that those of test can be
-    made after the fit. Raises ValueError for a probe that cannot read streamed ones.
+    made after the fit; those of train may be followed by those of its images mirrored. Raises ValueError for a probe
+    that cannot read streamed ones.
 
     Under a budget, the mean over its draws, with `test/accuracy_std` over them, and no candidates; choices see as few
     labels as the fit.
@@ -56,12 +58,15 @@ def classify(probe: Probe, features: Iterable[Features], dataset: Dataset, budge
         few = []
         for x, y in zip((train, val), labels, strict=False):
             chosen = labelled(y, budget.labels_per_class, budget.label_fraction, noise)
-            few.append(Labelled(x[chosen.to(x.device)], y[chosen]))
+            copies = [chosen + first for first in range(0, len(x), len(y))]
+            few.append(Labelled(x[torch.cat(copies).to(x.device)], y[chosen].repeat(len(copies))))
         results.append(judge(_fit(probe, few[0], few[1], classes), _labelled(test, labels[2]), classes))
     return _mean(results)
 
 
 def _labelled(features: Features, labels: Tensor) -> Labelled | Streamed:
+    """With the labels as often as the images are there: twice where they are mirrored."""
+    labels = labels.repeat(len(features) // len(labels))
     if isinstance(features, Tensor):
         return Labelled(features, labels)
     return Streamed(features, labels.to(features.device))

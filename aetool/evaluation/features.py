@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aetool.data.augmentation import augment
-from aetool.data.images import SplitImages
+from aetool.data.images import Mirrored, SplitImages
 from aetool.errors import poll_signals
 from aetool.machine import release_memory
 from aetool.models.base import BATCH
@@ -18,21 +18,27 @@ from aetool.training.assembly import Network
 
 
 class Views(NamedTuple):
-    """Random augmentations that features are averaged over."""
+    """Random augmentations that features are averaged over, and whether training images are also seen mirrored."""
 
     number: int  # beside the image itself; 0: the image alone
     flip: bool
     shift: int  # pixels
+    mirror: bool = False
+
+    def of_training(self, images: SplitImages) -> SplitImages | Mirrored:
+        """The training images, and mirrored ones after them if there are to be any."""
+        return Mirrored(images) if self.mirror else images
 
 
 PLAIN = Views(0, False, 0)
 RELEASED = 1 << 24  # pixel values, after which freed memory is returned
 
 
+Images = SplitImages | Mirrored
 Encode = Callable[[Tensor], Tensor]  # images (B, C, H, W) uint8 -> (B, …)
 
 
-def in_batches(images: SplitImages) -> Iterator[Tensor]:
+def in_batches(images: Images) -> Iterator[Tensor]:
     """BATCH images after another, with a poll for signals before each.
 
     Returns freed memory to the system from time to time: small results that outlive the large tensors of their batch
@@ -56,7 +62,7 @@ def encoder(network: Network, tap: str) -> Encode:
 @torch.no_grad()
 def features(
     encode: Encode,
-    images: SplitImages,
+    images: Images,
     device: torch.device,
     max_features: int | None = None,
     views: Views = PLAIN,
@@ -86,7 +92,12 @@ class StreamedFeatures:
     """`features`, encoded anew whenever they are read."""
 
     def __init__(
-        self, encode: Encode, images: SplitImages, device: torch.device, max_features: int | None, views: Views
+        self,
+        encode: Encode,
+        images: Images,
+        device: torch.device,
+        max_features: int | None,
+        views: Views,
     ) -> None:
         self.images, self.device = images, device
         self.features = functools.partial(features, encode, device=device, max_features=max_features, views=views)

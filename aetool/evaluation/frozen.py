@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 from aetool.config.identity import identity
 from aetool.config.schema import AugmentationConfig, ProbeConfig
+from aetool.data.images import Mirrored, SplitImages
 from aetool.evaluation.feature_cache import LIMIT, FeatureCache
-from aetool.evaluation.features import PLAIN, Features, StreamedFeatures, Views, encoder, features
+from aetool.evaluation.features import Features, StreamedFeatures, Views, encoder, features
 from aetool.evaluation.session import Session
 from aetool.models.taps import choose_taps, pooled
 from aetool.training.assembly import Network
@@ -26,7 +27,7 @@ class Frozen:
 
     def __init__(self, session: Session, settings: ProbeConfig) -> None:
         self.session, self.max_features = session, _affordable(settings.max_features, session)
-        self.views = views(settings.views, session.run.config.dataset.augmentation)
+        self.views = views(settings, session.run.config.dataset.augmentation)
         trained = session.trained
         x = trained.preprocessing.to_input(session.dataset.val.images[:2].to(session.device))
         self.taps = choose_taps(trained.model, x, settings.taps)
@@ -52,6 +53,7 @@ class Frozen:
             "device": self.session.device.type,
         }
         key |= {"tap": tap, "max_features": self.max_features, "views": list(self.views) if self.views.number else 0}
+        key |= {"mirror": True} if self.views.mirror else {}
         encoded = functools.partial(self._encoded, trained.network, tap, kind=features)
         found = self.cache.get(key, lambda: {name: encoded(split=name) for name in SPLITS})
         return [found[name].to(self.session.device) for name in SPLITS]
@@ -82,14 +84,17 @@ class Frozen:
         return (self._encoded(network, tap, name, features) for name in SPLITS)
 
     def _encoded(self, network: Network, tap: str, split: str, kind: Callable[..., T]) -> T:
-        images = getattr(self.session.dataset, split).images
+        images = self._images(split)
         return kind(encoder(network, tap), images, self.session.device, self.max_features, self.views)
+
+    def _images(self, split: str) -> SplitImages | Mirrored:
+        images: SplitImages = getattr(self.session.dataset, split).images
+        return self.views.of_training(images) if split == "train" else images
 
     def _is_large(self, network: Network, tap: str) -> bool:
         """Whether the features of all images take over LIMIT bytes."""
-        dataset = self.session.dataset
-        one = features(encoder(network, tap), dataset.val.images[:1], self.session.device, self.max_features)
-        return one.nbytes * sum(len(getattr(dataset, name).images) for name in SPLITS) > LIMIT
+        one = features(encoder(network, tap), self._images("val")[:1], self.session.device, self.max_features)
+        return one.nbytes * sum(len(self._images(name)) for name in SPLITS) > LIMIT
 
 
 def _affordable(max_features: int | None, session: Session) -> int | None:
@@ -104,6 +109,7 @@ def _affordable(max_features: int | None, session: Session) -> int | None:
     return most
 
 
-def views(number: int, augmentation: AugmentationConfig | None) -> Views:
-    """That many views, augmented as the dataset says."""
-    return Views(number, augmentation.flip, augmentation.shift) if number and augmentation else PLAIN
+def views(settings: ProbeConfig, augmentation: AugmentationConfig | None) -> Views:
+    """As many views as the settings say, augmented as the dataset says."""
+    flip, shift = (augmentation.flip, augmentation.shift) if settings.views and augmentation else (False, 0)
+    return Views(settings.views if augmentation else 0, flip, shift, settings.mirror)

@@ -7,7 +7,7 @@ import torch
 from conftest import Features, Labels, probed
 
 from aetool.errors import Interrupted, NonFiniteError
-from aetool.probes import streamed_ridge
+from aetool.probes import ridge, streamed_ridge
 from aetool.probes.base import Streamed, judge
 from aetool.probes.knn import NearestNeighbours
 from aetool.probes.ridge import Ridge
@@ -46,6 +46,16 @@ def test_it_agrees_with_features_in_memory(digits: tuple[Features, Labels]) -> N
     assert found.val_accuracy == whole.val_accuracy
     assert found.metrics == {key: value for key, value in whole.metrics.items() if key != "train/accuracy"}
     assert torch.equal(found.confusion, whole.confusion)
+
+
+def test_wide_features_in_memory_are_fitted_likewise(
+    digits: tuple[Features, Labels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = probed(Ridge(GRID), *digits, 10)
+    monkeypatch.setattr(ridge, "WIDE", 63)
+    wide = probed(Ridge(GRID), *digits, 10)
+    assert wide.val_accuracy == whole.val_accuracy
+    assert wide.metrics == whole.metrics
 
 
 @pytest.mark.usefixtures("small_blocks")

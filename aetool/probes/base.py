@@ -6,7 +6,7 @@ once, after every choice has been made.
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -33,9 +33,9 @@ class FeatureStream(Protocol):
     """Features (N, D) that are made whenever they are read, in blocks."""
 
     @property
-    def shape(self) -> tuple[int, int]: ...
+    def shape(self) -> tuple[int, ...]: ...
 
-    def split(self, size: int) -> Iterator[Tensor]:
+    def split(self, size: int, /) -> Iterable[Tensor]:
         """Blocks of `size` images, (size, D) float32; fewer at the end."""
 
 

@@ -17,11 +17,13 @@ from aetool.data.pca import PCA
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError
 from aetool.models.base import Autoencoder
-from aetool.randomness import seeded
+from aetool.randomness import seeded, subset
 from aetool.storage.checkpoint import Checkpoint, Checkpoints
 from aetool.storage.run import Run
 from aetool.training.hardware import arrange
 from aetool.training.objective import Objective, Term
+
+SAMPLE = 1000  # training images that initial weights are adjusted to
 
 
 class Network(NamedTuple):
@@ -69,6 +71,7 @@ def initial_network(
         input_std=torch.tensor(preprocessing.std),
         pca=pca,
     )
+    model.init_from_data(preprocessing.to_input(images[subset(len(images), SAMPLE)]))
     return Network(model.to(device), preprocessing)
 
 

@@ -58,6 +58,7 @@ class ModelConfig(Component):
 
 
 class LossConfig(Component):
+    given = ("pca", "input_std")
     logits: bool  # reconstructions are logits of pixels in [0, 1]
     pixels: bool  # it compares pixels in [0, 1]
 

@@ -17,11 +17,13 @@ from aetool.data.pca import PCA
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError
 from aetool.models.base import Autoencoder
-from aetool.randomness import seeded
+from aetool.randomness import seeded, subset
 from aetool.storage.checkpoint import Checkpoint, Checkpoints
 from aetool.storage.run import Run
 from aetool.training.hardware import arrange
 from aetool.training.objective import Objective, Term
+
+SAMPLE = 1000  # training images that initial weights are adjusted to
 
 
 class Network(NamedTuple):
@@ -71,6 +73,7 @@ def initial_network(
         pca=pca,
         train_images=images,
     )
+    model.init_from_data(preprocessing.to_input(images[subset(len(images), SAMPLE)]))
     return Network(model.to(device), preprocessing)
 
 
@@ -102,13 +105,19 @@ def make_model(
 
 
 def make_objective(
-    config: TrainConfig, total_steps: int, code_size: int, num_classes: int, train_labels: Tensor | None
+    config: TrainConfig,
+    total_steps: int,
+    code_size: int,
+    num_classes: int,
+    train_labels: Tensor | None,
+    preprocessing: Preprocessing,
+    pca: Callable[[], PCA],
 ) -> Objective:
     """The objective of a train config; the initial weights of its own parameters depend on the seed alone."""
     penalty, given = config.penalty, {"code_size": code_size, "num_classes": num_classes, "train_labels": train_labels}
     with seeded(config.seed, "objective"):
         terms = {name: Term(build(term, **given), term.scale) for name, term in penalty.terms.items()}
-        loss = build(config.loss)
+        loss = build(config.loss, pca=pca, input_std=torch.tensor(preprocessing.std))
     return Objective(loss, terms, penalty.weight, round(penalty.warmup * total_steps), penalty.target_l0)
 
 

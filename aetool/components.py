@@ -47,6 +47,7 @@ class PenaltyTraits:
 @dataclass(frozen=True, kw_only=True)
 class LossTraits:
     squared: bool = False  # the error of a pixel is its squared difference
+    whole_images: bool = False  # it cannot compare patches of images
 
 
 @dataclass(frozen=True, kw_only=True)

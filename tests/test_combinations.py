@@ -64,8 +64,8 @@ def test_model(model, datasets, workplace):
             with pytest.raises(ConfigError, match=f"model={model} cannot be logits"):
                 check(config, TrainConfig)
             continue
-        if model in PATCHES and config["loss"]["pixels"]:
-            with pytest.raises(ConfigError, match=f"the output of model={model} has no pixels"):
+        if model in PATCHES and (config["loss"]["pixels"] or loss == "whitened"):
+            with pytest.raises(ConfigError, match=f"the output of model={model} is whitened patches"):
                 check(config, TrainConfig)
             continue
         for kind, path in datasets.items():

@@ -235,7 +235,8 @@ def test_a_run_measures_patches_and_classifies_images(words, aetool, workplace):
         (["model.patch_size=9"], "patch_size=9: the images have 8x8 pixels; choose a smaller patch_size"),
         (["model.k=7"], "model.k=7: at most model.code_size=6"),
         (["loss=bce", "dataset.path=images.npz"], "the output of model=patch cannot be logits"),
-        (["loss=ssim", "dataset.path=images.npz"], "the output of model=patch has no pixels in [0, 1]"),
+        (["loss=ssim", "dataset.path=images.npz"], "the output of model=patch is whitened patches"),
+        (["loss=whitened"], "the output of model=patch is whitened patches"),
         (["corruption=gaussian"], "model=patch is trained on patches; set corruption=none"),
     ],
 )

@@ -174,7 +174,7 @@ def _images(config: TrainConfig) -> list[str]:
 def _model(config: TrainConfig) -> list[str]:
     model, traits, level = config.model, _traits(config.model, ModelTraits), config.corruption.level
     key, because = traits.needs_squared_error_if or "", f"model={model.name} is fitted in closed form"
-    squared, closed = _traits(config.loss, LossTraits).squared, traits.closed_form
+    compares, closed = _traits(config.loss, LossTraits), traits.closed_form
     terms = config.penalty.terms
     return _bounded(model) + _true(
         {
@@ -182,7 +182,7 @@ def _model(config: TrainConfig) -> list[str]:
                 config.loss.logits and not traits.logits
             ),
             f"model.{key}=true: its weights are those of a squared error; choose loss=mse": (
-                model.arguments.get(key) and not squared
+                model.arguments.get(key) and not compares.squared
             ),
             f"supervised=true: {because}; set supervised=false": closed and config.supervised,
             f"penalty={', '.join(terms)}: {because}; set penalty=none": closed and terms,
@@ -190,8 +190,8 @@ def _model(config: TrainConfig) -> list[str]:
             f"corruption.level={level:g}: model={model.name} is trained on patches; set corruption=none": (
                 traits.patches and level
             ),
-            f"loss: the output of model={model.name} has no pixels in [0, 1]; choose loss=mse": (
-                traits.patches and config.loss.pixels and not config.loss.logits
+            f"loss: the output of model={model.name} is whitened patches; choose loss=mse": (
+                traits.patches and not config.loss.logits and (config.loss.pixels or compares.whole_images)
             ),
         }
     )

@@ -97,16 +97,13 @@ class Patch(Autoencoder):
         return self.autoencoder.decode(code)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> AutoencoderOutput:
-        count = math.prod(self.places)
-        if generator is None:
-            positions = torch.linspace(0, count - 1, self.patches, device=x.device).round().long().expand(len(x), -1)
-        else:
-            positions = torch.randint(count, (len(x), self.patches), generator=generator, device=x.device)
-        patches = patches_at(self._pixels(x), self.patch_shape[1], positions)
-        target = self.whitening(patches).unflatten(1, self.patch_shape)
+        target = self._target(x, generator)
         output = self.autoencoder(target, generator)
         declared = {name: value for name, value in output.extras.items() if name in self.traits.extras}
         return output._replace(extras=declared | {"target": target})
+
+    def init_from_data(self, x: Tensor) -> None:
+        self.autoencoder.init_from_data(self._target(x, None))
 
     def observe(self, output: AutoencoderOutput) -> None:
         self.autoencoder.observe(output)
@@ -116,6 +113,17 @@ class Patch(Autoencoder):
         atoms = self.autoencoder.atoms()
         assert atoms is not None
         return atoms
+
+    def _target(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Whitened patches of images, (B · patches, C, patch_size, patch_size): random ones, or evenly spaced."""
+        count = math.prod(self.places)
+        if generator is None:
+            positions = torch.linspace(0, count - 1, self.patches, device=x.device).round().long().expand(len(x), -1)
+        else:
+            positions = torch.randint(count, (len(x), self.patches), generator=generator, device=x.device)
+        return self.whitening(patches_at(self._pixels(x), self.patch_shape[1], positions)).unflatten(
+            1, self.patch_shape
+        )
 
     def _pixels(self, x: Tensor) -> Tensor:
         """Network input to pixels in [0, 255]."""

@@ -1,6 +1,7 @@
 """Patch features: whitening, dictionaries, encoding, training on patches, and what a run of them measures."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -252,6 +253,7 @@ def test_features_that_do_not_fit_in_memory_are_streamed(aetool, workplace, monk
     run = only_run(workplace)
     whole = json.loads((run / "metrics.json").read_text())["probe-ridge"]
     monkeypatch.setattr(frozen, "LIMIT", 4 * 48 * 91)  # of 92 images
+    shutil.rmtree("cache/datasets/features")
     assert aetool("probe", f"run={run}", "probe=ridge", "probe.l2=[0.1]", "overwrite=true").code == 0
     streamed = json.loads((run / "metrics.json").read_text())["probe-ridge"]
     assert streamed == {key: value for key, value in whole.items() if key != "code/train/accuracy"}

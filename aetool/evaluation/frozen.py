@@ -1,9 +1,10 @@
 """What a probe sees of a run: the features of its network, and of the same network before training."""
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
+
+from torch import Tensor
 
 from aetool.config.identity import identity
 from aetool.config.schema import AugmentationConfig, ProbeConfig
@@ -42,8 +43,6 @@ class Frozen:
     def features(self, tap: str) -> Sequence[Features]:
         """Of the trained network: encoded once, and kept on disk for later probes; streamed if over LIMIT bytes."""
         trained, config = self.session.trained, self.session.run.config
-        if self._is_large(trained.network, tap):
-            return [self._encoded(trained.network, tap, name, StreamedFeatures) for name in SPLITS]
         key = {
             "weights": trained.checkpoint.manifest["files"]["model.safetensors"],
             "model": identity(config.model),
@@ -54,8 +53,13 @@ class Frozen:
         }
         key |= {"tap": tap, "max_features": self.max_features, "views": list(self.views) if self.views.number else 0}
         key |= {"mirror": True} if self.views.mirror else {}
-        encoded = functools.partial(self._encoded, trained.network, tap, kind=features)
-        found = self.cache.get(key, lambda: {name: encoded(split=name) for name in SPLITS})
+        if self.cache.find(key) is None and self._is_large(trained.network, tap):
+            return [self._encoded(trained.network, tap, name, StreamedFeatures) for name in SPLITS]
+
+        def encoded() -> dict[str, Tensor]:
+            return {name: self._encoded(trained.network, tap, name, features) for name in SPLITS}
+
+        found = self.cache.get(key, encoded)
         return [found[name].to(self.session.device) for name in SPLITS]
 
     @cached_property

@@ -121,9 +121,8 @@ class Patch(Autoencoder):
             positions = torch.linspace(0, count - 1, self.patches, device=x.device).round().long().expand(len(x), -1)
         else:
             positions = torch.randint(count, (len(x), self.patches), generator=generator, device=x.device)
-        return self.whitening(patches_at(self._pixels(x), self.patch_shape[1], positions)).unflatten(
-            1, self.patch_shape
-        )
+        whitened: Tensor = self.whitening(patches_at(self._pixels(x), self.patch_shape[1], positions))
+        return whitened.unflatten(1, self.patch_shape)
 
     def _pixels(self, x: Tensor) -> Tensor:
         """Network input to pixels in [0, 255]."""

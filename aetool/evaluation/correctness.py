@@ -39,7 +39,7 @@ def write_correct(path: Path, correct: Mapping[str, Correct]) -> None:
 def read_correct(path: Path) -> dict[str, Correct]:
     """Empty where the file is missing or damaged."""
     try:
-        with np.load(path) as found:
+        with path.open("rb") as file, np.load(file) as found:
             return {name: found[name] for name in found.files}
     except (OSError, ValueError, EOFError, KeyError, BadZipFile):
         return {}

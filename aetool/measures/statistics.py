@@ -118,6 +118,11 @@ def accuracy_error(accuracy: float, n: int) -> float:
     return math.sqrt(accuracy * (1 - accuracy) / n)
 
 
+def largest_p(*intervals: Interval | None) -> float | None:
+    """The p-value of a difference that has to exceed every known source of variation; None where none is known."""
+    return max((one.p for one in intervals if one is not None and one.is_known), default=None)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """The p-values of several tests, adjusted such that all of them together keep the level of one (Holm 1979)."""
     adjusted, largest = [0.0] * len(p_values), 0.0

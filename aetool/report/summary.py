@@ -46,7 +46,7 @@ def print_summary(
             words = metric.heading.replace(LINEAR, f"{(probe_stage or PROBE).split('-')[1]} probe ")
             lines[words] = _beside(metric, values, _run_column(model), metrics.get("evaluate", {}))
     print_measures(title, _filled(lines), console)
-    _print_intervals(PROBE, stages[PROBE], ["code"], console)
+    _print_intervals(probe_stage or PROBE, stages[PROBE], ["code"], console)
     if full and "evaluate" in metrics:
         print_evaluation(model, metrics["evaluate"], console)
     if full and probe_stage and probe_stage in metrics:
@@ -98,15 +98,17 @@ def print_finetune(tap: str, results: Mapping[str, Mapping[str, float]], console
 def _print_intervals(
     stage: str, metrics: Mapping[str, float], taps: Iterable[str], console: Console | None = None
 ) -> None:
-    """The test accuracy of each tap, and what it gains over the baselines, with their intervals; nothing without them."""
+    """The test accuracy of each tap, and what it gains over the baselines, with their intervals where they are kept."""
     console = console or plain_console()
+    names = {baseline: _pca(metrics) if baseline == "pca" else baseline for baseline in COMPARED}
+    width = max(map(len, names.values()))
     for tap in taps:
         if found := _with_bounds(metrics, f"{tap}/test/accuracy", ".4f"):
-            name = f"{stage.split('-')[1]} probe accuracy" + ("" if tap == "code" else f", {tap}")
-            console.print(f"{name} {found} (95 % intervals over test images)")
-        for baseline in COMPARED:
+            words = f"{stage.split('-')[1]} probe accuracy" + ("" if tap == "code" else f", {tap}")
+            console.print(f"{words} {found} (95 % intervals over test images)")
+        for baseline, name in names.items():
             if found := _with_bounds(metrics, gain_key(tap, baseline), "+.4f"):
-                console.print(f"  minus {_pca(metrics) if baseline == 'pca' else baseline:<10} {found}")
+                console.print(f"  minus {name:<{width}}  {found}")
 
 
 def _with_bounds(metrics: Mapping[str, float], key: str, form: str) -> str | None:

@@ -144,7 +144,7 @@ class TestTables:
         metrics = {"code/test/accuracy": 0.5, "feature_map/test/accuracy": 0.75}
         metrics |= {"feature_map/test/accuracy_low": 0.7, "feature_map/test/accuracy_high": 0.8}
         lines = printed(print_probe, "conv", "probe-knn", metrics)
-        assert lines[-1] == "knn probe accuracy, feature_map 0.7500 [0.7000, 0.8000] (95 % intervals over test images)"
+        assert lines[-1] == "feature_map accuracy 0.7500 [0.7000, 0.8000] (95 % intervals over test images)"
 
     def test_fine_tunes_beside_each_other(self):
         metrics = {"test/accuracy": 0.9, "labels": 1000.0, "mean/test/accuracy": 0.1}

@@ -22,7 +22,7 @@ from aetool.measures.statistics import (
     paired_accuracy_interval,
 )
 from aetool.report.findings import is_accuracy, ranked, title
-from aetool.report.groups import Group, Row, directory, seed
+from aetool.report.groups import Group, Row, Seed, directory, seed
 
 ONE_SEED = "only one seed per setting: differences cannot be assessed; add seed=0,1,2"
 RIVALS = 4  # groups that the best one is compared with
@@ -37,9 +37,9 @@ class Side:
     group: Group
     key: str
 
-    @property
-    def seeds(self) -> int:
-        return len(self.group.by_seed(self.key))
+    @cached_property
+    def by_seed(self) -> dict[Seed, float]:
+        return self.group.by_seed(self.key)
 
     @cached_property
     def correct(self) -> list[float] | None:
@@ -72,8 +72,8 @@ def from_baselines(groups: Sequence[Group]) -> list[str]:
     (best, *_), _, test = found
     own = Side(title(best, groups), best, test.key)
     others = [Side(NAMES.get(name, name), best, baseline_key(test.key, name)) for name in COMPARED]
-    found_all = [_difference(own, other, test) for other in others if other.seeds]
-    return _sentences([one for one in found_all if one.p is not None], test)
+    differences = [_difference(own, other, test) for other in others if other.by_seed]
+    return _sentences([one for one in differences if one.p is not None], test)
 
 
 def between_groups(groups: Sequence[Group]) -> list[str]:
@@ -83,18 +83,18 @@ def between_groups(groups: Sequence[Group]) -> list[str]:
         return []
     order, _, test = found
     best, *others = (Side(title(group, order), group, test.key) for group in order)
-    if all(side.seeds == 1 for side in (best, *others)):
+    if all(len(side.by_seed) == 1 for side in (best, *others)):
         return [ONE_SEED]
-    if best.seeds == 1:
+    if len(best.by_seed) == 1:
         return [f"{best.name} has only one seed: its differences cannot be assessed"]
     return _sentences([_difference(best, other, test) for other in others[:RIVALS]], test)
 
 
 def _difference(first: Side, second: Side, metric: Metric) -> Difference:
     one, other = (first, second) if metric.direction == "higher" else (second, first)
-    over_seeds = difference(one.group.by_seed(one.key), other.group.by_seed(other.key))
-    unknown_spread = first.group is not second.group and min(first.seeds, second.seeds) < 2
-    if unknown_spread or not one.correct or not other.correct or len(one.correct) != len(other.correct):
+    over_seeds = difference(one.by_seed, other.by_seed)
+    single = first.group is not second.group and min(len(first.by_seed), len(second.by_seed)) < 2
+    if single or not one.correct or not other.correct or len(one.correct) != len(other.correct):
         return Difference(first, second, over_seeds, None)
     return Difference(first, second, over_seeds, paired_accuracy_interval(one.correct, other.correct))
 
@@ -108,7 +108,9 @@ def _sentences(found: Sequence[Difference], metric: Metric) -> list[str]:
 def _sentence(found: Difference, metric: Metric, p: float | None, comparisons: int) -> str:
     first, second = found.first, found.second
     if p is None:
-        few = "only one seed" if min(first.seeds, second.seeds) < 2 else "the same difference on every seed"
+        few = (
+            "only one seed" if min(len(first.by_seed), len(second.by_seed)) < 2 else "the same difference on every seed"
+        )
         return f"{first.name} and {second.name}: {few}, the difference cannot be assessed"
     form = f"z{metric.format.lstrip('+')}"  # z: no -0.0000
     corrected = f" by Holm over {comparisons} comparisons" if comparisons > 1 else ""
@@ -126,11 +128,10 @@ def _basis(found: Difference, form: str) -> str:
     images = found.over_images
     if not found.over_seeds.is_known:
         assert images is not None
-        seeds = "one seed" if found.first.seeds < 2 else "the same difference on every seed"
+        seeds = "one seed" if len(found.first.by_seed) < 2 else "the same difference on every seed"
         return f"{_bounds(images, form)} ({level}, over test images, {seeds}"
-    numbers = [len(side.group.by_seed(side.key)) for side in (found.first, found.second)]
-    paired = found.first.group.by_seed(found.first.key).keys() == found.second.group.by_seed(found.second.key).keys()
-    seeds = f"{numbers[0]} seeds, paired" if paired else f"{numbers[0]} and {numbers[1]} seeds"
+    one, other = found.first.by_seed, found.second.by_seed
+    seeds = f"{len(one)} seeds, paired" if one.keys() == other.keys() else f"{len(one)} and {len(other)} seeds"
     beside = f"; over test images {_bounds(images, form)}" if images else ""
     return f"{_bounds(found.over_seeds, form)} ({level}, {seeds}{beside}"
 

@@ -104,8 +104,8 @@ def _print_intervals(
     width = max(map(len, names.values()))
     for tap in taps:
         if found := _with_bounds(metrics, f"{tap}/test/accuracy", ".4f"):
-            words = f"{stage.split('-')[1]} probe accuracy" + ("" if tap == "code" else f", {tap}")
-            console.print(f"{words} {found} (95 % intervals over test images)")
+            subject = f"{stage.split('-')[1]} probe" if tap == "code" else tap
+            console.print(f"{subject} accuracy {found} (95 % intervals over test images)")
         for baseline, name in names.items():
             if found := _with_bounds(metrics, gain_key(tap, baseline), "+.4f"):
                 console.print(f"  minus {name:<{width}}  {found}")

@@ -12,6 +12,7 @@ from aetool.data.dataset import Dataset
 from aetool.errors import UserError, poll_signals
 from aetool.evaluation.features import Features
 from aetool.machine import release_memory
+from aetool.measures.statistics import accuracy_error
 from aetool.probes.base import Fitted, Labelled, Probe, ProbeResult, Streamed, judge
 from aetool.randomness import generator
 
@@ -42,6 +43,8 @@ def classify(probe: Probe, features: Iterable[Features], dataset: Dataset, budge
     `features` gives those of train, val and test in turn, all in memory or all streamed, so that those of test can be
     made after the fit; those of train may be followed by those of its images mirrored. Raises ValueError for a probe
     that cannot read streamed ones.
+
+    Adds to the metrics `val/accuracy_se`, the standard error over validation images.
 
     Under a budget, the mean over its draws, with `test/accuracy_std` over them, and no candidates; choices see as few
     labels as the fit.
@@ -76,9 +79,12 @@ def _fit(probe: Probe, train: Labelled | Streamed, val: Labelled | Streamed, cla
     release_memory()  # what the encoding left
     if isinstance(train, Labelled):
         assert isinstance(val, Labelled)
-        return probe(train, val, classes, poll_signals)
-    assert isinstance(val, Streamed)
-    return probe.stream(train, val, classes, poll_signals)
+        fitted = probe(train, val, classes, poll_signals)
+    else:
+        assert isinstance(val, Streamed)
+        fitted = probe.stream(train, val, classes, poll_signals)
+    error = accuracy_error(fitted.metrics["val/accuracy"], len(val.labels))
+    return fitted._replace(metrics=fitted.metrics | {"val/accuracy_se": error})
 
 
 def _mean(results: Sequence[ProbeResult]) -> ProbeResult:
@@ -86,4 +92,5 @@ def _mean(results: Sequence[ProbeResult]) -> ProbeResult:
     if len(results) > 1:
         metrics["test/accuracy_std"] = statistics.stdev(result.metrics["test/accuracy"] for result in results)
     confusion = sum((result.confusion for result in results[1:]), results[0].confusion)
-    return ProbeResult(metrics, confusion, confusion.diag() / confusion.sum(dim=1).double(), {})
+    correct = torch.stack([result.correct for result in results]).float().mean(dim=0)
+    return ProbeResult(metrics, confusion, confusion.diag() / confusion.sum(dim=1).double(), {}, correct)

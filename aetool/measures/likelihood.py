@@ -1,7 +1,7 @@
 """The likelihood of images under a variational autoencoder: the evidence lower bound and the importance-weighted bound.
 
 Models have the extras `mean` and `log_variance`, the prior N(0, I), and a decoder. Its output is the mean of Gaussian
-pixels, or that mean in logits (`preprocessing.logits`); for grey images, of one channel, the logits of Bernoulli pixels.
+pixels, or that mean in logits (`preprocessing.logits`); for grey images, of one channel, the logits of Bernoulli ones.
 """
 
 import functools

@@ -6,6 +6,7 @@ Bernoulli pixels (`preprocessing.logits`) or the mean of Gaussian ones.
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,35 +17,84 @@ from aetool.data.preprocessing import Preprocessing
 from aetool.models.base import BATCH, Autoencoder
 from aetool.randomness import subset
 
-IMAGES = 1000  # of the test split
+IMAGES = 1000  # whose likelihood is bounded
 ACTIVE = 0.01  # variance over images of a unit's posterior mean, above which it is active (Burda et al. 2016)
+
+
+class RateDistortion(NamedTuple):
+    """A point on the rate-distortion curve (Alemi et al. 2018, "Fixing a broken ELBO"); rate + distortion = -ELBO."""
+
+    kl: Tensor  # (units,) float64: mean KL(q(h_i|x) ‖ N(0, 1)) of each unit, nats
+    distortion: float  # mean -log p(x|h), nats per image
+    mse: float  # squared error per pixel in [0, 1] of the images decoded from h
+    sigma: float | None  # standard deviation of Gaussian pixels, the maximum-likelihood value; None: Bernoulli pixels
+
+    @property
+    def rate(self) -> float:
+        """Mean KL(q(h|x) ‖ N(0, I)), nats per image."""
+        return self.kl.sum().item()
+
+    def metrics(self) -> dict[str, float]:
+        return {
+            "rate_nats": self.rate,
+            "rate_bits": self.rate / math.log(2),
+            "distortion_nats": self.distortion,
+            "distortion_mse": self.mse,
+        }
+
+
+@torch.no_grad()
+def rate_distortion(
+    model: Autoencoder,
+    preprocessing: Preprocessing,
+    images: SplitImages,
+    generator: torch.Generator,
+    poll: Callable[[], None] = lambda: None,
+) -> RateDistortion:
+    """Of uint8 images (N, C, H, W), with one draw h of q(h|x) for each; targets are those of `likelihood`."""
+    kl, nats, squares, errors = torch.zeros((), dtype=torch.float64), 0.0, 0.0, 0.0
+    for part in images.split(BATCH):
+        poll()
+        part = part.to(generator.device)
+        output = model(preprocessing.to_input(part), generator).float()
+        target = _target(preprocessing, part, generator)
+        kl = kl + divergence(output.extras["mean"], output.extras["log_variance"]).double().sum(dim=0)
+        if preprocessing.logits:
+            nats -= Bernoulli(logits=output.reconstruction).log_prob(target).double().sum().item()
+        else:
+            squares += (target - output.reconstruction).double().square().sum().item()
+        errors += (part / 255 - preprocessing.to_pixels(output.reconstruction)).double().square().sum().item()
+    count, values = len(images), images.shape.numel()
+    sigma = None if preprocessing.logits else math.sqrt(squares / values)
+    if sigma is not None:
+        nats = values * (math.log(sigma) + 0.5 * math.log(2 * math.pi) + 0.5)
+    return RateDistortion(kl / count, nats / count, errors / values, sigma)
 
 
 @torch.no_grad()
 def likelihood(
     model: Autoencoder,
     preprocessing: Preprocessing,
-    val_images: SplitImages,
-    test_images: SplitImages,
+    images: SplitImages,
+    sigma: float | None,
     samples: int,
     generator: torch.Generator,
     poll: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Bounds on the log-likelihood of up to 1,000 test images, uint8 (N, C, H, W), nats per image.
+    """Bounds on the log-likelihood of up to 1,000 of the uint8 images (N, C, H, W), nats per image.
 
     - `elbo`: the evidence lower bound; `nll`: minus the tighter, importance-weighted bound of Burda et al. 2016, from
       the same `samples` draws; `kl`: KL(q(h|x) ‖ N(0, I)), the part of the bound due to the code.
     - `active_units`: units whose posterior mean has a variance over images above 0.01 (Burda et al. 2016).
     - `nll_images`: the number of images, the same for every run.
-    - With Gaussian pixels, `sigma`: their standard deviation, the maximum-likelihood value on the validation images;
+    - With Gaussian pixels, whose standard deviation is `sigma` (None: Bernoulli pixels), that `sigma`, and
       `bits_per_dim`: -log2 P of an 8-bit pixel value, from the same bound. The density is that of the network's input.
 
     q(h|x) is always computed from the original image, neither binarised nor dequantised: any q gives a bound.
     """
-    sigma = None if preprocessing.logits else _best_sigma(model, preprocessing, val_images, generator, poll)
-    images = test_images[subset(len(test_images), IMAGES)]
+    chosen = images[subset(len(images), IMAGES)]
     parts = []  # of each batch: the two bounds and the KL, (B,), and the posterior mean, (B, units)
-    for part in images.split(BATCH):
+    for part in chosen.split(BATCH):
         part = part.to(generator.device)
         extras = model(preprocessing.to_input(part)).extras
         mean, log_variance = extras["mean"].float(), extras["log_variance"].float()
@@ -59,7 +109,7 @@ def likelihood(
         "nll": nll,
         "kl": kl.mean().item(),
         "active_units": float((means.var(dim=0, correction=0) > ACTIVE).sum()),
-        "nll_images": float(len(images)),
+        "nll_images": float(len(chosen)),
     }
     if sigma is not None:
         levels = sum(math.log(255 * std) for std in preprocessing.std) / len(preprocessing.std)  # per unit of input
@@ -104,23 +154,6 @@ def _target(preprocessing: Preprocessing, images: Tensor, generator: torch.Gener
         return torch.bernoulli(images / 255, generator=generator)
     noise = torch.rand(images.shape, generator=generator, device=images.device)
     return preprocessing.to_input(images + noise - 0.5)
-
-
-def _best_sigma(
-    model: Autoencoder,
-    preprocessing: Preprocessing,
-    images: SplitImages,
-    generator: torch.Generator,
-    poll: Callable[[], None],
-) -> float:
-    """The standard deviation of Gaussian pixels that maximises the ELBO of uint8 images (N, C, H, W)."""
-    squares = 0.0
-    for part in images.split(BATCH):
-        poll()
-        part = part.to(generator.device)
-        output = model(preprocessing.to_input(part), generator).reconstruction.float()
-        squares += (_target(preprocessing, part, generator) - output).double().square().sum().item()
-    return math.sqrt(squares / images.shape.numel())
 
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

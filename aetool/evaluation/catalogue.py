@@ -146,6 +146,8 @@ METRICS = (  # a narrow terminal drops the last columns first
     Metric("evaluate/test/effective_rank", "eff. rank", "effective rank of the code, test", ".1f"),
     Metric("evaluate/val/jacobian_norm", "‖J‖", "norm of the encoder's Jacobian, validation", ".3g", None,
            COMPARE | TABLE),
+    Metric("evaluate/val/relative_jacobian", "‖J‖ / σ", "Jacobian relative to the spread of codes, validation", ".3g",
+           None, TABLE),
     Metric("evaluate/val/trustworthiness", "trustw.", "trustworthiness, validation", ".4f", "higher",
            TABLE | TENSORBOARD),
     Metric("evaluate/val/continuity", "continuity", "continuity, validation", ".4f", "higher", TABLE | TENSORBOARD),

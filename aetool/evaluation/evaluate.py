@@ -107,7 +107,7 @@ def _measured(session: Session, settings: EvaluationConfig, baselines: bool) -> 
     jacobian = sensitivity(trained, dataset, settings.jacobian_images, device)
     family = family_metrics(session, settings)
     metrics = {"protocol": PROTOCOL, **result.metrics, "code_size": result.code_size}
-    metrics |= {"val/jacobian_norm": jacobian.norm, **family.metrics}
+    metrics |= {"val/jacobian_norm": jacobian.norm, "val/relative_jacobian": jacobian.relative, **family.metrics}
     frequency = None
     if settings.firing_images and metrics["val/active_fraction"] < 1:
         frequency = firing_frequency(trained, dataset, settings.firing_images, device)

@@ -60,6 +60,11 @@ class Autoencoder(nn.Module, HasTraits):
         code = self.encode(x)
         return AutoencoderOutput(self.decode(code), code, {})
 
+    @property
+    def is_tied(self) -> bool:
+        """Whether the decoder's weights are those of the encoder, so that codes cannot shrink at no cost."""
+        return False
+
     def init_from_data(self, x: Tensor) -> None:
         """Adjusts the initial weights to training images (B, C, H, W), once, before training."""
 

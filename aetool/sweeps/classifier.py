@@ -39,6 +39,7 @@ from aetool.training.progress import TrainingProgress
 
 STAGE, PREDICTIONS, SUPERVISED = "finetune", "predictions.npy", "supervised"
 PRETRAINING = ("model", "dataset", "loss", "penalty", "corruption", "seed", "output", "device", "threads", "cache")
+LAYER_DECAY = 0.75  # of a pretrained encoder (He et al. 2022)
 log = logging.getLogger("aetool")
 
 
@@ -123,8 +124,10 @@ def _own(config: FinetuneConfig, parent: Run[TrainConfig] | None) -> FinetuneRun
     assert isinstance(model, ModelConfig)
     assert isinstance(dataset, DatasetConfig)  # as the rules ask where there is no parent
     values = {key: getattr(config, key) for key in ClassifierConfig.model_fields}
+    decay = config.layer_decay or (LAYER_DECAY if parent else 1.0)
     own = FinetuneRunConfig.model_construct(
         **values,
+        layer_decay=decay,
         model=model,
         dataset=dataset,
         augmentation=dataset.augmentation if config.augment else None,

@@ -95,13 +95,19 @@ def make_model(
 
 
 def make_objective(
-    config: TrainConfig, total_steps: int, code_size: int, num_classes: int, train_labels: Tensor | None
+    config: TrainConfig,
+    total_steps: int,
+    code_size: int,
+    num_classes: int,
+    train_labels: Tensor | None,
+    preprocessing: Preprocessing,
+    pca: Callable[[], PCA],
 ) -> Objective:
     """The objective of a train config; the initial weights of its own parameters depend on the seed alone."""
     penalty, given = config.penalty, {"code_size": code_size, "num_classes": num_classes, "train_labels": train_labels}
     with seeded(config.seed, "objective"):
         terms = {name: Term(build(term, **given), term.scale) for name, term in penalty.terms.items()}
-        loss = build(config.loss)
+        loss = build(config.loss, pca=pca, input_std=torch.tensor(preprocessing.std))
     return Objective(loss, terms, penalty.weight, round(penalty.warmup * total_steps), penalty.target_l0)
 
 

@@ -1,5 +1,6 @@
 """Reconstruction pretraining."""
 
+import functools
 import logging
 from collections.abc import Callable
 
@@ -129,7 +130,9 @@ def _fitting_objective(
             raise UserError(problem)
     size, labels = output.code.numel(), dataset.train.labels
     precise = torch.float32 if x.device.type == "mps" else None  # which has no float64
-    objective = make_objective(config, total_steps, size, dataset.num_classes, labels).to(x.device, precise)
+    pca = functools.partial(pca_of, dataset, cache_dir(config))
+    objective = make_objective(config, total_steps, size, dataset.num_classes, labels, preprocessing, pca)
+    objective.to(x.device, precise)
     first = None if labels is None else labels[:1].to(x.device)
     batch = Batch(x, x, first, generator=generator(0, "trial", device=x.device))
     try:

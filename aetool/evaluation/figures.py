@@ -54,7 +54,7 @@ def save_traversals(path: Path, picture: Picture, labels: Sequence[str], title: 
 
 def save_curves(path: Path, rows: Sequence[Mapping[str, Any]], title: str, quantity: str = "loss") -> None:
     """Training and validation loss, or another quantity, over the steps, from the rows of metrics.jsonl."""
-    axes = _axes("step", quantity)
+    axes = _axes("step", quantity.replace("_", " "))
     for name, label in ((f"train/{quantity}", "train"), (f"val/{quantity}", "validation")):
         points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
         if points:

@@ -25,7 +25,7 @@ EVALUATION = {
     "test/psnr": 20.0,
     "test/explained_variance": 0.8125,
     "test/l0": 12.5,
-    "test/dead_fraction": 0.25,
+    "train/dead_fraction": 0.25,
     "parameters": 132160.0,
     "val/intrinsic_dimension": 4.0,
     "pixels/val/intrinsic_dimension": 6.5,
@@ -71,7 +71,7 @@ class TestSummary:
         assert words(lines, "linear probe accuracy, test") == accuracies
         assert words(lines, "explained variance, test") == ["0.8125", "0.9000", "-0.0010"]
         assert words(lines, "active units (L0), test") == ["12.5"]
-        assert words(lines, "dead units, test") == ["25.0%"]
+        assert words(lines, "dead units, train") == ["25.0%"]
         assert words(lines, "parameters") == ["132,160"]
         assert "PSNR" not in "".join(lines)
 

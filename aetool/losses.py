@@ -100,6 +100,23 @@ class Gaussian(Loss, nn.Module):
         return 0.5 * z.square() + self.log_sigma + 0.5 * math.log(2 * math.pi)
 
 
+class Likelihood(Loss, nn.Module):
+    """-log p(x), in nats, for logits r and pixels x in [0, 1]: Bernoulli for grey images, else Gaussian around σ(r).
+
+    Grey levels pass for probabilities of white; the levels of colours do not. The Gaussian's standard deviation is one
+    learned number, as in `Gaussian`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bernoulli, self.gaussian = BCE(), Gaussian(None)
+
+    def __call__(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+        if target.shape[1] == 1:
+            return self.bernoulli(reconstruction, target)
+        return self.gaussian(reconstruction.sigmoid(), target)
+
+
 class Whitened(Loss, nn.Module):
     """(W (r - x))² with the ZCA whitening W of the training images, W = (Σ / σ̄² + epsilon)^(-1/2).
 

@@ -12,12 +12,12 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 import aetool as package
 from aetool.data.pca import PCA
-from aetool.losses import BCE, L1, MSE, SSIM, Gaussian, Huber, Whitened, anomaly_scores
+from aetool.losses import BCE, L1, MSE, SSIM, Gaussian, Huber, Likelihood, Whitened, anomaly_scores
 from aetool.measures.reconstruction import ssim
 
 X = torch.rand(5, 2, 12, 13, generator=torch.Generator().manual_seed(0))
 R = torch.randn(5, 2, 12, 13, generator=torch.Generator().manual_seed(1))
-LOSSES = [MSE(), L1(), Huber(0.5), SSIM(), BCE(), Gaussian(0.7), Gaussian(None), Whitened(0.1)]
+LOSSES = [MSE(), L1(), Huber(0.5), SSIM(), BCE(), Gaussian(0.7), Gaussian(None), Likelihood(), Whitened(0.1)]
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
@@ -68,6 +68,15 @@ def test_the_gradient_of_log_sigma_by_hand():
 
 def test_a_given_sigma_is_not_trained():
     assert not any(parameter.requires_grad for parameter in Gaussian(0.3).parameters())
+
+
+def test_the_likelihood_is_bernoulli_for_grey_images_and_gaussian_for_others():
+    loss = Likelihood()
+    grey, of_grey = X[:, :1], R[:, :1]
+    torch.testing.assert_close(loss(of_grey, grey), BCE()(of_grey, grey))
+    expected = -norm.logpdf(X.numpy(), loc=R.sigmoid().numpy(), scale=1)  # its sigma starts at 1
+    np.testing.assert_allclose(loss(R, X).detach().numpy(), expected, rtol=1e-5)
+    assert [name for name, _ in loss.named_parameters()] == ["gaussian.log_sigma"]
 
 
 def test_whitening_is_the_inverse_root_of_the_covariance():

@@ -16,7 +16,7 @@ from aetool.data.images import SplitImages
 from aetool.data.pca import PCA
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError
-from aetool.models.base import Autoencoder
+from aetool.models.base import BATCH, Autoencoder
 from aetool.randomness import seeded, subset
 from aetool.storage.checkpoint import Checkpoint, Checkpoints
 from aetool.storage.run import Run
@@ -121,9 +121,10 @@ def make_corruption(config: CorruptionConfig, pca: Callable[[], PCA]) -> Corrupt
 
 def mean_input(preprocessing: Preprocessing, images: SplitImages) -> Tensor:
     """The mean of uint8 images (N, C, H, W) as the network sees it, (1, C, H, W)."""
-    # In chunks, so that no float copy of all images is made.
-    total = sum(chunk.sum(0, keepdim=True, dtype=torch.float64) for chunk in images.split(1000))
-    return preprocessing.to_input(torch.as_tensor(total) / len(images))
+    total = torch.zeros(1, *images.shape[1:], dtype=torch.float64)
+    for part in images.split(BATCH):  # few, as they become float64
+        total += part.sum(0, dtype=torch.float64)
+    return preprocessing.to_input(total / len(images))
 
 
 def load_trained(run: Run[TrainConfig], device: torch.device, step: int | None = None) -> Trained:

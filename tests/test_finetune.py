@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -418,11 +419,12 @@ def test_the_control_is_an_ordinary_run_and_the_difference_is_paired_over_test_i
     assert f"{Path('comparison') / control.name}: already finished" in alone.out
     labels = labels_of_test(place)
     right = [np.load(path / "predictions.npy") == labels for path in (run, control)]
-    gaps = right[0].astype(float) - right[1]
-    mean, half = 100 * gaps.mean(), 196 * gaps.std(ddof=1) / math.sqrt(20)
-    interval = f"{mean:+.2f} points, 95 % interval {mean - half:+.2f} to {mean + half:+.2f}"
+    mean = 100 * (right[0].mean() - right[1].mean())
+    gaps = np.append(right[0].astype(float) - right[1], [1, -1])  # Bonett & Price 2012
+    centre, half = 100 * gaps.mean(), 100 * stats.norm.ppf(0.975) * gaps.std() / math.sqrt(22)
+    interval = f"{mean:+.2f} points, 95 % interval {centre - half:+.2f} to {centre + half:+.2f}"
     assert f"{interval} over the test images of this seed" in compared
-    assert compared.rstrip().endswith(": a difference" if abs(mean) > half else ": no difference shown")
+    assert compared.rstrip().endswith(": a difference" if abs(centre) > half else ": no difference shown")
     for value in (tuned["test/accuracy"], scratch["test/accuracy"]):
         assert f"{value:.4g}" in compared
 
@@ -457,9 +459,12 @@ def test_over_seeds_the_interval_is_students(place, aetool):
         gaps.append(accuracy["finetune"] - accuracy["scratch"])
     mean = np.mean(gaps)
     low, high = stats.t.interval(0.95, 1, loc=mean, scale=stats.sem(gaps))
+    clear = low > 0 or high < 0
     assert f"{100 * mean:+.2f} points, 95 % interval {100 * low:+.2f} to {100 * high:+.2f} over 2 seeds" in done.out
     verdict, left = done.out.rstrip().splitlines()[-2:]
-    assert verdict.endswith(": a difference" if low > 0 or high < 0 else ": no difference shown")
+    assert "over test images" in verdict
+    low, high = map(float, re.findall(r"([+-][0-9.]+) to ([+-][0-9.]+) over test images", verdict)[0])
+    assert verdict.endswith(": a difference" if clear and (low > 0 or high < 0) else ": no difference shown")
     folder = Path(left.partition(":")[0])
     assert {path.name for path in folder.iterdir()} >= {"report.html", "table.csv", "sweep.json"}
     assert len(json.loads((folder / "sweep.json").read_text())["runs"]) == 4

@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torch import Tensor, nn
 
@@ -54,6 +55,16 @@ def test_the_norm_ratio_of_a_wrong_scale_is_that_scale() -> None:
     mean = images.mean(dim=0)
     assert measure(images, mean + 8 * (images - mean), batch=7)["norm_ratio"] == pytest.approx(8, rel=1e-5)
     assert measure(images, images)["norm_ratio"] == pytest.approx(1, rel=1e-12)
+
+
+def test_the_standard_error_of_fvu_is_that_of_the_mean_error() -> None:
+    images = random_images(50, 1, 4, 4)
+    noise = random_images(50, 1, 4, 4, seed=1)
+    found = measure(images, images + noise, batch=7)
+    errors = noise.double().square().mean(dim=(1, 2, 3)).numpy()
+    assert found["fvu_se"] / found["fvu"] == pytest.approx(scipy.stats.sem(errors) / errors.mean())
+    assert measure(images, images.clone())["fvu_se"] == 0
+    assert measure(torch.eye(4)[None, None], torch.zeros(1, 1, 4, 4))["mse"] == 0.25  # one image: no error, no warning
 
 
 def test_fvu_is_undefined_without_variance() -> None:

@@ -14,6 +14,7 @@ from aetool.data.dataset import Dataset, Split
 from aetool.data.images import SplitImages
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError, poll_signals
+from aetool.measures.statistics import accuracy_error
 from aetool.models.base import BATCH
 from aetool.models.classifier import Classifier
 from aetool.models.taps import pooled, tapped
@@ -55,6 +56,7 @@ def finetune(
     trainer.model.load_state_dict(best.model())
     assert dataset.test.labels is not None
     logits, train = _logits(trainer, dataset.test), trainer.batches.train
+    metrics["val/accuracy_se"] = accuracy_error(metrics["val/accuracy"], len(trainer.batches.val.images))
     metrics["labels"] = len(train.images)
     metrics["parameters"] = sum(parameter.numel() for parameter in trainer.parameters)
     metrics["mean/test/accuracy"] = _majority(train, dataset.test)

@@ -35,7 +35,7 @@ def test_train_leaves_what_the_readme_promises(workplace, aetool):
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["step"]) == ("completed", 12)
     assert {"pretrain", "evaluate", "probe-linear"} == set(metrics(run))
-    figures = {"atoms.png", "loss.png", "reconstructions.png", "singular_values.png"}
+    figures = {"atoms.png", "firing_frequency.png", "loss.png", "reconstructions.png", "singular_values.png"}
     assert {path.name for path in (run / "figures").iterdir()} == figures
     assert list(run.glob("probe-linear-*/confusion-code.png"))
     assert list(run.glob("evaluate-*/errors.png"))

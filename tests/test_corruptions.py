@@ -155,7 +155,7 @@ def gains(model: nn.Module, images: Tensor, *levels: float) -> dict[str, float]:
     trained = Trained(model, preprocessing, (2, 8, 8), Checkpoint(Path(), {}))
     split = Split(images, None)
     dataset = Dataset(split, split, split, 0, [], "")
-    return denoising(trained, dataset, Gaussian, levels, torch.device("cpu"))
+    return denoising(trained, dataset, Gaussian, {f"{level:g}": level for level in levels}, torch.device("cpu"))
 
 
 def test_the_identity_gains_nothing():

@@ -1,15 +1,22 @@
 """What an evaluation measures beside reconstruction: sensitivity, compression, denoising, likelihood, warnings."""
 
+import itertools
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from conftest import TINY, dataset_of, only_run
+from conftest import TINY, dataset_of, only_run, run_in
+from torchmetrics.functional.image import peak_signal_noise_ratio
 
 import aetool as package
+from aetool.config.schema import PenaltyConfig
+from aetool.data.corruptions import Masking
 from aetool.evaluation.catalogue import PROTOCOL
-from aetool.randomness import subset
+from aetool.evaluation.diagnosis import degenerate
+from aetool.evaluation.session import Session
+from aetool.randomness import generator, subset
 from aetool.storage.folder import RunFolder
 
 
@@ -38,15 +45,92 @@ def test_every_run_is_compressed(aetool, workplace):
     assert not [key for key in found if key.startswith("denoising")]
 
 
-def test_a_denoising_run_is_measured_at_levels_it_was_not_trained_at(aetool, workplace):
+def test_a_denoising_run_is_measured_at_its_level_and_at_others(aetool, workplace):
     assert aetool("train", *TINY, "corruption=masking", "corruption.level=0.8").code == 0
-    levels = {key.split("/")[1] for key in evaluated(workplace) if key.startswith("denoising")}
-    assert levels == {"0.4", "1"}  # half of it, and one and a half times, which is above the range of a share
+    found = evaluated(workplace)
+    levels = {key.split("/")[1] for key in found if key.startswith("denoising")}
+    assert levels == {
+        "trained",
+        "0.4",
+        "1",
+    }  # half of it, and one and a half times, which is above the range of a share
+    run = package.load(only_run(workplace))
+    images = dataset_of(run.config).test.images
+    corrupted = Masking(0.8)(images / 255, generator(0, "denoising", 0))
+    psnr = [peak_signal_noise_ratio(x.clamp(0, 1), images / 255, data_range=1.0, reduction="none", dim=(1, 2, 3)).mean()
+            for x in (corrupted, run.reconstruct(corrupted))]  # fmt: skip
+    assert found["denoising/trained/psnr_gain"] == pytest.approx((psnr[1] - psnr[0]).item(), rel=1e-4)
 
 
-def test_the_level_of_training_is_not_held_out(aetool, workplace):
+def test_the_level_of_training_is_measured_once(aetool, workplace):
     assert aetool("train", *TINY, "corruption=masking", "corruption.level=1").code == 0
-    assert {key.split("/")[1] for key in evaluated(workplace) if key.startswith("denoising")} == {"0.5"}
+    assert {key.split("/")[1] for key in evaluated(workplace) if key.startswith("denoising")} == {"trained", "0.5"}
+
+
+def test_firing_frequencies_are_those_of_the_training_images(aetool, workplace, shown):
+    words = [word for word in TINY if not word.startswith("model")]
+    words += ["model=topk", "model.k=2", "model.code_size=40", "evaluation.firing_images=50"]
+    assert aetool("train", *words).code == 0
+    found, run = evaluated(workplace), package.load(only_run(workplace))
+    images = dataset_of(run.config).train.images
+    active = run.encode(images[subset(len(images), 50)]) != 0
+    assert 0 < found["train/rare_fraction"] < 1
+    assert found["train/l0"] == pytest.approx(active.float().sum(1).mean().item())
+    assert found["train/dead_fraction"] == pytest.approx((~active.any(0)).float().mean().item())
+    assert found["train/rare_fraction"] == pytest.approx((active.float().mean(0) < 1e-3).float().mean().item())
+    assert (only_run(workplace) / "figures" / "firing_frequency.png").stat().st_size > 1000
+    assert {"firing_frequency", "evaluate/train/dead_fraction"} <= shown(only_run(workplace)).keys()
+
+
+@pytest.mark.parametrize("words", [["evaluation.firing_images=0"], ["model.code_activation=identity"]])
+def test_no_frequencies_are_counted_where_none_is_asked_for_or_no_unit_is_ever_off(aetool, workplace, words):
+    assert aetool("train", *TINY, *words).code == 0
+    assert not [key for key in evaluated(workplace) if key.startswith("train/")]
+    assert not (only_run(workplace) / "figures" / "firing_frequency.png").exists()
+
+
+def test_the_size_of_reconstructions_before_and_after_training(aetool, workplace):
+    assert aetool("train", *TINY, "baselines=true").code == 0
+    found, directory = evaluated(workplace), only_run(workplace)
+    session = Session(run_in(directory), run_in(directory).config)
+    images = session.dataset.val.images / 255
+    for network, ratio in (
+        (session.trained, found["val/norm_ratio"]),
+        (session.untrained(), found["untrained/val/norm_ratio"]),
+    ):
+        with torch.no_grad():
+            output = network.model(network.preprocessing.to_input(images * 255)).reconstruction
+        output = network.preprocessing.to_pixels(output)
+        mean = images.mean(0)
+        assert ratio == pytest.approx(((output - mean).norm() / (images - mean).norm()).item(), rel=1e-4)
+    assert found["pca/val/norm_ratio"] == pytest.approx(found["pca/val/explained_variance"] ** 0.5, rel=0.05)
+
+
+def test_a_masked_run_has_the_error_of_hidden_and_of_visible_patches(aetool, workplace):
+    sizes = [
+        "patch_size=4",
+        "code_size=8",
+        "depth=1",
+        "heads=2",
+        "decoder_width=8",
+        "decoder_depth=1",
+        "mask_ratio=0.5",
+    ]
+    words = [word for word in TINY if not word.startswith("model.")]
+    assert aetool("train", *words, "model=masked", *(f"model.{size}" for size in sizes)).code == 0
+    found, run = evaluated(workplace), package.load(only_run(workplace))
+    pixels = dataset_of(run.config).val.images / 255
+    with torch.no_grad():
+        output = run.model(run.preprocessing.to_input(pixels * 255), generator(0, "mask", 0))
+    errors = (run.preprocessing.to_pixels(output.reconstruction) - pixels).square().squeeze(1)
+    hidden, visible = [], []
+    for image, code in zip(errors, output.code, strict=True):
+        for row, column in itertools.product((0, 1), (0, 1)):
+            patch = image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+            (visible if code[:, row, column].any() else hidden).append(patch.mean().item())
+    assert len(hidden) == len(visible) == 2 * len(pixels)
+    assert found["val/hidden_mse"] == pytest.approx(np.mean(hidden), rel=1e-5)
+    assert found["val/visible_mse"] == pytest.approx(np.mean(visible), rel=1e-5)
 
 
 def test_a_variational_run_has_likelihood_bounds(aetool, workplace):
@@ -54,6 +138,8 @@ def test_a_variational_run_has_likelihood_bounds(aetool, workplace):
     found = evaluated(workplace)
     assert found["likelihood/nll"] <= -found["likelihood/elbo"] + 1e-6
     assert found["likelihood/active_units"] == 0
+    assert found["rate_distortion/rate_nats"] < 0.1 < found["rate_distortion/distortion_nats"]
+    assert (only_run(workplace) / "figures" / "kl.png").stat().st_size > 1000
     assert "posterior collapse" in said.out
     assert "penalty.weight" in said.out
 
@@ -63,6 +149,19 @@ def test_a_missed_target_of_active_units_is_warned_about(aetool, workplace):
     said = aetool("train", *TINY, *words)
     assert evaluated(workplace)["val/l0"] > 1.1
     assert "warning: penalty.target_l0=1: " in said.out
+
+
+def test_a_target_met_on_train_alone_is_overfitting():
+    penalty = PenaltyConfig(weight=0.1, warmup=0.0, target_l0=20.0, terms={})
+    healthy = {"val/dead_fraction": 0.0, "val/code_std": 1.0, "val/explained_variance": 0.5}
+    for found, said in (
+        ({"train/l0": 20.4, "val/l0": 35.0}, "35.0 units are active on validation, 20.4 on train: the network has"),
+        ({"train/l0": 34.0, "val/l0": 35.0}, "raise trainer.epochs, or start from a larger penalty.weight"),
+        ({"train/l0": 3.0, "val/l0": 3.5}, "raise trainer.epochs, or start from a smaller penalty.weight"),
+    ):
+        (warning,) = degenerate(healthy | found, penalty)
+        assert said in warning
+    assert degenerate(healthy | {"train/l0": 35.0, "val/l0": 21.0}, penalty) == []
 
 
 @pytest.mark.parametrize(

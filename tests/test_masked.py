@@ -65,6 +65,7 @@ def test_masked_at_any_image_shape(shape, normalize_target):
     torch.testing.assert_close(output.reconstruction, model.decode(output.code))
     torch.testing.assert_close(output.extras["pooled"], output.code.mean((2, 3)))
     assert torch.equal(output.extras["pixel_weight"], torch.ones(4, 1, *shape[1:]))
+    assert torch.equal(output.extras["hidden"], torch.zeros(4, 1, *shape[1:]))
     assert model.atoms().shape == (8, shape[0], 3, 3)
 
     noisy = model(x, noise())
@@ -104,6 +105,7 @@ def test_hidden_pixels_do_not_reach_the_encoder():
     output = model(x, noise())
     hidden = hidden_patches(output, 3)
     mask = hidden.unflatten(1, (2, 3)).repeat_interleave(3, 1).repeat_interleave(3, 2).unsqueeze(1)
+    assert torch.equal(output.extras["hidden"], mask.float())
     changed = model(torch.where(mask, torch.randn(x.shape), x), noise())
     torch.testing.assert_close(changed.code, output.code, rtol=0, atol=0)
     torch.testing.assert_close(changed.reconstruction, output.reconstruction, rtol=0, atol=0)

@@ -7,7 +7,7 @@ import scipy.stats
 import torch
 from torch import Tensor, nn
 
-from aetool.measures.code import CodeStatistics
+from aetool.measures.code import CodeStatistics, FiringFrequency, firing_metrics
 from aetool.measures.cost import cost, images_per_second
 from aetool.measures.reconstruction import PSNR_CAP, ReconstructionMetrics, ssim
 from aetool.models.base import AutoencoderOutput
@@ -29,6 +29,7 @@ def test_the_mean_image_explains_nothing() -> None:
     found = measure(images, images.double().mean(dim=0, keepdim=True).expand_as(images))
     assert found["fvu"] == pytest.approx(1, abs=1e-12)
     assert found["explained_variance"] == pytest.approx(0, abs=1e-12)
+    assert found["norm_ratio"] == pytest.approx(0, abs=1e-6)
 
 
 def test_a_perfect_reconstruction_explains_everything() -> None:
@@ -45,6 +46,15 @@ def test_fvu_of_an_error_of_known_size() -> None:
     found = measure(images, images + 0.25)
     assert found["mse"] == 0.25**2
     assert found["fvu"] == 0.25**2 / 0.25
+    # Around the mean 0.5, reconstructions are at -0.25 and 0.75, images at ±0.5.
+    assert found["norm_ratio"] == pytest.approx(math.sqrt((0.25**2 + 0.75**2) / (2 * 0.5**2)))
+
+
+def test_the_norm_ratio_of_a_wrong_scale_is_that_scale() -> None:
+    images = random_images(50, 3, 8, 8)
+    mean = images.mean(dim=0)
+    assert measure(images, mean + 8 * (images - mean), batch=7)["norm_ratio"] == pytest.approx(8, rel=1e-5)
+    assert measure(images, images)["norm_ratio"] == pytest.approx(1, rel=1e-12)
 
 
 def test_the_standard_error_of_fvu_is_that_of_the_mean_error() -> None:
@@ -59,7 +69,9 @@ def test_the_standard_error_of_fvu_is_that_of_the_mean_error() -> None:
 
 def test_fvu_is_undefined_without_variance() -> None:
     images = random_images(1, 1, 8, 8).expand(5, 1, 8, 8)
-    assert math.isnan(measure(images, images + 0.1)["fvu"])
+    found = measure(images, images + 0.1)
+    assert math.isnan(found["fvu"])
+    assert math.isnan(found["norm_ratio"])
 
 
 def test_nothing_depends_on_the_batch_size_or_a_short_last_batch() -> None:
@@ -157,6 +169,19 @@ def test_code_statistics_by_hand(batch: int, shape: tuple[int, ...]) -> None:
             "code_std": math.sqrt(sum(variances) / 4),
         }
     )
+
+
+@pytest.mark.parametrize("batch", [1, 300])
+def test_firing_frequencies_by_hand(batch: int) -> None:
+    code = torch.zeros(2000, 4)
+    code[:, 0], code[7, 1], code[:2, 2] = -1.0, 5.0, 3.0
+    frequency = FiringFrequency()
+    for part in code.unflatten(1, (2, 2, 1)).split(batch):
+        frequency.update(part)
+    assert frequency.compute().tolist() == [1, 1 / 2000, 1e-3, 0]
+    assert firing_metrics(frequency.compute()) == {"dead_fraction": 0.25, "rare_fraction": 0.5}
+    with pytest.raises(ValueError, match="no codes"):
+        FiringFrequency().compute()
 
 
 def test_a_dense_code_has_an_l0_of_its_size_and_a_constant_code_no_spread() -> None:

@@ -214,6 +214,7 @@ def test_a_run_measures_patches_and_classifies_images(words, aetool, workplace):
     assert 0 < metrics["evaluate"]["test/fvu"] < 1.5
     assert metrics["evaluate"]["code_size"] == 6
     assert "test/psnr" not in metrics["evaluate"]
+    assert metrics["evaluate"]["train/dead_fraction"] < 1
     assert metrics["probe-ridge"]["code/test/accuracy"] > 0.5
     assert (run / "figures" / "atoms.png").exists()
     assert not (run / "figures" / "reconstructions.png").exists()

@@ -12,6 +12,7 @@ from aetool.evaluation.feature_cache import FeatureCache
 from aetool.evaluation.features import Views, encoder, features
 from aetool.models.conv import Conv
 from aetool.models.taps import choose_taps, pooled
+from aetool.models.wta import WTA, ConvWTA
 from aetool.randomness import generator
 from aetool.training.assembly import Network
 
@@ -56,6 +57,17 @@ def test_the_code_and_the_feature_map_are_probed_where_nothing_is_said(network: 
     assert choose_taps(network.model, network.preprocessing.to_input(IMAGES[:2]), ["encoder.0"]) == ["encoder.0"]
     map_is_code = Network(Conv([1, 8, 8], [3], None, "identity").eval(), network.preprocessing)
     assert choose_taps(map_is_code.model, map_is_code.preprocessing.to_input(IMAGES[:2]), None) == ["code"]
+
+
+@pytest.mark.parametrize("model", [WTA([1, 8, 8], 6, 0.5, 0.1), ConvWTA([1, 8, 8], [], 6, 3, 3, 0.5, 0.1)])
+@torch.no_grad()
+def test_winner_take_all_codes_are_also_probed_before_winners_are_taken(network: Network, model: WTA | ConvWTA):
+    model.winners.threshold.fill_(0.1)
+    own = Network(model.eval(), network.preprocessing)
+    assert choose_taps(own.model, own.preprocessing.to_input(IMAGES[:2]), None) == ["code", "relu_code"]
+    code, relu_code = (encoder(own, tap)(IMAGES[:3]) for tap in ("code", "relu_code"))
+    assert (relu_code != 0).sum() > (code != 0).sum()
+    assert torch.equal(code[code != 0], relu_code[code != 0])
 
 
 @pytest.mark.parametrize("taps", [["cod"], []])

@@ -282,7 +282,7 @@ class TestConvWTA:
         with torch.no_grad():
             model.encoder[4].bias.add_(1)
         output = model(torch.randn(16, 3, 8, 8))
-        code, maps = output.code.flatten(2), output.extras["feature_map"].flatten(2)
+        code, maps = output.code.flatten(2), output.extras["relu_code"].flatten(2)
         assert output.code.shape == (16, 6, 8, 8)
         for channel in range(6):
             best = maps[:, channel].amax(1)

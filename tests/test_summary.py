@@ -28,7 +28,7 @@ EVALUATION = {
     "test/psnr": 20.0,
     "test/explained_variance": 0.8125,
     "test/l0": 12.5,
-    "test/dead_fraction": 0.25,
+    "train/dead_fraction": 0.25,
     "parameters": 132160.0,
     "val/intrinsic_dimension": 4.0,
     "pixels/val/intrinsic_dimension": 6.5,
@@ -85,7 +85,7 @@ class TestSummary:
         assert words(lines, "linear probe accuracy, test") == accuracies
         assert words(lines, "explained variance, test") == ["0.8125", "0.9000", "-0.0010"]
         assert words(lines, "active units (L0), test") == ["12.5"]
-        assert words(lines, "dead units, test") == ["25.0%"]
+        assert words(lines, "dead units, train") == ["25.0%"]
         assert words(lines, "parameters") == ["132,160"]
         assert "PSNR" not in "".join(lines)
 
@@ -130,6 +130,14 @@ class TestTables:
         lines = printed(print_evaluation, "sparse", EVALUATION)
         assert words(lines, "intrinsic dimension, validation") == ["4.00", "6.50"]
         assert words(lines, "PSNR gain, noise 0.1, dB") == ["3.50"]
+
+    def test_the_start_of_training_stands_beside_its_end_and_other_noise_beside_that_of_training(self):
+        ratios = {"val/norm_ratio": 0.9, "untrained/val/norm_ratio": 8.0}
+        gains = {"denoising/trained/psnr_gain": 4.5, "denoising/0.1/psnr_gain": 3.5}
+        lines = printed(print_evaluation, "sparse", ratios | gains)
+        assert words(lines, "‖x̂ - x̄‖ / ‖x - x̄‖, validation") == ["0.9", "8"]
+        assert words(lines, "PSNR gain at the noise level of training, test, dB") == ["4.50"]
+        assert len([line for line in lines if "PSNR gain" in line]) == 2
 
     def test_a_model_with_the_name_of_a_baseline(self):
         (heads,) = [line.split() for line in printed(print_probe, "pixels", "probe-linear", PROBE) if "PCA-61" in line]

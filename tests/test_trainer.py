@@ -46,6 +46,63 @@ def test_pinned_loss_curve(trainer):
     assert losses[-1] < losses[0]
 
 
+TOPK = ("model=topk", "model.k=1", "model.code_size=60")
+
+
+class TestDeadUnits:
+    """Units that were not active in any step of an epoch."""
+
+    @staticmethod
+    def dead(made) -> list[float]:
+        return [row["train/dead_fraction"] for row in rows(made) if "train/dead_fraction" in row]
+
+    @pytest.fixture
+    def make(self, workplace):
+        def trainer(*model: str):
+            words = [word for word in TINY if not word.startswith("model")]
+            config = compose_one("train", TrainConfig, [*words, *(model or TOPK)]).config
+            (workplace / "run").mkdir(exist_ok=True)
+            return make_trainer(Run(workplace / "run", config), dataset_of(config), torch.device("cpu"))
+
+        return trainer
+
+    def test_they_are_those_of_the_codes_of_its_steps(self, make):
+        made, active = make(), []
+        own = made.objective.observe
+
+        def observe(model, output):
+            active.append((output.code != 0).any(0))
+            own(model, output)
+
+        made.objective.observe = observe
+        made.fit()
+        expected = [1 - torch.stack(active[first : first + 4]).any(0).float().mean().item() for first in (0, 4, 8)]
+        assert self.dead(made) == pytest.approx(expected)
+        assert 0 < expected[0] < 1
+        made.journal.record.close()
+
+    @pytest.mark.parametrize("forgotten", [False, True])
+    def test_an_epoch_that_was_interrupted_is_counted_as_a_whole(self, make, forgotten):
+        whole = make()
+        whole.fit()
+        expected = self.dead(whole)
+        whole.journal.record.close()
+        made = make()
+        made.restore(made.journal.checkpoints.at(10))  # in the middle of the third epoch
+        if forgotten:
+            made.objective.code_sum.zero_()
+        made.fit()
+        assert self.dead(made)[:2] == expected[:2]
+        assert (self.dead(made) == expected) is not forgotten
+        made.journal.record.close()
+
+    def test_a_network_without_steps_has_none(self, make):
+        made = make("model=pixels")
+        made.fit()
+        assert self.dead(made) == []
+        made.journal.record.close()
+
+
 def test_rows_hold_every_term(trainer):
     made = trainer("penalty=l1")
     made.fit()

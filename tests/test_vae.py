@@ -11,10 +11,11 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from aetool.config.compose import compose_one
 from aetool.config.schema import TrainConfig
+from aetool.data.images import SplitImages
 from aetool.data.preprocessing import Preprocessing
 from aetool.evaluation.diagnosis import collapsed_posterior
 from aetool.losses import BCE, Gaussian
-from aetool.measures.likelihood import divergence, likelihood, log_weights
+from aetool.measures.likelihood import divergence, likelihood, log_weights, rate_distortion
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.models.vae import ConvVAE, DenseVAE
 from aetool.penalties.variational import KL
@@ -181,6 +182,12 @@ def test_the_elbo_is_the_analytic_one():
     torch.testing.assert_close(elbo, expected.double(), atol=0.1, rtol=0)
 
 
+def bounds(model: torch.nn.Module, preprocessing: Preprocessing, images: SplitImages, samples: int) -> dict[str, float]:
+    """Those of `likelihood`, with the sigma of the same images."""
+    sigma = rate_distortion(model, preprocessing, images, seeded()).sigma
+    return likelihood(model, preprocessing, images, sigma, samples, seeded())
+
+
 class Constant(torch.nn.Module):
     """A decoder that ignores its code and a posterior that is the prior: every bound is exact."""
 
@@ -199,7 +206,7 @@ class Constant(torch.nn.Module):
 def test_bernoulli_likelihood_is_that_of_scipy():
     logits = torch.randn(1, 6, 4, generator=seeded())
     images = torch.randint(0, 2, (250, 1, 6, 4), generator=seeded(1)).to(torch.uint8) * 255  # nothing to binarise
-    found = likelihood(Constant(logits), Preprocessing((0.0,), (1.0,), True), images, images, 3, seeded())
+    found = bounds(Constant(logits), Preprocessing((0.0,), (1.0,), True), images, 3)
     p = 1 / (1 + np.exp(-logits.double().numpy()))
     expected = scipy.stats.bernoulli.logpmf(images.numpy() // 255, p).sum((1, 2, 3)).mean()
     assert found["nll"] == pytest.approx(-expected, rel=1e-5)
@@ -212,7 +219,7 @@ def test_bernoulli_likelihood_is_that_of_scipy():
 def test_grey_images_are_binarised_by_their_levels():
     images = torch.full((1200, 1, 3, 4), 51, dtype=torch.uint8)  # ones with probability 0.2
     model = Constant(torch.full((1, 3, 4), math.log(0.3 / 0.7)))
-    found = likelihood(model, Preprocessing((0.0,), (1.0,), True), images, images, 1, seeded())
+    found = bounds(model, Preprocessing((0.0,), (1.0,), True), images, 1)
     assert found["nll"] == pytest.approx(-12 * (0.2 * math.log(0.3) + 0.8 * math.log(0.7)), rel=0.03)
     assert found["nll_images"] == 1000
 
@@ -221,7 +228,7 @@ def test_colour_pixels_are_gaussian_around_the_sigmoid_of_logits():
     logits = torch.randn(2, 3, 4, generator=seeded())
     noise = 20 * torch.randn(500, 2, 3, 4, generator=seeded(1))
     images = (255 * logits.sigmoid() + noise).clamp(0, 255).round().to(torch.uint8)
-    found = likelihood(Constant(logits), Preprocessing((0.0,) * 2, (1.0,) * 2, True), images, images, 1, seeded())
+    found = bounds(Constant(logits), Preprocessing((0.0,) * 2, (1.0,) * 2, True), images, 1)
     pixels, mean = images.numpy() / 255, logits.sigmoid().numpy()
     sigma = np.sqrt(((pixels - mean) ** 2).mean())
     assert found["sigma"] == pytest.approx(sigma, rel=0.01)
@@ -236,7 +243,7 @@ def test_bits_per_dim_count_grey_levels():
     pixels = np.stack([random.normal(100, 12, (500, 4, 4)), random.normal(150, 24, (500, 4, 4))], axis=1).round()
     images = torch.tensor(pixels).to(torch.uint8)
     preprocessing = Preprocessing.fit(images, standardize=True, logits=False)
-    found = likelihood(Constant(torch.zeros(2, 4, 4)), preprocessing, images, images, 2, seeded())
+    found = bounds(Constant(torch.zeros(2, 4, 4)), preprocessing, images, 2)
     std = 255 * np.array(preprocessing.std)
     assert found["sigma"] == pytest.approx(1, abs=0.01)
     channels = [scipy.stats.norm(255 * preprocessing.mean[c], std[c]) for c in range(2)]
@@ -247,16 +254,59 @@ def test_bits_per_dim_count_grey_levels():
     assert found["nll"] == pytest.approx(32 * density.mean(), rel=0.01)
 
 
+@pytest.mark.parametrize(("channels", "logits"), [(1, True), (2, True), (2, False)])
+def test_rate_and_distortion_are_those_of_torch_and_scipy(channels, logits):
+    torch.manual_seed(0)
+    model = DenseVAE((channels, 3, 4), [], 5, "relu").eval()
+    with torch.no_grad():
+        model.posterior.weight.mul_(2)
+    images = (
+        torch.randint(0, 2, (5000, channels, 3, 4), generator=seeded(1)).to(torch.uint8) * 255
+    )  # nothing to binarise
+    preprocessing = Preprocessing.fit(images, standardize=not logits, logits=logits)
+    found = rate_distortion(model, preprocessing, images, seeded())
+    x, nats, errors = preprocessing.to_input(images), [], []
+    with torch.no_grad():
+        extras = model(x).extras
+        units = kl_of(extras["mean"], extras["log_variance"]).mean(0)
+        for seed in range(3):
+            output = model(x, seeded(seed)).reconstruction
+            errors.append((preprocessing.to_pixels(output) - images / 255).square().mean().item())
+            mean = output.double().sigmoid() if logits else output
+            if channels == 1:
+                log = scipy.stats.bernoulli.logpmf(x.numpy(), mean.numpy())
+            else:
+                log = scipy.stats.norm.logpdf(x.numpy(), mean.numpy(), found.sigma)
+                assert found.sigma == pytest.approx((x - mean).square().mean().sqrt().item(), rel=0.03)
+            nats.append(-log.sum() / len(images))
+    torch.testing.assert_close(found.kl, units.double(), rtol=1e-5, atol=1e-6)
+    metrics = found.metrics()
+    assert metrics["rate_nats"] == pytest.approx(units.sum().item(), rel=1e-5)
+    assert metrics["rate_bits"] == pytest.approx(math.log2(math.e) * units.sum().item(), rel=1e-5)
+    assert metrics["distortion_nats"] == pytest.approx(np.mean(nats), rel=0.03)
+    assert metrics["distortion_mse"] == pytest.approx(np.mean(errors), rel=0.03)
+
+
+def test_rate_and_distortion_sum_up_to_minus_the_elbo():
+    torch.manual_seed(0)
+    model = DenseVAE((1, 4, 4), [], 5, "relu").eval()
+    images = torch.randint(0, 256, (700, 1, 4, 4), generator=seeded(), dtype=torch.uint8)
+    preprocessing = Preprocessing((0.0,), (1.0,), True)
+    point = rate_distortion(model, preprocessing, images, seeded())
+    elbo = bounds(model, preprocessing, images, 20)["elbo"]
+    assert point.rate + point.distortion == pytest.approx(-elbo, rel=0.01)
+
+
 def test_active_units_vary_with_the_image():
     model = DenseVAE((1, 4, 4), [], 5, "relu")
     with torch.no_grad():
         model.posterior.weight[2:5].zero_()
     images = torch.randint(0, 256, (64, 1, 4, 4), generator=seeded(), dtype=torch.uint8)
     preprocessing = Preprocessing.fit(images, standardize=True, logits=False)
-    found = likelihood(model, preprocessing, images, images, 2, seeded())
+    found = bounds(model, preprocessing, images, 2)
     assert found["active_units"] == 2
     assert found["elbo"] <= -found["nll"]
-    assert found == likelihood(model, preprocessing, images, images, 2, seeded())
+    assert found == bounds(model, preprocessing, images, 2)
 
 
 def test_collapse_names_the_keys():
@@ -292,8 +342,6 @@ def test_training_raises_the_bound(workplace):
         trainer.train_step(trainer.batches.training(torch.arange(64), step))
     trainer.journal.record.close()
     after = trainer.evaluate(dataset.val)
-    found = likelihood(
-        trainer.model.eval(), trainer.batches.preprocessing, dataset.val.images, dataset.val.images, 200, seeded()
-    )
+    found = bounds(trainer.model.eval(), trainer.batches.preprocessing, dataset.val.images, 200)
     assert after["loss"] < 0.95 * before["loss"]
     assert -found["elbo"] / 64 == pytest.approx(after["loss"], rel=0.05)

@@ -135,6 +135,7 @@ class EvaluationConfig(Node):
     denoising_levels: list[PositiveFloat]  # multiples of corruption.level
     importance_samples: PositiveInt
     jacobian_images: PositiveInt
+    firing_images: NonNegativeInt
     geometry_images: NonNegativeInt
     neighbors: PositiveInt
     atlas_units: NonNegativeInt

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from aetool.data.grid import grid, reconstruction_rows
 from aetool.evaluation import figures, pictures
@@ -11,6 +12,7 @@ from aetool.evaluation.atlas import Atlas, decoder_responses, write_atlas
 from aetool.evaluation.background import Figure
 from aetool.evaluation.metrics import Evaluation, Sensitivity, projected
 from aetool.evaluation.session import Session
+from aetool.measures.code import RARE, firing_metrics
 from aetool.randomness import subset
 
 
@@ -62,6 +64,24 @@ def draw_atlas(session: Session, result: Evaluation, units: Atlas, count: int, t
     )
     cells = pictures.atlas_cells(responses, best)
     return session.figures.draw(figures.save_atlas, session.figure("atlas.png"), cells, labels, title)
+
+
+def draw_firing_frequency(session: Session, frequency: Tensor, images: int) -> Figure:
+    """How often each unit is active, of the frequencies (units,) on up to so many training images."""
+    counted = min(images, len(session.dataset.train.images))
+    fractions = firing_metrics(frequency)
+    title = (
+        f"{session.run.directory.name}, {counted:,} training images\n{fractions['dead_fraction']:.1%} of units dead, "
+        f"{fractions['rare_fraction']:.1%} dead or active on under {RARE:.1%} of images"
+    )
+    path = session.figure("firing_frequency.png")
+    return session.figures.draw(figures.save_firing_frequency, path, frequency.numpy(), RARE, title)
+
+
+def draw_kl(session: Session, kl: Tensor) -> Figure:
+    """The mean KL of each unit on the validation images, nats, (units,)."""
+    title = f"{session.run.directory.name}, validation images: {kl.sum():.4g} nats in {len(kl)} units"
+    return session.figures.draw(figures.save_kl, session.figure("kl.png"), kl.cpu().numpy(), title)
 
 
 class Projection(NamedTuple):

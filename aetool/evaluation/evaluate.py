@@ -2,16 +2,31 @@
 
 import logging
 import math
+from typing import NamedTuple
+
+from torch import Tensor
 
 from aetool.config.schema import EvaluationConfig, TrainConfig
 from aetool.evaluation import drawing
-from aetool.evaluation.atlas import atlas
+from aetool.evaluation.atlas import Atlas, atlas
+from aetool.evaluation.background import Figure
 from aetool.evaluation.catalogue import PROTOCOL, tensorboard_headlines
 from aetool.evaluation.diagnosis import collapsed_posterior, degenerate
 from aetool.evaluation.family import family_metrics
 from aetool.evaluation.measurement import Measurement, best_step
-from aetool.evaluation.metrics import LARGEST_MAP, geometry, patch_metrics, sensitivity, split_metrics
+from aetool.evaluation.metrics import (
+    LARGEST_MAP,
+    Evaluation,
+    Sensitivity,
+    firing_frequency,
+    geometry,
+    initial_norm_ratio,
+    patch_metrics,
+    sensitivity,
+    split_metrics,
+)
 from aetool.evaluation.session import Session
+from aetool.measures.code import firing_metrics
 from aetool.storage.record import Events
 from aetool.storage.run import Run
 
@@ -46,37 +61,31 @@ def evaluate(
     return metrics
 
 
+class _Found(NamedTuple):
+    metrics: dict[str, float]
+    warnings: list[str]
+    result: Evaluation
+    jacobian: Sensitivity
+    units: Atlas | None
+    frequency: Tensor | None  # (units,) see `firing_frequency`
+    kl: Tensor | None  # (units,) see `FamilyMetrics`
+
+
 def _measure(session: Session, settings: EvaluationConfig, baselines: bool) -> dict[str, float]:
     if session.trained.model.traits.patches:
         return _measure_patches(session, settings, baselines)
-    run, dataset, device = session.run, session.dataset, session.device
+    run = session.run
     target = measurement(run, settings, baselines, session.step)
-    result = split_metrics(session.trained, dataset, device)
-    jacobian = sensitivity(session.trained, dataset, settings.jacobian_images, device)
-    metrics = {"protocol": PROTOCOL, **result.metrics, "code_size": result.code_size}
-    metrics |= {"val/jacobian_norm": jacobian.norm, "val/relative_jacobian": jacobian.relative}
-    metrics |= family_metrics(session, settings)
-    warnings: list[str] = []
-    if settings.geometry_images:
-        counts = (settings.geometry_images, settings.neighbors)
-        metrics |= geometry(session.trained, dataset, *counts, device)
-        if math.prod(dataset.image_shape) > LARGEST_MAP:
-            warnings.append(f"geometry metrics compare codes with images pooled to at most {LARGEST_MAP} values")
-    units = atlas(result.activations, dataset.val.labels) if settings.atlas_units else None
-    if units is not None:
-        metrics |= {f"val/{key}": value for key, value in units.metrics().items()}
-    warnings += degenerate(metrics, run.config.penalty)
-    if "likelihood/active_units" in metrics:
-        warnings += collapsed_posterior(metrics["likelihood/active_units"], result.code_size)
-    if baselines:
-        metrics |= session.baselines.reconstruction(result.code_size)
-        warnings += session.baselines.warnings
+    metrics, warnings, result, jacobian, units, frequency, kl = _measured(session, settings, baselines)
     pictures = drawing.draw_reconstructions(session, result, target.path("errors.png"))
     drawing.draw_jacobian(session, jacobian)
-    figure = None
+    drawn: dict[str, Figure | None] = {}
     if units is not None:
-        figure = drawing.draw_atlas(session, result, units, settings.atlas_units, target.path("atlas.csv"))
-
+        drawn["atlas"] = drawing.draw_atlas(session, result, units, settings.atlas_units, target.path("atlas.csv"))
+    if frequency is not None:
+        drawn["firing_frequency"] = drawing.draw_firing_frequency(session, frequency, settings.firing_images)
+    if kl is not None:
+        drawn["kl"] = drawing.draw_kl(session, kl)
     codes = drawing.projection(session, settings.projector_images) if settings.projector_images else None
 
     def complete() -> None:  # may run on Ctrl-C: nothing in here polls for signals
@@ -84,7 +93,8 @@ def _measure(session: Session, settings: EvaluationConfig, baselines: bool) -> d
             if codes is not None:
                 events.embedding(*codes)
             events.scalars(session.step, _headlines(metrics))
-            events.images(session.step, pictures | {"atlas": figure.picture() if figure else None})
+            shown = {name: figure.picture() for name, figure in drawn.items() if figure is not None}
+            events.images(session.step, {**pictures, **shown})
         run.warn(warnings + events.warnings)
         session.figures.wait()
         target.write(metrics)
@@ -97,6 +107,10 @@ def _measure_patches(session: Session, settings: EvaluationConfig, baselines: bo
     """What the output of a model of patches shows: their reconstructions and codes, the cost, and the atoms."""
     run, target = session.run, measurement(session.run, settings, baselines, session.step)
     metrics = {"protocol": PROTOCOL, **patch_metrics(session.trained, session.dataset, session.device)}
+    if settings.firing_images:
+        frequency = firing_frequency(session.trained, session.dataset, settings.firing_images, session.device)
+        metrics |= {f"train/{key}": value for key, value in firing_metrics(frequency).items()}
+        drawing.draw_firing_frequency(session, frequency, settings.firing_images)
     warnings, pictures = degenerate(metrics, run.config.penalty), drawing.draw_atoms(session)
 
     def complete() -> None:
@@ -109,6 +123,36 @@ def _measure_patches(session: Session, settings: EvaluationConfig, baselines: bo
 
     session.figures.afterwards(complete)
     return metrics
+
+
+def _measured(session: Session, settings: EvaluationConfig, baselines: bool) -> _Found:
+    trained, dataset, device = session.trained, session.dataset, session.device
+    result = split_metrics(trained, dataset, device)
+    jacobian = sensitivity(trained, dataset, settings.jacobian_images, device)
+    family = family_metrics(session, settings)
+    metrics = {"protocol": PROTOCOL, **result.metrics, "code_size": result.code_size}
+    metrics |= {"val/jacobian_norm": jacobian.norm, "val/relative_jacobian": jacobian.relative, **family.metrics}
+    frequency = None
+    if settings.firing_images and metrics["val/active_fraction"] < 1:
+        frequency = firing_frequency(trained, dataset, settings.firing_images, device)
+        metrics |= {f"train/{key}": value for key, value in firing_metrics(frequency).items()}
+    warnings: list[str] = []
+    if settings.geometry_images:
+        metrics |= geometry(trained, dataset, settings.geometry_images, settings.neighbors, device)
+        if math.prod(dataset.image_shape) > LARGEST_MAP:
+            warnings.append(f"geometry metrics compare codes with images pooled to at most {LARGEST_MAP} values")
+    units = atlas(result.activations, dataset.val.labels) if settings.atlas_units else None
+    if units is not None:
+        metrics |= {f"val/{key}": value for key, value in units.metrics().items()}
+    warnings += degenerate(metrics, session.run.config.penalty)
+    if "likelihood/active_units" in metrics:
+        warnings += collapsed_posterior(metrics["likelihood/active_units"], result.code_size)
+    if baselines:
+        metrics |= session.baselines.reconstruction(result.code_size)
+        warnings += session.baselines.warnings
+        if any(parameter.requires_grad for parameter in trained.model.parameters()):
+            metrics["untrained/val/norm_ratio"] = initial_norm_ratio(session.untrained(), dataset, device)
+    return _Found(metrics, warnings, result, jacobian, units, frequency, family.kl)
 
 
 def _headlines(metrics: dict[str, float]) -> dict[str, float]:

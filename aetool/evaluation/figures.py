@@ -54,7 +54,7 @@ def save_traversals(path: Path, picture: Picture, labels: Sequence[str], title: 
 
 def save_curves(path: Path, rows: Sequence[Mapping[str, Any]], title: str, quantity: str = "loss") -> None:
     """Training and validation loss, or another quantity, over the steps, from the rows of metrics.jsonl."""
-    axes = _axes("step", quantity)
+    axes = _axes("step", quantity.replace("_", " "))
     for name, label in ((f"train/{quantity}", "train"), (f"val/{quantity}", "validation")):
         points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
         if points:
@@ -95,6 +95,28 @@ def save_singular_values(path: Path, values: Array, title: str) -> None:
     if values.max() > 0:
         axes.set_yscale("log")
     axes.grid(alpha=0.3)
+    _save(path, axes, title)
+
+
+def save_firing_frequency(path: Path, frequency: Array, rare: float, title: str) -> None:
+    """Histogram of log10 of the fraction of images (units,) on which each unit is active; dead units have a bar of
+    their own, on the left, and a line marks the frequency below which a unit is `rare`."""
+    active, dead = np.log10(frequency[frequency > 0]), int((frequency == 0).sum())
+    lowest = int(np.floor(min(active.min(initial=0), np.log10(rare))))
+    axes = _axes("fraction of training images on which a unit is active", "units")
+    axes.hist(active, bins=np.arange(10 * lowest, 1) / 10)
+    axes.bar_label(axes.bar(lowest - 0.7, dead, width=0.3, color="tab:red"), fontsize=8)
+    axes.axvline(np.log10(rare), color="black", linestyle=":", linewidth=1)
+    exponents = range(lowest, 1)
+    axes.set_xticks([lowest - 0.7, *exponents], ["dead", *(f"{10.0**exponent:g}" for exponent in exponents)])
+    _save(path, axes, title)
+
+
+def save_kl(path: Path, kl: Array, title: str) -> None:
+    """The KL of each unit (units,) in nats, the largest first."""
+    axes = _axes("unit, by KL", "KL(q(h|x) ‖ N(0, 1)), nats")
+    axes.bar(range(1, len(kl) + 1), np.sort(kl)[::-1], width=1.0 if len(kl) > 100 else 0.8)
+    axes.grid(axis="y", alpha=0.3)
     _save(path, axes, title)
 
 

@@ -13,7 +13,7 @@ from aetool.errors import poll_signals
 from aetool.evaluation.atlas import unit_activations
 from aetool.evaluation.features import in_batches
 from aetool.machine import release_memory
-from aetool.measures.code import CodeStatistics
+from aetool.measures.code import CodeStatistics, FiringFrequency
 from aetool.measures.cost import cost, images_per_second
 from aetool.measures.geometry import distances, intrinsic_dimension, silhouette, trustworthiness
 from aetool.measures.jacobian import jacobian_norm, singular_values
@@ -21,10 +21,11 @@ from aetool.measures.reconstruction import ReconstructionMetrics
 from aetool.models.base import Autoencoder
 from aetool.models.taps import pooled
 from aetool.randomness import generator, subset
-from aetool.training.assembly import Trained
+from aetool.training.assembly import Network, Trained
 
 PROBES = 16  # draws an image in the estimate of ‖J‖_F
 PROFILED = 10  # images whose singular values are computed
+INITIAL_IMAGES = 1000  # that the untrained network reconstructs
 LARGEST_CODE = 1024  # numbers in a code whose Jacobian is computed in full
 LARGEST_MAP = 4096  # numbers in a map that is a point; larger ones are average-pooled
 PROJECTED = 50  # dimensions in the projector, which reads the points of all runs at its start
@@ -48,7 +49,7 @@ def split_metrics(trained: Trained, dataset: Dataset, device: torch.device) -> E
     for name, split in (("val", dataset.val), ("test", dataset.test)):
         reconstruction, code = ReconstructionMetrics(), CodeStatistics()
         for images in in_batches(split.images):
-            pixels, output_pixels, codes = _forward(trained, images.to(device))
+            pixels, output_pixels, codes = _forward(trained.network, images.to(device))
             reconstruction.update(pixels, output_pixels)
             code.update(codes)
             if split is dataset.val:
@@ -56,7 +57,7 @@ def split_metrics(trained: Trained, dataset: Dataset, device: torch.device) -> E
                 total = total + codes.sum(0)
         metrics |= {f"{name}/{key}": value for key, value in (reconstruction.compute() | code.compute()).items()}
     metrics |= _cost(trained, dataset, device)
-    pixels, output_pixels, codes = _forward(trained, ten_images(dataset.test).to(device))
+    pixels, output_pixels, codes = _forward(trained.network, ten_images(dataset.test).to(device))
     return Evaluation(
         metrics,
         codes[0].numel(),
@@ -92,6 +93,28 @@ def _cost(trained: Trained, dataset: Dataset, device: torch.device) -> dict[str,
         trained.model, trained.preprocessing.to_input(dataset.test.images[:1000].to(device))
     )
     return metrics
+
+
+@torch.no_grad()
+def initial_norm_ratio(untrained: Network, dataset: Dataset, device: torch.device) -> float:
+    """`norm_ratio` of the untrained network on up to INITIAL_IMAGES validation images, the same for every run."""
+    reconstruction = ReconstructionMetrics()
+    chosen = subset(len(dataset.val.images), INITIAL_IMAGES)
+    for images in in_batches(dataset.val.subset(chosen).images):
+        reconstruction.update(*_forward(untrained, images.to(device))[:2])
+    return reconstruction.compute()["norm_ratio"]
+
+
+@torch.no_grad()
+def firing_frequency(trained: Trained, dataset: Dataset, images: int, device: torch.device) -> Tensor:
+    """(units,) on the CPU: the fraction of so many random training images, the same for every run, on which each unit
+    is active; of their patches for a model of patches."""
+    frequency, model = FiringFrequency(), trained.model
+    chosen = subset(len(dataset.train.images), images)
+    for part in in_batches(dataset.train.subset(chosen).images):
+        x = trained.preprocessing.to_input(part.to(device))
+        frequency.update(model(x).code if model.traits.patches else model.encode(x))
+    return frequency.compute().cpu()
 
 
 def geometry(trained: Trained, dataset: Dataset, images: int, neighbors: int, device: torch.device) -> dict[str, float]:
@@ -203,7 +226,7 @@ def ten_images(split: Split) -> Tensor:
     return split.images[(first + others)[:10]]
 
 
-def _forward(trained: Trained, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _forward(network: Network, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Pixels in [0, 1], their reconstructions and their codes."""
-    output = trained.model(trained.preprocessing.to_input(images))
-    return images.float() / 255, trained.preprocessing.to_pixels(output.reconstruction.float()), output.code.float()
+    output = network.model(network.preprocessing.to_input(images))
+    return images.float() / 255, network.preprocessing.to_pixels(output.reconstruction.float()), output.code.float()

@@ -7,12 +7,43 @@ from torch import Tensor
 
 from aetool.measures.reconstruction import ROUNDING
 
+RARE = 1e-3  # fraction of the images, below which a unit is rarely active
 RANKED_UNITS = 4096  # largest code whose effective rank is that of all its units: the sums take 128 MiB
 
 
 def active_units(code: Tensor) -> Tensor:
     """(B,) int64: the units of each code whose value is not exactly 0."""
     return (code != 0).flatten(1).sum(dim=1)
+
+
+class FiringFrequency:
+    """Fraction of the images on which each unit of codes (B, code_size) is not exactly 0; in a map (B, channels, h, w)
+    every place is a unit."""
+
+    def __init__(self) -> None:
+        self._images = 0
+        self._active = torch.zeros((), dtype=torch.float64)  # (units,) from the first batch on
+
+    @torch.no_grad()
+    def update(self, code: Tensor) -> None:
+        self._images += len(code)
+        self._active = self._active + (code != 0).flatten(1).float().sum(dim=0).double()
+
+    def compute(self) -> Tensor:
+        """(units,) float64 in [0, 1]. Raises ValueError if there were no codes."""
+        if self._images == 0:
+            raise ValueError("no codes seen")
+        return self._active / self._images
+
+
+def firing_metrics(frequency: Tensor) -> dict[str, float]:
+    """Of the frequencies (units,): `dead_fraction` of the units is never active, `rare_fraction` on fewer than 1 in
+    1,000 images, dead units included; `l0` are active on an image."""
+    return {
+        "l0": frequency.sum().item(),
+        "dead_fraction": (frequency == 0).double().mean().item(),
+        "rare_fraction": (frequency < RARE).double().mean().item(),
+    }
 
 
 class EffectiveRank:

@@ -7,6 +7,7 @@ pixels, or that mean in logits (`preprocessing.logits`); for grey images, of one
 import functools
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,39 +18,86 @@ from aetool.data.preprocessing import Preprocessing
 from aetool.models.base import BATCH, Autoencoder
 from aetool.randomness import subset
 
-IMAGES = 1000  # of the test split
+IMAGES = 1000  # whose likelihood is bounded
 ACTIVE = 0.01  # variance over images of a unit's posterior mean, above which it is active (Burda et al. 2016)
+
+
+class RateDistortion(NamedTuple):
+    """A point on the rate-distortion curve (Alemi et al. 2018, "Fixing a broken ELBO"); rate + distortion = -ELBO."""
+
+    kl: Tensor  # (units,) float64: mean KL(q(h_i|x) ‖ N(0, 1)) of each unit, nats
+    distortion: float  # mean -log p(x|h), nats per image
+    mse: float  # squared error per pixel in [0, 1] of the images decoded from h
+    sigma: float | None  # standard deviation of Gaussian pixels, the maximum-likelihood value; None: Bernoulli pixels
+
+    @property
+    def rate(self) -> float:
+        """Mean KL(q(h|x) ‖ N(0, I)), nats per image."""
+        return self.kl.sum().item()
+
+    def metrics(self) -> dict[str, float]:
+        return {
+            "rate_nats": self.rate,
+            "rate_bits": self.rate / math.log(2),
+            "distortion_nats": self.distortion,
+            "distortion_mse": self.mse,
+        }
+
+
+@torch.no_grad()
+def rate_distortion(
+    model: Autoencoder,
+    preprocessing: Preprocessing,
+    images: SplitImages,
+    generator: torch.Generator,
+    poll: Callable[[], None] = lambda: None,
+) -> RateDistortion:
+    """Of uint8 images (N, C, H, W), with one draw h of q(h|x) for each; targets are those of `likelihood`."""
+    bernoulli = _is_bernoulli(preprocessing, images)
+    kl, nats, squares, errors = torch.zeros((), dtype=torch.float64), 0.0, 0.0, 0.0
+    for part in images.split(BATCH):
+        poll()
+        part = part.to(generator.device)
+        output = model(preprocessing.to_input(part), generator).float()
+        target = _target(preprocessing, part, generator)
+        kl = kl + divergence(output.extras["mean"], output.extras["log_variance"]).double().sum(dim=0)
+        if bernoulli:
+            nats -= Bernoulli(logits=output.reconstruction).log_prob(target).double().sum().item()
+        else:
+            mean = output.reconstruction.sigmoid() if preprocessing.logits else output.reconstruction
+            squares += (target - mean).double().square().sum().item()
+        errors += (part / 255 - preprocessing.to_pixels(output.reconstruction)).double().square().sum().item()
+    count, values = len(images), images.shape.numel()
+    sigma = None if bernoulli else math.sqrt(squares / values)
+    if sigma is not None:
+        nats = values * (math.log(sigma) + 0.5 * math.log(2 * math.pi) + 0.5)
+    return RateDistortion(kl / count, nats / count, errors / values, sigma)
 
 
 @torch.no_grad()
 def likelihood(
     model: Autoencoder,
     preprocessing: Preprocessing,
-    val_images: SplitImages,
-    test_images: SplitImages,
+    images: SplitImages,
+    sigma: float | None,
     samples: int,
     generator: torch.Generator,
     poll: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Bounds on the log-likelihood of up to 1,000 test images, uint8 (N, C, H, W), nats per image.
+    """Bounds on the log-likelihood of up to 1,000 of the uint8 images (N, C, H, W), nats per image.
 
     - `elbo`: the evidence lower bound; `nll`: minus the tighter, importance-weighted bound of Burda et al. 2016, from
       the same `samples` draws; `kl`: KL(q(h|x) ‖ N(0, I)), the part of the bound due to the code.
     - `active_units`: units whose posterior mean has a variance over images above 0.01 (Burda et al. 2016).
     - `nll_images`: the number of images, the same for every run.
-    - With Gaussian pixels, `sigma`: their standard deviation, the maximum-likelihood value on the validation images;
+    - With Gaussian pixels, whose standard deviation is `sigma` (None: Bernoulli pixels), that `sigma`, and
       `bits_per_dim`: -log2 P of an 8-bit pixel value, from the same bound. The density is that of the network's input.
 
     q(h|x) is always computed from the original image, neither binarised nor dequantised: any q gives a bound.
     """
-    sigma = (
-        None
-        if _is_bernoulli(preprocessing, test_images)
-        else _best_sigma(model, preprocessing, val_images, generator, poll)
-    )
-    images = test_images[subset(len(test_images), IMAGES)]
+    chosen = images[subset(len(images), IMAGES)]
     parts = []  # of each batch: the two bounds and the KL, (B,), and the posterior mean, (B, units)
-    for part in images.split(BATCH):
+    for part in chosen.split(BATCH):
         part = part.to(generator.device)
         extras = model(preprocessing.to_input(part)).extras
         mean, log_variance = extras["mean"].float(), extras["log_variance"].float()
@@ -65,7 +113,7 @@ def likelihood(
         "nll": nll,
         "kl": kl.mean().item(),
         "active_units": float((means.var(dim=0, correction=0) > ACTIVE).sum()),
-        "nll_images": float(len(images)),
+        "nll_images": float(len(chosen)),
     }
     if sigma is not None:
         levels = sum(math.log(255 * std) for std in preprocessing.std) / len(preprocessing.std)  # per unit of input
@@ -120,24 +168,6 @@ def _is_bernoulli(preprocessing: Preprocessing, images: SplitImages) -> bool:
 def _decoded(model: Autoencoder, logits: bool, code: Tensor) -> Tensor:
     output = model.decode(code)
     return output.sigmoid() if logits else output
-
-
-def _best_sigma(
-    model: Autoencoder,
-    preprocessing: Preprocessing,
-    images: SplitImages,
-    generator: torch.Generator,
-    poll: Callable[[], None],
-) -> float:
-    """The standard deviation of Gaussian pixels that maximises the ELBO of uint8 images (N, C, H, W)."""
-    squares = 0.0
-    for part in images.split(BATCH):
-        poll()
-        part = part.to(generator.device)
-        output = model(preprocessing.to_input(part), generator).reconstruction.float()
-        output = output.sigmoid() if preprocessing.logits else output
-        squares += (_target(preprocessing, part, generator) - output).double().square().sum().item()
-    return math.sqrt(squares / images.shape.numel())
 
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

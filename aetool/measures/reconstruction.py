@@ -24,6 +24,8 @@ class ReconstructionMetrics:
       NaN if they are all the same image.
     - `fvu_se`: standard error of `fvu` over the errors of the images, for a given variance; 0 for a single image.
     - `explained_variance`: `1 - fvu`; 0 for the mean image, 1 for a perfect reconstruction.
+    - `norm_ratio`: `√(Σ‖x̂ - x̄‖² / Σ‖x - x̄‖²)`, not clamped: the size of the centred reconstructions relative to that of
+      the centred images; 0 for the mean image, 1 for a perfect reconstruction, √(explained variance) for PCA.
     """
 
     def __init__(self) -> None:
@@ -32,6 +34,8 @@ class ReconstructionMetrics:
         self._ssim: list[Tensor] = []
         self._sum = torch.zeros((), dtype=torch.float64)  # (C, H, W) from the first batch on
         self._squares = torch.zeros((), dtype=torch.float64)
+        self._output_sum = torch.zeros((), dtype=torch.float64)  # of the reconstructions
+        self._output_squares = torch.zeros((), dtype=torch.float64)
 
     @torch.no_grad()
     def update(self, images: Tensor, reconstructions: Tensor) -> None:
@@ -44,6 +48,8 @@ class ReconstructionMetrics:
         self._ssim.append(ssim(images.float(), clamped).double())
         self._sum = self._sum + images.double().sum(dim=0)
         self._squares = self._squares + images.double().square().sum()
+        self._output_sum = self._output_sum + reconstructions.double().sum(dim=0)
+        self._output_squares = self._output_squares + reconstructions.double().square().sum()
 
     @property
     def per_image_mse(self) -> Tensor:
@@ -59,6 +65,8 @@ class ReconstructionMetrics:
         variance = squares - self._sum.square().sum().item() / len(errors)
         varied = variance > ROUNDING * squares
         fvu = errors.sum().item() * self._sum.numel() / variance if varied else math.nan
+        towards_mean = (self._sum * (2 * self._output_sum - self._sum)).sum().item() / len(errors)
+        output_variance = max(0.0, self._output_squares.item() - towards_mean)  # around the mean of the images
         return {
             "mse": errors.mean().item(),
             "psnr": torch.cat(self._psnr).mean().item(),
@@ -66,6 +74,7 @@ class ReconstructionMetrics:
             "fvu": fvu,
             "fvu_se": fvu * _relative_error(errors),
             "explained_variance": 1 - fvu,
+            "norm_ratio": math.sqrt(output_variance / variance) if varied else math.nan,
         }
 
 

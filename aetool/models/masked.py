@@ -22,9 +22,10 @@ class Masked(Autoencoder):
     encoder does not see them, their code is 0, and the decoder gets a learned mask token in their place. Sides that are
     not a multiple of `patch_size` are padded by repeating the border, and the reconstruction is cropped.
 
-    The extra `pixel_weight` is w / mean(w), where w is 1 on hidden patches and `visible_weight` on the others. With
-    `visible_weight` 0, as in He et al., the loss is the mean over hidden pixels, and the network never learns to
-    reconstruct visible patches, as reconstructions of whole images need.
+    The extra `hidden`, (B, 1, H, W), is 1 on the pixels of hidden patches and 0 elsewhere. The extra `pixel_weight` is
+    w / mean(w), where w is 1 on hidden patches and `visible_weight` on the others. With `visible_weight` 0, as in He et
+    al., the loss is the mean over hidden pixels, and the network never learns to reconstruct visible patches, as
+    reconstructions of whole images need.
 
     With `normalize_target` the target of a hidden patch is its pixels normalised by their own mean μ and standard
     deviation σ: the reconstruction is σ · prediction + μ with the true μ and σ, and w is divided by σ². As these are
@@ -34,7 +35,9 @@ class Masked(Autoencoder):
     """
 
     traits = ModelTraits(
-        extras=("pooled", "pixel_weight"), l0_depends_on_lambda=False, needs_squared_error_if="normalize_target"
+        extras=("pooled", "hidden", "pixel_weight"),
+        l0_depends_on_lambda=False,
+        needs_squared_error_if="normalize_target",
     )
 
     def __init__(
@@ -83,7 +86,8 @@ class Masked(Autoencoder):
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> AutoencoderOutput:
         if generator is None:
             code = self.encode(x)
-            extras = {"pooled": code.flatten(2).mean(2), "pixel_weight": torch.ones_like(x[:, :1])}
+            everywhere = torch.ones_like(x[:, :1])
+            extras = {"pooled": code.flatten(2).mean(2), "hidden": 1 - everywhere, "pixel_weight": everywhere}
             return AutoencoderOutput(self.decode(code), code, extras)
         patches = self._patches(x)  # (B, T, values)
         order = torch.rand(patches.shape[:2], generator=generator, device=x.device).argsort(1)
@@ -94,11 +98,12 @@ class Masked(Autoencoder):
         code = self._spread(seen, visible)
         known = self._spread(self.decoder_embedding(seen), visible)
         predicted = self._decode(torch.where(mask == 1, self.mask_token, known), patches, mask)
-        weight = self._image(mask + self.visible_weight * (1 - mask))
+        hidden = self._image(mask)
+        weight = hidden + self.visible_weight * (1 - hidden)
         weight = weight / weight.mean()
         if self.normalize_target:
             weight = weight / self._image(torch.where(mask == 1, _deviation(patches), 1)).square()
-        extras = {"pooled": seen.mean(1), "pixel_weight": weight}
+        extras = {"pooled": seen.mean(1), "hidden": hidden, "pixel_weight": weight}
         return AutoencoderOutput(self._image(predicted), code.transpose(1, 2).unflatten(2, self.grid), extras)
 
     def atoms(self) -> Tensor:

@@ -23,14 +23,15 @@ def tapped(autoencoder: Autoencoder, tap: str, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def choose_taps(model: Autoencoder, x: Tensor, taps: Sequence[str] | None) -> list[str]:
-    """The given taps; None: the code, and the extra `feature_map` unless it has the shape of the code.
+    """The given taps; None: the code, the extra `feature_map` unless it has the shape of the code, and `relu_code`.
 
     Raises UserError for a name that is no tap.
     """
     output = model(x)
     if taps is None:
         feature_map = output.extras.get("feature_map", output.code)
-        return ["code"] if feature_map.shape == output.code.shape else ["code", "feature_map"]
+        own = {"feature_map": feature_map.shape != output.code.shape, "relu_code": "relu_code" in output.extras}
+        return ["code", *(tap for tap, read in own.items() if read)]
     layers = [name for name, _ in model.named_modules() if name]
     missing = [tap for tap in taps if tap not in ("code", *output.extras, *layers)]
     if missing or not taps:

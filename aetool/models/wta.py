@@ -83,12 +83,12 @@ class ConvWTA(Autoencoder):
 
     Makhzani & Frey 2015: spatial sparsity keeps the largest value of each map, then lifetime sparsity keeps, per
     channel, the largest fraction `rate` of these winners over the batch. All layers keep height and width, so the code
-    is (B, code_channels, H, W) with at most one active unit per map, and any image shape works. The extra `feature_map`
-    holds the maps before winners are taken, the paper's features. The mean image x̄ is subtracted before the encoder and
+    is (B, code_channels, H, W) with at most one active unit per map, and any image shape works. The extra `relu_code`
+    is the code before winners are taken, the paper's features. The mean image x̄ is subtracted before the encoder and
     added after the decoder. Raises ValueError for an even kernel size.
     """
 
-    traits = ModelTraits(extras=("feature_map",), l0_depends_on_lambda=False)
+    traits = ModelTraits(extras=("relu_code",), l0_depends_on_lambda=False)
 
     def __init__(
         self,
@@ -119,9 +119,9 @@ class ConvWTA(Autoencoder):
         return self.decoder(code) + self.pre_bias
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> AutoencoderOutput:
-        feature_map = self.encoder(x - self.pre_bias)
-        code = self._take_all(feature_map)
-        return AutoencoderOutput(self.decode(code), code, {"feature_map": feature_map})
+        relu_code = self.encoder(x - self.pre_bias)
+        code = self._take_all(relu_code)
+        return AutoencoderOutput(self.decode(code), code, {"relu_code": relu_code})
 
     def observe(self, output: AutoencoderOutput) -> None:
         self.winners.observe(output.code.flatten(2).amax(2))
@@ -130,8 +130,8 @@ class ConvWTA(Autoencoder):
         """The decoder's filters, (code_channels, C, decoder_kernel, decoder_kernel)."""
         return self.decoder.weight
 
-    def _take_all(self, feature_map: Tensor) -> Tensor:
-        winner = feature_map.flatten(2).max(2)
+    def _take_all(self, relu_code: Tensor) -> Tensor:
+        winner = relu_code.flatten(2).max(2)
         kept = self.winners(winner.values)
-        code = torch.zeros_like(feature_map).flatten(2)
-        return code.scatter(2, winner.indices[..., None], kept[..., None]).view_as(feature_map)
+        code = torch.zeros_like(relu_code).flatten(2)
+        return code.scatter(2, winner.indices[..., None], kept[..., None]).view_as(relu_code)

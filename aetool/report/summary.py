@@ -23,7 +23,7 @@ from aetool.evaluation.catalogue import (
 from aetool.report.tables import plain_console, print_measures
 
 Lines = dict[str, dict[str, str | None]]  # cells by row and column
-DENOISING = re.compile(r"denoising/(?P<level>[^/]+)/psnr_gain")
+DENOISING = re.compile(r"denoising/(?P<level>\d[^/]*)/psnr_gain")
 
 
 def print_summary(

@@ -30,7 +30,7 @@ LAYOUTS = {  # the custom scalars tab, by stage
         "penalty": ["(train|val)/penalty/.+"],
         "lambda": ["train/lambda$"],
         "active units (L0)": ["val/l0$"],
-        "dead fraction": ["val/dead_fraction$"],
+        "dead fraction": ["(train|val)/dead_fraction$"],
         "learning rate": _TRAINING["learning rate"],
         "gradient norm": _TRAINING["gradient norm"],
     },

@@ -42,7 +42,7 @@ def bring_to_end(run: Run[TrainConfig]) -> None:
                     _check_before_training(session)
                     _pretrain(session)
                 if not session.figure("loss.png").exists():
-                    draw_curves(session.figures, {"loss.png": "loss"})
+                    draw_curves(session.figures, {"loss.png": "loss", **_dead_units(run)})
                 _measure(session)
             result = run.metrics["pretrain"]
             declare_hparams(run, {f"pretrain/{key}": result[key] for key in ("val/loss", "seconds")})
@@ -65,6 +65,12 @@ def draw_curves(drawn: Figures, quantities: dict[str, str]) -> None:
     rows = read_rows(directory)
     for name, quantity in quantities.items():
         drawn.draw(figures.save_curves, directory / "figures" / name, rows, directory.name, quantity)
+
+
+def _dead_units(run: Run[TrainConfig]) -> dict[str, str]:
+    """The curve of dead units over the epochs, where there are any."""
+    dead = any(row.get("train/dead_fraction") or row.get("val/dead_fraction") for row in read_rows(run.directory))
+    return {"dead_units.png": "dead_fraction"} if dead else {}
 
 
 def _check_before_training(session: Session) -> None:

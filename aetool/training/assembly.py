@@ -118,7 +118,7 @@ def make_objective(
     with seeded(config.seed, "objective"):
         terms = {name: Term(build(term, **given), term.scale) for name, term in penalty.terms.items()}
         loss = build(config.loss, pca=pca, input_std=torch.tensor(preprocessing.std))
-    return Objective(loss, terms, penalty.weight, round(penalty.warmup * total_steps), penalty.target_l0)
+    return Objective(loss, terms, penalty.weight, round(penalty.warmup * total_steps), penalty.target_l0, code_size)
 
 
 def make_corruption(config: CorruptionConfig, pca: Callable[[], PCA]) -> Corruption | None:

@@ -60,6 +60,10 @@ class TrainingObjective(nn.Module, Generic[Model, Output]):
         """A new accumulator for a split."""
         return None
 
+    def epoch_metrics(self) -> dict[str, float]:
+        """Metrics of the training steps since the last call."""
+        return {}
+
     def settings(self) -> dict[str, float]:
         """What changes from step to step, for the record: in eval mode as validation takes it."""
         return {}
@@ -102,7 +106,9 @@ class Objective(TrainingObjective[Autoencoder, AutoencoderOutput]):
         weight: float,
         warmup_steps: int,
         target_l0: float | None = None,
+        code_size: int | None = None,
     ) -> None:
+        """With a `code_size`, the number of values in a code, `epoch_metrics` has `dead_fraction`."""
         super().__init__()
         self.loss: Any = loss  # torch's modules annotate their attributes as tensors
         self.terms = dict(terms)
@@ -114,6 +120,8 @@ class Objective(TrainingObjective[Autoencoder, AutoencoderOutput]):
         self.warm_weight = nn.Buffer(self.weight.clone(), persistent=False)  # of the present step
         self.steered = nn.Buffer(torch.zeros((), dtype=torch.int64))  # steps
         self.error = nn.Buffer(torch.zeros((), dtype=torch.float64))  # log(L0 / target), smoothed over about 10 steps
+        # Of each unit, over the steps of an epoch: 0 where it was never active, and many times faster than `any`.
+        self.code_sum = None if code_size is None else nn.Buffer(torch.zeros(code_size))
 
     @property
     def comparable(self) -> bool:
@@ -121,6 +129,14 @@ class Objective(TrainingObjective[Autoencoder, AutoencoderOutput]):
 
     def statistics(self) -> Sparsity:
         return Sparsity()
+
+    def epoch_metrics(self) -> dict[str, float]:
+        """`dead_fraction`: of the units, those that were never active."""
+        if self.code_sum is None:
+            return {}
+        dead = (self.code_sum == 0).float().mean().item()
+        self.code_sum.zero_()
+        return {"dead_fraction": dead}
 
     def settings(self) -> dict[str, float]:
         return {"lambda": (self.warm_weight if self.training else self.weight).item()}
@@ -156,6 +172,9 @@ class Objective(TrainingObjective[Autoencoder, AutoencoderOutput]):
         model.observe(output)
         for term in self.terms.values():
             term.penalty.observe(output)
+        if self.code_sum is not None:
+            code = output.code.flatten(1)
+            self.code_sum.addmv_(code.T, code.new_ones(len(code)))
         if self.target_l0 is not None:
             self._steer(active_units(output.code).double().mean(), self.target_l0)
 

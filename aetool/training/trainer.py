@@ -286,9 +286,10 @@ class Trainer:
         else:
             self.epochs_without_best += 1
         self.epoch += 1
-        self.journal.record.row(
-            self.journal.stage, self.step, self.epoch, self.seconds, {f"val/{k}": v for k, v in values.items()}
-        )
+        row = {f"val/{name}": value for name, value in values.items()}
+        if self.steps_per_epoch:
+            row |= {f"train/{name}": value for name, value in self.objective.epoch_metrics().items()}
+        self._record(row)
         if self.journal.picture is not None and (self.epoch % max(1, self.epochs // 10) == 0 or self.finished):
             self.journal.picture(self)
         self.save()

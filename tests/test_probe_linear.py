@@ -29,7 +29,7 @@ def standardised(features: Tensor, train: Tensor) -> Tensor:
 
 
 def linear(l2: tuple[float, ...] = GRID, tolerance: float = 1e-5) -> Callable[..., ProbeResult]:
-    return functools.partial(probed, Linear(l2, tolerance, 500))
+    return functools.partial(probed, Linear(l2, "feature", tolerance, 500))
 
 
 @pytest.mark.parametrize("l2", [1e-1, 1e-2])
@@ -204,7 +204,7 @@ def test_few_iterations_are_needed(digits: tuple[Features, Labels]) -> None:
 
 
 def test_a_fit_cut_short_is_reported(digits: tuple[Features, Labels]) -> None:
-    metrics = probed(Linear((1e-2, 1e-4), 1e-5, 3), *digits, 10).metrics
+    metrics = probed(Linear((1e-2, 1e-4), "feature", 1e-5, 3), *digits, 10).metrics
     assert metrics["unconverged"] == 2
     assert metrics["iterations"] == 6
 

@@ -27,7 +27,7 @@ ALL = Budget(None, None, 5)
 
 
 def linear() -> Linear:
-    return Linear([1e-2, 1e-1], 1e-6, 100)
+    return Linear([1e-2, 1e-1], "auto", 1e-6, 100)
 
 
 def points() -> list[torch.Tensor]:
@@ -144,6 +144,7 @@ class TestCommand:
         assert "spread" in done.out
         assert "mean over label draws" in done.out
         assert "L2 chosen" in done.out
+        assert "common scale chosen" in done.out
         found = json.loads((run / "metrics.json").read_text())
         assert found["probe-linear-1-labels-per-class"]["code/test/accuracy_std"] >= 0
         assert found["probe-linear"]["code/test/accuracy"] >= 0.5

@@ -35,8 +35,8 @@ class LBFGS(ABC):
     - With `bfloat16`, and where the CPU multiplies it fast, most iterations run on a rounded copy of the features (half
       their memory); only the last ones need full precision.
 
-    Parameters are held as `theta` (K, R + 1) in these coordinates, R the smaller of N and D, with the bias last: standardised features have
-    mean 0, so the bias belongs to the eigenvector of a constant feature, with eigenvalue 1.
+    Parameters are held as `theta` (K, R + 1) in these coordinates, where R is the smaller of N and D, with the bias
+    last: features have mean 0, so the bias belongs to the eigenvector of a constant feature, with eigenvalue 1.
     """
 
     separable: ClassVar[bool]

@@ -24,8 +24,8 @@ class Linear(Probe):
 
     `l2` is the grid, in any order. The objective is `mean cross-entropy + l2/2 · ‖W‖²` with unpenalised biases, so a
     value corresponds to scikit-learn's `C = 1 / (N · l2)`. The highest validation accuracy wins; ties go to the larger
-    value, then to the common scale. A fit stops at an estimated distance of `tolerance` from its minimum, in nats per image, or after
-    `max_iterations`.
+    value, then to the common scale. A fit stops at an estimated distance of `tolerance` from its minimum, in nats per
+    image, or after `max_iterations`.
 
     Metrics: `train/accuracy`, `val/accuracy`; `l2`, the chosen value, and `l2_at_edge`; `common_scale`, 1 or 0;
     `iterations` of all fits; `unconverged`, the number of fits that reached `max_iterations`.

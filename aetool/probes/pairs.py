@@ -41,7 +41,7 @@ class CurvaturePairs:
         self.steps[:, slot], self.loss_changes[:, slot] = step, loss_change
         change = torch.addcmul(loss_change, self.ridge, step)
         self.changes[:, slot] = change
-        self.products[:, :, slot] = (self.steps @ change[..., None])[..., 0]
+        self.products[:, :, slot] = _rows(change, self.steps.mT)
 
     def inverse_hessian(self, gradient: Tensor, initial: Tensor) -> Tensor:
         """The approximate inverse Hessian, which is the diagonal `initial` without pairs, times the gradient; (G, P).
@@ -53,10 +53,14 @@ class CurvaturePairs:
         triangle = self.products.roll((-slot, -slot), (1, 2))  # what is below the diagonal is not read
         curvature = triangle.diagonal(dim1=1, dim2=2)
         curvature.copy_(torch.where(curvature > 0, curvature, 1))
-        found = (self.steps @ gradient[..., None]).roll(-slot, 1)
-        first = torch.linalg.solve_triangular(triangle, found, upper=True)
-        rest = gradient - (first.roll(slot, 1).mT @ self.changes)[:, 0]
-        result = initial * rest
-        known = curvature[..., None] * first - (self.changes @ result[..., None]).roll(-slot, 1)
-        second = torch.linalg.solve_triangular(triangle.mT, known, upper=False)
-        return result + (second.roll(slot, 1).mT @ self.steps)[:, 0]
+        found = _rows(gradient, self.steps.mT).roll(-slot, 1)
+        first = torch.linalg.solve_triangular(triangle, found[..., None], upper=True)[..., 0]
+        result = initial * (gradient - _rows(first.roll(slot, 1), self.changes))
+        known = curvature * first - _rows(result, self.changes.mT).roll(-slot, 1)
+        second = torch.linalg.solve_triangular(triangle.mT, known[..., None], upper=False)[..., 0]
+        return result + _rows(second.roll(slot, 1), self.steps)
+
+
+def _rows(vectors: Tensor, matrices: Tensor) -> Tensor:
+    """vᵀM for each of (G, I) vectors and (G, I, J) matrices, (G, J); Mᵀv is ten times slower for many of each."""
+    return (vectors[:, None] @ matrices)[:, 0]

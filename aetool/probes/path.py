@@ -1,7 +1,7 @@
-"""Linear classifiers: one per penalty of a grid and scaling of the features, the best chosen on the validation split."""
+"""Linear classifiers: one per penalty and scaling of the features, the best chosen on the validation split."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import torch

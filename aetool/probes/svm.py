@@ -20,9 +20,9 @@ class SVM(Probe):
     `c` is the grid, in any order. For each class, with targets y of +1 inside it and -1 outside, the objective is that
     of LIBLINEAR (Fan et al. 2008), `‖w‖²/2 + C · Σ max(0, 1 - y·(w·x + b))²`, but with an unpenalised bias: LIBLINEAR
     and scikit-learn's LinearSVC add b²/2 (negligible with a large `intercept_scaling`). The highest validation accuracy
-    wins; ties go to the smaller value, then to the common scale. A fit stops at an estimated distance of `tolerance` from the minimum for every
-    class, in units of the mean squared hinge loss, which is 1 at w = 0, or after `max_iterations`. Scores are not
-    probabilities.
+    wins; ties go to the smaller value, then to the common scale. A fit stops at an estimated distance of `tolerance`
+    from the minimum for every class, in units of the mean squared hinge loss, which is 1 at w = 0, or after
+    `max_iterations`. Scores are not probabilities.
 
     Metrics: `train/accuracy`, `val/accuracy`; `c`, the chosen value, and `c_at_edge`; `common_scale`, 1 or 0;
     `iterations` of all fits; `unconverged`, the number of fits that reached `max_iterations`.

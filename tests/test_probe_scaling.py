@@ -10,9 +10,9 @@ from sklearn.linear_model import Ridge as RidgeReference
 from aetool.evaluation.catalogue import table_metrics
 from aetool.probes.base import Labelled, Probe
 from aetool.probes.linear import Linear, LogisticRegression
-from aetool.probes.path import Problem, Scaling, principal_axes
+from aetool.probes.path import Problem, principal_axes
 from aetool.probes.ridge import Ridge
-from aetool.probes.standardisation import common_scale, standardisation
+from aetool.probes.standardisation import Scaling, common_scale, standardisation
 from aetool.probes.svm import SVM
 
 GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -56,9 +56,9 @@ def test_a_common_scale_agrees_with_scikit_learn_on_features_divided_by_that_num
     rms = features.train.double().var(dim=0, correction=0)
     rms = rms[rms > 0].mean().sqrt()
     train, test = features.train.double() / rms, features.test.double() / rms
-    reference = Reference(C=1 / (1000 * 1e-2), tol=1e-7, max_iter=5000).fit(train, labels.train)
+    reference = Reference(C=1 / (1000 * 1e-1), tol=1e-5, max_iter=5000).fit(train, labels.train)
     splits = Labelled(features.train.clone(), labels.train), Labelled(features.val, labels.val)
-    fitted = Linear([1e-2], "common", 1e-8, 500)(*splits, 10, nothing)
+    fitted = Linear([1e-1], "common", 1e-8, 500)(*splits, 10, nothing)
     scores = fitted.scores(features.test).softmax(dim=1)
     np.testing.assert_allclose(scores, reference.predict_proba(test), atol=1e-3)
     assert fitted.metrics["common_scale"] == 1
@@ -85,9 +85,9 @@ def test_auto_is_the_better_of_both_on_validation(digits: Digits, name: str, per
     for metric in ("val/accuracy", "train/accuracy", value, f"{value}_at_edge"):
         assert auto.metrics[metric] == better.metrics[metric]
     assert auto.metrics["test/accuracy"] == pytest.approx(better.metrics["test/accuracy"], abs=0.005)
-    alone = {f"{value}={v}, scaling=feature": reached for v, reached in feature.val_accuracy.items()}
-    alone |= {f"{value}={v}, scaling=common": reached for v, reached in common.val_accuracy.items()}
-    assert auto.val_accuracy == pytest.approx(alone, abs=0.011 if name == "linear" else 0.005)
+    assert auto.val_accuracy == pytest.approx(
+        feature.val_accuracy | common.val_accuracy, abs=0.011 if name == "linear" else 0.005
+    )
     if name != "ridge":
         both = feature.metrics["iterations"] + common.metrics["iterations"]
         assert auto.metrics["iterations"] == pytest.approx(both, abs=5)

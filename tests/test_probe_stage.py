@@ -119,7 +119,7 @@ class TestCommand:
             assert 0 <= probe[f"{name}/test/calibration_error"] <= 1
         assert probe["mean/test/accuracy"] == 0.25
         assert probe["code/gain_over_pca"] == probe["code/test/accuracy"] - probe["pca/test/accuracy"]
-        assert probe["untrained/code/test/accuracy"] != probe["code/test/accuracy"]
+        assert probe["untrained/code/test/calibration_error"] != probe["code/test/calibration_error"]
         assert evaluation["mean/test/explained_variance"] == pytest.approx(0, abs=0.05)
         assert evaluation["mean/test/mse"] > evaluation["pca/test/mse"]
         each = [probe[f"code/test/class_accuracy/{name}"] for name in range(4)]
@@ -166,6 +166,7 @@ class TestCommand:
         saved = json.loads(path.read_text())
         for group, key in (("probe", "views"), ("evaluation", "neighbors"), ("trainer", "keep_checkpoints")):
             del saved["config"][group][key]
+        del saved["config"]["probe"]["scaling"]
         del saved["config"]["supervised"]
         saved["config"]["optimizer"]["fused"] = True  # was an argument in the YAML
         path.write_text(json.dumps(saved))

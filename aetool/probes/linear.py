@@ -13,7 +13,8 @@ from torch import Tensor
 from aetool.components import PositiveFloat, PositiveInt, ProbeTraits
 from aetool.probes.base import Fitted, Labelled, Poll, Probe, descending
 from aetool.probes.lbfgs import LBFGS, choose_along_path
-from aetool.probes.path import Problem, Scaling
+from aetool.probes.path import Problem
+from aetool.probes.standardisation import Scaling
 
 
 class Linear(Probe):

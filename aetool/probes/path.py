@@ -2,17 +2,16 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from aetool.probes.base import Fitted, Labelled, accuracy, at_edge, check_both
-from aetool.probes.standardisation import common_scale, standardisation, unstandardised
+from aetool.probes.standardisation import Scaling, common_scale, standardisation, unstandardised
 
 Weights = tuple[Tensor, Tensor]  # weights (K, D) and biases (K,)
-Scaling = Literal["auto", "feature", "common"]  # each feature has variance 1, or all together on average; or the better
 
 
 class Solver(Protocol):
@@ -59,13 +58,8 @@ def choose(name: str, grid: Sequence[float], solver: Solver, problem: Problem, p
         return fits[0]
     solver.rescale(problem.rescale())
     fits.append(_choose_value(name, grid, solver, problem, probabilistic))
-    candidates = {
-        f"{name}={value}, scaling={scaling}": reached
-        for scaling, fit in zip(("feature", "common"), fits, strict=True)
-        for value, reached in fit.val_accuracy.items()
-    }
     best = max(reversed(fits), key=lambda fit: (fit.metrics["val/accuracy"], -grid.index(fit.metrics[name])))
-    return best._replace(val_accuracy=candidates)
+    return best._replace(val_accuracy=fits[0].val_accuracy | fits[1].val_accuracy)
 
 
 def _choose_value(name: str, grid: Sequence[float], solver: Solver, problem: Problem, probabilistic: bool) -> Fitted:
@@ -85,7 +79,9 @@ def _choose_value(name: str, grid: Sequence[float], solver: Solver, problem: Pro
         f"{name}_at_edge": at_edge(chosen, grid),
         "common_scale": float(problem.is_common),
     }
-    return Fitted(scores[chosen], probabilistic, metrics, val_accuracy)
+    scaling = "common" if problem.is_common else "feature"
+    candidates = {f"{name}={value}, scaling={scaling}": reached for value, reached in val_accuracy.items()}
+    return Fitted(scores[chosen], probabilistic, metrics, candidates)
 
 
 def predict(weights: Weights, features: Tensor) -> Tensor:

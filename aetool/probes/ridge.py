@@ -8,7 +8,8 @@ from torch import Tensor
 
 from aetool.components import PositiveFloat, ProbeTraits
 from aetool.probes.base import Fitted, Labelled, Poll, Probe, descending
-from aetool.probes.path import Problem, Scaling, Weights, choose, principal_axes
+from aetool.probes.path import Problem, Weights, choose, principal_axes
+from aetool.probes.standardisation import Scaling
 
 
 class Ridge(Probe):

@@ -1,7 +1,11 @@
 """Centred and scaled features, by the statistics of the train split."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
+
+Scaling = Literal["auto", "feature", "common"]  # divide each feature by its std; all by one number; the better of both
 
 
 def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aetool.components import HasTraits, LossTraits, PositiveFloat
+from aetool.data.pca import PCA
 from aetool.measures.reconstruction import ssim_map
 
 
@@ -96,3 +98,43 @@ class Gaussian(Loss, nn.Module):
     def __call__(self, reconstruction: Tensor, target: Tensor) -> Tensor:
         z = (reconstruction - target) * torch.exp(-self.log_sigma)
         return 0.5 * z.square() + self.log_sigma + 0.5 * math.log(2 * math.pi)
+
+
+class Likelihood(Loss, nn.Module):
+    """-log p(x), in nats, for logits r and pixels x in [0, 1]: Bernoulli for grey images, else Gaussian around σ(r).
+
+    Grey levels pass for probabilities of white; the levels of colours do not. The Gaussian's standard deviation is one
+    learned number, as in `Gaussian`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bernoulli, self.gaussian = BCE(), Gaussian(None)
+
+    def __call__(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+        if target.shape[1] == 1:
+            return self.bernoulli(reconstruction, target)
+        return self.gaussian(reconstruction.sigmoid(), target)
+
+
+class Whitened(Loss, nn.Module):
+    """(W (r - x))² with the ZCA whitening W of the training images, W = (Σ / σ̄² + epsilon)^(-1/2).
+
+    Σ is the covariance of the pixels and σ̄² their mean variance. Natural images have nearly all of their variance in
+    low frequencies, and so has the squared error of pixels; here all directions of a variance well above epsilon · σ̄²
+    count the same. Without `pca`, as for images of a run whose training set is not at hand, W is the identity.
+    """
+
+    def __init__(
+        self, epsilon: PositiveFloat, pca: Callable[[], PCA] | None = None, input_std: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        self.std = nn.Buffer((torch.ones(1) if input_std is None else input_std)[:, None, None], persistent=False)
+        self.whitening = None if pca is None else nn.Buffer(pca().whitening(epsilon), persistent=False)
+
+    def __call__(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+        error = reconstruction - target
+        if self.whitening is None:
+            return error.square()
+        pixels = error * (self.std / self.std.square().mean().sqrt())
+        return (pixels.flatten(1) @ self.whitening).unflatten(1, error.shape[1:]).square()

@@ -67,7 +67,8 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for lam, accuracy in ((0.003, 0.95), (0.1, 0.90)):
         for seed in range(3):
-            write_run(tmp_path / "outputs", lam, seed, accuracy=accuracy + 0.001 * seed)
+            change = seed if lam < 0.01 else 2 - seed
+            write_run(tmp_path / "outputs", lam, seed, accuracy=accuracy + 0.001 * change)
     return tmp_path / "outputs"
 
 

@@ -198,7 +198,7 @@ def test_what_a_model_cannot_do_is_refused() -> None:
 @pytest.mark.parametrize("method", ["auto", "jacobian", "hutchinson"])
 def test_the_penalty_is_the_mean_over_the_batch_in_training_and_in_validation(method: str) -> None:
     model, x = encoders()["map"], images(5)
-    penalty = Contractive(method, 3)
+    penalty = Contractive(method, 3, False)
     output = AutoencoderOutput(x, model.encode(x), {})
     value = penalty(model, Batch(x, x, generator=generator()), output)
     assert value.item() == pytest.approx(squared_norm(model, x, method, 3, generator()).mean().item())
@@ -213,7 +213,7 @@ def test_the_penalty_is_the_mean_over_the_batch_in_training_and_in_validation(me
 def test_the_penalty_alone_makes_the_encoder_contract() -> None:
     model, x = one_layer("sigmoid"), images(20)
     output = AutoencoderOutput(x, model.encode(x), {})
-    penalty, optimizer = Contractive("auto", 1), torch.optim.SGD(model.parameters(), 1.0)
+    penalty, optimizer = Contractive("auto", 1, None), torch.optim.SGD(model.parameters(), 1.0)
     before = penalty(model, Batch(x, x), output).item()
     for _ in range(20):
         optimizer.zero_grad()
@@ -280,3 +280,26 @@ def test_the_closed_form_of_sparse_encoders(make):
     exact = autograd_jacobian(model, x).square().sum((1, 2))
     assert exact.min() > 0
     torch.testing.assert_close(squared_norm(model, x, "closed_form", 1, None), exact)
+
+
+@pytest.mark.parametrize("scale", [0.01, 7.0])
+def test_a_free_decoder_cannot_be_evaded_by_the_scale_of_the_code(scale: float) -> None:
+    torch.manual_seed(0)
+    model, x = Dense(SHAPE, [], 6, "identity", "identity", False), images(50)
+    penalty = Contractive("auto", 1, relative=None)
+    before = penalty(model, Batch(x, x), model(x))
+    codes = model.encode(x)
+    jacobian = autograd_jacobian(model, x[:1])  # the same everywhere: the encoder is linear
+    assert before.item() == pytest.approx((jacobian.square().sum() / codes.var(0, correction=0).mean() / 16).item())
+    with torch.no_grad():
+        for parameter in model.encoder.parameters():
+            parameter.mul_(scale)
+    assert penalty(model, Batch(x, x), model(x)).item() == pytest.approx(before.item(), rel=1e-5)
+
+
+def test_with_tied_weights_or_if_told_so_the_penalty_is_absolute() -> None:
+    free, tied = Dense(SHAPE, [], 6, "identity", "sigmoid", False), one_layer("sigmoid")
+    for model, relative in ((tied, None), (tied, False), (free, False)):
+        x = images()
+        found = Contractive("auto", 1, relative)(model, Batch(x, x), model(x))
+        torch.testing.assert_close(found, squared_norm(model, x, "auto", 1, None).mean())

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -28,14 +29,17 @@ from aetool.config.schema import FinetuneConfig, TrainConfig
 from aetool.data.augmentation import augment
 from aetool.errors import Interrupted
 from aetool.evaluation.background import Figure, Figures
+from aetool.models.attention import Attention
 from aetool.models.base import Batch
 from aetool.models.classifier import Classifier, ClassifierOutput
+from aetool.models.masked import Masked
 from aetool.randomness import generator
 from aetool.storage.folder import RunFolder
 from aetool.storage.run import Run
 from aetool.sweeps.classifier import _own
 from aetool.training.assembly import load_trained
-from aetool.training.finetune import encoder_layers, layer_of, make_trainer
+from aetool.training.finetune import make_trainer
+from aetool.training.layers import encoder_layers, layer_of
 from aetool.training.objective import CrossEntropy
 from aetool.training.trainer import Trainer
 
@@ -194,11 +198,13 @@ class TestOptimizer:
     def test_layers_run_from_the_input_to_the_tap_and_leave_the_decoder_out(self, trainer):
         made = trainer(parent=False)
         autoencoder = made.model.autoencoder
-        wanted = [list(autoencoder.encoder[0].parameters()), list(autoencoder.encoder[2].parameters())]
+        wanted = [autoencoder.encoder[0], autoencoder.encoder[2]]
         for parameter in autoencoder.parameters():
             parameter.requires_grad_(True)
         found = encoder_layers(autoencoder, "code", next(made.batches.of(made.batches.val)).x)
-        assert [[id(p) for p in layer] for layer in found] == [[id(p) for p in layer] for layer in wanted]
+        assert [[id(p) for p in layer.weights + layer.others] for layer in found] == [
+            [id(layer.weight), id(layer.bias)] for layer in wanted
+        ]
         assert not any(parameter.requires_grad for parameter in autoencoder.decoder.parameters())
 
     def test_a_block_of_several_modules_is_one_layer(self):
@@ -209,12 +215,36 @@ class TestOptimizer:
         found = {layer_of(model, name) for name, _ in model.named_parameters()}
         assert found == {"", "encoder.0", "encoder.1.0", "encoder.1.1"}
 
+    def test_transformer_blocks_are_layers_and_norms_and_positions_are_none(self):
+        attention = Attention((1, 8, 8), [8], code_size=4, depth=2, heads=2)
+        sizes = {"code_size": 8, "depth": 2, "heads": 2, "decoder_width": 8, "decoder_depth": 1, "decoder_heads": 2}
+        masked = Masked((1, 8, 8), patch_size=4, mask_ratio=0.5, visible_weight=0.0, normalize_target=False, **sizes)
+        for model, owners in (
+            (attention, [attention.encoder[0], *attention.encoder[-1].blocks[:2], attention.bottleneck[0]]),
+            (masked, [masked.patch_embedding, *masked.encoder[:2]]),
+        ):
+            found = encoder_layers(model, "code", torch.randn(2, 1, 8, 8))
+            matrices = [[id(p) for p in owner.parameters() if p.ndim >= 2] for owner in owners]
+            assert [[id(p) for p in layer.weights] for layer in found] == matrices
+            assert any(p.ndim == 2 for layer in found for p in layer.others)  # the positions
+
+    def test_weight_decay_is_for_matrices_and_kernels_alone(self, trainer):
+        made = trainer("optimizer.weight_decay=0.3")
+        for group in made.optimizer.param_groups:
+            assert {p.ndim >= 2 for p in group["params"]} == {group["weight_decay"] == 0.3}
+
+    def test_a_pretrained_encoder_learns_more_slowly_towards_its_input(self, trainer):
+        for parent, decay in ((True, 0.75), (False, 1.0)):
+            groups = trainer("scheduler=none", parent=parent).optimizer.param_groups
+            lrs = list(dict.fromkeys(group["lr"] for group in groups))
+            assert lrs == pytest.approx([groups[0]["lr"] * decay**depth for depth in range(len(lrs))])
+
     def test_learning_rates_fall_from_the_head_to_the_input(self, trainer):
         made = trainer("layer_decay=0.5", "optimizer.lr=0.08", "scheduler=none")
         made.train_step(made.batches.training(torch.arange(16), made.step))
         groups = made.optimizer.param_groups
-        assert [group["lr"] for group in groups] == pytest.approx([0.08, 0.04, 0.02])
-        assert [len(group["params"]) for group in groups] == [2, 2, 2]
+        assert [group["lr"] for group in groups] == pytest.approx([0.08, 0.08, 0.04, 0.04, 0.02, 0.02])
+        assert [len(group["params"]) for group in groups] == [1] * 6
         owned = [id(p) for group in groups for p in group["params"]]
         encoder = made.model.autoencoder.encoder
         assert owned == [id(p) for part in (made.model.head, encoder[2], encoder[0]) for p in part.parameters()]
@@ -233,7 +263,9 @@ class TestOptimizer:
         assert changed == {"weight", "bias", "encoder"}
 
     def test_a_step_is_the_written_out_update(self, trainer):
-        made = trainer("optimizer=sgd", "optimizer.lr=0.5", "optimizer.momentum=0", "optimizer.nesterov=false")
+        made = trainer(
+            "optimizer=sgd", "optimizer.lr=0.5", "optimizer.momentum=0", "optimizer.nesterov=false", "layer_decay=1"
+        )
         made.schedule.factor = lambda step, total: 0.5
         batch = made.batches.training(torch.arange(16), step=0)
         loss = torch.nn.functional.cross_entropy(made.model(batch.x).logits, batch.labels)
@@ -387,11 +419,12 @@ def test_the_control_is_an_ordinary_run_and_the_difference_is_paired_over_test_i
     assert f"{Path('comparison') / control.name}: already finished" in alone.out
     labels = labels_of_test(place)
     right = [np.load(path / "predictions.npy") == labels for path in (run, control)]
-    gaps = right[0].astype(float) - right[1]
-    mean, half = 100 * gaps.mean(), 196 * gaps.std(ddof=1) / math.sqrt(20)
-    interval = f"{mean:+.2f} points, 95 % interval {mean - half:+.2f} to {mean + half:+.2f}"
+    mean = 100 * (right[0].mean() - right[1].mean())
+    gaps = np.append(right[0].astype(float) - right[1], [1, -1])  # Bonett & Price 2012
+    centre, half = 100 * gaps.mean(), 100 * stats.norm.ppf(0.975) * gaps.std() / math.sqrt(22)
+    interval = f"{mean:+.2f} points, 95 % interval {centre - half:+.2f} to {centre + half:+.2f}"
     assert f"{interval} over the test images of this seed" in compared
-    assert compared.rstrip().endswith(": a difference" if abs(mean) > half else ": no difference shown")
+    assert compared.rstrip().endswith(": a difference" if abs(centre) > half else ": no difference shown")
     for value in (tuned["test/accuracy"], scratch["test/accuracy"]):
         assert f"{value:.4g}" in compared
 
@@ -426,9 +459,12 @@ def test_over_seeds_the_interval_is_students(place, aetool):
         gaps.append(accuracy["finetune"] - accuracy["scratch"])
     mean = np.mean(gaps)
     low, high = stats.t.interval(0.95, 1, loc=mean, scale=stats.sem(gaps))
+    clear = low > 0 or high < 0
     assert f"{100 * mean:+.2f} points, 95 % interval {100 * low:+.2f} to {100 * high:+.2f} over 2 seeds" in done.out
     verdict, left = done.out.rstrip().splitlines()[-2:]
-    assert verdict.endswith(": a difference" if low > 0 or high < 0 else ": no difference shown")
+    assert "over test images" in verdict
+    low, high = map(float, re.findall(r"([+-][0-9.]+) to ([+-][0-9.]+) over test images", verdict)[0])
+    assert verdict.endswith(": a difference" if clear and (low > 0 or high < 0) else ": no difference shown")
     folder = Path(left.partition(":")[0])
     assert {path.name for path in folder.iterdir()} >= {"report.html", "table.csv", "sweep.json"}
     assert len(json.loads((folder / "sweep.json").read_text())["runs"]) == 4

@@ -4,18 +4,20 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, only_run
+from scipy.linalg import sqrtm
 from scipy.special import huber
 from scipy.stats import norm
 from torch.nn import functional as F
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 import aetool as package
-from aetool.losses import BCE, L1, MSE, SSIM, Gaussian, Huber, anomaly_scores
+from aetool.data.pca import PCA
+from aetool.losses import BCE, L1, MSE, SSIM, Gaussian, Huber, Likelihood, Whitened, anomaly_scores
 from aetool.measures.reconstruction import ssim
 
 X = torch.rand(5, 2, 12, 13, generator=torch.Generator().manual_seed(0))
 R = torch.randn(5, 2, 12, 13, generator=torch.Generator().manual_seed(1))
-LOSSES = [MSE(), L1(), Huber(0.5), SSIM(), BCE(), Gaussian(0.7), Gaussian(None)]
+LOSSES = [MSE(), L1(), Huber(0.5), SSIM(), BCE(), Gaussian(0.7), Gaussian(None), Likelihood(), Whitened(0.1)]
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
@@ -66,6 +68,31 @@ def test_the_gradient_of_log_sigma_by_hand():
 
 def test_a_given_sigma_is_not_trained():
     assert not any(parameter.requires_grad for parameter in Gaussian(0.3).parameters())
+
+
+def test_the_likelihood_is_bernoulli_for_grey_images_and_gaussian_for_others():
+    loss = Likelihood()
+    grey, of_grey = X[:, :1], R[:, :1]
+    torch.testing.assert_close(loss(of_grey, grey), BCE()(of_grey, grey))
+    expected = -norm.logpdf(X.numpy(), loc=R.sigmoid().numpy(), scale=1)  # its sigma starts at 1
+    np.testing.assert_allclose(loss(R, X).detach().numpy(), expected, rtol=1e-5)
+    assert [name for name, _ in loss.named_parameters()] == ["gaussian.log_sigma"]
+
+
+def test_whitening_is_the_inverse_root_of_the_covariance():
+    """By scipy, from images standardised per channel; the error of the pixels themselves is weighted, not theirs."""
+    pixels = torch.randint(0, 256, (300, 2, 3, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    pixels[:, :, 1:] = pixels[:, :, :1] // 2 + pixels[:, :, 1:] // 4  # correlated
+    flat = pixels.flatten(1).numpy() / 255
+    covariance = np.cov(flat.T, bias=True)
+    whitening = np.linalg.inv(sqrtm(covariance / np.trace(covariance) * 24 + 0.1 * np.eye(24))).real
+    std = np.array([0.5, 2.0])
+    error = (R[:, :, :3, :4] - X[:, :, :3, :4]).numpy() * (std / np.sqrt((std**2).mean()))[:, None, None]
+    expected = (error.reshape(5, -1) @ whitening) ** 2
+    loss = Whitened(0.1, lambda: PCA().fit(pixels), torch.tensor(std, dtype=torch.float32))
+    found = loss(R[:, :, :3, :4], X[:, :, :3, :4])
+    np.testing.assert_allclose(found.flatten(1).numpy(), expected, rtol=1e-3, atol=1e-5)
+    assert not loss.state_dict()  # of the data: not for the checkpoint
 
 
 def test_ssim_loss_is_the_metric_and_torchmetrics():

@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torch import Tensor, nn
 
@@ -44,6 +45,16 @@ def test_fvu_of_an_error_of_known_size() -> None:
     found = measure(images, images + 0.25)
     assert found["mse"] == 0.25**2
     assert found["fvu"] == 0.25**2 / 0.25
+
+
+def test_the_standard_error_of_fvu_is_that_of_the_mean_error() -> None:
+    images = random_images(50, 1, 4, 4)
+    noise = random_images(50, 1, 4, 4, seed=1)
+    found = measure(images, images + noise, batch=7)
+    errors = noise.double().square().mean(dim=(1, 2, 3)).numpy()
+    assert found["fvu_se"] / found["fvu"] == pytest.approx(scipy.stats.sem(errors) / errors.mean())
+    assert measure(images, images.clone())["fvu_se"] == 0
+    assert measure(torch.eye(4)[None, None], torch.zeros(1, 1, 4, 4))["mse"] == 0.25  # one image: no error, no warning
 
 
 def test_fvu_is_undefined_without_variance() -> None:

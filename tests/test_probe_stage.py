@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from conftest import TINY, only_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -14,7 +15,9 @@ from aetool.data.budget import labelled
 from aetool.data.dataset import Dataset, Split
 from aetool.evaluation.baselines import Baselines
 from aetool.evaluation.classify import Budget, classify
+from aetool.evaluation.correctness import read_correct
 from aetool.evaluation.features import PLAIN
+from aetool.measures.statistics import accuracy_error, paired_accuracy_interval
 from aetool.probes.base import Fitted, Labelled, Probe, calibration_error, judge
 from aetool.probes.linear import Linear
 from aetool.randomness import generator
@@ -39,7 +42,9 @@ class TestBudget:
         found = classify(linear(), points(), DATASET, ALL)
         train, val, test = (Labelled(x, LABELS) for x in points())
         expected = judge(linear()(train, val, 3, lambda: None), test, 3)
-        assert found.metrics == expected.metrics
+        error = accuracy_error(expected.metrics["val/accuracy"], 60)
+        assert found.metrics == expected.metrics | {"val/accuracy_se": error}
+        assert found.correct.tolist() == expected.correct.tolist()
         assert found.confusion.tolist() == expected.confusion.tolist()
 
     def test_draws_are_averaged_and_their_spread_is_told(self):
@@ -54,13 +59,15 @@ class TestBudget:
         assert found.metrics["test/accuracy"] == pytest.approx(statistics.fmean(accuracies))
         assert found.metrics["test/accuracy_std"] == pytest.approx(statistics.stdev(accuracies))
         assert found.confusion.sum() == 3 * 60
+        assert found.correct.shape == (60,)
+        assert found.correct.mean().item() == pytest.approx(found.metrics["test/accuracy"])
 
     def test_the_choice_sees_as_few_labels_as_the_fit(self):
         seen = []
 
         def probe(train: Labelled, val: Labelled, num_classes: int, poll: object) -> Fitted:
             seen.append((len(train.labels), len(val.labels)))
-            return Fitted(lambda x: x, False, {}, {})
+            return Fitted(lambda x: x, False, {"val/accuracy": 1.0}, {})
 
         classify(probe, points(), DATASET, Budget(None, 0.1, 2))
         assert seen == [(6, 6), (6, 6)]
@@ -85,7 +92,14 @@ class TestJudge:
         scores = torch.arange(8.0).repeat(4, 1)
         fitted = Fitted(lambda features: scores, False, {}, {})
         metrics = judge(fitted, Labelled(torch.zeros(4, 1), torch.tensor([7, 3, 2, 0])), 8).metrics
-        assert metrics == {"test/accuracy": 0.25, "test/top5_accuracy": 0.5}
+        assert (metrics["test/accuracy"], metrics["test/top5_accuracy"]) == (0.25, 0.5)
+
+    def test_which_images_are_correct_and_within_which_bounds_the_accuracy_lies(self):
+        fitted = Fitted(lambda features: features, False, {}, {})
+        result = judge(fitted, Labelled(torch.eye(3)[[0, 1, 2, 0]], torch.tensor([0, 1, 1, 0])), 3)
+        assert result.correct.tolist() == [True, True, False, True]
+        bounds = result.metrics["test/accuracy_low"], result.metrics["test/accuracy_high"]
+        assert bounds == pytest.approx(scipy.stats.binomtest(3, 4).proportion_ci(method="wilson"))
 
 
 def test_the_pixels_that_a_probe_sees_lie_between_0_and_1(tmp_path):
@@ -96,7 +110,7 @@ def test_the_pixels_that_a_probe_sees_lie_between_0_and_1(tmp_path):
     class Spy(Probe):
         def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: object) -> Fitted:
             seen.append((train.features[0], val.features[0]))
-            return Fitted(lambda x: x, False, {}, {})
+            return Fitted(lambda x: x, False, {"val/accuracy": 1.0}, {})
 
     Baselines(dataset, tmp_path).probe(Spy(), {}, PLAIN, ALL, 1)
     torch.testing.assert_close(seen[-1], (torch.tensor([0, 0.2, 1]),) * 2)
@@ -118,7 +132,17 @@ class TestCommand:
             assert 0 < probe[f"{name}/test/accuracy"] <= 1
             assert 0 <= probe[f"{name}/test/calibration_error"] <= 1
         assert probe["mean/test/accuracy"] == 0.25
-        assert probe["code/gain_over_pca"] == probe["code/test/accuracy"] - probe["pca/test/accuracy"]
+        (path,) = only_run(workplace).glob("probe-linear-*/correct.npz")
+        correct = read_correct(path)
+        for tap in ("code", "feature_map"):
+            for name in ("pca", "pixels", "untrained"):
+                other = f"untrained/{tap}" if name == "untrained" else name
+                gain = [probe[f"{tap}/gain_over_{name}{end}"] for end in ("", "_low", "_high")]
+                assert gain[0] == probe[f"{tap}/test/accuracy"] - probe[f"{other}/test/accuracy"]
+                expected = paired_accuracy_interval(correct[tap], correct[other])
+                assert gain == pytest.approx(expected[:3])
+        for name, array in correct.items():
+            assert array.mean() == pytest.approx(probe[f"{name}/test/accuracy"]), name
         assert probe["untrained/code/test/calibration_error"] != probe["code/test/calibration_error"]
         assert evaluation["mean/test/explained_variance"] == pytest.approx(0, abs=0.05)
         assert evaluation["mean/test/mse"] > evaluation["pca/test/mse"]
@@ -267,7 +291,7 @@ class TestCommand:
         found = json.loads((only_run(workplace) / "metrics.json").read_text())["probe-linear"]
         assert "untrained/code/test/accuracy" not in found
         assert found["code/test/accuracy"] == found["pixels/test/accuracy"]
-        (heads,) = [line.split() for line in done.out.splitlines() if "PCA-64" in line]
+        (heads,) = [line.split() for line in done.out.splitlines() if "PCA-64" in line and "minus" not in line]
         assert heads == ["code", "PCA-64", "pixels", "mean"]
 
     def test_tensorboard_goes_on_showing_what_the_run_itself_is_measured_by(self, aetool, workplace):
@@ -310,5 +334,5 @@ def test_poisoned_test_images_and_labels_change_no_choice(aetool, workplace, mon
         weights = [sorted(run.glob("checkpoints/*/model.safetensors"))[-1].read_bytes() for run in (path, other)]
         assert weights[0] == weights[1]
     assert differing, "the poison is seen where test is read"
-    of_test = ("test", "gain_over_pca", "compression/quantized_psnr", "compression/psnr_lost")
+    of_test = ("test", "gain_over", "compression/quantized_psnr", "compression/psnr_lost")
     assert not [key for key in differing if not any(part in key for part in of_test)]

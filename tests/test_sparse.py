@@ -91,6 +91,34 @@ def test_bfloat16_reaches_every_parameter_too():
             assert model.eval()(x).reconstruction.isfinite().all()
 
 
+@pytest.mark.parametrize("model", [Sparse, TopK, BatchTopK, WTA])
+def test_the_initial_scale_fits_the_images_best(model):
+    """No other factor on the encoder leaves a smaller error, however many atoms there are."""
+    arguments = {Sparse: {}, TopK: {"k": 5, "alpha": 1.0}, BatchTopK: {"k": 5, "momentum": 0.1}}
+    torch.manual_seed(0)
+    made = model((1, 4, 4), 64, **arguments.get(model, {"rate": 0.3, "momentum": 0.1}))
+    x = torch.randn(50, 1, 4, 4)
+    before = (made(x).reconstruction - x).square().mean().item()
+    made.init_from_data(x)
+    errors = []
+    for factor in (0.9, 1.0, 1.1):
+        with torch.no_grad():
+            made.encoder_weight.mul_(factor)
+            errors.append((made(x).reconstruction - x).square().mean().item())
+            made.encoder_weight.div_(factor)
+    assert errors[1] == min(errors)
+    assert errors[1] < min(1, before)
+
+
+def test_without_an_active_unit_the_initial_scale_stays():
+    model = Sparse((1, 4, 4), 8)
+    with torch.no_grad():
+        model.encoder_bias.fill_(-100)
+    before = model.encoder.clone()
+    model.init_from_data(torch.randn(5, 1, 4, 4))
+    assert torch.equal(model.encoder, before)
+
+
 def test_an_untrained_network_gives_the_mean_image_for_an_empty_code():
     mean = torch.rand(*SHAPE)
     for model in models(SHAPE, mean)[:4]:

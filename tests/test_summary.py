@@ -12,6 +12,9 @@ from aetool.evaluation.catalogue import (
     METRICS,
     SELECTION,
     baseline_key,
+    bounds,
+    error_key,
+    is_uncertainty,
     measured,
     split_probe_key,
     table_metrics,
@@ -45,6 +48,17 @@ PROBE = {
     "mean/test/accuracy": 0.1003,
     "pca/components": 61,
 }
+INTERVALS = {
+    "code/test/accuracy_low": 0.9799,
+    "code/test/accuracy_high": 0.9985,
+    "code/gain_over_untrained": 0.0027,
+    "code/gain_over_untrained_low": -0.0053,
+    "code/gain_over_untrained_high": 0.0164,
+    "code/gain_over_pca": 0.0222,
+    "code/gain_over_pca_low": 0.0071,
+    "code/gain_over_pca_high": 0.0428,
+    "code/gain_over_pixels": 0.0139,  # of an earlier measurement, without bounds
+}
 METRICS_JSON = {"pretrain": {"seconds": 3.0}, "evaluate": EVALUATION, "probe-linear": PROBE}
 
 
@@ -74,6 +88,17 @@ class TestSummary:
         assert words(lines, "dead units, test") == ["25.0%"]
         assert words(lines, "parameters") == ["132,160"]
         assert "PSNR" not in "".join(lines)
+
+    def test_intervals_end_it(self):
+        stages = METRICS_JSON | {"probe-linear": PROBE | INTERVALS}
+        lines = printed(print_summary, "sparse on digits", stages, "probe-linear", "sparse")
+        assert len(lines) <= 14
+        assert max(map(len, lines)) <= 80
+        assert lines[-3:] == [
+            "linear probe accuracy 0.9916 [0.9799, 0.9985] (95 % intervals over test images)",
+            "  minus untrained  +0.0027 [-0.0053, +0.0164]",
+            "  minus PCA-61     +0.0222 [+0.0071, +0.0428]",
+        ]
 
     def test_the_probe_of_the_run_may_be_another_one(self):
         lines = printed(print_summary, "x", METRICS_JSON | {"probe-knn": {"code/test/accuracy": 0.5}}, "probe-knn", "a")
@@ -115,6 +140,12 @@ class TestTables:
         (heads,) = [line for line in printed(print_probe, "conv", "probe-linear", metrics) if "conv" in line]
         assert heads.split() == ["conv", "feature", "map", "untrained/code", "untrained/feature", "map"]
 
+    def test_intervals_of_each_tap_follow_the_table(self):
+        metrics = {"code/test/accuracy": 0.5, "feature_map/test/accuracy": 0.75}
+        metrics |= {"feature_map/test/accuracy_low": 0.7, "feature_map/test/accuracy_high": 0.8}
+        lines = printed(print_probe, "conv", "probe-knn", metrics)
+        assert lines[-1] == "feature_map accuracy 0.7500 [0.7000, 0.8000] (95 % intervals over test images)"
+
     def test_fine_tunes_beside_each_other(self):
         metrics = {"test/accuracy": 0.9, "labels": 1000.0, "mean/test/accuracy": 0.1}
         lines = printed(print_finetune, "code", {"fine-tuned": metrics, "frozen": {"test/accuracy": 0.8}})
@@ -154,6 +185,13 @@ class TestCatalogue:
     def test_what_groups_are_selected_by_is_in_it(self):
         assert all(val in METRICS and test in METRICS and FIGURE in test.shown for val, test in SELECTION)
         assert all("/val/" in val.key and "/test/" in test.key for val, test in SELECTION)
+
+    def test_a_metric_may_have_bounds_or_an_error_beside_it(self):
+        key = "code/test/accuracy"
+        beside = [*bounds(key), error_key(key)]
+        assert beside == ["code/test/accuracy_low", "code/test/accuracy_high", "code/test/accuracy_se"]
+        assert all(map(is_uncertainty, beside))
+        assert not any(is_uncertainty(metric.key) for metric in METRICS)
 
     def test_tensorboard_headlines_are_keys_within_the_stage(self):
         assert {"test/mse", "test/fvu", "parameters"} <= set(tensorboard_headlines("evaluate"))

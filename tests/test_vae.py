@@ -133,7 +133,7 @@ def test_the_objective_at_beta_1_is_minus_the_elbo_per_pixel_value(loss):
             total += objective(model, Batch(x, x), model(x, random))[0].item() / 2000
         extras = model(x).extras
         sigma = 0.3 if isinstance(loss, Gaussian) else None
-        weights = log_weights(model, extras["mean"], extras["log_variance"], x, sigma, 2000, seeded(1))
+        weights = log_weights(model.decode, extras["mean"], extras["log_variance"], x, sigma, 2000, seeded(1))
     assert total * 16 == pytest.approx(-weights.mean().item(), rel=0.01)
 
 
@@ -162,7 +162,7 @@ def test_the_importance_weighted_bound_approaches_the_exact_likelihood():
     x = truth.sample((200,)).unflatten(1, (1, 2, 3))
     exact = truth.log_prob(x.flatten(1)).mean().item()
 
-    weights = log_weights(model, *model.posterior(x), x, 0.5, 4000, seeded())
+    weights = log_weights(model.decode, *model.posterior(x), x, 0.5, 4000, seeded())
     assert weights.shape == (4000, 200)
     bounds = {k: (weights[:k].logsumexp(0) - math.log(k)).mean().item() for k in (1, 10, 4000)}
     elbo = weights.mean().item()
@@ -175,7 +175,7 @@ def test_the_elbo_is_the_analytic_one():
     model = LinearGaussian(0.5)
     x = torch.randn(5, 1, 2, 3, generator=seeded())
     mean, log_variance = model.posterior(x)
-    elbo = log_weights(model, mean, log_variance, x, 0.5, 4000, seeded()).mean(0)
+    elbo = log_weights(model.decode, mean, log_variance, x, 0.5, 4000, seeded()).mean(0)
     squares = (x - model.decode(mean)).flatten(1).square().sum(1) + (model.w.square() @ log_variance.exp().T).sum(0)
     expected = -squares / (2 * 0.25) - 6 * math.log(0.5 * math.sqrt(2 * math.pi)) - kl_of(mean, log_variance).sum(1)
     torch.testing.assert_close(elbo, expected.double(), atol=0.1, rtol=0)
@@ -197,9 +197,9 @@ class Constant(torch.nn.Module):
 
 
 def test_bernoulli_likelihood_is_that_of_scipy():
-    logits = torch.randn(2, 3, 4, generator=seeded())
-    images = torch.randint(0, 2, (250, 2, 3, 4), generator=seeded(1)).to(torch.uint8) * 255  # nothing to binarise
-    found = likelihood(Constant(logits), Preprocessing((0.0,) * 2, (1.0,) * 2, True), images, images, 3, seeded())
+    logits = torch.randn(1, 6, 4, generator=seeded())
+    images = torch.randint(0, 2, (250, 1, 6, 4), generator=seeded(1)).to(torch.uint8) * 255  # nothing to binarise
+    found = likelihood(Constant(logits), Preprocessing((0.0,), (1.0,), True), images, images, 3, seeded())
     p = 1 / (1 + np.exp(-logits.double().numpy()))
     expected = scipy.stats.bernoulli.logpmf(images.numpy() // 255, p).sum((1, 2, 3)).mean()
     assert found["nll"] == pytest.approx(-expected, rel=1e-5)
@@ -215,6 +215,19 @@ def test_grey_images_are_binarised_by_their_levels():
     found = likelihood(model, Preprocessing((0.0,), (1.0,), True), images, images, 1, seeded())
     assert found["nll"] == pytest.approx(-12 * (0.2 * math.log(0.3) + 0.8 * math.log(0.7)), rel=0.03)
     assert found["nll_images"] == 1000
+
+
+def test_colour_pixels_are_gaussian_around_the_sigmoid_of_logits():
+    logits = torch.randn(2, 3, 4, generator=seeded())
+    noise = 20 * torch.randn(500, 2, 3, 4, generator=seeded(1))
+    images = (255 * logits.sigmoid() + noise).clamp(0, 255).round().to(torch.uint8)
+    found = likelihood(Constant(logits), Preprocessing((0.0,) * 2, (1.0,) * 2, True), images, images, 1, seeded())
+    pixels, mean = images.numpy() / 255, logits.sigmoid().numpy()
+    sigma = np.sqrt(((pixels - mean) ** 2).mean())
+    assert found["sigma"] == pytest.approx(sigma, rel=0.01)
+    density = scipy.stats.norm.logpdf(pixels, mean, sigma).sum((1, 2, 3))
+    assert found["nll"] == pytest.approx(-density.mean(), rel=0.01)
+    assert "bits_per_dim" in found
 
 
 def test_bits_per_dim_count_grey_levels():

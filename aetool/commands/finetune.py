@@ -27,7 +27,7 @@ def run(points: Sequence[Point[FinetuneConfig]], full: bool = False) -> int:
         print_result(result.pretrained, full)
     print_finetune(points[0].config.tap, result.metrics)
     if result.gap is not None:
-        print(sentence(result.gap, "the test images of this seed"))
+        print(sentence({"the test images of this seed": result.gap}))
     return 0
 
 

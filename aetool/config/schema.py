@@ -58,6 +58,7 @@ class ModelConfig(Component):
 
 
 class LossConfig(Component):
+    given = ("pca", "input_std")
     logits: bool  # reconstructions are logits of pixels in [0, 1]
     pixels: bool  # it compares pixels in [0, 1]
 
@@ -221,7 +222,6 @@ class ClassifierConfig(FitConfig):
 
     tap: Text
     max_features: PositiveInt
-    layer_decay: PositiveFraction
     frozen_epochs: NonNegativeInt
     label_smoothing: Fraction
     labels_per_class: PositiveInt | None
@@ -232,6 +232,7 @@ class FinetuneConfig(ClassifierConfig):
     """What a user composes: one fine-tune, perhaps with its pretraining and its control."""
 
     run: Text | None  # the run to start from
+    layer_decay: PositiveFraction | None  # None: LAYER_DECAY, 1 from scratch
     pretrain: bool
     control: bool
     augment: bool
@@ -255,6 +256,7 @@ class FinetuneRunConfig(ClassifierConfig, RunConfig):
 
     parent: ParentConfig | None  # None: from scratch
     run: Unidentifying[str | None]  # the parent's folder, beside this one
+    layer_decay: PositiveFraction
     augmentation: AugmentationConfig | None  # of the training images
 
 

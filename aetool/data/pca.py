@@ -74,6 +74,11 @@ class PCA:
         parts = [torch.addmm(self.mean, self._encode(part, k), self.components[:k]) for part in images.split(CHUNK)]
         return torch.cat(parts).unflatten(1, self.image_shape)
 
+    def whitening(self, epsilon: float) -> Tensor:
+        """ZCA, (D, D) symmetric float32: V (Λ + epsilon)^(-1/2) Vᵀ, with the variances Λ in units of their mean."""
+        relative = (self.spectrum / self.spectrum.mean()).float()
+        return (self.components.T / (relative + epsilon).sqrt()) @ self.components
+
     def _encode(self, images: Tensor, k: int) -> Tensor:
         pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float()
         return (pixels.flatten(1) - self.mean) @ self.components[:k].T

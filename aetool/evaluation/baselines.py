@@ -8,6 +8,7 @@ import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from aetool.data.pca import PCA
 from aetool.errors import poll_signals
 from aetool.evaluation.catalogue import PROTOCOL
 from aetool.evaluation.classify import Budget, classify, labels_of
+from aetool.evaluation.correctness import Classified, read_correct, write_correct
 from aetool.evaluation.features import Encode, Views, features
 from aetool.files import read_json, write_json
 from aetool.machine import release_memory
@@ -94,18 +96,17 @@ class Baselines:
             found |= {f"{name}/{key}": value for key, value in metrics.compute().items()}
         return found
 
-    def probe(self, probe: Probe, settings: Settings, views: Views, budget: Budget, size: int) -> dict[str, float]:
-        """What the probe says of PCA with `size` components (`pca/test/accuracy`, …) and of raw pixels (`pixels/…`).
-
-        Also the accuracy of the class that most training images have (`mean/…`). `settings` are those of the probe.
+    def probe(self, probe: Probe, settings: Settings, views: Views, budget: Budget, size: int) -> dict[str, Classified]:
+        """What the probe says of PCA with `size` components (`pca`), which are counted among its metrics, and of raw
+        pixels (`pixels`); also the class that most training images have (`mean`). `settings` are those of the probe.
 
         No PCA and no pixels for images that are too large, and no pixels of too many images.
         """
         train, val, test = labels_of(self.dataset)
         largest = train.mode().values
-        found = {
-            f"mean/{name}/accuracy": (y == largest).double().mean().item() for name, y in (("val", val), ("test", test))
-        }
+        right = {"val": val == largest, "test": test == largest}
+        accuracies = {f"{name}/accuracy": one.double().mean().item() for name, one in right.items()}
+        found = {"mean": Classified(accuracies, right["test"].numpy())}
         if self.too_large:
             return found
 
@@ -115,10 +116,10 @@ class Baselines:
 
         components = self._components(size)
 
-        def pca() -> dict[str, float]:
+        def pca() -> Classified:
             return self._probe(probe, encoded(lambda images: self.pca.transform(images, components)), budget)
 
-        def pixels() -> dict[str, float]:
+        def pixels() -> Classified:
             vars(self).pop("pca", None)  # large, and on disk
             release_memory()
             if probe.traits.any_scale and not views.number:  # a quarter of the memory for val and test
@@ -130,18 +131,20 @@ class Baselines:
         for name, compute, own in (("pca", pca, {"code_size": size}), ("pixels", pixels, {"range": 1})):
             if name == "pixels" and self.too_many:
                 continue
-            found |= {f"{name}/{metric}": value for metric, value in self._kept(key | own, compute).items()}
-        return found | {"pca/components": components}
+            found[name] = self._kept_classified(key | own, compute)
+        found["pca"].metrics["components"] = components
+        return found
 
     def untrained(
         self, probe: Probe, settings: Settings, budget: Budget, model: Settings, encode: Features
-    ) -> dict[str, float]:
+    ) -> Classified:
         """What the probe says of a network before training: `model` is all that it depends on."""
         key = {"stage": "probe", "probe": settings, "untrained": model}
-        return self._kept(key, lambda: self._probe(probe, encode(), budget))
+        return self._kept_classified(key, lambda: self._probe(probe, encode(), budget))
 
-    def _probe(self, probe: Probe, features: Iterable[Tensor], budget: Budget) -> dict[str, float]:
-        return classify(probe, features, self.dataset, budget).metrics
+    def _probe(self, probe: Probe, features: Iterable[Tensor], budget: Budget) -> Classified:
+        result = classify(probe, features, self.dataset, budget)
+        return Classified(result.metrics, result.correct.numpy())
 
     def _components(self, code_size: int) -> int:
         """At most the code size; standardised, components without variance would be noise."""
@@ -153,16 +156,37 @@ class Baselines:
 
     def _kept(self, key: Settings, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
         """What is stored for these settings, or what `compute` returns, which is stored."""
+        path = self._path(key)
+        found = read_json(path)
+        if found is None:
+            found = compute()
+            with self._storing(path):
+                write_json(path, found)
+        return found
+
+    def _kept_classified(self, key: Settings, compute: Callable[[], Classified]) -> Classified:
+        """As `_kept`, with the test images that are classified correctly beside the metrics."""
+        path = self._path(key)
+        beside = path.with_suffix(".npz")
+        metrics, correct = read_json(path), read_correct(beside).get("correct")
+        if metrics is not None and correct is not None:
+            return Classified(metrics, correct)
+        found = compute()
+        with self._storing(path):
+            write_correct(beside, {"correct": found.correct})
+            write_json(path, found.metrics)
+        return found
+
+    def _path(self, key: Settings) -> Path:
         sizes = [len(split.images) for split in self._splits]
         data = {"protocol": PROTOCOL, "data": self.dataset.fingerprint, "sizes": sizes}
-        path = self.cache / "baselines" / f"{digest(data | dict(key))}.json"
-        found = read_json(path)
-        if found is not None:
-            return found
-        metrics = compute()
+        return self.cache / "baselines" / f"{digest(data | dict(key))}.json"
+
+    @contextmanager
+    def _storing(self, path: Path) -> Iterator[None]:
+        """Makes the folder; that nothing can be stored there is a warning."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, metrics)
+            yield
         except OSError as error:
             log.warning("baselines cannot be cached in %s: %s", path.parent, error)
-        return metrics

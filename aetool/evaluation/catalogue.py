@@ -1,7 +1,9 @@
 """The catalogue of metrics: one definition of the key, names, unit, format and direction of each; no torch.
 
 Keys are `stage/[subject/]split/name`: `evaluate/test/fvu`, `evaluate/pca/test/fvu`, `probe-linear/code/test/accuracy`,
-`probe-linear/untrained/code/test/accuracy`. The subject is a tap of the network or a baseline.
+`probe-linear/untrained/code/test/accuracy`. The subject is a tap of the network or a baseline. A key may have beside it
+the bounds of its 95 % interval over test images (`…_low`, `…_high`), or its standard error over validation images
+(`…_se`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -71,12 +73,33 @@ def baseline_key(key: str, baseline: str) -> str:
     return f"{stage}/{baseline}/{name}"
 
 
+def bounds(key: str) -> tuple[str, str]:
+    """The keys of the bounds of the 95 % interval of a metric over test images."""
+    return f"{key}_low", f"{key}_high"
+
+
+def error_key(key: str) -> str:
+    """The key of the standard error of a metric over validation images."""
+    return f"{key}_se"
+
+
+def is_uncertainty(key: str) -> bool:
+    """Whether it is such a bound or such an error."""
+    return key.endswith(("_low", "_high", "_se"))
+
+
+def gain_key(tap: str, baseline: str) -> str:
+    """The key within a probe stage of the test accuracy of a tap less that of a baseline."""
+    return f"{tap}/gain_over_{baseline}"
+
+
 def _of_baseline(metric: Metric, baseline: str, label: str) -> Metric:
     key, title = baseline_key(metric.key, baseline), f"{metric.title}: {baseline}"
     return metric._replace(key=key, label=label, title=title, shown=COMPARE, headline=False)
 
 
 PROBE = "probe-linear"
+COMPARED = ("untrained", "pca", "pixels")  # baselines that the test accuracy of a tap is compared with
 LINEAR, TUNED = "linear probe ", "fine-tuned "  # first words of the titles of these stages
 TEST_ACCURACY = Metric(
     f"{PROBE}/code/test/accuracy", "test acc", f"{LINEAR}accuracy, test", ".4f", "higher", WIDELY, headline=True
@@ -100,7 +123,7 @@ CODED_PSNR = Metric("evaluate/compression/quantized_psnr", "8-bit PSNR", "PSNR o
                     COMPARE | TABLE, "dB")  # fmt: skip
 METRICS = (  # a narrow terminal drops the last columns first
     TEST_ACCURACY,
-    Metric(f"{PROBE}/code/gain_over_pca", "gain", f"{LINEAR}accuracy minus that of pca, test", "+.4f", "higher",
+    Metric(f"{PROBE}/{gain_key('code', 'pca')}", "gain", f"{LINEAR}accuracy minus that of pca, test", "+.4f", "higher",
            WIDELY),
     TUNED_ACCURACY,
     TEST_FVU,
@@ -111,6 +134,10 @@ METRICS = (  # a narrow terminal drops the last columns first
     Metric("pretrain/lambda", "lambda", "lambda found for penalty.target_l0", ".3g", None, COMPARE),
     Metric("pretrain/seconds", "seconds", "training time", ".0f", "lower", COMPARE, "s"),
     VAL_ACCURACY,
+    Metric(f"{PROBE}/{gain_key('code', 'pixels')}", "vs pixels", f"{LINEAR}accuracy minus that of pixels, test", "+.4f",
+           "higher"),
+    Metric(f"{PROBE}/{gain_key('code', 'untrained')}", "vs untr.", f"{LINEAR}accuracy minus that of untrained, test",
+           "+.4f", "higher"),
     Metric(f"{PROBE}/code/test/accuracy_std", "acc std", f"{LINEAR}accuracy, test: spread over label draws", ".4f"),
     Metric(f"{PROBE}/code/test/top5_accuracy", "top-5", f"{LINEAR}top-5 accuracy, test", ".4f", "higher"),
     Metric(f"{PROBE}/code/test/calibration_error", "ECE", f"{LINEAR}calibration error, test", ".4f", "lower"),
@@ -139,6 +166,8 @@ METRICS = (  # a narrow terminal drops the last columns first
     Metric("evaluate/test/effective_rank", "eff. rank", "effective rank of the code, test", ".1f"),
     Metric("evaluate/val/jacobian_norm", "‖J‖", "norm of the encoder's Jacobian, validation", ".3g", None,
            COMPARE | TABLE),
+    Metric("evaluate/val/relative_jacobian", "‖J‖ / σ", "Jacobian relative to the spread of codes, validation", ".3g",
+           None, TABLE),
     Metric("evaluate/val/trustworthiness", "trustw.", "trustworthiness, validation", ".4f", "higher",
            TABLE | TENSORBOARD),
     Metric("evaluate/val/continuity", "continuity", "continuity, validation", ".4f", "higher", TABLE | TENSORBOARD),

@@ -4,12 +4,14 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from aetool.data.budget import labelled
 from aetool.data.dataset import Dataset
 from aetool.errors import UserError, poll_signals
 from aetool.machine import release_memory
+from aetool.measures.statistics import accuracy_error
 from aetool.probes.base import Fitted, Labelled, Probe, ProbeResult, judge
 from aetool.randomness import generator
 
@@ -39,6 +41,8 @@ def classify(probe: Probe, features: Iterable[Tensor], dataset: Dataset, budget:
 
     `features` gives those of train, val and test in turn, so that those of test can be made after the fit.
 
+    Adds to the metrics `val/accuracy_se`, the standard error over validation images.
+
     Under a budget, the mean over its draws, with `test/accuracy_std` over them, and no candidates; choices see as few
     labels as the fit.
     """
@@ -59,7 +63,9 @@ def classify(probe: Probe, features: Iterable[Tensor], dataset: Dataset, budget:
 
 def _fit(probe: Probe, train: Labelled, val: Labelled, classes: int) -> Fitted:
     release_memory()  # what the encoding left
-    return probe(train, val, classes, poll_signals)
+    fitted = probe(train, val, classes, poll_signals)
+    error = accuracy_error(fitted.metrics["val/accuracy"], len(val.labels))
+    return fitted._replace(metrics=fitted.metrics | {"val/accuracy_se": error})
 
 
 def _mean(results: Sequence[ProbeResult]) -> ProbeResult:
@@ -67,4 +73,5 @@ def _mean(results: Sequence[ProbeResult]) -> ProbeResult:
     if len(results) > 1:
         metrics["test/accuracy_std"] = statistics.stdev(result.metrics["test/accuracy"] for result in results)
     confusion = sum((result.confusion for result in results[1:]), results[0].confusion)
-    return ProbeResult(metrics, confusion, confusion.diag() / confusion.sum(dim=1).double(), {})
+    correct = torch.stack([result.correct for result in results]).float().mean(dim=0)
+    return ProbeResult(metrics, confusion, confusion.diag() / confusion.sum(dim=1).double(), {}, correct)

@@ -52,7 +52,7 @@ def _measure(session: Session, settings: EvaluationConfig, baselines: bool) -> d
     result = split_metrics(session.trained, dataset, device)
     jacobian = sensitivity(session.trained, dataset, settings.jacobian_images, device)
     metrics = {"protocol": PROTOCOL, **result.metrics, "code_size": result.code_size}
-    metrics["val/jacobian_norm"] = jacobian.norm
+    metrics |= {"val/jacobian_norm": jacobian.norm, "val/relative_jacobian": jacobian.relative}
     metrics |= family_metrics(session, settings)
     warnings: list[str] = []
     if settings.geometry_images:

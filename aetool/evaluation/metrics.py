@@ -127,6 +127,7 @@ class Sensitivity(NamedTuple):
     """How strongly codes respond to pixels in [0, 1]: J = ∂h/∂pixels on validation images."""
 
     norm: float  # mean ‖J‖_F
+    relative: float  # norm / the root of the code's total variance: the same for any scale of the code; 0 without any
     singular_values: Tensor | None  # (images, rank), falling; None for a code of over LARGEST_CODE numbers
 
 
@@ -158,12 +159,15 @@ def sensitivity(trained: Trained, dataset: Dataset, images: int, device: torch.d
     pixels, model = chosen.to(device).float() / 255, _OfPixels(trained)
     noise = generator(0, "jacobian", device=device)
     norm = torch.cat([jacobian_norm(model, part, noise, PROBES) for part in pixels.split(10)]).mean().item()
-    small = model.encode(pixels[:1]).numel() <= LARGEST_CODE
-    if not small:
-        return Sensitivity(norm, None)
+    with torch.no_grad():
+        codes = torch.cat([model.encode(part).flatten(1) for part in pixels.split(10)])
+    spread = codes.double().var(0, correction=0).sum().sqrt().item()
+    relative = norm / spread if spread else 0.0
+    if codes.shape[1] > LARGEST_CODE:
+        return Sensitivity(norm, relative, None)
     release_memory()
     parts = pixels[:PROFILED].split(2)  # the gradients of all units with respect to all layers: bounds memory
-    return Sensitivity(norm, torch.cat([singular_values(model, part) for part in parts]))
+    return Sensitivity(norm, relative, torch.cat([singular_values(model, part) for part in parts]))
 
 
 def ten_images(split: Split) -> Tensor:

@@ -1,8 +1,9 @@
 """A run judged by a probe: classification on its frozen features, beside the baselines."""
 
 import functools
+import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from aetool.config.identity import identity
@@ -13,8 +14,9 @@ from aetool.data.dataset import Dataset
 from aetool.errors import UserError
 from aetool.evaluation import figures
 from aetool.evaluation.background import Figure
-from aetool.evaluation.catalogue import BASELINES, PROTOCOL
+from aetool.evaluation.catalogue import BASELINES, COMPARED, PROTOCOL, gain_key, is_uncertainty
 from aetool.evaluation.classify import Budget, classify, labels_of
+from aetool.evaluation.correctness import CORRECT, Classified, gain, write_correct
 from aetool.evaluation.diagnosis import below_baselines
 from aetool.evaluation.frozen import Frozen
 from aetool.evaluation.measurement import Measurement, best_step
@@ -110,16 +112,14 @@ def _measure(session: Session, settings: ProbeConfig, baselines: bool, shown: bo
     frozen = Frozen(session, settings)
     _refuse_names(frozen.taps)
     target = measurement(session.run, settings, baselines, session.step)
-    metrics: dict[str, float] = {"protocol": PROTOCOL}
-    confusions = {}
+    found, confusions = {}, {}
     for tap, result in _results(session, classifier, settings, budget, frozen):
-        metrics |= {f"{tap}/{key}": value for key, value in result.metrics.items()}
-        metrics |= _per_class(tap, result, session.dataset)
+        per_class = _per_class(result, session.dataset)
+        found[tap] = Classified(result.metrics | per_class, result.correct.numpy())
         confusions[tap] = _draw(session, target.path(f"confusion-{tap}.png"), tap, result)
     if baselines:
-        metrics |= _baselines(session, classifier, settings, budget, frozen)
-        if "code" in confusions and "pca/test/accuracy" in metrics:
-            metrics["code/gain_over_pca"] = metrics["code/test/accuracy"] - metrics["pca/test/accuracy"]
+        found |= _baselines(session, classifier, settings, budget, frozen)
+    metrics = {"protocol": PROTOCOL, **_flat(found), **_gains(found, frozen.taps)}
 
     def complete() -> None:
         if shown:
@@ -130,6 +130,7 @@ def _measure(session: Session, settings: ProbeConfig, baselines: bool, shown: bo
                 events.images(session.step, images)
             session.run.warn(events.warnings + below_baselines(metrics))
         session.figures.wait()
+        write_correct(target.path(CORRECT), {name: one.correct for name, one in found.items()})
         target.write(metrics)
 
     session.figures.afterwards(complete)
@@ -148,9 +149,24 @@ def _results(
             raise UserError(f"probe={settings.name}: {error}") from error
 
 
-def _per_class(tap: str, result: ProbeResult, dataset: Dataset) -> dict[str, float]:
+def _flat(found: Mapping[str, Classified]) -> dict[str, float]:
+    """Metrics by `subject/split/name`."""
+    return {f"{name}/{key}": value for name, one in found.items() for key, value in one.metrics.items()}
+
+
+def _gains(found: Mapping[str, Classified], taps: Sequence[str]) -> dict[str, float]:
+    """Test accuracy of each tap less that of the baselines, with the bounds of the interval over test images."""
+    metrics: dict[str, float] = {}
+    for tap, baseline in itertools.product(taps, COMPARED):
+        other = found.get(f"{baseline}/{tap}" if baseline == "untrained" else baseline)
+        if other is not None:
+            metrics |= gain(found[tap], other, gain_key(tap, baseline))
+    return metrics
+
+
+def _per_class(result: ProbeResult, dataset: Dataset) -> dict[str, float]:
     classes = zip(dataset.class_names, result.per_class_accuracy.tolist(), strict=True)
-    return {f"{tap}/test/class_accuracy/{name}": value for name, value in classes if value == value}
+    return {f"test/class_accuracy/{name}": value for name, value in classes if value == value}
 
 
 def _draw(session: Session, path: Path, tap: str, result: ProbeResult) -> Figure:
@@ -163,21 +179,20 @@ def _scalars(name: str, metrics: dict[str, float]) -> dict[str, float]:
     return {
         f"{name}/{key}": value
         for key, value in metrics.items()
-        if "/test/class_accuracy/" not in key and key != "protocol"
+        if "/test/class_accuracy/" not in key and key != "protocol" and not is_uncertainty(key)
     }
 
 
 def _baselines(
     session: Session, probe: Probe, settings: ProbeConfig, budget: Budget, frozen: Frozen
-) -> dict[str, float]:
+) -> dict[str, Classified]:
     """The mean, PCA of equal size, pixels, and each tap of the untrained network."""
     views = frozen.views
     keys = identity(settings) | {"views": list(views) if views.number else 0, "taps": None, "max_features": None}
-    metrics = session.baselines.probe(probe, keys, views, budget, frozen.code_size)
+    found = session.baselines.probe(probe, keys, views, budget, frozen.code_size)
     if frozen.untrained is None:
-        return metrics
+        return found
     for tap in frozen.taps:
-        encode = functools.partial(frozen.untrained_features, tap)
-        found = session.baselines.untrained(probe, keys, budget, frozen.untrained_key(tap), encode)
-        metrics |= {f"untrained/{tap}/{name}": value for name, value in found.items()}
-    return metrics
+        encode, key = functools.partial(frozen.untrained_features, tap), frozen.untrained_key(tap)
+        found[f"untrained/{tap}"] = session.baselines.untrained(probe, keys, budget, key, encode)
+    return found

@@ -1,9 +1,10 @@
 """The likelihood of images under a variational autoencoder: the evidence lower bound and the importance-weighted bound.
 
-Models have the extras `mean` and `log_variance`, the prior N(0, I), and a decoder whose output is the logits of
-Bernoulli pixels (`preprocessing.logits`) or the mean of Gaussian ones.
+Models have the extras `mean` and `log_variance`, the prior N(0, I), and a decoder. Its output is the mean of Gaussian
+pixels, or that mean in logits (`preprocessing.logits`); for grey images, of one channel, the logits of Bernoulli ones.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -41,7 +42,11 @@ def likelihood(
 
     q(h|x) is always computed from the original image, neither binarised nor dequantised: any q gives a bound.
     """
-    sigma = None if preprocessing.logits else _best_sigma(model, preprocessing, val_images, generator, poll)
+    sigma = (
+        None
+        if _is_bernoulli(preprocessing, test_images)
+        else _best_sigma(model, preprocessing, val_images, generator, poll)
+    )
     images = test_images[subset(len(test_images), IMAGES)]
     parts = []  # of each batch: the two bounds and the KL, (B,), and the posterior mean, (B, units)
     for part in images.split(BATCH):
@@ -49,7 +54,8 @@ def likelihood(
         extras = model(preprocessing.to_input(part)).extras
         mean, log_variance = extras["mean"].float(), extras["log_variance"].float()
         target = _target(preprocessing, part, generator)
-        weights = log_weights(model, mean, log_variance, target, sigma, samples, generator, poll)
+        decode = functools.partial(_decoded, model, preprocessing.logits and sigma is not None)
+        weights = log_weights(decode, mean, log_variance, target, sigma, samples, generator, poll)
         bound = weights.logsumexp(dim=0) - math.log(samples)
         parts.append((weights.mean(dim=0), bound, divergence(mean, log_variance).sum(dim=1), mean.double()))
     elbo, bound, kl, means = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -69,7 +75,7 @@ def likelihood(
 
 @torch.no_grad()
 def log_weights(
-    model: Autoencoder,
+    decode: Callable[[Tensor], Tensor],
     mean: Tensor,
     log_variance: Tensor,
     target: Tensor,
@@ -81,7 +87,8 @@ def log_weights(
     """log p(target|h) + log p(h) - log q(h) for draws h of q = N(mean, exp(log_variance)): (samples, B) float64.
 
     Their mean estimates the ELBO; the log of the mean of their exponentials is never below that and approaches
-    log p(target) as samples grow. `sigma` of Gaussian pixels; None: Bernoulli pixels, 0 or 1.
+    log p(target) as samples grow. `decode` gives the mean of
+    Gaussian pixels, of standard deviation `sigma`; with sigma None the logits of Bernoulli pixels, 0 or 1.
     """
     prior = Normal(torch.zeros_like(mean), 1.0)
     posterior = Normal(mean, (log_variance / 2).exp())
@@ -90,7 +97,7 @@ def log_weights(
         poll()
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         code = mean + posterior.scale * noise
-        output = model.decode(code)
+        output = decode(code)
         pixels = Bernoulli(logits=output) if sigma is None else Normal(output, sigma)
         of_code = (prior.log_prob(code) - posterior.log_prob(code)).double().sum(dim=1)
         weights.append(pixels.log_prob(target).flatten(1).double().sum(dim=1) + of_code)
@@ -100,10 +107,19 @@ def log_weights(
 def _target(preprocessing: Preprocessing, images: Tensor, generator: torch.Generator) -> Tensor:
     """What the density is of: images binarised by one draw, with grey levels as probabilities, for Bernoulli pixels;
     dequantised by uniform noise of one grey level for Gaussian ones (Theis et al. 2016)."""
-    if preprocessing.logits:
+    if _is_bernoulli(preprocessing, images):
         return torch.bernoulli(images / 255, generator=generator)
     noise = torch.rand(images.shape, generator=generator, device=images.device)
     return preprocessing.to_input(images + noise - 0.5)
+
+
+def _is_bernoulli(preprocessing: Preprocessing, images: SplitImages) -> bool:
+    return preprocessing.logits and images.shape[1] == 1
+
+
+def _decoded(model: Autoencoder, logits: bool, code: Tensor) -> Tensor:
+    output = model.decode(code)
+    return output.sigmoid() if logits else output
 
 
 def _best_sigma(
@@ -119,6 +135,7 @@ def _best_sigma(
         poll()
         part = part.to(generator.device)
         output = model(preprocessing.to_input(part), generator).reconstruction.float()
+        output = output.sigmoid() if preprocessing.logits else output
         squares += (_target(preprocessing, part, generator) - output).double().square().sum().item()
     return math.sqrt(squares / images.shape.numel())
 

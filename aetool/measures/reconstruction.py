@@ -22,6 +22,7 @@ class ReconstructionMetrics:
     - `ssim`: structural similarity, the mean over images, of the reconstruction clamped to [0, 1].
     - `fvu`: fraction of variance unexplained, `Σ‖x - x̂‖² / Σ‖x - x̄‖²`, not clamped, with x̄ the mean of the images seen;
       NaN if they are all the same image.
+    - `fvu_se`: standard error of `fvu` over the errors of the images, for a given variance; 0 for a single image.
     - `explained_variance`: `1 - fvu`; 0 for the mean image, 1 for a perfect reconstruction.
     """
 
@@ -63,6 +64,7 @@ class ReconstructionMetrics:
             "psnr": torch.cat(self._psnr).mean().item(),
             "ssim": torch.cat(self._ssim).mean().item(),
             "fvu": fvu,
+            "fvu_se": fvu * _relative_error(errors),
             "explained_variance": 1 - fvu,
         }
 
@@ -102,6 +104,12 @@ def _window(side: int, like: Tensor) -> Tensor:
     weights = torch.softmax(-0.5 * (offsets / sigma).square(), dim=0)
     padded = F.pad(torch.eye(side, device=like.device, dtype=like.dtype), (radius, radius), mode="reflect")
     return (padded.unfold(1, 2 * radius + 1, 1) @ weights).T
+
+
+def _relative_error(errors: Tensor) -> float:
+    """Standard error of the mean of the errors (N,), as a fraction of the mean; 0 where all are 0."""
+    mean = errors.mean().item()
+    return errors.std().item() / mean / math.sqrt(len(errors)) if mean and len(errors) > 1 else 0.0
 
 
 def _squared_error(images: Tensor, reconstructions: Tensor) -> Tensor:

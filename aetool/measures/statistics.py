@@ -1,4 +1,7 @@
-"""Means over seeds, and confidence intervals of differences; no torch."""
+"""Means over seeds, confidence intervals and tests of accuracies and their differences; no torch.
+
+The quantiles are scipy's, imported when first needed: tables without a difference do without.
+"""
 
 import math
 import statistics
@@ -6,7 +9,6 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 CONFIDENCE = 0.95  # level of every interval
-NORMAL = 1.96  # standard errors on either side of a mean that hold this level in a normal distribution
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -25,11 +27,19 @@ class Stat(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """A mean and its confidence interval; infinite where there are too few values to estimate one."""
+    """A mean difference, its confidence interval, and the p-value of no difference, two-sided.
+
+    Where the values say nothing of their spread, the interval is infinite and p is 1.
+    """
 
     mean: float
     low: float
     high: float
+    p: float
+
+    @property
+    def is_known(self) -> bool:
+        return math.isfinite(self.low)
 
     @property
     def excludes_zero(self) -> bool:
@@ -47,44 +57,87 @@ def difference(first: Mapping[Key, float], second: Mapping[Key, float]) -> Inter
 
 
 def paired_t_interval(differences: Sequence[float]) -> Interval:
-    """Student's t-interval of the mean of paired differences; infinite for one difference or two equal ones."""
+    """Student's t-interval of the mean of paired differences.
+
+    Unknown for one difference, and for equal ones: accuracies are counts of images and can agree by chance.
+    """
     mean, n = statistics.fmean(differences), len(differences)
-    if n < 2 or (n == 2 and math.isclose(*differences)):  # accuracies are counts of images and can agree by chance
-        return Interval(mean, -math.inf, math.inf)
+    if all(math.isclose(value, differences[0], abs_tol=1e-12) for value in differences):
+        return _unknown(mean)
     return _t_interval(mean, statistics.stdev(differences) / math.sqrt(n), n - 1)
 
 
 def welch_interval(first: Sequence[float], second: Sequence[float]) -> Interval:
-    """Welch's t-interval of the difference of two means (Welch 1947); infinite where one side has a single value."""
+    """Welch's t-interval of the difference of two means (Welch 1947).
+
+    Unknown where one side has a single value, or neither side varies.
+    """
     mean = statistics.fmean(first) - statistics.fmean(second)
     if min(len(first), len(second)) < 2:
-        return Interval(mean, -math.inf, math.inf)
+        return _unknown(mean)
     a, b = (statistics.variance(values) / len(values) for values in (first, second))
     if a + b == 0:
-        return Interval(mean, mean, mean)
+        return _unknown(mean)
     freedom = (a + b) ** 2 / (a**2 / (len(first) - 1) + b**2 / (len(second) - 1))
     return _t_interval(mean, math.sqrt(a + b), freedom)
 
 
-def paired_accuracy_interval(first: Iterable[bool], second: Iterable[bool]) -> Interval:
-    """Accuracy of one classifier minus that of another, from which of the same images each classifies correctly.
+def paired_accuracy_interval(first: Iterable[float], second: Iterable[float]) -> Interval:
+    """Accuracy of one classifier minus that of another on the same images, each in [0, 1]: whether an image is
+    classified correctly, or how often, over seeds or label draws.
 
-    A normal interval, infinite for a single image. Raises ValueError if the lengths differ or there are no images.
+    The normal interval of the paired differences after adding one image that only the first gets right and one that
+    only the second does, so that it holds for small differences too (Bonett & Price 2012; recommended by Fagerland,
+    Lydersen & Laake 2014). Raises ValueError if the lengths differ or there are no images.
     """
-    differences = [int(a) - int(b) for a, b in zip(first, second, strict=True)]
-    n, total = len(differences), sum(differences)
-    if n == 0:
+    from scipy.special import ndtr, ndtri
+
+    differences = [float(a) - float(b) for a, b in zip(first, second, strict=True)]
+    if not differences:
         raise ValueError("no images")
-    mean = total / n
-    if n == 1:
-        return Interval(mean, -math.inf, math.inf)
-    variance = (sum(map(abs, differences)) - total * mean) / (n - 1)
-    half = NORMAL * math.sqrt(variance / n)
-    return Interval(mean, mean - half, mean + half)
+    total, n = math.fsum(differences), len(differences) + 2
+    centre = total / n
+    error = math.sqrt(((math.fsum(d * d for d in differences) + 2) / n - centre**2) / n)
+    half = float(ndtri(0.5 + CONFIDENCE / 2)) * error
+    p = 2 * float(ndtr(-abs(centre) / error))
+    return Interval(total / len(differences), max(centre - half, -1.0), min(centre + half, 1.0), p)
+
+
+def wilson_interval(accuracy: float, n: int) -> tuple[float, float]:
+    """The bounds of an accuracy that n images were classified with (Wilson 1927)."""
+    from scipy.special import ndtri
+
+    z = float(ndtri(0.5 + CONFIDENCE / 2))
+    centre = (accuracy + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(accuracy * (1 - accuracy) / n + z**2 / (4 * n**2))
+    return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+def accuracy_error(accuracy: float, n: int) -> float:
+    """Standard error of the accuracy on n images."""
+    return math.sqrt(accuracy * (1 - accuracy) / n)
+
+
+def largest_p(*intervals: Interval | None) -> float | None:
+    """The p-value of a difference that has to exceed every known source of variation; None where none is known."""
+    return max((one.p for one in intervals if one is not None and one.is_known), default=None)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values of several tests, adjusted such that all of them together keep the level of one (Holm 1979)."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
 
 
 def _t_interval(mean: float, error: float, freedom: float) -> Interval:
-    from scipy.special import stdtrit  # takes a quarter of a second to import; tables without a difference do without
+    from scipy.special import stdtr, stdtrit
 
     half = float(stdtrit(freedom, 0.5 + CONFIDENCE / 2)) * error
-    return Interval(mean, mean - half, mean + half)
+    return Interval(mean, mean - half, mean + half, 2 * float(stdtr(freedom, -abs(mean) / error)))
+
+
+def _unknown(mean: float) -> Interval:
+    return Interval(mean, -math.inf, math.inf, 1.0)

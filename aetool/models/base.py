@@ -42,7 +42,7 @@ class Autoencoder(nn.Module, HasTraits):
     `forward` is a pure function of parameters, buffers, input and generator. Given a generator it may draw noise (a
     sampled code, a mask); without one it is deterministic, as `encode` always is. A model that returns extras overrides
     it and names them in `traits`. One extra acts on the loss: `pixel_weight`, (B, 1 or C, H, W), multiplies the error
-    of each pixel before the mean. `observe`, `atoms` and `encoder_layer` are optional.
+    of each pixel before the mean. `init_from_data`, `observe`, `atoms` and `encoder_layer` are optional.
     """
 
     traits: ClassVar[ModelTraits] = ModelTraits()
@@ -59,6 +59,14 @@ class Autoencoder(nn.Module, HasTraits):
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> AutoencoderOutput:
         code = self.encode(x)
         return AutoencoderOutput(self.decode(code), code, {})
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the decoder's weights are those of the encoder, so that codes cannot shrink at no cost."""
+        return False
+
+    def init_from_data(self, x: Tensor) -> None:
+        """Adjusts the initial weights to training images (B, C, H, W), once, before training."""
 
     def observe(self, output: AutoencoderOutput) -> None:
         """Updates running statistics, which are buffers, after each training step."""

@@ -44,6 +44,10 @@ class Dense(Autoencoder):
         self.decoder = None if tied else nn.Sequential(*layers(sizes[::-1], activation))
         self.decoder_biases = nn.ParameterList(torch.zeros(size) for size in sizes[-2::-1]) if tied else None
 
+    @property
+    def is_tied(self) -> bool:
+        return self.decoder is None
+
     def encode(self, x: Tensor) -> Tensor:
         return self.encoder(x.flatten(1))
 

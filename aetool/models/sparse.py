@@ -24,11 +24,12 @@ class Sparse(Autoencoder):
     """h = relu(E (x - x̄) + e) / √n and x̂ = √n Σ_i h_i d_i / ‖d_i‖ + b, for n pixel values.
 
     The pre-bias x̄ is the mean image, and b starts there; the encoder starts as the transposed decoder and is not tied
-    to it (Gao et al. 2024, "Scaling and evaluating sparse autoencoders"). x̄ is not learned: it would drift to where the
-    penalty is small, at the cost of reconstruction and of probe accuracy. Atoms are normalised in the forward pass, so
-    that codes cannot evade an L1 penalty by shrinking while atoms grow. The factor √n gives atoms a root mean square of
-    1: with standardised images and the mean squared error per pixel, a unit is active when its correlation with the
-    residual exceeds lambda / 2, at any image size.
+    to it (Gao et al. 2024, "Scaling and evaluating sparse autoencoders"). `init_from_data` then scales it, so that x̂
+    has the size of x: many atoms that overlap would otherwise give an x̂ many times too large. x̄ is not learned: it
+    would drift to where the penalty is small, at the cost of reconstruction and of probe accuracy. Atoms are normalised
+    in the forward pass, so that codes cannot evade an L1 penalty by shrinking while atoms grow. The factor √n gives
+    atoms a root mean square of 1: with standardised images and the mean squared error per pixel, a unit is active when
+    its correlation with the residual exceeds lambda / 2, at any image size.
     """
 
     traits = ModelTraits(extras=("pre_activation",), l0_depends_on_lambda=True)
@@ -45,6 +46,14 @@ class Sparse(Autoencoder):
         mean = torch.zeros(pixels) if mean_image is None else mean_image.flatten()
         self.pre_bias = nn.Buffer(mean.clone())
         self.decoder_bias = nn.Parameter(mean.clone())
+
+    @torch.no_grad()
+    def init_from_data(self, x: Tensor) -> None:
+        """Multiplies the encoder by the factor of x̂ - b that fits x - x̄ best: ⟨x̂ - b, x - x̄⟩ / ‖x̂ - b‖²."""
+        explained = self.decode(self.encode(x)).flatten(1) - self.decoder_bias
+        factor = (explained * (x.flatten(1) - self.pre_bias)).sum() / explained.square().sum()
+        if factor > 0:  # not nan, as without an active unit
+            self.encoder_weight.mul_(factor)
 
     def activate(self, pre_activation: Tensor) -> Tensor:
         """Pre-activations to codes, both (B, code_size); subclasses override it."""

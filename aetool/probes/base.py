@@ -13,6 +13,7 @@ from torch import Tensor
 
 from aetool.components import HasTraits, ProbeTraits
 from aetool.errors import NonFiniteError
+from aetool.measures.statistics import wilson_interval
 
 BINS = 15  # confidence bins of the calibration error (Guo et al. 2017)
 
@@ -60,25 +61,31 @@ class ProbeResult(NamedTuple):
     confusion: Tensor  # (K, K) int64 on the CPU: test images by true class (row) and predicted class (column)
     per_class_accuracy: Tensor  # (K,) float64 on the CPU; NaN for a class without test images
     val_accuracy: dict[str, float]  # as in Fitted
+    correct: Tensor  # (N,) bool on the CPU, by test image; float32, the fraction of draws, for a mean over label draws
 
 
 def judge(fitted: Fitted, test: Labelled, num_classes: int) -> ProbeResult:
     """Evaluate a classifier on the test split; the only place that reads it.
 
-    Adds to the metrics of the fit: `test/accuracy`; `test/top5_accuracy` for more than five classes;
-    `test/calibration_error` for a probabilistic classifier.
+    Adds to the metrics of the fit: `test/accuracy`, and as `test/accuracy_low` and `test/accuracy_high` its 95 %
+    interval over test images; `test/top5_accuracy` for more than five classes; `test/calibration_error` for a
+    probabilistic classifier.
     """
     features, labels = check("test", test, num_classes)
     scores = fitted.scores(features)
-    pairs = torch.bincount(labels * num_classes + scores.argmax(dim=1), minlength=num_classes**2)
+    predicted = scores.argmax(dim=1)
+    pairs = torch.bincount(labels * num_classes + predicted, minlength=num_classes**2)
     confusion = pairs.reshape(num_classes, num_classes).cpu()
-    metrics = fitted.metrics | {"test/accuracy": confusion.trace().item() / len(labels)}
+    found = confusion.trace().item() / len(labels)
+    low, high = wilson_interval(found, len(labels))
+    metrics = fitted.metrics | {"test/accuracy": found, "test/accuracy_low": low, "test/accuracy_high": high}
     if num_classes > 5:
         best = scores.topk(5, dim=1).indices
         metrics["test/top5_accuracy"] = (best == labels[:, None]).any(dim=1).double().mean().item()
     if fitted.probabilistic:
         metrics["test/calibration_error"] = calibration_error(scores.softmax(dim=1), labels)
-    return ProbeResult(metrics, confusion, confusion.diag() / confusion.sum(dim=1).double(), fitted.val_accuracy)
+    recall = confusion.diag() / confusion.sum(dim=1).double()
+    return ProbeResult(metrics, confusion, recall, fitted.val_accuracy, (predicted == labels).cpu())
 
 
 def accuracy(scores: Tensor, labels: Tensor) -> float:

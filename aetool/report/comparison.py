@@ -6,7 +6,7 @@ from pathlib import Path
 
 from aetool.errors import UserError
 from aetool.evaluation.catalogue import Metric, measured
-from aetool.report import findings, pareto
+from aetool.report import differences, findings, pareto
 from aetool.report.groups import Group, Order, Row, comparable_sets, format_value, grouped, rank
 from aetool.report.rows import FOREIGN, META, MISSING, SWEEP, Sweep, read_rows, read_sweep
 from aetool.report.selection import select, sort_key
@@ -29,7 +29,7 @@ class Comparison:
     metrics: list[Metric]  # those that a run has
     fronts: list[pareto.Front]
     recommendations: list[str]  # a sentence for each set of comparable groups with a choice to make
-    differences: list[str]  # sentences on differences over seeds
+    differences: list[str]  # sentences on the best group of each set against its baselines and the others
     excluded: list[str]  # sentences on failed, running, missing and foreign folders
     notes: list[str]  # sentences on runs that are compared with reservations
     command: str | None  # of the sweep, where it is one
@@ -80,14 +80,15 @@ def compare(rows: Sequence[Row], sweep: Sweep | None = None, title: str = "", so
         order = sort_key(rows, sort)
         rows = sorted(rows, key=lambda row: order(Group.of_one(row)))
         groups.sort(key=order)
-    fronts, recommendations, differences = [], [], []
+    fronts, recommendations, said = [], [], []
     for name, members in comparable_sets(groups).items():
         prefix = f"{name}: " if name else ""
         fronts += pareto.fronts(members, name)
         recommended = findings.recommendation(members)
         recommendations += [prefix + recommended] if recommended else []
-        said = findings.differences(members)
-        differences += said if said == [findings.ONE_SEED] else [prefix + sentence for sentence in said]
+        said += [prefix + sentence for sentence in differences.from_baselines(members)]
+        others = differences.between_groups(members)
+        said += others if others == [differences.ONE_SEED] else [prefix + sentence for sentence in others]
     return Comparison(
         title=title or f"Sweep over {', '.join(axes)}",
         rows=list(rows),
@@ -96,7 +97,7 @@ def compare(rows: Sequence[Row], sweep: Sweep | None = None, title: str = "", so
         metrics=measured(row for group in groups for row in group.rows),
         fronts=fronts,
         recommendations=recommendations,
-        differences=list(dict.fromkeys(differences)),
+        differences=list(dict.fromkeys(said)),
         excluded=findings.excluded(rows),
         notes=findings.duplicates(groups) + findings.outdated(rows),
         command=sweep.command if sweep else None,

@@ -7,15 +7,12 @@ import math
 import shlex
 from collections.abc import Sequence
 
-from aetool.evaluation.catalogue import CODE_SIZE, PROTOCOL, SELECTION, VAL_L0, Metric
-from aetool.measures.statistics import CONFIDENCE, Stat
-from aetool.report.groups import Group, Row, Seed, Value, format_stat, format_value, seed, seed_difference
+from aetool.evaluation.catalogue import CODE_SIZE, PROTOCOL, SELECTION, VAL_L0, Metric, error_key
+from aetool.measures.statistics import Stat
+from aetool.report.groups import Group, Row, Seed, Value, format_stat, format_value, seed
 
-TOLERANCE = 0.005  # in place of a standard deviation where there is one seed: 0.5 points of accuracy, or 0.005 of FVU
 DENSE = 0.99  # fraction of active units from which a code counts as dense
 NAMES = ("model.name", "dataset.name")  # keys whose value alone is clear
-ONE_SEED = "only one seed per setting: differences cannot be assessed; add seed=0,1,2"
-RIVALS = 4  # groups that the best one is compared with
 
 
 def title(group: Group, among: Sequence[Group]) -> str:
@@ -50,9 +47,9 @@ def ranked(groups: Sequence[Group]) -> tuple[list[Group], Metric, Metric] | None
 def recommendation(groups: Sequence[Group]) -> str | None:
     """The smallest code that is about as good as the best one; None where there is no choice.
 
-    "About as good" is within one standard deviation of the best group over its seeds, on the validation split (compare
-    Breiman et al. 1984, who take the standard error). Size is the number of active units, and of values where codes are
-    dense.
+    "About as good" is within one standard error of the best validation metric (Breiman et al. 1984, section 3.4.3),
+    over seeds, or over validation images where seeds show no spread. Size is the number of active units, and of values
+    where codes are dense.
     """
     found = ranked(groups)
     if found is None or len(found[0]) < 2:
@@ -63,54 +60,27 @@ def recommendation(groups: Sequence[Group]) -> str | None:
     sized = [group for group in order if group.stat(size.key)]
     if best not in sized:
         return None
-    margin = of.std if of.n > 1 else TOLERANCE
-    close = [group for group in sized if _cost(group, val) <= _cost(best, val) + margin]
+    error = _standard_error(best, val)
+    margin, basis = error or (0.0, "")
+    close = [group for group in sized if _cost(group, val) <= _cost(best, val) + margin] if error else [best]
     small = min(close, key=lambda group: (group.mean(size.key), _cost(group, val)))
-    accuracy = _is_accuracy(val)
-    width = "one std" if of.n > 1 else "0.5 points" if accuracy else f"{TOLERANCE}"
+    accuracy = is_accuracy(val)
+    width = f"one standard error ({margin:{val.format}} over {basis})"
     what = f"the best validation {'accuracy' if accuracy else 'FVU'} ({format_stat(of, val.format)})"
     reported = _stat(small, test)
     tested = f"test {format_stat(reported, test.format)}" + (" (one seed)" if reported.n == 1 else "")
     few, many = small.mean(size.key), best.mean(size.key)
     if not few < many:
         varies = len({group.mean(size.key) for group in sized}) > 1
-        alone = f" with {_count(many)} {unit}; no smaller code is within {width}" if varies else ""
+        alone = f" with {_count(many)} {unit}" if varies else ""
+        alone += f"; no smaller code is within {width}" if varies and error else ""
         return f"{title(best, order)} has {what}{alone}: {tested}"
     fewer = f"{f'{many / few:.1f}× fewer' if few > 0 else 'no'} {unit} ({_count(few)} instead of {_count(many)})"
     return f"{title(small, order)} is within {width} of {what}, {title(best, order)}, with {fewer}: {tested}"
 
 
-def differences(groups: Sequence[Group]) -> list[str]:
-    """Whether the best group by validation is better on test than the next ones, by intervals over seeds."""
-    found = ranked(groups)
-    if found is None or len(found[0]) < 2:
-        return []
-    order, _, test = found
-    if all(_stat(group, test).n == 1 for group in order):
-        return [ONE_SEED]
-    best, *others = order
-    if _stat(best, test).n == 1:
-        return [f"{title(best, order)} has only one seed: its differences cannot be assessed"]
-    return [_compared(best, other, (title(best, order), title(other, order)), test) for other in others[:RIVALS]]
-
-
-def _compared(best: Group, other: Group, names: tuple[str, str], metric: Metric) -> str:
-    first, second = names
-    pair = (best, other) if metric.direction == "higher" else (other, best)
-    interval = seed_difference(*pair, metric.key)
-    seeds = [group.by_seed(metric.key).keys() for group in (best, other)]
-    if interval is None or not math.isfinite(interval.low):
-        few = "only one seed" if min(map(len, seeds)) < 2 else "two seeds with the same difference"
-        return f"{first} and {second}: {few}, the difference cannot be assessed"
-    form = f"z{metric.format.lstrip('+')}"  # z: no -0.0000
-    bounds = f"[{format(interval.low, form)}, {format(interval.high, form)}]"
-    paired = f"{len(seeds[0])} seeds, paired" if seeds[0] == seeds[1] else f"{len(seeds[0])} and {len(seeds[1])} seeds"
-    basis = f"{bounds} ({CONFIDENCE * 100:.0f} %, {paired})"
-    name = "test accuracy" if _is_accuracy(metric) else f"test {metric.label}"
-    if not interval.excludes_zero:
-        return f"no significant difference between {first} and {second} in {name}: {interval.mean:{form}} {basis}"
-    how = "better" if interval.low > 0 else "worse"
-    return f"{first} is {how} than {second} in {name} by {abs(interval.mean):{form}} {basis}"
+def is_accuracy(metric: Metric) -> bool:
+    return metric.key.endswith("/accuracy")
 
 
 def excluded(rows: Sequence[Row]) -> list[str]:
@@ -162,14 +132,18 @@ def _outdated(stage: str, protocol: Value, runs: Sequence[str]) -> str:
     return f"{which}: {stage} was measured {how}, current is {PROTOCOL}; re-evaluate {them}: {shlex.join(words)}"
 
 
-def _is_accuracy(metric: Metric) -> bool:
-    return metric.key.endswith("/accuracy")
-
-
 def _stat(group: Group, metric: Metric) -> Stat:
     found = group.stat(metric.key)
     assert found is not None
     return found
+
+
+def _standard_error(group: Group, metric: Metric) -> tuple[float, str] | None:
+    """Of a validation metric, and over what; None where it is not known."""
+    stat, sampling = _stat(group, metric), group.stat(error_key(metric.key))
+    if stat.std > 0:
+        return stat.std / math.sqrt(stat.n), "seeds"
+    return (sampling.mean, "validation images") if sampling else None
 
 
 def _active(group: Group) -> float:

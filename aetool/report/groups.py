@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from aetool.measures.statistics import Interval, Stat, difference
+from aetool.measures.statistics import Stat
 
 DATASET = ("dataset.name", "dataset.path")  # keys that tell datasets apart
 Value = int | float | str | bool | list["Value"] | None  # of a config key, a metric or a fact about the run
@@ -105,9 +105,3 @@ def comparable_sets(groups: Sequence[Group]) -> dict[str, list[Group]]:
         dataset = " ".join(str(group.value(key)) for key in DATASET if group.value(key) is not None)
         found.setdefault(f"{dataset}, fine-tuned" if is_finetune(group) else dataset, []).append(group)
     return found if len(found) > 1 else {"": list(groups)}
-
-
-def seed_difference(first: Group, second: Group, key: str) -> Interval | None:
-    """`first` minus `second` with its confidence interval over seeds; None if one of them lacks the metric."""
-    one, other = first.by_seed(key), second.by_seed(key)
-    return difference(one, other) if one and other else None

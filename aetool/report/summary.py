@@ -7,6 +7,7 @@ from rich.console import Console
 
 from aetool.evaluation.catalogue import (
     BASELINES,
+    COMPARED,
     LINEAR,
     LOSSLESS_PSNR,
     METRICS,
@@ -14,10 +15,12 @@ from aetool.evaluation.catalogue import (
     TUNED,
     Metric,
     baseline_key,
+    bounds,
+    gain_key,
     split_probe_key,
     table_metrics,
 )
-from aetool.report.tables import print_measures
+from aetool.report.tables import plain_console, print_measures
 
 Lines = dict[str, dict[str, str | None]]  # cells by row and column
 DENOISING = re.compile(r"denoising/(?P<level>[^/]+)/psnr_gain")
@@ -43,6 +46,7 @@ def print_summary(
             words = metric.heading.replace(LINEAR, f"{(probe_stage or PROBE).split('-')[1]} probe ")
             lines[words] = _beside(metric, values, _run_column(model), metrics.get("evaluate", {}))
     print_measures(title, _filled(lines), console)
+    _print_intervals(probe_stage or PROBE, stages[PROBE], ["code"], console)
     if full and "evaluate" in metrics:
         print_evaluation(model, metrics["evaluate"], console)
     if full and probe_stage and probe_stage in metrics:
@@ -74,6 +78,7 @@ def print_probe(model: str, stage: str, metrics: Mapping[str, float], console: C
         lines[metric.heading.removeprefix(LINEAR)] = cells
     draws = ", mean over label draws" if any(name.endswith("/accuracy_std") for name in metrics) else ""
     print_measures(f"{stage.replace('-', ' ')}, frozen features{draws}", _filled(lines), console)
+    _print_intervals(stage, metrics, taps, console)
 
 
 def print_finetune(tap: str, results: Mapping[str, Mapping[str, float]], console: Console | None = None) -> None:
@@ -88,6 +93,31 @@ def print_finetune(tap: str, results: Mapping[str, Mapping[str, float]], console
         cells = {name: _cell(metric, found.get(metric.name)) for name, found in {**results, "mean": mean}.items()}
         lines[metric.heading.removeprefix(TUNED)] = cells
     print_measures(f"classification, tap {tap}", _filled(lines), console)
+
+
+def _print_intervals(
+    stage: str, metrics: Mapping[str, float], taps: Iterable[str], console: Console | None = None
+) -> None:
+    """The test accuracy of each tap, and what it gains over the baselines, with their intervals where they are kept."""
+    console = console or plain_console()
+    names = {baseline: _pca(metrics) if baseline == "pca" else baseline for baseline in COMPARED}
+    width = max(map(len, names.values()))
+    for tap in taps:
+        if found := _with_bounds(metrics, f"{tap}/test/accuracy", ".4f"):
+            subject = f"{stage.split('-')[1]} probe" if tap == "code" else tap
+            console.print(f"{subject} accuracy {found} (95 % intervals over test images)")
+        for baseline, name in names.items():
+            if found := _with_bounds(metrics, gain_key(tap, baseline), "+.4f"):
+                console.print(f"  minus {name:<{width}}  {found}")
+
+
+def _with_bounds(metrics: Mapping[str, float], key: str, form: str) -> str | None:
+    """`0.9712 [0.9700, 0.9724]`; None without the bounds."""
+    values = [metrics[name] for name in (key, *bounds(key)) if name in metrics]
+    if len(values) < 3:
+        return None
+    value, low, high = (format(value, form) for value in values)
+    return f"{value} [{low}, {high}]"
 
 
 def _beside(metric: Metric, values: Mapping[str, float], run: str, pca: Mapping[str, float]) -> dict[str, str | None]:

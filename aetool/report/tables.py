@@ -38,7 +38,7 @@ class Column(NamedTuple):
 
 def print_comparison(comparison: Comparison, each: bool = False, console: Console | None = None) -> None:
     """A table for each set of comparable groups, or with `each` one of all runs; then the findings."""
-    console = console or _console()
+    console = console or plain_console()
     parts = {"": list(map(Group.of_one, comparison.rows))} if each else comparable_sets(comparison.groups)
     for name, lines in parts.items():
         if name:
@@ -249,7 +249,7 @@ def print_measures(
 
     Columns that do not fit the width follow below.
     """
-    console = console or _console()
+    console = console or plain_console()
     names = list(dict.fromkeys(name for values in lines.values() for name in values))
     labels = Column("", list(lines), number=False)
     waiting = [Column(name, [_text(values.get(name)) for values in lines.values()]) for name in names]
@@ -267,5 +267,5 @@ def _text(value: float | str | None) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _console() -> Console:
+def plain_console() -> Console:
     return Console(markup=False, highlight=False)

@@ -39,6 +39,7 @@ from aetool.training.progress import TrainingProgress
 
 STAGE, PREDICTIONS, SUPERVISED = "finetune", "predictions.npy", "supervised"
 PRETRAINING = ("model", "dataset", "loss", "penalty", "corruption", "seed", "output", "device", "threads", "cache")
+LAYER_DECAY = 0.75  # of a pretrained encoder (He et al. 2022)
 log = logging.getLogger("aetool")
 
 
@@ -46,9 +47,14 @@ class Result(NamedTuple):
     """The result of one fine-tune: metrics by column (fine-tuned, from scratch, frozen), and the runs."""
 
     metrics: dict[str, dict[str, float]]
-    gap: Interval | None  # test accuracy minus that of the control, over the test images
+    correct: tuple[list[bool], list[bool]] | None  # by test image, of the fine-tune and of its control
     runs: list[Run[FinetuneRunConfig]]
     pretrained: Run[TrainConfig] | None  # by this command
+
+    @property
+    def gap(self) -> Interval | None:
+        """Test accuracy minus that of the control, with its interval over test images; None without a control."""
+        return None if self.correct is None else paired_accuracy_interval(*self.correct)
 
     def _repr_html_(self) -> str:
         return html_table("classification", self.metrics)
@@ -62,7 +68,7 @@ def finetune_point(point: Point[FinetuneConfig]) -> Result:
     parent = None if directory is None else _open_parent(directory, point.config_dir)
     tuned = Run.of(_own(config, parent), point.own_command)
     name = "fine-tuned" if parent else "from scratch"
-    metrics, runs, gap = {name: _finetuned(tuned, parent)}, [tuned], None
+    metrics, runs, correct = {name: _finetuned(tuned, parent)}, [tuned], None
     if parent is None:
         return Result(metrics, None, runs, None)
     if config.control:
@@ -70,13 +76,13 @@ def finetune_point(point: Point[FinetuneConfig]) -> Result:
         metrics["from scratch"] = _finetuned(control, None)
         labels = DataSession(tuned.config, tuned.config).dataset.test.labels
         assert labels is not None
-        correct = [np.load(one.directory / PREDICTIONS) == labels.numpy() for one in (tuned, control)]
-        gap = paired_accuracy_interval(*correct)
+        first, second = ((np.load(one.directory / PREDICTIONS) == labels.numpy()).tolist() for one in (tuned, control))
+        correct = first, second
         runs.append(control)
     frozen = _frozen(parent, config)
     if frozen:
         metrics["frozen, linear probe"] = frozen
-    return Result(metrics, gap, runs, pretrained)
+    return Result(metrics, correct, runs, pretrained)
 
 
 def supervised_baseline(run: Run[TrainConfig]) -> dict[str, float]:
@@ -123,8 +129,10 @@ def _own(config: FinetuneConfig, parent: Run[TrainConfig] | None) -> FinetuneRun
     assert isinstance(model, ModelConfig)
     assert isinstance(dataset, DatasetConfig)  # as the rules ask where there is no parent
     values = {key: getattr(config, key) for key in ClassifierConfig.model_fields}
+    decay = config.layer_decay or (LAYER_DECAY if parent else 1.0)
     own = FinetuneRunConfig.model_construct(
         **values,
+        layer_decay=decay,
         model=model,
         dataset=dataset,
         augmentation=dataset.augmentation if config.augment else None,

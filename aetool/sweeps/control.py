@@ -1,10 +1,11 @@
 """What fine-tuning gains over the same network from scratch, over the points of a sweep."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 
 from aetool.config.compose import Point
 from aetool.config.schema import FinetuneConfig
-from aetool.measures.statistics import Interval, difference
+from aetool.measures.statistics import Interval, difference, paired_accuracy_interval
 from aetool.report.tables import print_measures
 from aetool.sweeps.classifier import Result
 from aetool.sweeps.sweep import Outcome
@@ -36,19 +37,21 @@ def print_points(
 
 
 def _over_seeds(results: Sequence[tuple[int, Result]]) -> str:
-    if len(results) == 1:
-        gap = results[0][1].gap
-        assert gap is not None
-        return sentence(gap, "the test images of this seed")
+    pairs = [result.correct for _, result in results if result.correct is not None]
+    means = (list(map(statistics.fmean, zip(*side, strict=True))) for side in zip(*pairs, strict=True))
+    over_images = paired_accuracy_interval(*means)
     tuned, scratch = (
         {seed: result.metrics[name]["test/accuracy"] for seed, result in results}
         for name in ("fine-tuned", "from scratch")
     )
-    found = difference(tuned, scratch)
-    return sentence(found, f"{len(results)} seeds")
+    over_seeds = difference(tuned, scratch)
+    return sentence({f"{len(results)} seeds": over_seeds, "test images": over_images})
 
 
-def sentence(gap: Interval, over: str) -> str:
-    verdict = "a difference" if gap.excludes_zero else "no difference shown"
-    points = f"{100 * gap.mean:+.2f} points, 95 % interval {100 * gap.low:+.2f} to {100 * gap.high:+.2f}"
-    return f"fine-tuned minus from scratch: {points} over {over}: {verdict}"
+def sentence(gaps: Mapping[str, Interval]) -> str:
+    """The difference, with its intervals by what they are over; it counts if no known one includes zero."""
+    known = {over: gap for over, gap in gaps.items() if gap.is_known}
+    intervals = [f"{100 * gap.low:+.2f} to {100 * gap.high:+.2f} over {over}" for over, gap in known.items()]
+    verdict = "a difference" if all(gap.excludes_zero for gap in known.values()) else "no difference shown"
+    mean = next(iter(gaps.values())).mean
+    return f"fine-tuned minus from scratch: {100 * mean:+.2f} points, 95 % interval {', '.join(intervals)}: {verdict}"

@@ -16,12 +16,14 @@ from aetool.data.images import SplitImages
 from aetool.data.pca import PCA
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError
-from aetool.models.base import Autoencoder
-from aetool.randomness import seeded
+from aetool.models.base import BATCH, Autoencoder
+from aetool.randomness import seeded, subset
 from aetool.storage.checkpoint import Checkpoint, Checkpoints
 from aetool.storage.run import Run
 from aetool.training.hardware import arrange
 from aetool.training.objective import Objective, Term
+
+SAMPLE = 1000  # training images that initial weights are adjusted to
 
 
 class Network(NamedTuple):
@@ -69,6 +71,7 @@ def initial_network(
         input_std=torch.tensor(preprocessing.std),
         pca=pca,
     )
+    model.init_from_data(preprocessing.to_input(images[subset(len(images), SAMPLE)]))
     return Network(model.to(device), preprocessing)
 
 
@@ -92,13 +95,19 @@ def make_model(
 
 
 def make_objective(
-    config: TrainConfig, total_steps: int, code_size: int, num_classes: int, train_labels: Tensor | None
+    config: TrainConfig,
+    total_steps: int,
+    code_size: int,
+    num_classes: int,
+    train_labels: Tensor | None,
+    preprocessing: Preprocessing,
+    pca: Callable[[], PCA],
 ) -> Objective:
     """The objective of a train config; the initial weights of its own parameters depend on the seed alone."""
     penalty, given = config.penalty, {"code_size": code_size, "num_classes": num_classes, "train_labels": train_labels}
     with seeded(config.seed, "objective"):
         terms = {name: Term(build(term, **given), term.scale) for name, term in penalty.terms.items()}
-        loss = build(config.loss)
+        loss = build(config.loss, pca=pca, input_std=torch.tensor(preprocessing.std))
     return Objective(loss, terms, penalty.weight, round(penalty.warmup * total_steps), penalty.target_l0)
 
 
@@ -112,9 +121,10 @@ def make_corruption(config: CorruptionConfig, pca: Callable[[], PCA]) -> Corrupt
 
 def mean_input(preprocessing: Preprocessing, images: SplitImages) -> Tensor:
     """The mean of uint8 images (N, C, H, W) as the network sees it, (1, C, H, W)."""
-    # In chunks, so that no float copy of all images is made.
-    total = sum(chunk.sum(0, keepdim=True, dtype=torch.float64) for chunk in images.split(1000))
-    return preprocessing.to_input(torch.as_tensor(total) / len(images))
+    total = torch.zeros(1, *images.shape[1:], dtype=torch.float64)
+    for part in images.split(BATCH):  # few, as they become float64
+        total += part.sum(0, dtype=torch.float64)
+    return preprocessing.to_input(total / len(images))
 
 
 def load_trained(run: Run[TrainConfig], device: torch.device, step: int | None = None) -> Trained:

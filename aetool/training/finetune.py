@@ -1,10 +1,10 @@
 """Classification end to end: a linear head on an encoder, and both are trained."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aetool.config.schema import AugmentationConfig, FinetuneRunConfig
 from aetool.config.targets import build
@@ -14,7 +14,8 @@ from aetool.data.dataset import Dataset, Split
 from aetool.data.images import SplitImages
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError, poll_signals
-from aetool.models.base import BATCH, Autoencoder
+from aetool.measures.statistics import accuracy_error
+from aetool.models.base import BATCH
 from aetool.models.classifier import Classifier
 from aetool.models.taps import pooled, tapped
 from aetool.probes.base import Fitted, Labelled, judge
@@ -25,6 +26,7 @@ from aetool.training.assembly import Trained, cache_dir, initial_network
 from aetool.training.batches import Augmentation, Batches
 from aetool.training.cached_pca import pca_of
 from aetool.training.hardware import has_fused_optimizers
+from aetool.training.layers import encoder_layers, parameter_groups
 from aetool.training.objective import CrossEntropy
 from aetool.training.pretrain import Progress, fit, make_checkpoints
 from aetool.training.trainer import Journal, Trainer
@@ -54,6 +56,7 @@ def finetune(
     trainer.model.load_state_dict(best.model())
     assert dataset.test.labels is not None
     logits, train = _logits(trainer, dataset.test), trainer.batches.train
+    metrics["val/accuracy_se"] = accuracy_error(metrics["val/accuracy"], len(trainer.batches.val.images))
     metrics["labels"] = len(train.images)
     metrics["parameters"] = sum(parameter.numel() for parameter in trainer.parameters)
     metrics["mean/test/accuracy"] = _majority(train, dataset.test)
@@ -76,7 +79,7 @@ def make_trainer(
     autoencoder, preprocessing = parent.network if parent else initial_network(config, dataset, device, False, pca)
     x = preprocessing.to_input(train.images[:2].to(device))
     pool = functools.partial(pooled, max_features=config.max_features)
-    encoder = encoder_layers(autoencoder, config.tap, x)
+    layers = encoder_layers(autoencoder, config.tap, x)
     with seeded(config.seed, "head"):
         size = pool(tapped(autoencoder, config.tap, x)).flatten(1).shape[1]
         model = Classifier(autoencoder, config.tap, pool, size, dataset.num_classes).to(device)
@@ -84,7 +87,8 @@ def make_trainer(
     settings = config.trainer.model_copy(update={"batch_size": min(config.trainer.batch_size, len(train.images))})
     augmentation = _augmentation(config.augmentation, train)
     batches = Batches(train, val, preprocessing, settings.batch_size, config.seed, device, augmentation=augmentation)
-    groups = _parameter_groups(config, model, encoder, batches.steps_per_epoch)
+    frozen_steps = config.frozen_epochs * batches.steps_per_epoch
+    groups = parameter_groups(model.head, layers, config.optimizer, config.layer_decay, frozen_steps)
     return Trainer(
         model,
         CrossEntropy(config.label_smoothing),
@@ -94,53 +98,6 @@ def make_trainer(
         settings,
         Journal("finetune", Record(run.directory), make_checkpoints(run, dataset, batches), progress),
     )
-
-
-def _parameter_groups(
-    config: FinetuneRunConfig, model: Classifier, encoder: list[list[nn.Parameter]], steps_per_epoch: int
-) -> list[dict[str, Any]]:
-    """torch's parameter groups: the head, then the encoder's layers from the last to the first, frozen at the start."""
-    lr, frozen_steps = config.optimizer.lr, config.frozen_epochs * steps_per_epoch
-    groups: list[dict[str, Any]] = [{"params": list(model.head.parameters()), "lr": lr}]
-    for depth, layer in enumerate(reversed(encoder), start=1):
-        groups.append({"params": layer, "lr": lr * config.layer_decay**depth, "frozen_steps": frozen_steps})
-    return groups
-
-
-def encoder_layers(autoencoder: Autoencoder, tap: str, x: Tensor) -> list[list[nn.Parameter]]:
-    """The parameters that lead from the input to the tap, by `layer_of`, in the order of the model.
-
-    The others, of the decoder, are frozen. Raises UserError for a tap that the model does not have,
-    and where there are none.
-    """
-    asking = {name: parameter for name, parameter in autoencoder.named_parameters() if parameter.requires_grad}
-    with torch.enable_grad():
-        found = tapped(autoencoder.eval(), tap, x)
-        if not asking or not found.requires_grad:
-            raise UserError(f"tap={tap}: nothing that can be trained leads to it")
-        gradients = torch.autograd.grad(found.sum(), list(asking.values()), allow_unused=True)
-    layers: dict[str, list[nn.Parameter]] = {}
-    for (name, parameter), gradient in zip(asking.items(), gradients, strict=True):
-        if gradient is None:
-            parameter.requires_grad_(False)
-        else:
-            layers.setdefault(layer_of(autoencoder, name), []).append(parameter)
-    return list(layers.values())
-
-
-def layer_of(model: nn.Module, parameter: str) -> str:
-    """The layer that a parameter belongs to, both by name: an item of the model's lists and sequences of modules.
-
-    A block of several modules, as a transformer's or a Fire module, is one layer; the empty name is the model itself.
-    """
-    path: list[str] = []
-    module = model
-    for part in parameter.split(".")[:-1]:
-        path.append(part)
-        module = getattr(module, part)
-        if not isinstance(module, nn.Sequential | nn.ModuleList):
-            break
-    return ".".join(path)
 
 
 def _budgeted(config: FinetuneRunConfig, name: str, split: Split) -> Split:

@@ -1,5 +1,6 @@
 """Reconstruction pretraining."""
 
+import functools
 import logging
 from collections.abc import Callable
 
@@ -17,7 +18,7 @@ from aetool.randomness import generator
 from aetool.storage.checkpoint import Checkpoint, Checkpoints
 from aetool.storage.record import Record
 from aetool.storage.run import C, Run
-from aetool.training.assembly import cache_dir, initial_network, make_corruption, make_objective, mean_input
+from aetool.training.assembly import cache_dir, initial_network, make_corruption, make_objective
 from aetool.training.batches import Batches
 from aetool.training.cached_pca import pca_of
 from aetool.training.decisions import warning_of_slow_bf16
@@ -116,7 +117,7 @@ def _fitting_objective(
 ) -> Objective:
     """The objective for this model, tried on one image; raises UserError where a penalty cannot act on the model."""
     model.eval()  # BatchNorm would refuse, or count, the one image
-    x = mean_input(preprocessing, dataset.train.images).to(next(model.parameters()).device)
+    x = preprocessing.to_input(dataset.train.images[:1]).to(next(model.parameters()).device)
     output = model(x)
     if not isinstance(output, AutoencoderOutput) or output.reconstruction.shape != x.shape:
         shape = tuple(getattr(getattr(output, "reconstruction", output), "shape", ()))
@@ -129,7 +130,9 @@ def _fitting_objective(
             raise UserError(problem)
     size, labels = output.code.numel(), dataset.train.labels
     precise = torch.float32 if x.device.type == "mps" else None  # which has no float64
-    objective = make_objective(config, total_steps, size, dataset.num_classes, labels).to(x.device, precise)
+    pca = functools.partial(pca_of, dataset, cache_dir(config))
+    objective = make_objective(config, total_steps, size, dataset.num_classes, labels, preprocessing, pca)
+    objective.to(x.device, precise)
     first = None if labels is None else labels[:1].to(x.device)
     batch = Batch(x, x, first, generator=generator(0, "trial", device=x.device))
     try:

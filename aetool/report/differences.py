@@ -1,0 +1,153 @@
+"""Whether the best group differs from its baselines and from other groups, in sentences.
+
+The group is chosen by validation metrics; the differences are those of its test metric. A difference is significant
+where it exceeds both what varies over seeds (Student's t) and what varies over test images (paired), as far as either
+is known; several comparisons are corrected by Holm's method.
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from aetool.evaluation.catalogue import COMPARED, TEST_ACCURACY, Metric, baseline_key
+from aetool.files import read_json
+from aetool.measures.statistics import (
+    CONFIDENCE,
+    Interval,
+    difference,
+    holm,
+    largest_p,
+    paired_accuracy_interval,
+)
+from aetool.report.findings import is_accuracy, ranked, title
+from aetool.report.groups import Group, Row, Seed, directory, seed
+
+ONE_SEED = "only one seed per setting: differences cannot be assessed; add seed=0,1,2"
+RIVALS = 4  # groups that the best one is compared with
+NAMES = {"untrained": "the untrained encoder", "pca": "PCA"}
+
+
+@dataclass(frozen=True)
+class Side:
+    """A metric of the runs of a group, or of a baseline of theirs."""
+
+    name: str
+    group: Group
+    key: str
+
+    @cached_property
+    def by_seed(self) -> dict[Seed, float]:
+        return self.group.by_seed(self.key)
+
+    @cached_property
+    def correct(self) -> list[float] | None:
+        """How often each test image is classified correctly over the runs; None where that is not kept."""
+        by_seed = {seed(row): row for row in self.group.rows if self.key in row}
+        runs = [_correct(row, self.key) for row in by_seed.values()]
+        if not runs or None in runs or len({len(run) for run in runs if run}) > 1:
+            return None
+        return [statistics.fmean(image) for image in zip(*(run for run in runs if run), strict=True)]
+
+
+class Difference(NamedTuple):
+    """First minus second, positive where the first is better."""
+
+    first: Side
+    second: Side
+    over_seeds: Interval
+    over_images: Interval | None
+
+    @property
+    def p(self) -> float | None:
+        return largest_p(self.over_seeds, self.over_images)
+
+
+def from_baselines(groups: Sequence[Group]) -> list[str]:
+    """Whether the best group by validation has a higher test accuracy than its baselines."""
+    found = ranked(groups)
+    if found is None or found[2] is not TEST_ACCURACY:
+        return []
+    (best, *_), _, test = found
+    own = Side(title(best, groups), best, test.key)
+    others = [Side(NAMES.get(name, name), best, baseline_key(test.key, name)) for name in COMPARED]
+    differences = [_difference(own, other, test) for other in others if other.by_seed]
+    return _sentences([one for one in differences if one.p is not None], test)
+
+
+def between_groups(groups: Sequence[Group]) -> list[str]:
+    """Whether the best group by validation is better on test than the next ones."""
+    found = ranked(groups)
+    if found is None or len(found[0]) < 2:
+        return []
+    order, _, test = found
+    best, *others = (Side(title(group, order), group, test.key) for group in order)
+    if all(len(side.by_seed) == 1 for side in (best, *others)):
+        return [ONE_SEED]
+    if len(best.by_seed) == 1:
+        return [f"{best.name} has only one seed: its differences cannot be assessed"]
+    return _sentences([_difference(best, other, test) for other in others[:RIVALS]], test)
+
+
+def _difference(first: Side, second: Side, metric: Metric) -> Difference:
+    one, other = (first, second) if metric.direction == "higher" else (second, first)
+    over_seeds = difference(one.by_seed, other.by_seed)
+    single = first.group is not second.group and min(len(first.by_seed), len(second.by_seed)) < 2
+    if single or not one.correct or not other.correct or len(one.correct) != len(other.correct):
+        return Difference(first, second, over_seeds, None)
+    return Difference(first, second, over_seeds, paired_accuracy_interval(one.correct, other.correct))
+
+
+def _sentences(found: Sequence[Difference], metric: Metric) -> list[str]:
+    assessed = [p for one in found if (p := one.p) is not None]
+    adjusted = iter(holm(assessed))
+    return [_sentence(one, metric, None if one.p is None else next(adjusted), len(assessed)) for one in found]
+
+
+def _sentence(found: Difference, metric: Metric, p: float | None, comparisons: int) -> str:
+    first, second = found.first, found.second
+    if p is None:
+        few = (
+            "only one seed" if min(len(first.by_seed), len(second.by_seed)) < 2 else "the same difference on every seed"
+        )
+        return f"{first.name} and {second.name}: {few}, the difference cannot be assessed"
+    form = f"z{metric.format.lstrip('+')}"  # z: no -0.0000
+    corrected = f" by Holm over {comparisons} comparisons" if comparisons > 1 else ""
+    basis = f"{_basis(found, form)}; p = {p:.2g}{corrected})"
+    name, mean = "test accuracy" if is_accuracy(metric) else f"test {metric.label}", found.over_seeds.mean
+    if p > 1 - CONFIDENCE:
+        return f"no significant difference between {first.name} and {second.name} in {name}: {mean:{form}} {basis}"
+    how = "better" if mean > 0 else "worse"
+    return f"{first.name} is {how} than {second.name} in {name} by {abs(mean):{form}} {basis}"
+
+
+def _basis(found: Difference, form: str) -> str:
+    """The intervals, in brackets that are left open."""
+    level = f"{CONFIDENCE * 100:.0f} %"
+    images = found.over_images
+    if not found.over_seeds.is_known:
+        assert images is not None
+        seeds = "one seed" if len(found.first.by_seed) < 2 else "the same difference on every seed"
+        return f"{_bounds(images, form)} ({level}, over test images, {seeds}"
+    one, other = found.first.by_seed, found.second.by_seed
+    seeds = f"{len(one)} seeds, paired" if one.keys() == other.keys() else f"{len(one)} and {len(other)} seeds"
+    beside = f"; over test images {_bounds(images, form)}" if images else ""
+    return f"{_bounds(found.over_seeds, form)} ({level}, {seeds}{beside}"
+
+
+def _bounds(interval: Interval, form: str) -> str:
+    return f"[{format(interval.low, form)}, {format(interval.high, form)}]"
+
+
+def _correct(row: Row, key: str) -> list[float] | None:
+    """Which test images were classified correctly for an accuracy in a row, from the measurement that it came from."""
+    stage, _, name = key.partition("/")
+    for path in sorted(directory(row).glob("probe-*/correct.npz")):
+        metrics = read_json(path.parent / "metrics.json")
+        if metrics and all(row.get(f"{stage}/{metric}") == value for metric, value in metrics.items()):
+            from aetool.evaluation.correctness import read_correct  # numpy takes a tenth of a second to import
+
+            found = read_correct(path).get(name.removesuffix("/test/accuracy"))
+            return None if found is None else found.astype(float).tolist()
+    return None

@@ -95,3 +95,13 @@ def test_it_stops_and_refuses(digits: tuple[Features, Labels]) -> None:
         Ridge(GRID, "auto").stream(Streamed(broken, train.labels), val, 10, lambda: None)
     with pytest.raises(ValueError, match="needs all features in memory"):
         NearestNeighbours([1], [0.1]).stream(train, val, 10, lambda: None)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_common_scale_agrees_with_features_in_memory(digits: tuple[Features, Labels]) -> None:
+    train, val, test = streams(*digits)
+    found = judge(Ridge(GRID, "common").stream(train, val, 10, lambda: None), test, 10)
+    whole = probed(Ridge(GRID, "common"), *digits, 10)
+    assert found.val_accuracy == whole.val_accuracy
+    assert found.metrics == {key: value for key, value in whole.metrics.items() if key != "train/accuracy"}
+    assert found.metrics["common_scale"] == 1

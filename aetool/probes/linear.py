@@ -54,7 +54,7 @@ class LogisticRegression(LBFGS):
 
     separable = False
     probabilistic = True
-    line_precision = 0.5
+    line_precision = 0.2
 
     def __init__(self, features: Tensor, labels: Tensor, num_classes: int) -> None:
         super().__init__(features, num_classes, bfloat16=True)

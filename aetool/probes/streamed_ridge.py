@@ -17,10 +17,10 @@ PANEL = 2048  # columns of the Gram matrix that are updated at a time: only its 
 
 
 class Moments(NamedTuple):
-    """Of features (N, D) and their z-scores Z, for one-hot classes Y (N, K); float32."""
+    """Of features (N, D) and of these scaled, Z, for one-hot classes Y (N, K); float32."""
 
     mean: Tensor  # (D,)
-    scale: Tensor  # (D,), 1 / std
+    scale: Tensor  # (D,), 1 / std, or a common one
     gram: Tensor  # ZᵀZ / N, (D, D), its lower triangle
     products: Tensor  # ZᵀY / N, (D, K)
     frequencies: Tensor  # of the classes, (K,)
@@ -61,7 +61,7 @@ def moments(split: Streamed, num_classes: int, poll: Poll) -> Moments:
 
 
 def weights(found: Moments, l2: float) -> Weights | None:
-    """Weights (K, D) and biases (K,) for z-scores; None where an l2 is too small for float32."""
+    """Weights (K, D) and biases (K,) for scaled features; None where an l2 is too small for float32."""
     shifted = found.gram.clone()
     shifted.diagonal().add_(l2)
     factor, info = torch.linalg.cholesky_ex(shifted)

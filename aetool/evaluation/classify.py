@@ -7,13 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aetool.data.budget import labelled
+from aetool.data.budget import label_noise, labelled
 from aetool.data.dataset import Dataset
 from aetool.errors import UserError, poll_signals
 from aetool.machine import release_memory
 from aetool.measures.statistics import accuracy_error
 from aetool.probes.base import Fitted, Labelled, Probe, ProbeResult, judge
-from aetool.randomness import generator
 
 
 class Budget(NamedTuple):
@@ -54,7 +53,7 @@ def classify(probe: Probe, features: Iterable[Tensor], dataset: Dataset, budget:
     train, val, test = splits
     results = []
     for draw in range(budget.draws):
-        noise = generator(0, "labels", draw)
+        noise = label_noise(draw)
         chosen = [labelled(y, budget.labels_per_class, budget.label_fraction, noise) for _, y in (train, val)]
         few = [Labelled(x[i.to(x.device)], y[i]) for (x, y), i in zip((train, val), chosen, strict=True)]
         results.append(judge(_fit(probe, few[0], few[1], classes), test, classes))

@@ -129,10 +129,10 @@ def _own(config: FinetuneConfig, parent: Run[TrainConfig] | None) -> FinetuneRun
     assert isinstance(model, ModelConfig)
     assert isinstance(dataset, DatasetConfig)  # as the rules ask where there is no parent
     values = {key: getattr(config, key) for key in ClassifierConfig.model_fields}
-    decay = config.layer_decay or (LAYER_DECAY if parent else 1.0)
+    values["label_draw"] = config.seed if config.label_draw is None else config.label_draw
     own = FinetuneRunConfig.model_construct(
         **values,
-        layer_decay=decay,
+        layer_decay=config.layer_decay or (LAYER_DECAY if parent else 1.0),
         model=model,
         dataset=dataset,
         augmentation=dataset.augmentation if config.augment else None,

@@ -31,6 +31,7 @@ class ModelTraits:
     extras: tuple[str, ...] = ()  # names of the extras in the output of every forward pass
     logits: bool = True  # the output may be read as logits
     closed_form: bool = False  # fitted without gradient steps
+    patches: bool = False  # the output is of patches of the images, and has their extra `target`
     l0_depends_on_lambda: bool | None = None  # None: yes, unless `code_activation` is something other than relu
     at_most: Mapping[str, str] = field(default_factory=dict)  # arguments bounded by others, as {"k": "code_size"}
     needs_squared_error_if: str | None = None  # an argument; when it is true, the loss has to be a squared error
@@ -46,6 +47,7 @@ class PenaltyTraits:
 @dataclass(frozen=True, kw_only=True)
 class LossTraits:
     squared: bool = False  # the error of a pixel is its squared difference
+    whole_images: bool = False  # it cannot compare patches of images
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,6 +125,8 @@ class Whitened(Loss, nn.Module):
     count the same. Without `pca`, as for images of a run whose training set is not at hand, W is the identity.
     """
 
+    traits = LossTraits(whole_images=True)
+
     def __init__(
         self, epsilon: PositiveFloat, pca: Callable[[], PCA] | None = None, input_std: Tensor | None = None
     ) -> None:

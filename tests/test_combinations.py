@@ -18,9 +18,10 @@ from aetool.training.pretrain import make_trainer
 
 CONF = Path(__file__).parent.parent / "conf"
 SHAPES = {"grey": (28, 28), "colour": (9, 14, 3), "unlabelled": (5, 4)}
-CLOSED_FORM = {"pca", "pixels"}
+CLOSED_FORM = {"pca", "pixels", "patch_kmeans", "patch_omp1", "patch_random"}
+PATCHES = {"patch", "patch_sparse", "patch_wta", "patch_kmeans", "patch_omp1", "patch_random"}
 NEEDS = {  # the models that a penalty acts on, where it does not act on all that are trained
-    "auxk": {"sparse", "topk", "batch_topk", "jumprelu", "wta"},
+    "auxk": {"sparse", "topk", "batch_topk", "jumprelu", "wta", "patch", "patch_sparse", "patch_wta"},
     "kl": {"vae", "conv_vae"},
     "kl_sparsity": {"contractive"},
     "l0": {"jumprelu"},
@@ -59,14 +60,20 @@ def datasets(workplace) -> dict[str, str]:
 def test_model(model, datasets, workplace):
     for loss in options("loss"):
         config = with_loss(composed(f"model={model}"), loss)
-        if model in CLOSED_FORM and config["loss"]["logits"]:
+        if model in CLOSED_FORM | PATCHES and config["loss"]["logits"]:
             with pytest.raises(ConfigError, match=f"model={model} cannot be logits"):
+                check(config, TrainConfig)
+            continue
+        if model in PATCHES and (config["loss"]["pixels"] or loss == "whitened"):
+            with pytest.raises(ConfigError, match=f"the output of model={model} is whitened patches"):
                 check(config, TrainConfig)
             continue
         for kind, path in datasets.items():
             if kind == "unlabelled" and model == "discriminative":
                 continue  # refused once the data is there: it has no labels
             own = config | {"dataset": config["dataset"] | {"path": path}}
+            if model in PATCHES:
+                own["model"] = own["model"] | {"code_size": 20, "patch_size": 3}
             assert_it_takes_a_step(own, workplace, f"{loss}, {kind}")
 
 

@@ -54,7 +54,9 @@ def test_every_yaml_composes_checks_and_builds(group, option):
     config = composed(*words)
     if group == "model":
         model = build(config.model, image_shape=(3, 9, 10))
-        assert model(torch.rand(2, 3, 9, 10)).reconstruction.shape == (2, 3, 9, 10)
+        x = torch.rand(2, 3, 9, 10)
+        output = model(x)
+        assert output.reconstruction.shape == output.extras.get("target", x).shape
     elif group == "optimizer":
         optimizer = build(config.optimizer, params=[torch.nn.Parameter(torch.ones(2))])
         assert optimizer.param_groups[0]["lr"] == config.optimizer.lr

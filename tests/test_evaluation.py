@@ -11,8 +11,10 @@ from conftest import TINY, dataset_of, only_run, run_in
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 import aetool as package
+from aetool.config.schema import PenaltyConfig
 from aetool.data.corruptions import Masking
 from aetool.evaluation.catalogue import PROTOCOL
+from aetool.evaluation.diagnosis import degenerate
 from aetool.evaluation.session import Session
 from aetool.randomness import generator, subset
 from aetool.storage.folder import RunFolder
@@ -73,6 +75,7 @@ def test_firing_frequencies_are_those_of_the_training_images(aetool, workplace, 
     images = dataset_of(run.config).train.images
     active = run.encode(images[subset(len(images), 50)]) != 0
     assert 0 < found["train/rare_fraction"] < 1
+    assert found["train/l0"] == pytest.approx(active.float().sum(1).mean().item())
     assert found["train/dead_fraction"] == pytest.approx((~active.any(0)).float().mean().item())
     assert found["train/rare_fraction"] == pytest.approx((active.float().mean(0) < 1e-3).float().mean().item())
     assert (only_run(workplace) / "figures" / "firing_frequency.png").stat().st_size > 1000
@@ -146,6 +149,19 @@ def test_a_missed_target_of_active_units_is_warned_about(aetool, workplace):
     said = aetool("train", *TINY, *words)
     assert evaluated(workplace)["val/l0"] > 1.1
     assert "warning: penalty.target_l0=1: " in said.out
+
+
+def test_a_target_met_on_train_alone_is_overfitting():
+    penalty = PenaltyConfig(weight=0.1, warmup=0.0, target_l0=20.0, terms={})
+    healthy = {"val/dead_fraction": 0.0, "val/code_std": 1.0, "val/explained_variance": 0.5}
+    for found, said in (
+        ({"train/l0": 20.4, "val/l0": 35.0}, "35.0 units are active on validation, 20.4 on train: the network has"),
+        ({"train/l0": 34.0, "val/l0": 35.0}, "raise trainer.epochs, or start from a larger penalty.weight"),
+        ({"train/l0": 3.0, "val/l0": 3.5}, "raise trainer.epochs, or start from a smaller penalty.weight"),
+    ):
+        (warning,) = degenerate(healthy | found, penalty)
+        assert said in warning
+    assert degenerate(healthy | {"train/l0": 35.0, "val/l0": 21.0}, penalty) == []
 
 
 @pytest.mark.parametrize(

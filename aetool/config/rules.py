@@ -189,7 +189,7 @@ def _images(config: TrainConfig) -> list[str]:
 def _model(config: TrainConfig) -> list[str]:
     model, traits, level = config.model, _traits(config.model, ModelTraits), config.corruption.level
     key, because = traits.needs_squared_error_if or "", f"model={model.name} is fitted in closed form"
-    squared, closed = _traits(config.loss, LossTraits).squared, traits.closed_form
+    compares, closed = _traits(config.loss, LossTraits), traits.closed_form
     terms = config.penalty.terms
     return _bounded(model) + _true(
         {
@@ -197,11 +197,17 @@ def _model(config: TrainConfig) -> list[str]:
                 config.loss.logits and not traits.logits
             ),
             f"model.{key}=true: its weights are those of a squared error; choose loss=mse": (
-                model.arguments.get(key) and not squared
+                model.arguments.get(key) and not compares.squared
             ),
             f"supervised=true: {because}; set supervised=false": closed and config.supervised,
             f"penalty={', '.join(terms)}: {because}; set penalty=none": closed and terms,
             f"corruption.level={level:g}: {because}; set corruption=none": closed and level,
+            f"corruption.level={level:g}: model={model.name} is trained on patches; set corruption=none": (
+                traits.patches and level
+            ),
+            f"loss: the output of model={model.name} is whitened patches; choose loss=mse": (
+                traits.patches and not config.loss.logits and (config.loss.pixels or compares.whole_images)
+            ),
         }
     )
 

@@ -53,7 +53,7 @@ class Component(Node):
 
 
 class ModelConfig(Component):
-    given = ("image_shape", "mean_image", "input_std", "pca")
+    given = ("image_shape", "mean_image", "input_mean", "input_std", "pca", "train_images")
     name: Text
 
 
@@ -128,6 +128,7 @@ class ProbeConfig(Component):
     label_fraction: PositiveFraction | None
     label_draws: PositiveInt
     views: NonNegativeInt
+    mirror: bool
 
 
 class EvaluationConfig(Node):

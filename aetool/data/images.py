@@ -59,6 +59,27 @@ class LargeImages:
         return LargeImages(self._take, self._positions[indices], tuple(self.shape[1:]))
 
 
+class Mirrored:
+    """Images (N, C, H, W), and after them the same images mirrored left to right: 2 N."""
+
+    def __init__(self, images: "Tensor | LargeImages") -> None:
+        self.images, self.device = images, images.device
+        self.shape = torch.Size([2 * len(images), *images.shape[1:]])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        """Those of a slice or a tensor of indices (n,)."""
+        chosen = torch.arange(len(self))[index]
+        found, mirrored = self.images[chosen % len(self.images)], chosen >= len(self.images)
+        return torch.where(mirrored.to(found.device)[:, None, None, None], found.flip(3), found)
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """`size` consecutive images after another; fewer at the end."""
+        return (self[first : first + size] for first in range(0, len(self), size))
+
+
 SplitImages = Tensor | LargeImages
 
 

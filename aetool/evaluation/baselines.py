@@ -23,7 +23,7 @@ from aetool.errors import poll_signals
 from aetool.evaluation.catalogue import PROTOCOL
 from aetool.evaluation.classify import Budget, classify, labels_of
 from aetool.evaluation.correctness import Classified, read_correct, write_correct
-from aetool.evaluation.features import Encode, Views, features
+from aetool.evaluation.features import Encode, Features, Views, features
 from aetool.files import read_json, write_json
 from aetool.machine import release_memory
 from aetool.measures.reconstruction import ReconstructionMetrics
@@ -33,7 +33,7 @@ from aetool.training.cached_pca import LARGEST, has_pca, pca_of
 BATCH = 500
 PIXEL_MEMORY = 1 << 30  # bytes of all pixels as float32, above which they are not probed
 Settings = Mapping[str, Any]  # plain values that a baseline depends on
-Features = Callable[[], Iterable[Tensor]]  # of train, val and test in turn, (N, D) each
+Splits = Callable[[], Iterable[Features]]  # the features of train, val and test in turn, (N, D) each
 log = logging.getLogger("aetool")
 
 
@@ -110,9 +110,11 @@ class Baselines:
         if self.too_large:
             return found
 
+        seen = [views.of_training(self.dataset.train.images), self.dataset.val.images, self.dataset.test.images]
+
         def encoded(encode: Encode) -> Iterator[Tensor]:
             cpu = torch.device("cpu")
-            return (features(encode, split.images, cpu, views=views) for split in self._splits)
+            return (features(encode, images, cpu, views=views) for images in seen)
 
         components = self._components(size)
 
@@ -123,7 +125,7 @@ class Baselines:
             vars(self).pop("pca", None)  # large, and on disk
             release_memory()
             if probe.traits.any_scale and not views.number:  # a quarter of the memory for val and test
-                pixels = (split.images[:].flatten(1) for split in self._splits)
+                pixels = (images[:].flatten(1) for images in seen)
                 return self._probe(probe, itertools.chain([next(pixels).float()], pixels), budget)
             return self._probe(probe, encoded(lambda images: images.float() / 255), budget)
 
@@ -136,13 +138,13 @@ class Baselines:
         return found
 
     def untrained(
-        self, probe: Probe, settings: Settings, budget: Budget, model: Settings, encode: Features
+        self, probe: Probe, settings: Settings, budget: Budget, model: Settings, encode: Splits
     ) -> Classified:
         """What the probe says of a network before training: `model` is all that it depends on."""
         key = {"stage": "probe", "probe": settings, "untrained": model}
         return self._kept_classified(key, lambda: self._probe(probe, encode(), budget))
 
-    def _probe(self, probe: Probe, features: Iterable[Tensor], budget: Budget) -> Classified:
+    def _probe(self, probe: Probe, features: Iterable[Features], budget: Budget) -> Classified:
         result = classify(probe, features, self.dataset, budget)
         return Classified(result.metrics, result.correct.numpy())
 

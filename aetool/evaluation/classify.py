@@ -10,9 +10,10 @@ from torch import Tensor
 from aetool.data.budget import label_noise, labelled
 from aetool.data.dataset import Dataset
 from aetool.errors import UserError, poll_signals
+from aetool.evaluation.features import Features
 from aetool.machine import release_memory
 from aetool.measures.statistics import accuracy_error
-from aetool.probes.base import Fitted, Labelled, Probe, ProbeResult, judge
+from aetool.probes.base import Fitted, Labelled, Probe, ProbeResult, Streamed, judge
 
 
 class Budget(NamedTuple):
@@ -35,34 +36,52 @@ def labels_of(dataset: Dataset) -> list[Tensor]:
     return [part for part in labels if part is not None]
 
 
-def classify(probe: Probe, features: Iterable[Tensor], dataset: Dataset, budget: Budget) -> ProbeResult:
+def classify(probe: Probe, features: Iterable[Features], dataset: Dataset, budget: Budget) -> ProbeResult:
     """Fits the probe on features (N, D) of train and val, and reads those of test once.
 
-    `features` gives those of train, val and test in turn, so that those of test can be made after the fit.
+    `features` gives those of train, val and test in turn, all in memory or all streamed, so that those of test can be
+    made after the fit; those of train may be followed by those of its images mirrored. Raises ValueError for a probe
+    that cannot read streamed ones.
 
     Adds to the metrics `val/accuracy_se`, the standard error over validation images.
 
     Under a budget, the mean over its draws, with `test/accuracy_std` over them, and no candidates; choices see as few
     labels as the fit.
     """
-    classes = dataset.num_classes
-    splits = map(Labelled, features, labels_of(dataset))
+    classes, labels = dataset.num_classes, labels_of(dataset)
     if budget.all_labels:
+        splits = map(_labelled, features, labels)
         fitted = _fit(probe, next(splits), next(splits), classes)
         return judge(fitted, next(splits), classes)
-    train, val, test = splits
+    train, val, test = features
     results = []
     for draw in range(budget.draws):
         noise = label_noise(draw)
-        chosen = [labelled(y, budget.labels_per_class, budget.label_fraction, noise) for _, y in (train, val)]
-        few = [Labelled(x[i.to(x.device)], y[i]) for (x, y), i in zip((train, val), chosen, strict=True)]
-        results.append(judge(_fit(probe, few[0], few[1], classes), test, classes))
+        few = []
+        for x, y in zip((train, val), labels, strict=False):
+            chosen = labelled(y, budget.labels_per_class, budget.label_fraction, noise)
+            copies = [chosen + first for first in range(0, len(x), len(y))]
+            few.append(Labelled(x[torch.cat(copies).to(x.device)], y[chosen].repeat(len(copies))))
+        results.append(judge(_fit(probe, few[0], few[1], classes), _labelled(test, labels[2]), classes))
     return _mean(results)
 
 
-def _fit(probe: Probe, train: Labelled, val: Labelled, classes: int) -> Fitted:
+def _labelled(features: Features, labels: Tensor) -> Labelled | Streamed:
+    """With the labels as often as the images are there: twice where they are mirrored."""
+    labels = labels.repeat(len(features) // len(labels))
+    if isinstance(features, Tensor):
+        return Labelled(features, labels)
+    return Streamed(features, labels.to(features.device))
+
+
+def _fit(probe: Probe, train: Labelled | Streamed, val: Labelled | Streamed, classes: int) -> Fitted:
     release_memory()  # what the encoding left
-    fitted = probe(train, val, classes, poll_signals)
+    if isinstance(train, Labelled):
+        assert isinstance(val, Labelled)
+        fitted = probe(train, val, classes, poll_signals)
+    else:
+        assert isinstance(val, Streamed)
+        fitted = probe.stream(train, val, classes, poll_signals)
     error = accuracy_error(fitted.metrics["val/accuracy"], len(val.labels))
     return fitted._replace(metrics=fitted.metrics | {"val/accuracy_se": error})
 

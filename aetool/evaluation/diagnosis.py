@@ -12,10 +12,14 @@ def degenerate(metrics: Mapping[str, float], penalty: PenaltyConfig) -> list[str
     warnings = []
     target = penalty.target_l0
     if target is not None and abs(metrics["val/l0"] / target - 1) > 0.1:
-        start = "larger" if metrics["val/l0"] > target else "smaller"
+        train = metrics.get("train/l0", metrics["val/l0"])
+        start = "larger" if train > target else "smaller"
+        advice = f"raise trainer.epochs, or start from a {start} penalty.weight"
+        if abs(train / target - 1) <= 0.1:
+            advice = "the network has learned the training images by heart: lower trainer.epochs or model.code_size"
         warnings.append(
-            f"penalty.target_l0={target:g}: {metrics['val/l0']:.1f} units are active on validation: raise "
-            f"trainer.epochs, or start from a {start} penalty.weight"
+            f"penalty.target_l0={target:g}: {metrics['val/l0']:.1f} units are active on validation, {train:.1f} on "
+            f"train: {advice}"
         )
     lower = "lower penalty.weight or optimizer.lr" if penalty.weight else "lower optimizer.lr"
     if metrics["val/dead_fraction"] == 1:

@@ -17,18 +17,25 @@ from aetool.randomness import subset
 
 
 def draw_reconstructions(session: Session, result: Evaluation, errors: Path) -> dict[str, np.ndarray]:
-    """Reconstructions, the histogram of errors, and the model's atoms where it has some; pictures for TensorBoard."""
+    """Reconstructions, the histogram of errors, and the model's atoms; pictures for TensorBoard."""
     name, draw = session.run.directory.name, session.figures.draw
     found = {"test/reconstructions": grid(reconstruction_rows(*(pixels.cpu() for pixels in result.samples)))}
     title = f"{name}, test images"
     draw(figures.save_reconstructions, session.figure("reconstructions.png"), found["test/reconstructions"], title)
     draw(figures.save_error_histogram, errors, result.errors.cpu().numpy(), title)
+    return found | draw_atoms(session)
+
+
+def draw_atoms(session: Session) -> dict[str, np.ndarray]:
+    """The model's atoms, where it has some; the picture for TensorBoard."""
     atoms = session.trained.model.atoms()
-    if atoms is not None:
-        rows = pictures.atom_rows(atoms.detach())
-        found["atoms"], height = grid(rows), 0.6 + 8 * len(rows) / len(rows[0])
-        draw(figures.save_grid, session.figure("atoms.png"), found["atoms"], height, f"{name}, atoms")
-    return found
+    if atoms is None:
+        return {}
+    rows = pictures.atom_rows(atoms.detach())
+    picture, height = grid(rows), 0.6 + 8 * len(rows) / len(rows[0])
+    title = f"{session.run.directory.name}, atoms"
+    session.figures.draw(figures.save_grid, session.figure("atoms.png"), picture, height, title)
+    return {"atoms": picture}
 
 
 def draw_jacobian(session: Session, jacobian: Sensitivity) -> None:

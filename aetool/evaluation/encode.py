@@ -58,14 +58,15 @@ def encode(
 
     There are no labels where the dataset has none. Raises UserError for a tap that the model does not have.
     """
-    output = trained.model(trained.preprocessing.to_input(dataset.val.images[:1].to(device)))
-    taps = {"code": output.code, **output.extras}
+    image = dataset.val.images[:1].to(device)
+    taps = ["code", *trained.model(trained.preprocessing.to_input(image)).extras]
     if tap not in taps:
         raise UserError(f"tap={tap}: this model has {', '.join(taps)}")
+    shape = encoder(trained.network, tap)(image).shape[1:]
     arrays: Codes = {}
     for name in splits:
         split = getattr(dataset, name)
-        found = features(encoder(trained.network, tap), split.images, device).unflatten(1, taps[tap].shape[1:])
+        found = features(encoder(trained.network, tap), split.images, device).unflatten(1, shape)
         arrays[f"{name}_codes"] = found.cpu().numpy()
         arrays[f"{name}_indices"] = indices[name]
         if split.labels is not None:

@@ -21,6 +21,7 @@ from aetool.evaluation.metrics import (
     firing_frequency,
     geometry,
     initial_norm_ratio,
+    patch_metrics,
     sensitivity,
     split_metrics,
 )
@@ -71,7 +72,8 @@ class _Found(NamedTuple):
 
 
 def _measure(session: Session, settings: EvaluationConfig, baselines: bool) -> dict[str, float]:
-    """Measures and draws."""
+    if session.trained.model.traits.patches:
+        return _measure_patches(session, settings, baselines)
     run = session.run
     target = measurement(run, settings, baselines, session.step)
     metrics, warnings, result, jacobian, units, frequency, kl = _measured(session, settings, baselines)
@@ -93,6 +95,28 @@ def _measure(session: Session, settings: EvaluationConfig, baselines: bool) -> d
             events.scalars(session.step, _headlines(metrics))
             shown = {name: figure.picture() for name, figure in drawn.items() if figure is not None}
             events.images(session.step, {**pictures, **shown})
+        run.warn(warnings + events.warnings)
+        session.figures.wait()
+        target.write(metrics)
+
+    session.figures.afterwards(complete)
+    return metrics
+
+
+def _measure_patches(session: Session, settings: EvaluationConfig, baselines: bool) -> dict[str, float]:
+    """What the output of a model of patches shows: their reconstructions and codes, the cost, and the atoms."""
+    run, target = session.run, measurement(session.run, settings, baselines, session.step)
+    metrics = {"protocol": PROTOCOL, **patch_metrics(session.trained, session.dataset, session.device)}
+    if settings.firing_images:
+        frequency = firing_frequency(session.trained, session.dataset, settings.firing_images, session.device)
+        metrics |= {f"train/{key}": value for key, value in firing_metrics(frequency).items()}
+        drawing.draw_firing_frequency(session, frequency, settings.firing_images)
+    warnings, pictures = degenerate(metrics, run.config.penalty), drawing.draw_atoms(session)
+
+    def complete() -> None:
+        with Events(run.directory, STAGE) as events:
+            events.scalars(session.step, _headlines(metrics))
+            events.images(session.step, pictures)
         run.warn(warnings + events.warnings)
         session.figures.wait()
         target.write(metrics)

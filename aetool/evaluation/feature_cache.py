@@ -26,18 +26,26 @@ class FeatureCache:
         self.folder = folder
         self.limit = limit
 
-    def get(self, key: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The tensors stored under the key, or those that `compute` returns, which are stored; on the CPU, not shared.
-
-        Tensors above the limit are not stored. If the folder is not writable, logs a warning and continues.
-        """
-        path, text = self.folder / f"{digest(key)}.safetensors", json.dumps(key, sort_keys=True)
+    def find(self, key: Mapping[str, Any]) -> dict[str, Tensor] | None:
+        """The tensors stored under the key, on the CPU, not shared; None where there are none."""
+        path, text = self._place(key)
         with contextlib.suppress(OSError, SafetensorError):  # not there, or not whole
             with safe_open(path, framework="pt") as file:
                 same = (file.metadata() or {}).get("key") == text
             if same:
                 os.utime(path)
                 return load_file(path)
+        return None
+
+    def get(self, key: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors stored under the key, or those that `compute` returns, which are stored; on the CPU, not shared.
+
+        Tensors above the limit are not stored. If the folder is not writable, logs a warning and continues.
+        """
+        stored = self.find(key)
+        if stored is not None:
+            return stored
+        path, text = self._place(key)
         found = {name: tensor.cpu().contiguous() for name, tensor in compute().items()}
         size = sum(tensor.nbytes for tensor in found.values())
         if size > self.limit:
@@ -51,6 +59,10 @@ class FeatureCache:
         except (OSError, SafetensorError) as error:
             log.warning("features cannot be cached in %s: %s", self.folder, error)
         return found
+
+    def _place(self, key: Mapping[str, Any]) -> tuple[Path, str]:
+        """The file of a key, and the key as text."""
+        return self.folder / f"{digest(key)}.safetensors", json.dumps(key, sort_keys=True)
 
     def _make_room(self, needed: int) -> None:
         used = []

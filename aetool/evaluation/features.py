@@ -1,5 +1,6 @@
 """Features of images: the activations of a frozen network at a tap."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aetool.data.augmentation import augment
-from aetool.data.images import SplitImages
+from aetool.data.images import Mirrored, SplitImages
 from aetool.errors import poll_signals
 from aetool.machine import release_memory
 from aetool.models.base import BATCH
@@ -17,21 +18,27 @@ from aetool.training.assembly import Network
 
 
 class Views(NamedTuple):
-    """Random augmentations that features are averaged over."""
+    """Random augmentations that features are averaged over, and whether training images are also seen mirrored."""
 
     number: int  # beside the image itself; 0: the image alone
     flip: bool
     shift: int  # pixels
+    mirror: bool = False
+
+    def of_training(self, images: SplitImages) -> SplitImages | Mirrored:
+        """The training images, and mirrored ones after them if there are to be any."""
+        return Mirrored(images) if self.mirror else images
 
 
 PLAIN = Views(0, False, 0)
 RELEASED = 1 << 24  # pixel values, after which freed memory is returned
 
 
+Images = SplitImages | Mirrored
 Encode = Callable[[Tensor], Tensor]  # images (B, C, H, W) uint8 -> (B, …)
 
 
-def in_batches(images: SplitImages) -> Iterator[Tensor]:
+def in_batches(images: Images) -> Iterator[Tensor]:
     """BATCH images after another, with a poll for signals before each.
 
     Returns freed memory to the system from time to time: small results that outlive the large tensors of their batch
@@ -55,21 +62,23 @@ def encoder(network: Network, tap: str) -> Encode:
 @torch.no_grad()
 def features(
     encode: Encode,
-    images: SplitImages,
+    images: Images,
     device: torch.device,
     max_features: int | None = None,
     views: Views = PLAIN,
+    first: int = 0,
 ) -> Tensor:
     """(N, D) float32: what `encode` makes of every image, uint8 (N, C, H, W), flattened, maps `pooled`.
 
-    With views, the mean over the image and its augmentations, which depend on the position of the image alone.
+    With views, the mean over the image and its augmentations, which depend on the position of the image alone; `first`
+    is that of the first one.
     """
     found = torch.empty(0)
     for start, batch in zip(range(0, len(images), BATCH), in_batches(images), strict=True):
         pixels = batch.to(device)
         part = pooled(encode(pixels).float(), max_features)
         for view in range(views.number):
-            random = generator(0, "view", view, start, device=device)
+            random = generator(0, "view", view, first + start, device=device)
             augmented = augment(pixels, views.flip, views.shift, random)
             part = part + pooled(encode(augmented).float(), max_features)
         part = (part / (1 + views.number)).flatten(1)
@@ -77,3 +86,34 @@ def features(
             found = part.new_empty(len(images), part.shape[1])
         found[start : start + len(part)] = part
     return found
+
+
+class StreamedFeatures:
+    """`features`, encoded anew whenever they are read."""
+
+    def __init__(
+        self,
+        encode: Encode,
+        images: Images,
+        device: torch.device,
+        max_features: int | None,
+        views: Views,
+    ) -> None:
+        self.images, self.device = images, device
+        self.features = functools.partial(features, encode, device=device, max_features=max_features, views=views)
+        self.shape = len(images), self.features(images[:1]).shape[1]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        """The features of some images, (n, D)."""
+        return self.features(self.images[indices.cpu()])
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Blocks of `size` images, (size, D) float32; fewer at the end."""
+        for first, part in zip(range(0, len(self), size), self.images.split(size), strict=True):
+            yield self.features(part, first=first)
+
+
+Features = Tensor | StreamedFeatures  # of a split, (N, D)

@@ -1,20 +1,22 @@
 """What a probe sees of a run: the features of its network, and of the same network before training."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from aetool.config.identity import identity
 from aetool.config.schema import AugmentationConfig, ProbeConfig
-from aetool.evaluation.feature_cache import FeatureCache
-from aetool.evaluation.features import PLAIN, Views, encoder, features
+from aetool.data.images import Mirrored, SplitImages
+from aetool.evaluation.feature_cache import LIMIT, FeatureCache
+from aetool.evaluation.features import Features, StreamedFeatures, Views, encoder, features
 from aetool.evaluation.session import Session
 from aetool.models.taps import choose_taps, pooled
 from aetool.training.assembly import Network
 
 SPLITS = ("train", "val", "test")
+T = TypeVar("T")
 MEMORY = 600_000_000  # bytes of the pooled features of all images; with larger ones maps are pooled further
 
 
@@ -26,7 +28,7 @@ class Frozen:
 
     def __init__(self, session: Session, settings: ProbeConfig) -> None:
         self.session, self.max_features = session, _affordable(settings.max_features, session)
-        self.views = views(settings.views, session.run.config.dataset.augmentation)
+        self.views = views(settings, session.run.config.dataset.augmentation)
         trained = session.trained
         x = trained.preprocessing.to_input(session.dataset.val.images[:2].to(session.device))
         self.taps = choose_taps(trained.model, x, settings.taps)
@@ -38,8 +40,8 @@ class Frozen:
         image = self.session.dataset.val.images[:1].to(self.session.device)
         return pooled(encoder(self.session.trained.network, "code")(image), self.max_features)[0].numel()
 
-    def features(self, tap: str) -> list[Tensor]:
-        """Of the trained network: encoded once, and kept on disk for later probes."""
+    def features(self, tap: str) -> Sequence[Features]:
+        """Of the trained network: encoded once, and kept on disk for later probes; streamed if over LIMIT bytes."""
         trained, config = self.session.trained, self.session.run.config
         key = {
             "weights": trained.checkpoint.manifest["files"]["model.safetensors"],
@@ -50,15 +52,21 @@ class Frozen:
             "device": self.session.device.type,
         }
         key |= {"tap": tap, "max_features": self.max_features, "views": list(self.views) if self.views.number else 0}
-        found = self.cache.get(key, lambda: {name: self._encoded(trained.network, tap, name) for name in SPLITS})
+        key |= {"mirror": True} if self.views.mirror else {}
+        if self.cache.find(key) is None and self._is_large(trained.network, tap):
+            return [self._encoded(trained.network, tap, name, StreamedFeatures) for name in SPLITS]
+
+        def encoded() -> dict[str, Tensor]:
+            return {name: self._encoded(trained.network, tap, name, features) for name in SPLITS}
+
+        found = self.cache.get(key, encoded)
         return [found[name].to(self.session.device) for name in SPLITS]
 
     @cached_property
     def untrained(self) -> Network | None:
         """The same network before training; None for one that has nothing to train."""
-        network = self.session.untrained()
-        trainable = any(parameter.requires_grad for parameter in network.model.parameters())
-        return network if trainable else None
+        trainable = any(parameter.requires_grad for parameter in self.session.trained.model.parameters())
+        return self.session.untrained() if trainable else None
 
     def untrained_key(self, tap: str) -> Mapping[str, Any]:
         """All that the features of the untrained network depend on, beside the dataset and the views."""
@@ -67,7 +75,7 @@ class Frozen:
         network = {"model": identity(config.model), "seed": config.seed, "preprocessing": preprocessing}
         return network | {"tap": tap, "max_features": self.max_features}
 
-    def untrained_features(self, tap: str) -> Iterator[Tensor]:
+    def untrained_features(self, tap: str) -> Iterator[Features]:
         """Of the untrained network, encoded again, each split when it is asked for.
 
         Raises ValueError where there is none.
@@ -75,11 +83,22 @@ class Frozen:
         if self.untrained is None:
             raise ValueError("a network with nothing to train is its own untrained network")
         network = self.untrained
-        return (self._encoded(network, tap, name) for name in SPLITS)
+        if self._is_large(network, tap):
+            return (self._encoded(network, tap, name, StreamedFeatures) for name in SPLITS)
+        return (self._encoded(network, tap, name, features) for name in SPLITS)
 
-    def _encoded(self, network: Network, tap: str, split: str) -> Tensor:
-        images = getattr(self.session.dataset, split).images
-        return features(encoder(network, tap), images, self.session.device, self.max_features, self.views)
+    def _encoded(self, network: Network, tap: str, split: str, kind: Callable[..., T]) -> T:
+        images = self._images(split)
+        return kind(encoder(network, tap), images, self.session.device, self.max_features, self.views)
+
+    def _images(self, split: str) -> SplitImages | Mirrored:
+        images: SplitImages = getattr(self.session.dataset, split).images
+        return self.views.of_training(images) if split == "train" else images
+
+    def _is_large(self, network: Network, tap: str) -> bool:
+        """Whether the features of all images take over LIMIT bytes."""
+        one = features(encoder(network, tap), self._images("val")[:1], self.session.device, self.max_features)
+        return one.nbytes * sum(len(self._images(name)) for name in SPLITS) > LIMIT
 
 
 def _affordable(max_features: int | None, session: Session) -> int | None:
@@ -94,6 +113,7 @@ def _affordable(max_features: int | None, session: Session) -> int | None:
     return most
 
 
-def views(number: int, augmentation: AugmentationConfig | None) -> Views:
-    """That many views, augmented as the dataset says."""
-    return Views(number, augmentation.flip, augmentation.shift) if number and augmentation else PLAIN
+def views(settings: ProbeConfig, augmentation: AugmentationConfig | None) -> Views:
+    """As many views as the settings say, augmented as the dataset says."""
+    flip, shift = (augmentation.flip, augmentation.shift) if settings.views and augmentation else (False, 0)
+    return Views(settings.views if augmentation else 0, flip, shift, settings.mirror)

@@ -13,7 +13,7 @@ from aetool.evaluation.features import encoder, features
 from aetool.evaluation.latents import Latent
 from aetool.evaluation.metrics import ten_images
 from aetool.measures.code import active_units
-from aetool.models.base import BATCH
+from aetool.models.base import BATCH, Autoencoder
 from aetool.randomness import generator
 from aetool.training.assembly import Trained
 
@@ -71,7 +71,14 @@ def generate(
     )
 
 
+def refuse_patches(model: Autoencoder) -> None:
+    """Raises UserError for a model that reconstructs patches of images."""
+    if model.traits.patches:
+        raise UserError(f"{type(model).__name__} reconstructs patches, not images: it has features of an image alone")
+
+
 def _check_decode(trained: Trained) -> None:
+    refuse_patches(trained.model)
     _, *others = inspect.signature(trained.model.decode).parameters.values()
     needed = [p.name for p in others if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if needed:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from aetool.config.schema import TrainConfig
 from aetool.config.targets import build
 from aetool.config.tree import known_targets
+from aetool.evaluation.generation import refuse_patches
 from aetool.losses import anomaly_scores
 from aetool.models.base import AutoencoderOutput
 from aetool.storage.opening import open_run
@@ -43,14 +44,14 @@ class TrainedRun:
 
     def encode(self, images: Images) -> Images:
         """Codes, float32: (N, code_size), or (N, code_channels, h, w) where the code is a feature map."""
-        return self._apply(images, lambda x, output: output.code)
+        return self._apply(images, self.model.encode)
 
     def reconstruct(self, images: Images) -> Images:
         """Reconstructions in the range of the input: uint8, or floats nominally in [0, 1], not clamped."""
         whole = images.dtype in (np.uint8, torch.uint8)
 
-        def pixels(x: Tensor, output: AutoencoderOutput) -> Tensor:
-            found = self.preprocessing.to_pixels(output.reconstruction.float())
+        def pixels(x: Tensor) -> Tensor:
+            found = self.preprocessing.to_pixels(self._reconstruction(x))
             return (found.clamp(0, 1) * 255).round().byte() if whole else found
 
         return self._apply(images, pixels)
@@ -63,10 +64,15 @@ class TrainedRun:
         """
         loss = build(self.config.loss)
         loss = loss.to(self.device) if isinstance(loss, nn.Module) else loss
-        return self._apply(images, lambda x, output: anomaly_scores(loss(output.reconstruction.float(), x)))
+        return self._apply(images, lambda x: anomaly_scores(loss(self._reconstruction(x), x)))
+
+    def _reconstruction(self, x: Tensor) -> Tensor:
+        refuse_patches(self.model)
+        output: AutoencoderOutput = self.model(x)
+        return output.reconstruction.float()
 
     @torch.no_grad()
-    def _apply(self, images: Images, take: Callable[[Tensor, AutoencoderOutput], Tensor]) -> Images:
+    def _apply(self, images: Images, take: Callable[[Tensor], Tensor]) -> Images:
         tensor = torch.as_tensor(images)
         single = tensor.shape == self.image_shape
         tensor = tensor[None] if single else tensor
@@ -75,16 +81,15 @@ class TrainedRun:
             raise ValueError(f"images of shape {tuple(tensor.shape)}: this run takes (N, {wanted})")
         if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
             raise TypeError(f"images of {tensor.dtype}: expected uint8 in [0, 255] or floats in [0, 1]")
-        found = torch.cat([take(x, output) for x, output in self._outputs(tensor)])
+        found = torch.cat([take(x) for x in self._inputs(tensor)])
         found = found[0] if single else found
         return found.cpu().numpy() if isinstance(images, np.ndarray) else found.to(images.device)
 
-    def _outputs(self, images: Tensor) -> Iterator[tuple[Tensor, AutoencoderOutput]]:
-        """Network input and output."""
+    def _inputs(self, images: Tensor) -> Iterator[Tensor]:
+        """Network input, BATCH images at a time."""
         for chunk in images.split(BATCH):
             pixels = chunk.to(self.device)
-            x = self.preprocessing.to_input(pixels if pixels.dtype == torch.uint8 else pixels * 255)
-            yield x, self.model(x)
+            yield self.preprocessing.to_input(pixels if pixels.dtype == torch.uint8 else pixels * 255)
 
 
 def load(directory: str | Path, device: str = "auto", config_dir: str | Path | None = None) -> TrainedRun:

@@ -56,11 +56,7 @@ def split_metrics(trained: Trained, dataset: Dataset, device: torch.device) -> E
                 activations.append(unit_activations(codes).cpu())
                 total = total + codes.sum(0)
         metrics |= {f"{name}/{key}": value for key, value in (reconstruction.compute() | code.compute()).items()}
-    metrics |= {key: float(value) for key, value in cost(trained.model, trained.image_shape).items()}
-    metrics["model_bytes"] = (trained.checkpoint.path / "model.safetensors").stat().st_size
-    metrics["images_per_second"] = images_per_second(
-        trained.model, trained.preprocessing.to_input(dataset.test.images[:1000].to(device))
-    )
+    metrics |= _cost(trained, dataset, device)
     pixels, output_pixels, codes = _forward(trained.network, ten_images(dataset.test).to(device))
     return Evaluation(
         metrics,
@@ -70,6 +66,33 @@ def split_metrics(trained: Trained, dataset: Dataset, device: torch.device) -> E
         total / len(dataset.val.images),
         torch.cat(activations),
     )
+
+
+@torch.no_grad()
+def patch_metrics(trained: Trained, dataset: Dataset, device: torch.device) -> dict[str, float]:
+    """`split_metrics` of a model whose output is of patches: of whitened patches of val and test, and their codes."""
+    metrics: dict[str, float] = {}
+    code_size = 0
+    for name, split in (("val", dataset.val), ("test", dataset.test)):
+        reconstruction, code = ReconstructionMetrics(), CodeStatistics()
+        for images in in_batches(split.images):
+            output = trained.model(trained.preprocessing.to_input(images.to(device))).float()
+            reconstruction.update(output.extras["target"], output.reconstruction)
+            code.update(output.code)
+            code_size = output.code[0].numel()
+        found = reconstruction.compute()
+        of_any_range = {key: found[key] for key in ("mse", "fvu", "explained_variance")}
+        metrics |= {f"{name}/{key}": value for key, value in (of_any_range | code.compute()).items()}
+    return metrics | _cost(trained, dataset, device) | {"code_size": code_size}
+
+
+def _cost(trained: Trained, dataset: Dataset, device: torch.device) -> dict[str, float]:
+    metrics = {key: float(value) for key, value in cost(trained.model, trained.image_shape).items()}
+    metrics["model_bytes"] = (trained.checkpoint.path / "model.safetensors").stat().st_size
+    metrics["images_per_second"] = images_per_second(
+        trained.model, trained.preprocessing.to_input(dataset.test.images[:1000].to(device))
+    )
+    return metrics
 
 
 @torch.no_grad()
@@ -85,11 +108,12 @@ def initial_norm_ratio(untrained: Network, dataset: Dataset, device: torch.devic
 @torch.no_grad()
 def firing_frequency(trained: Trained, dataset: Dataset, images: int, device: torch.device) -> Tensor:
     """(units,) on the CPU: the fraction of so many random training images, the same for every run, on which each unit
-    is active."""
-    frequency = FiringFrequency()
+    is active; of their patches for a model of patches."""
+    frequency, model = FiringFrequency(), trained.model
     chosen = subset(len(dataset.train.images), images)
     for part in in_batches(dataset.train.subset(chosen).images):
-        frequency.update(trained.model.encode(trained.preprocessing.to_input(part.to(device))))
+        x = trained.preprocessing.to_input(part.to(device))
+        frequency.update(model(x).code if model.traits.patches else model.encode(x))
     return frequency.compute().cpu()
 
 

@@ -38,8 +38,9 @@ class FiringFrequency:
 
 def firing_metrics(frequency: Tensor) -> dict[str, float]:
     """Of the frequencies (units,): `dead_fraction` of the units is never active, `rare_fraction` on fewer than 1 in
-    1,000 images, dead units included."""
+    1,000 images, dead units included; `l0` are active on an image."""
     return {
+        "l0": frequency.sum().item(),
         "dead_fraction": (frequency == 0).double().mean().item(),
         "rare_fraction": (frequency < RARE).double().mean().item(),
     }

@@ -41,8 +41,10 @@ class Autoencoder(nn.Module, HasTraits):
 
     `forward` is a pure function of parameters, buffers, input and generator. Given a generator it may draw noise (a
     sampled code, a mask); without one it is deterministic, as `encode` always is. A model that returns extras overrides
-    it and names them in `traits`. One extra acts on the loss: `pixel_weight`, (B, 1 or C, H, W), multiplies the error
-    of each pixel before the mean. `init_from_data`, `observe`, `atoms` and `encoder_layer` are optional.
+    it and names them in `traits`. Two extras act on the loss: `pixel_weight`, (B, 1 or C, H, W), multiplies the error
+    of each pixel before the mean; `target` is what the reconstruction is compared with, instead of the images, by a
+    model with `traits.patches`: its output has a row for each patch, and `encode` returns features of images.
+    `init_from_data`, `observe`, `atoms` and `encoder_layer` are optional.
     """
 
     traits: ClassVar[ModelTraits] = ModelTraits()

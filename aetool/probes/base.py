@@ -4,9 +4,10 @@ A probe sees the train and validation splits and returns a classifier. It never 
 once, after every choice has been made.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import ClassVar, NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from aetool.components import HasTraits, ProbeTraits
 from aetool.errors import NonFiniteError
 from aetool.measures.statistics import wilson_interval
 
+READ = 4000  # images whose streamed features are in memory at a time
 BINS = 15  # confidence bins of the calibration error (Guo et al. 2017)
 
 Number = TypeVar("Number", int, float)
@@ -25,6 +27,23 @@ class Labelled(NamedTuple):
     """The features of a split, (N, D) of any real type, and their classes, (N,) int64 in [0, num_classes)."""
 
     features: Tensor
+    labels: Tensor
+
+
+class FeatureStream(Protocol):
+    """Features (N, D) that are made whenever they are read, in blocks."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def split(self, size: int, /) -> Iterable[Tensor]:
+        """Blocks of `size` images, (size, D) float32; fewer at the end."""
+
+
+class Streamed(NamedTuple):
+    """A split whose features do not fit in memory, and the classes, (N,) int64, on the device of the features."""
+
+    features: FeatureStream
     labels: Tensor
 
 
@@ -53,6 +72,14 @@ class Probe(HasTraits):
         NaN or infinite features (`check_both` does both).
         """
 
+    def stream(self, train: Streamed, val: Streamed, num_classes: int, poll: Poll) -> Fitted:
+        """Fit and choose without all features in memory; raises ValueError for a probe that needs them there."""
+        size = 4 * math.prod(train.features.shape) / 1e9
+        raise ValueError(
+            f"it needs all features in memory, and those of train take {size:.1f} GB: choose probe=ridge, or lower "
+            "model.code_size"
+        )
+
 
 class ProbeResult(NamedTuple):
     """The performance of a classifier on the test split."""
@@ -64,15 +91,19 @@ class ProbeResult(NamedTuple):
     correct: Tensor  # (N,) bool on the CPU, by test image; float32, the fraction of draws, for a mean over label draws
 
 
-def judge(fitted: Fitted, test: Labelled, num_classes: int) -> ProbeResult:
+def judge(fitted: Fitted, test: Labelled | Streamed, num_classes: int) -> ProbeResult:
     """Evaluate a classifier on the test split; the only place that reads it.
 
     Adds to the metrics of the fit: `test/accuracy`, and as `test/accuracy_low` and `test/accuracy_high` its 95 %
     interval over test images; `test/top5_accuracy` for more than five classes; `test/calibration_error` for a
     probabilistic classifier.
     """
-    features, labels = check("test", test, num_classes)
-    scores = fitted.scores(features)
+    if isinstance(test, Streamed):
+        labels = test.labels
+        scores = torch.cat([fitted.scores(part) for part in test.features.split(READ)])
+    else:
+        features, labels = check("test", test, num_classes)
+        scores = fitted.scores(features)
     predicted = scores.argmax(dim=1)
     pairs = torch.bincount(labels * num_classes + predicted, minlength=num_classes**2)
     confusion = pairs.reshape(num_classes, num_classes).cpu()

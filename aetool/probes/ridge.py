@@ -7,8 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aetool.components import PositiveFloat, ProbeTraits
-from aetool.probes.base import Fitted, Labelled, Poll, Probe, descending
+from aetool.probes.base import Fitted, Labelled, Poll, Probe, Streamed, accuracy, check_both, descending
 from aetool.probes.path import Weights, choose, standardise
+from aetool.probes.streamed_ridge import streamed_ridge
+
+WIDE = 4096  # features above which a Cholesky decomposition for each L2 is faster than one of eigenvalues
 
 
 class Ridge(Probe):
@@ -27,9 +30,19 @@ class Ridge(Probe):
         self.l2 = descending("l2", l2)
 
     def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Poll) -> Fitted:
+        if WIDE < train.features.shape[1] < len(train.features):
+            return self._wide(*check_both(train, val, num_classes), num_classes, poll)
         problem = standardise(train, val, num_classes)
         regression = RidgeRegression(*problem.train, num_classes, poll)
         return choose("l2", self.l2, regression.weights, problem, probabilistic=False)
+
+    def stream(self, train: Streamed, val: Streamed, num_classes: int, poll: Poll) -> Fitted:
+        return streamed_ridge(self.l2, train, val, num_classes, poll)
+
+    def _wide(self, train: Labelled, val: Labelled, num_classes: int, poll: Poll) -> Fitted:
+        fitted = self.stream(Streamed(*train), Streamed(*val), num_classes, poll)
+        of_train = {"train/accuracy": accuracy(fitted.scores(train.features), train.labels)}
+        return fitted._replace(metrics=of_train | fitted.metrics)
 
 
 class RidgeRegression:

@@ -13,9 +13,14 @@ def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
         squares = squares + part.square().sum(dim=0)
     mean = total / len(features)
     std = (squares / len(features) - mean.square()).clamp(min=0).sqrt()
+    return mean.to(features.dtype), inverse_std(std, mean).to(features.dtype)
+
+
+def inverse_std(std: Tensor, mean: Tensor) -> Tensor:
+    """1/std, 0 for a constant column."""
     # A std below float32's resolution of the mean is rounding error; 1e-20 keeps 1/std finite.
     constant = std <= (1e-6 * mean.abs()).clamp(min=1e-20)
-    return mean.to(features.dtype), torch.where(constant, 0.0, 1 / std).to(features.dtype)
+    return torch.where(constant, 0.0, 1 / std)
 
 
 def unstandardised(weights: tuple[Tensor, Tensor], mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

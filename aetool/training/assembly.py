@@ -68,8 +68,10 @@ def initial_network(
         config,
         dataset.image_shape,
         mean_image=mean_input(preprocessing, images)[0],
+        input_mean=torch.tensor(preprocessing.mean),
         input_std=torch.tensor(preprocessing.std),
         pca=pca,
+        train_images=images,
     )
     model.init_from_data(preprocessing.to_input(images[subset(len(images), SAMPLE)]))
     return Network(model.to(device), preprocessing)
@@ -79,15 +81,23 @@ def make_model(
     config: RunConfig,
     image_shape: tuple[int, ...],
     mean_image: Tensor | None = None,
+    input_mean: Tensor | None = None,
     input_std: Tensor | None = None,
     pca: Callable[[], PCA] | None = None,
+    train_images: SplitImages | None = None,
 ) -> Autoencoder:
-    """A model with its initial weights, which depend on the seed alone.
+    """A model with its initial weights, which depend on the seed, and on the training images if it is fitted to them.
 
-    `mean_image` (C, H, W) and `input_std` (C,) are those of the training images as the network sees them; without them,
-    as before a checkpoint is loaded, a model takes others.
+    `mean_image` (C, H, W) is that of the training images as the network sees them, `input_mean` and `input_std` (C,)
+    those of the preprocessing; without them, as before a checkpoint is loaded, a model takes others.
     """
-    given = {"mean_image": mean_image, "input_std": input_std, "pca": pca}
+    given: dict[str, object] = {
+        "mean_image": mean_image,
+        "input_mean": input_mean,
+        "input_std": input_std,
+        "pca": pca,
+        "train_images": train_images,
+    }
     with seeded(config.seed, "weights"):
         model: Autoencoder = build(config.model, image_shape=image_shape, **given)
     arrange(model)

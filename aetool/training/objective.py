@@ -149,6 +149,7 @@ class Objective(TrainingObjective[Autoencoder, AutoencoderOutput]):
 
     def forward(self, model: Autoencoder, batch: Batch, output: AutoencoderOutput) -> tuple[Tensor, Terms]:
         """The loss, and its terms by name before weighting: `loss/reconstruction`, `penalty/<name>`."""
+        batch = batch._replace(target=output.extras.get("target", batch.target))
         loss = self._reconstruction_loss(output, batch.target)
         terms = {"loss/reconstruction": loss.detach()}
         weight = self.warm_weight if self.training else self.weight

@@ -86,7 +86,13 @@ def make_trainer(
         build(config.scheduler),
         batches,
         config.trainer,
-        Journal("pretrain", Record(run.directory), make_checkpoints(run, dataset, batches), progress, _picture),
+        Journal(
+            "pretrain",
+            Record(run.directory),
+            make_checkpoints(run, dataset, batches),
+            progress,
+            None if model.traits.patches else _picture,
+        ),
     )
 
 
@@ -119,22 +125,23 @@ def _fitting_objective(
     model.eval()  # BatchNorm would refuse, or count, the one image
     x = preprocessing.to_input(dataset.train.images[:1]).to(next(model.parameters()).device)
     output = model(x)
-    if not isinstance(output, AutoencoderOutput) or output.reconstruction.shape != x.shape:
+    target = output.extras.get("target", x) if isinstance(output, AutoencoderOutput) else x
+    if not isinstance(output, AutoencoderOutput) or output.reconstruction.shape != target.shape:
         shape = tuple(getattr(getattr(output, "reconstruction", output), "shape", ()))
         raise UserError(
             f"model={config.model.name}: forward must return an AutoencoderOutput with a reconstruction of shape "
-            f"{tuple(x.shape)}; it returned {type(output).__name__} {shape}"
+            f"{tuple(target.shape)}; it returned {type(output).__name__} {shape}"
         )
     for name, term in config.penalty.terms.items():
         for problem in missing_extras(name, term, config.model, output.extras):
             raise UserError(problem)
-    size, labels = output.code.numel(), dataset.train.labels
+    size, labels = output.code[0].numel(), dataset.train.labels
     precise = torch.float32 if x.device.type == "mps" else None  # which has no float64
     pca = functools.partial(pca_of, dataset, cache_dir(config))
     objective = make_objective(config, total_steps, size, dataset.num_classes, labels, preprocessing, pca)
     objective.to(x.device, precise)
     first = None if labels is None else labels[:1].to(x.device)
-    batch = Batch(x, x, first, generator=generator(0, "trial", device=x.device))
+    batch = Batch(x, target, first, generator=generator(0, "trial", device=x.device))
     try:
         for name, (penalty, _) in objective.terms.items():
             value = penalty(model, batch, output)
@@ -142,7 +149,7 @@ def _fitting_objective(
                 raise UserError(
                     f"penalty={name}: expected a scalar tensor, the mean over the batch; it returned {value}"
                 )
-        objective.loss(output.reconstruction, x)
+        objective.loss(output.reconstruction, target)
     except ValueError as error:
         raise UserError(f"penalty={', '.join(config.penalty.terms)}: {error}") from error
     return objective

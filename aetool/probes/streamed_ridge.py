@@ -1,0 +1,83 @@
+"""Ridge regression on features that are read once, in blocks: their moments are kept, not the features."""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from aetool.errors import NonFiniteError
+from aetool.probes.base import READ, Fitted, Poll, Streamed, accuracy, at_edge
+from aetool.probes.path import Weights, predict
+from aetool.probes.standardisation import inverse_std, unstandardised
+
+PANEL = 2048  # columns of the Gram matrix that are updated at a time: only its lower triangle is needed
+
+
+class Moments(NamedTuple):
+    """Of features (N, D) and their z-scores Z, for one-hot classes Y (N, K); float32."""
+
+    mean: Tensor  # (D,)
+    scale: Tensor  # (D,), 1 / std
+    gram: Tensor  # ZᵀZ / N, (D, D), its lower triangle
+    products: Tensor  # ZᵀY / N, (D, K)
+    frequencies: Tensor  # of the classes, (K,)
+
+
+def moments(split: Streamed, num_classes: int, poll: Poll) -> Moments:
+    """One pass over the features. Raises NonFiniteError where they are NaN or infinite."""
+    samples, width = split.features.shape
+    shift: Tensor | None = None  # the mean of the first block: keeps small variances precise beside large means
+    gram, total, products = torch.zeros(width, width), torch.zeros(width), torch.zeros(width, num_classes)
+    for part, labels in zip(split.features.split(READ), split.labels.split(READ), strict=True):
+        poll()
+        if shift is None:
+            shift = part.mean(0)
+            gram, total, products = (sums.to(part) for sums in (gram, total, products))
+        centred = part - shift
+        total += centred.sum(0)
+        if not total.isfinite().all():
+            raise NonFiniteError("train: feature values are NaN or infinite")
+        products.addmm_(centred.T, F.one_hot(labels, num_classes).to(centred))
+        for left in range(0, width, PANEL):
+            gram[left:, left : left + PANEL].addmm_(centred[:, left:].T, centred[:, left : left + PANEL])
+    assert shift is not None
+    frequencies = torch.bincount(split.labels, minlength=num_classes).to(total) / samples
+    mean = total / samples
+    gram.div_(samples).addr_(mean, mean, alpha=-1)
+    scale = inverse_std(gram.diagonal().clamp(min=0).sqrt(), mean + shift)
+    gram.mul_(scale[:, None]).mul_(scale)
+    products = (products / samples - torch.outer(mean, frequencies)) * scale[:, None]
+    return Moments(mean + shift, scale, gram, products, frequencies)
+
+
+def weights(found: Moments, l2: float) -> Weights | None:
+    """Weights (K, D) and biases (K,) for z-scores; None where an l2 is too small for float32."""
+    shifted = found.gram.clone()
+    shifted.diagonal().add_(l2)
+    factor, info = torch.linalg.cholesky_ex(shifted)
+    return None if info.item() else (torch.cholesky_solve(found.products, factor).T, found.frequencies)
+
+
+def streamed_ridge(grid: Sequence[float], train: Streamed, val: Streamed, num_classes: int, poll: Poll) -> Fitted:
+    """As `Ridge`, for a grid of l2 from the largest on, each by a Cholesky decomposition; without `train/accuracy`.
+
+    Raises ValueError where every l2 is too small for float32.
+    """
+    found = moments(train, num_classes, poll)
+    solved: dict[float, Weights] = {}
+    for l2 in grid:
+        poll()
+        solution = weights(found, l2)
+        if solution is not None:
+            solved[l2] = unstandardised(solution, found.mean, found.scale)
+    if not solved:
+        raise ValueError(f"l2={list(grid)}: all too small for features of float32; add larger ones")
+    every = torch.cat([weight for weight, _ in solved.values()]), torch.cat([bias for _, bias in solved.values()])
+    scores = torch.cat([predict(every, part) for part in val.features.split(READ)]).split(num_classes, dim=1)
+    val_accuracy = {l2: accuracy(part, val.labels) for l2, part in zip(solved, scores, strict=True)}
+    chosen = max(solved, key=val_accuracy.__getitem__)  # the first of equals
+    metrics = {"val/accuracy": val_accuracy[chosen], "l2": float(chosen), "l2_at_edge": at_edge(chosen, grid)}
+    return Fitted(functools.partial(predict, solved[chosen]), False, metrics, val_accuracy)

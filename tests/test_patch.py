@@ -1,0 +1,294 @@
+"""Patch features: whitening, dictionaries, encoding, training on patches, and what a run of them measures."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, only_run, run_in
+from sklearn.cluster import KMeans
+
+from aetool import load
+from aetool.data.images import Mirrored
+from aetool.errors import UserError
+from aetool.evaluation import frozen
+from aetool.evaluation.classify import Budget, classify
+from aetool.evaluation.frozen import Frozen
+from aetool.evaluation.session import Session
+from aetool.models import patch
+from aetool.models.dictionaries import kmeans, most_correlated, nearest, omp1
+from aetool.models.patch import PatchAutoencoder, PatchDictionary, Quantizer
+from aetool.models.whitening import Whitening, patches_at, training_patches
+from aetool.probes.base import Labelled
+from aetool.probes.ridge import Ridge
+
+PATCHES = [word for word in TINY if not word.startswith("model")]
+PATCHES += ["model.code_size=6", "model.patch_size=3"]
+ENCODING = {"patch_size": 3, "patches": 4, "contrast": 10.0, "epsilon": 0.1, "threshold": 0.2, "pool": 2}
+
+
+def images(count: int = 40, channels: int = 2, side: int = 9) -> torch.Tensor:
+    return torch.randint(0, 256, (count, channels, side, side + 1), dtype=torch.uint8, generator=generator())
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def model(activation: str = "soft_threshold", **arguments: object) -> PatchAutoencoder:
+    torch.manual_seed(0)
+    statistics = {"input_mean": torch.tensor([0.4, 0.5]), "input_std": torch.tensor([0.3, 0.2])}
+    given = {"train_images": images(), "k": 2, "rate": None, "activation": activation, **ENCODING, **statistics}
+    return PatchAutoencoder([2, 9, 10], 5, **(given | arguments)).eval()
+
+
+def inputs(count: int = 3) -> torch.Tensor:
+    """Network input of the first images."""
+    mean, std = torch.tensor([0.4, 0.5])[:, None, None], torch.tensor([0.3, 0.2])[:, None, None]
+    return (images()[:count] / 255 - mean) / std
+
+
+def test_whitened_patches_have_unit_covariance():
+    patches = training_patches(images(200), 3)
+    whitening = Whitening(18, contrast=10.0, epsilon=1e-9)
+    whitened = whitening.fit(patches)
+    covariance = np.cov(whitened.double().numpy(), rowvar=False, bias=True)
+    centring = np.eye(18) - 1 / 18  # a normalised patch has mean 0: no variance along the constant patch
+    np.testing.assert_allclose(covariance, centring, atol=1e-3)
+    np.testing.assert_allclose(whitening.matrix, whitening.matrix.T, atol=1e-3)  # ZCA, not another rotation
+    torch.testing.assert_close(whitening(patches), whitened)
+
+
+def test_epsilon_shrinks_small_variances():
+    patches = training_patches(images(200), 3)
+    whitening = Whitening(18, contrast=10.0, epsilon=0.1)
+    whitened = whitening.fit(patches).double()
+    p = patches.double().numpy()
+    normalised = (p - p.mean(1, keepdims=True)) / np.sqrt(p.var(1, keepdims=True) + 10)
+    variances, directions = np.linalg.eigh(np.cov(normalised, rowvar=False, bias=True))
+    expected = (directions * variances / (variances + 0.1)) @ directions.T
+    np.testing.assert_allclose(np.cov(whitened.numpy(), rowvar=False, bias=True), expected, atol=1e-4)
+
+
+def test_patches_are_the_windows_of_an_image():
+    x = images().float()
+    positions = torch.tensor([[0, 9], [55, 8], [1, 2]])
+    found = patches_at(x[:3], 3, positions)
+    assert torch.equal(found[0], x[0, :, :3, :3].flatten())
+    assert torch.equal(found[1], x[0, :, 1:4, 1:4].flatten())  # 8 places a row
+    assert torch.equal(found[2], x[1, :, 6:, 7:].flatten())
+    torch.manual_seed(1)
+    drawn = training_patches(images(), 3, count=100)
+    assert drawn.shape == (120, 18)  # three of each image
+    torch.manual_seed(1)
+    assert torch.equal(drawn, training_patches(images(), 3, count=100))
+    assert training_patches(images(), 3, count=10).shape == (10, 18)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("activation", ["soft_threshold", "triangle"])
+def test_encoding_is_that_of_a_loop_over_patches(activation, bf16, monkeypatch):
+    monkeypatch.setattr(patch, "has_bf16", lambda device: bf16)
+    monkeypatch.setattr(patch, "BLOCK", 1)
+    net = model(activation)
+    with torch.no_grad():
+        found = net.encode(inputs())
+    atoms = net.atoms().detach().flatten(1).double()
+    expected = []
+    for image in images()[:3].double():
+        cells: dict[tuple[bool, bool], torch.Tensor] = {}
+        for row in range(7):
+            for column in range(8):
+                p = image[:, row : row + 3, column : column + 3].flatten()
+                p = (p - p.mean()) / (p.var(correction=0) + 10).sqrt()
+                w = net.whitening.matrix.double() @ (p - net.whitening.mean.double())
+                z, d = atoms @ w, (atoms - w).norm(dim=1)
+                active = torch.cat([(z - 0.2).relu(), (-z - 0.2).relu()]) if net.split_signs else (d.mean() - d).relu()
+                cell = (row >= 4, column >= 4)  # 4 and 3 rows, 4 and 4 columns
+                cells[cell] = cells.get(cell, 0) + active
+        expected.append(torch.cat([cells[key] for key in sorted(cells)]))
+    tolerance = 0.1 if bf16 else 1e-3
+    torch.testing.assert_close(found.double(), torch.stack(expected), rtol=0, atol=tolerance)
+    torch.testing.assert_close(net.encode(inputs()).double(), torch.stack(expected), rtol=0, atol=1e-3)
+
+
+def test_features_do_not_depend_on_the_block_and_have_a_gradient(monkeypatch):
+    net, x = model(), inputs().requires_grad_()
+    with torch.no_grad():
+        whole = net.encode(x)
+        monkeypatch.setattr(patch, "BLOCK", 2**30)
+        torch.testing.assert_close(net.encode(x), whole, rtol=1e-3, atol=1e-3)
+    net.encode(x).sum().backward()
+    assert x.grad.abs().sum() > 0
+    assert net.autoencoder.dictionary.grad.abs().sum() > 0
+
+
+def test_random_patches_are_trained_on_and_even_ones_measured():
+    net, x = model().train(), inputs()
+    first, second = (net(x, generator()) for _ in range(2))
+    assert torch.equal(first.extras["target"], second.extras["target"])
+    assert first.reconstruction.shape == first.extras["target"].shape == (12, 2, 3, 3)
+    assert first.code.shape == (12, 5)
+    assert (first.code != 0).sum(1).max() <= 2
+    even = net(x).extras["target"]
+    whole = net.whitening(images()[0, :, 6:, 7:].float().reshape(1, 18)).view(2, 3, 3)
+    torch.testing.assert_close(even[3], whole, atol=1e-4, rtol=0)  # the last place of the first image
+    torch.testing.assert_close(net(x[:1]).extras["target"], even[:4])
+
+
+def test_dictionaries_are_topk_winner_take_all_or_sparse():
+    kinds = [type(model(k=k, rate=rate).autoencoder).__name__ for k, rate in ((2, None), (None, 0.1), (None, None))]
+    assert kinds == ["TopK", "WTA", "Sparse"]
+    with pytest.raises(ValueError, match=r"k=2, rate=0.1: mutually exclusive"):
+        model(rate=0.1)
+    with pytest.raises(ValueError, match="patch_size=10: the images have 9x10 pixels"):
+        model(patch_size=10)
+    with pytest.raises(ValueError, match="pool=8: there are 7x8 places"):
+        model(pool=8)
+
+
+def clusters() -> torch.Tensor:
+    centres = torch.randn(4, 6, generator=generator()) * 5
+    return (centres[:, None] + torch.randn(4, 60, 6, generator=generator())).flatten(0, 1)
+
+
+def cost(vectors: torch.Tensor, centroids: torch.Tensor) -> float:
+    return torch.cdist(vectors, centroids).amin(1).square().sum().item()
+
+
+def test_kmeans_reaches_the_optimum_of_scikit_learn():
+    vectors = clusters()
+    best = min(cost(vectors, kmeans(vectors, 4, 20)) for seed in range(5) if torch.manual_seed(seed) is not None)
+    reference = KMeans(4, n_init=5, random_state=0).fit(vectors.numpy())
+    assert best == pytest.approx(reference.inertia_, rel=1e-4)
+
+
+def test_the_costs_fall_with_every_iteration():
+    vectors = clusters()
+    costs, errors = [], []
+    for iterations in range(6):
+        torch.manual_seed(3)
+        costs.append(cost(vectors, kmeans(vectors, 7, iterations)))
+        torch.manual_seed(3)
+        index, weight = most_correlated(vectors, atoms := omp1(vectors, 7, iterations))
+        errors.append((vectors - weight[:, None] * atoms[index]).square().sum().item())
+        torch.testing.assert_close(atoms.norm(dim=1), torch.ones(7))
+    assert costs == sorted(costs, reverse=True)
+    assert costs[-1] < costs[0]
+    assert errors[-1] < errors[1] < errors[0]
+
+
+def test_a_quantizer_has_one_active_unit():
+    atoms = torch.nn.functional.normalize(torch.randn(7, 18, generator=generator()), dim=1).view(7, 2, 3, 3)
+    x = torch.randn(30, 2, 3, 3, generator=generator())
+    for assign, error in ((nearest, torch.cdist(x.flatten(1), atoms.flatten(1)).amin(1)), (most_correlated, None)):
+        output = Quantizer(atoms, assign)(x)
+        assert ((output.code != 0).sum(1) == 1).all()
+        if error is not None:
+            torch.testing.assert_close((x - output.reconstruction).flatten(1).norm(dim=1), error)
+        else:
+            left = (x - output.reconstruction).flatten(1)
+            chosen = output.code.abs().argmax(1)
+            torch.testing.assert_close((left * atoms.flatten(1)[chosen]).sum(1), torch.zeros(30), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["kmeans", "omp1", "random"])
+def test_closed_forms_are_deterministic_by_the_seed(method):
+    def fitted() -> torch.Tensor:
+        torch.manual_seed(0)
+        given = {**ENCODING, "activation": "triangle", "train_images": images()}
+        return PatchDictionary([2, 9, 10], 5, method, 3, **given).atoms()
+
+    assert torch.equal(fitted(), fitted())
+    assert fitted().shape == (5, 2, 3, 3)
+
+
+@pytest.mark.parametrize("words", [["model=patch", "model.k=2"], ["model=patch_kmeans", "model.iterations=2"]])
+def test_a_run_measures_patches_and_classifies_images(words, aetool, workplace):
+    done = aetool("train", *PATCHES, *words)
+    assert done.code == 0, done.err
+    run = only_run(workplace)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert 1 <= metrics["evaluate"]["test/l0"] <= 2
+    assert 0 < metrics["evaluate"]["test/fvu"] < 1.5
+    assert metrics["evaluate"]["code_size"] == 6
+    assert "test/psnr" not in metrics["evaluate"]
+    assert metrics["evaluate"]["train/dead_fraction"] < 1
+    assert metrics["probe-ridge"]["code/test/accuracy"] > 0.5
+    assert (run / "figures" / "atoms.png").exists()
+    assert not (run / "figures" / "reconstructions.png").exists()
+
+    trained = load(run)
+    features = trained.encode(np.zeros((3, 1, 8, 8), np.uint8))
+    assert features.shape == (3, 48 if words[0] == "model=patch" else 24)
+    with pytest.raises(UserError, match="reconstructs patches, not images"):
+        trained.reconstruct(np.zeros((1, 8, 8), np.uint8))
+    assert aetool("encode", f"run={run}", "file=codes.npz").code == 0
+    assert np.load("codes.npz")["test_codes"].shape == (20, features.shape[1])
+    drawn = aetool("sample", f"run={run}")
+    assert drawn.code == 2
+    assert "reconstructs patches, not images" in drawn.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model.patch_size=9"], "patch_size=9: the images have 8x8 pixels; choose a smaller patch_size"),
+        (["model.k=7"], "model.k=7: at most model.code_size=6"),
+        (["loss=bce", "dataset.path=images.npz"], "the output of model=patch cannot be logits"),
+        (["loss=ssim", "dataset.path=images.npz"], "the output of model=patch is whitened patches"),
+        (["loss=whitened"], "the output of model=patch is whitened patches"),
+        (["corruption=gaussian"], "model=patch is trained on patches; set corruption=none"),
+    ],
+)
+def test_what_does_not_fit_is_refused(words, message, aetool, workplace):
+    done = aetool("train", "model=patch", *PATCHES, "model.k=2", *words)
+    assert done.code == 2, done.out
+    assert message in done.err
+
+
+def test_features_that_do_not_fit_in_memory_are_streamed(aetool, workplace, monkeypatch):
+    """The same accuracy from a probe that reads them in blocks; another probe says what to do."""
+    assert aetool("train", "model=patch_omp1", *PATCHES, "baselines=true").code == 0
+    run = only_run(workplace)
+    whole = json.loads((run / "metrics.json").read_text())["probe-ridge"]
+    monkeypatch.setattr(frozen, "LIMIT", 4 * 48 * 91)  # of 92 images
+    shutil.rmtree("cache/datasets/features")
+    assert aetool("probe", f"run={run}", "probe=ridge", "probe.l2=[0.1]", "overwrite=true").code == 0
+    streamed = json.loads((run / "metrics.json").read_text())["probe-ridge"]
+    assert streamed == {key: value for key, value in whole.items() if key != "code/train/accuracy"}
+    done = aetool("probe", f"run={run}", "probe=svm")
+    assert done.code == 2
+    assert "it needs all features in memory" in done.err
+    few = aetool("probe", f"run={run}", "probe=ridge", "probe.l2=[0.1]", "probe.labels_per_class=3")
+    assert few.code == 0, few.err
+
+
+def test_a_probe_may_fit_on_mirrored_images_too(aetool, workplace):
+    """The same classifier as from a dataset that has the mirrored images."""
+    arrays = dict(np.load("images.npz"))
+    few = {"train_images": arrays["train_images"][:20], "train_labels": arrays["train_labels"][:20]}
+    np.savez("images.npz", **(arrays | few))
+    words = [*PATCHES, "model=patch_random", "dataset.val_fraction=0.2", "trainer.batch_size=4"]
+    assert aetool("train", *words, "name=mirrored", "probe.mirror=true").code == 0
+    x = torch.from_numpy(few["train_images"])[:, None]
+    seen = Mirrored(x)
+    assert torch.equal(torch.cat(list(seen.split(7))), torch.cat([x, x.flip(3)]))
+    assert torch.equal(seen[torch.tensor([1, 21])], torch.stack([x[1], x[1].flip(2)]))
+
+    session = Session(run_in("outputs/mirrored"), run_in("outputs/mirrored").config)
+    settings = session.run.config.probe
+    train, val, test = Frozen(session, settings).features("code")
+    assert len(train) == 32
+    mirrored = session.trained.model.encode(
+        session.trained.preprocessing.to_input(session.dataset.train.images.flip(3))
+    )
+    torch.testing.assert_close(train[16:], mirrored, atol=0.1, rtol=0)  # bfloat16
+    result = classify(Ridge([0.1]), [train.clone(), val, test], session.dataset, Budget(None, None, 1))
+    labels = session.dataset.train.labels.repeat(2)
+    expected = Ridge([0.1])(Labelled(train.clone(), labels), Labelled(val, session.dataset.val.labels), 4, lambda: None)
+    assert result.metrics["val/accuracy"] == expected.metrics["val/accuracy"]
+    assert result.metrics["train/accuracy"] == expected.metrics["train/accuracy"]
+    few_labels = classify(Ridge([0.1]), [train, val, test], session.dataset, Budget(1, None, 2))
+    assert few_labels.metrics["train/accuracy"] > 0.9  # 4 images and 4 mirrored ones

@@ -1,0 +1,97 @@
+"""Ridge regression on streamed features against the one on features in memory."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from conftest import Features, Labels, probed
+
+from aetool.errors import Interrupted, NonFiniteError
+from aetool.probes import ridge, streamed_ridge
+from aetool.probes.base import Streamed, judge
+from aetool.probes.knn import NearestNeighbours
+from aetool.probes.ridge import Ridge
+
+GRID = (1e-3, 1e-1, 1.0)
+
+
+class Blocks:
+    """Features that are only given in blocks."""
+
+    def __init__(self, features: torch.Tensor) -> None:
+        self.features, self.shape = features, (len(features), features.shape[1])
+
+    def split(self, size: int) -> Iterator[torch.Tensor]:
+        yield from (part.clone() for part in self.features.split(size))
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streamed_ridge, "READ", 130)
+    monkeypatch.setattr(streamed_ridge, "PANEL", 7)
+
+
+def streams(features: Features, labels: Labels) -> list[Streamed]:
+    return [Streamed(Blocks(x), y) for x, y in zip(features, labels, strict=True)]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_it_agrees_with_features_in_memory(digits: tuple[Features, Labels]) -> None:
+    features, labels = digits
+    features = Features(*(100 + x for x in features))  # a mean far from 0; some pixels are constant
+    train, val, test = streams(features, labels)
+    fitted = Ridge(GRID).stream(train, val, 10, lambda: None)
+    whole = probed(Ridge(GRID), features, labels, 10)
+    found = judge(fitted, test, 10)
+    assert found.val_accuracy == whole.val_accuracy
+    assert found.metrics == {key: value for key, value in whole.metrics.items() if key != "train/accuracy"}
+    assert torch.equal(found.confusion, whole.confusion)
+
+
+def test_wide_features_in_memory_are_fitted_likewise(
+    digits: tuple[Features, Labels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = probed(Ridge(GRID), *digits, 10)
+    monkeypatch.setattr(ridge, "WIDE", 63)
+    wide = probed(Ridge(GRID), *digits, 10)
+    assert wide.val_accuracy == whole.val_accuracy
+    assert wide.metrics == whole.metrics
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_the_moments_are_those_of_z_scores(digits: tuple[Features, Labels]) -> None:
+    features, labels = digits
+    found = streamed_ridge.moments(streams(features, labels)[0], 10, lambda: None)
+    x = features.train.double()
+    std = x.std(0, correction=0)
+    z = torch.where(std > 0, (x - x.mean(0)) / std, 0)
+    torch.testing.assert_close(found.mean.double(), x.mean(0), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.gram.double().tril(), (z.T @ z / 1000).tril(), atol=1e-4, rtol=0)
+    one_hot = torch.eye(10).double()[labels.train]
+    torch.testing.assert_close(found.products.double(), z.T @ one_hot / 1000, atol=1e-4, rtol=0)
+
+
+def test_an_l2_too_small_for_float32_is_left_out(digits: tuple[Features, Labels]) -> None:
+    features, labels = digits
+    twice = Features(*(torch.cat([x, x], 1) for x in features))
+    train, val, _ = streams(twice, labels)
+    fitted = Ridge((1e-12, 1e-1)).stream(train, val, 10, lambda: None)
+    assert list(fitted.val_accuracy) == [1e-1]
+    with pytest.raises(ValueError, match="too small for features of float32"):
+        Ridge([1e-12]).stream(train, val, 10, lambda: None)
+
+
+def test_it_stops_and_refuses(digits: tuple[Features, Labels]) -> None:
+    train, val, _ = streams(*digits)
+
+    def poll() -> None:
+        raise Interrupted(15)
+
+    with pytest.raises(Interrupted):
+        Ridge(GRID).stream(train, val, 10, poll)
+    broken = Blocks(digits[0].train.clone())
+    broken.features[5, 3] = torch.nan
+    with pytest.raises(NonFiniteError, match="NaN or infinite"):
+        Ridge(GRID).stream(Streamed(broken, train.labels), val, 10, lambda: None)
+    with pytest.raises(ValueError, match="needs all features in memory"):
+        NearestNeighbours([1], [0.1]).stream(train, val, 10, lambda: None)

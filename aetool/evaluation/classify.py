@@ -91,5 +91,5 @@ def _mean(results: Sequence[ProbeResult]) -> ProbeResult:
     if len(results) > 1:
         metrics["test/accuracy_std"] = statistics.stdev(result.metrics["test/accuracy"] for result in results)
     confusion = sum((result.confusion for result in results[1:]), results[0].confusion)
-    correct = torch.stack([result.correct for result in results]).float().mean(dim=0)
+    correct = torch.stack([result.correct for result in results])
     return ProbeResult(metrics, confusion, confusion.diag() / confusion.sum(dim=1).double(), {}, correct)

@@ -24,16 +24,7 @@ COMMANDS = {
     "data": "list, download and verify the datasets",
     "bench": "training speed compared with other loops and the hardware's ceiling",
 }
-COMPOSED = (
-    "train",
-    "probe",
-    "finetune",
-    "labels",
-    "evaluate",
-    "sample",
-    "encode",
-    "bench",
-)  # the others take plain words
+COMPOSED = ("train", "probe", "finetune", "labels", "evaluate", "sample", "encode", "bench")  # others: plain words
 FLAGS = {"full": ("train", "finetune"), "quick": ("bench",)}  # by the commands that take them
 SHOWN = {"--hydra-help", "-c", "--cfg", "-i", "--info"}  # by Hydra, instead of a run
 HELP = """aetool: an experiment bench for autoencoders

@@ -141,7 +141,7 @@ def _bounds(interval: Interval, form: str) -> str:
 
 
 def _correct(row: Row, key: str) -> list[float] | None:
-    """How often each test image was classified correctly for an accuracy in a row, from the measurement that it came from."""
+    """How often each test image was classified correctly, from the measurement that an accuracy in a row came from."""
     stage, _, name = key.partition("/")
     for path in sorted(directory(row).glob("probe-*/correct.npz")):
         metrics = read_json(path.parent / "metrics.json")

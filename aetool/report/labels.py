@@ -24,8 +24,8 @@ NAMES = {  # of classifiers, in the order of tables: what each is
 PRETRAINED = ("code", "fine-tuned")
 SEEDLESS = ("PCA", "pixels")  # the same for every seed of the run
 NOTE = (
-    f"Differences in points, each with the widest of its {100 * CONFIDENCE:.0f} % intervals over seeds, label draws and "
-    "test images; significance after Holm's correction over the comparisons of a line."
+    f"Differences in points, each with the widest of its {100 * CONFIDENCE:.0f} % intervals over seeds, label draws "
+    "and test images; significance after Holm's correction over the comparisons of a line."
 )
 
 Budget = int | None  # labels per class; None: all
@@ -43,6 +43,11 @@ Curves = dict[Budget, dict[str, Tested]]  # by budget, ascending, and by classif
 
 def budget_name(budget: Budget) -> str:
     return "all" if budget is None else str(budget)
+
+
+def described(budget: Budget) -> str:
+    """`10 labels per class`."""
+    return "all labels" if budget is None else f"{budget} label{'s' * (budget > 1)} per class"
 
 
 def stat(name: str, tested: Tested) -> Stat:
@@ -65,7 +70,7 @@ def sentences(curves: Curves) -> Iterator[str]:
             said[verdict].append(f"{NAMES[name]} ({100 * gap.mean:+.1f}, {bounds})")
         if rivals:
             parts = [f"{verdict} {', '.join(names)}" for verdict, names in said.items() if names]
-            yield f"{budget_name(budget)} labels per class: {NAMES[best]} is {'; '.join(parts)}"
+            yield f"{described(budget)}: {NAMES[best]} is {'; '.join(parts)}"
 
 
 def _gap(first: Tested, second: Tested) -> Interval:

@@ -143,9 +143,8 @@ def _below(path: Path) -> list[Found]:
 
 def _may_be_run(path: Path) -> bool:
     """Folders and broken links, unless hidden, of a sweep, or of tables over label budgets."""
-    return not path.name.startswith((".", "sweep-", "labels-")) and (
-        path.is_dir() or (path.is_symlink() and not path.exists())
-    )
+    left_out = path.name.startswith((".", "sweep-", "labels-"))
+    return not left_out and (path.is_dir() or (path.is_symlink() and not path.exists()))
 
 
 def _exists(path: Path) -> bool:

@@ -17,7 +17,7 @@ from aetool.evaluation.classify import labels_of
 from aetool.evaluation.correctness import CORRECT, read_correct
 from aetool.evaluation.session import Session, keeping_dataset
 from aetool.files import flatten
-from aetool.report.labels import Budget, Curves, Tested, budget_name
+from aetool.report.labels import Budget, Curves, Tested, described
 from aetool.storage.opening import open_trained, opened, word_for
 from aetool.storage.run import Run
 from aetool.sweeps.classifier import STAGE, classifier_runs, correct_images, finetuned, is_finished, open_parent
@@ -98,7 +98,7 @@ def _add_probe(found: dict[str, Tested], run: Run[TrainConfig], budget: Budget, 
     settings: ProbeConfig = config.probe.model_copy(update={"labels_per_class": budget, "taps": taps})
     measured = probe.measurement(run, settings, config.baselines)
     if not measured.exists:
-        log.info(f"{run.directory}: {config.probe.name} probe with {budget_name(budget)} labels per class")
+        log.info(f"{run.directory}: {config.probe.name} probe with {described(budget)}")
         probe.probe(Session(run, config), settings, config.baselines)
     metrics, correct = measured.read() or {}, read_correct(measured.folder / CORRECT)
     subjects = {config.tap: "code", f"untrained/{config.tap}": "untrained", "pca": "PCA", "pixels": "pixels"}
@@ -139,7 +139,7 @@ def _add_tuned(curves: Curves, tunings: Sequence[Tuning]) -> None:
     for one, runs in planned:
         if one in waiting:
             count = f"[{waiting.index(one) + 1}/{len(waiting)}]"
-            log.info(f"{count} {budget_name(one.budget)} labels per class, draw {one.draw}: {one.parent.directory}")
+            log.info(f"{count} {described(one.budget)}, draw {one.draw}: {one.parent.directory}")
         for name, run, start in zip(("fine-tuned", "scratch"), runs, (one.parent, None), strict=True):
             metrics = run.metrics[STAGE] if is_finished(run) else finetuned(run, start)
             tested = curves[one.budget].setdefault(name, Tested([], {}))

@@ -31,14 +31,14 @@ NOTE = (
 Budget = int | None  # labels per class; None: all
 
 
-class Tested(NamedTuple):
+class Accuracies(NamedTuple):
     """What a classifier does under one label budget."""
 
     val: list[float]  # validation accuracies
     correct: dict[tuple[int, int], NDArray[np.bool_]]  # test images, (N,), by seed of the run and label draw
 
 
-Curves = dict[Budget, dict[str, Tested]]  # by budget, ascending, and by classifier
+Curves = dict[Budget, dict[str, Accuracies]]  # by budget, ascending, and by classifier
 
 
 def budget_name(budget: Budget) -> str:
@@ -50,7 +50,7 @@ def described(budget: Budget) -> str:
     return "all labels" if budget is None else f"{budget} label{'s' * (budget > 1)} per class"
 
 
-def stat(name: str, tested: Tested) -> Stat:
+def stat(name: str, tested: Accuracies) -> Stat:
     """Test accuracy over seeds and label draws."""
     values = {(0 if name in SEEDLESS else seed, draw): one.mean() for (seed, draw), one in tested.correct.items()}
     return Stat.of(list(map(float, values.values())))
@@ -66,14 +66,14 @@ def sentences(curves: Curves) -> Iterator[str]:
         for name, gap, p in zip(rivals, gaps, holm([gap.p for gap in gaps]), strict=True):
             clear = p <= 1 - CONFIDENCE
             verdict = list(said)[0 if clear and gap.mean > 0 else 1 if clear else 2]
-            bounds = f"{100 * gap.low:+.1f} to {100 * gap.high:+.1f}"
+            bounds = f"{100 * max(gap.low, -1):+.1f} to {100 * min(gap.high, 1):+.1f}"
             said[verdict].append(f"{NAMES[name]} ({100 * gap.mean:+.1f}, {bounds})")
         if rivals:
             parts = [f"{verdict} {', '.join(names)}" for verdict, names in said.items() if names]
             yield f"{described(budget)}: {NAMES[best]} is {'; '.join(parts)}"
 
 
-def _gap(first: Tested, second: Tested) -> Interval:
+def _gap(first: Accuracies, second: Accuracies) -> Interval:
     """The difference in test accuracy, with the interval that says the least: over seeds, draws, or test images."""
     images = (np.mean(list(one.correct.values()), axis=0).tolist() for one in (first, second))
     known = [paired_accuracy_interval(*images)]
@@ -81,7 +81,7 @@ def _gap(first: Tested, second: Tested) -> Interval:
     return max(known, key=lambda gap: gap.p)
 
 
-def _means(tested: Tested, axis: int) -> dict[int, float]:
+def _means(tested: Accuracies, axis: int) -> dict[int, float]:
     """Test accuracy by seed (axis 0) or by label draw (1)."""
     found: dict[int, list[float]] = {}
     for key, images in tested.correct.items():
@@ -93,8 +93,8 @@ def heading(curves: Curves) -> str:
     """What the numbers of the table are."""
     keys = {key for found in curves.values() for tested in found.values() for key in tested.correct}
     seeds, draws = (len({key[axis] for key in keys}) for axis in (0, 1))
-    over = f"{seeds} seed{'s' * (seeds > 1)} and {draws} label draw{'s' * (draws > 1)}"
-    return f"test accuracy in %, mean ± std over {over}, by labels per class"
+    over = f"{seeds} seed{'s' * (seeds > 1)}, {draws} label draw{'s' * (draws > 1)}"
+    return f"test accuracy in %, mean ± std ({over}), by labels per class"
 
 
 def print_curves(curves: Curves) -> None:

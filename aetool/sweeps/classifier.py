@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aetool.config.check import Targets
 from aetool.config.compose import Point, compose_one
 from aetool.config.rules import untrainable
 from aetool.config.schema import (
@@ -66,7 +66,7 @@ def finetune_point(point: Point[FinetuneConfig]) -> Result:
     config = point.config
     pretrained = _pretrained(point) if config.pretrain else None
     directory = str(pretrained.directory) if pretrained else config.run
-    parent = None if directory is None else open_parent(directory, point.config_dir)
+    parent = None if directory is None else open_parent(directory, known_targets(point.config_dir))
     tuned, *controls = classifier_runs(point, parent)
     name = "fine-tuned" if parent else "from scratch"
     metrics, correct = {name: finetuned(tuned, parent)}, None
@@ -126,8 +126,9 @@ def _is_of_pretraining(key: str) -> bool:
     return key.partition(".")[0] in PRETRAINING or key == "trainer.precision"
 
 
-def open_parent(directory: str, config_dir: str | Path | None) -> Run[TrainConfig]:
-    parent = open_trained(directory, known_targets(config_dir))
+def open_parent(directory: str, targets: Targets) -> Run[TrainConfig]:
+    """A trained run to fine-tune; raises UserError for one that is fitted in closed form."""
+    parent = open_trained(directory, targets)
     problems = untrainable(parent.config.model)
     if problems:
         raise UserError(f"run={directory}: {problems[0]}")

@@ -17,8 +17,8 @@ from aetool.evaluation.classify import labels_of
 from aetool.evaluation.correctness import CORRECT, read_correct
 from aetool.evaluation.session import Session, keeping_dataset
 from aetool.files import flatten
-from aetool.report.labels import Budget, Curves, Tested, described
-from aetool.storage.opening import open_trained, opened, word_for
+from aetool.report.labels import Accuracies, Budget, Curves, described
+from aetool.storage.opening import holding, open_trained, word_for
 from aetool.storage.run import Run
 from aetool.sweeps.classifier import STAGE, classifier_runs, correct_images, finetuned, is_finished, open_parent
 
@@ -47,18 +47,17 @@ def over_labels(points: Sequence[Point[LabelsConfig]]) -> Measured:
 
     Raises UserError for runs that do not differ in the seed alone, and for a dataset without labels.
     """
-    config, config_dir = points[0].config, points[0].config_dir
-    targets = known_targets(config_dir)
+    config, targets = points[0].config, known_targets(points[0].config_dir)
     tuning = _tuning(points[0]) if config.finetune else None
-    names = [point.config.run for point in points]
-    runs = [open_parent(name, config_dir) if tuning else open_trained(name, targets) for name in names]
+    opening = open_parent if tuning else open_trained
+    runs = [opening(point.config.run, targets) for point in points]
     _refuse_differences(runs)
     with keeping_dataset():
         dataset = Session(runs[0], config).dataset
         budgets = _possible(config.labels, labels_of(dataset)[0])
         curves: Curves = {budget: {} for budget in budgets}
-        for name in names:
-            with opened(name, targets) as run:
+        for run in runs:
+            with holding(run):
                 for budget in budgets:
                     _add_probe(curves[budget], run, budget, config)
         if tuning:
@@ -85,14 +84,15 @@ def _possible(wanted: Sequence[Budget], labels: Tensor) -> list[Budget]:
     smallest = int(labels.unique(return_counts=True)[1].min())
     kept = sorted((one for one in wanted if one is None or one <= smallest), key=lambda one: (one is None, one))
     left = [one for one in wanted if one not in kept]
-    if left:
-        log.warning(f"labels={left}: left out; the smallest class has {smallest} training images")
+    reason = f"labels={left}: the smallest class has {smallest} training images"
     if not kept:
-        raise UserError(f"labels={left}: the smallest class has {smallest} training images; give a smaller number")
+        raise UserError(f"{reason}; give a smaller number")
+    if left:
+        log.warning(f"{reason}; left out")
     return kept
 
 
-def _add_probe(found: dict[str, Tested], run: Run[TrainConfig], budget: Budget, config: LabelsConfig) -> None:
+def _add_probe(found: dict[str, Accuracies], run: Run[TrainConfig], budget: Budget, config: LabelsConfig) -> None:
     """What the probe says of the frozen code and of the baselines."""
     taps = None if config.tap == "code" else [config.tap]
     settings: ProbeConfig = config.probe.model_copy(update={"labels_per_class": budget, "taps": taps})
@@ -104,7 +104,7 @@ def _add_probe(found: dict[str, Tested], run: Run[TrainConfig], budget: Budget, 
     subjects = {config.tap: "code", f"untrained/{config.tap}": "untrained", "pca": "PCA", "pixels": "pixels"}
     for subject, name in subjects.items():
         if subject in correct:
-            tested = found.setdefault(name, Tested([], {}))
+            tested = found.setdefault(name, Accuracies([], {}))
             tested.val.append(metrics[f"{subject}/val/accuracy"])
             for draw, images in enumerate(np.atleast_2d(correct[subject])):
                 tested.correct[run.config.seed, draw] = images
@@ -142,6 +142,6 @@ def _add_tuned(curves: Curves, tunings: Sequence[Tuning]) -> None:
             log.info(f"{count} {described(one.budget)}, draw {one.draw}: {one.parent.directory}")
         for name, run, start in zip(("fine-tuned", "scratch"), runs, (one.parent, None), strict=True):
             metrics = run.metrics[STAGE] if is_finished(run) else finetuned(run, start)
-            tested = curves[one.budget].setdefault(name, Tested([], {}))
+            tested = curves[one.budget].setdefault(name, Accuracies([], {}))
             tested.val.append(metrics["val/accuracy"])
             tested.correct[one.parent.config.seed, one.draw] = correct_images(run)

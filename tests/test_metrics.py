@@ -179,7 +179,8 @@ def test_firing_frequencies_by_hand(batch: int) -> None:
     for part in code.unflatten(1, (2, 2, 1)).split(batch):
         frequency.update(part)
     assert frequency.compute().tolist() == [1, 1 / 2000, 1e-3, 0]
-    assert firing_metrics(frequency.compute()) == {"dead_fraction": 0.25, "rare_fraction": 0.5}
+    l0 = 1 + 1 / 2000 + 1e-3
+    assert firing_metrics(frequency.compute()) == {"l0": l0, "dead_fraction": 0.25, "rare_fraction": 0.5}
     with pytest.raises(ValueError, match="no codes"):
         FiringFrequency().compute()
 

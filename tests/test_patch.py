@@ -285,10 +285,12 @@ def test_a_probe_may_fit_on_mirrored_images_too(aetool, workplace):
         session.trained.preprocessing.to_input(session.dataset.train.images.flip(3))
     )
     torch.testing.assert_close(train[16:], mirrored, atol=0.1, rtol=0)  # bfloat16
-    result = classify(Ridge([0.1]), [train.clone(), val, test], session.dataset, Budget(None, None, 1))
+    result = classify(Ridge([0.1], "auto"), [train.clone(), val, test], session.dataset, Budget(None, None, 1))
     labels = session.dataset.train.labels.repeat(2)
-    expected = Ridge([0.1])(Labelled(train.clone(), labels), Labelled(val, session.dataset.val.labels), 4, lambda: None)
+    expected = Ridge([0.1], "auto")(
+        Labelled(train.clone(), labels), Labelled(val, session.dataset.val.labels), 4, lambda: None
+    )
     assert result.metrics["val/accuracy"] == expected.metrics["val/accuracy"]
     assert result.metrics["train/accuracy"] == expected.metrics["train/accuracy"]
-    few_labels = classify(Ridge([0.1]), [train, val, test], session.dataset, Budget(1, None, 2))
+    few_labels = classify(Ridge([0.1], "auto"), [train, val, test], session.dataset, Budget(1, None, 2))
     assert few_labels.metrics["train/accuracy"] > 0.9  # 4 images and 4 mirrored ones

@@ -29,7 +29,7 @@ def standardised(features: Tensor, train: Tensor) -> Tensor:
 
 
 def linear(l2: tuple[float, ...] = GRID, tolerance: float = 1e-5) -> Callable[..., ProbeResult]:
-    return functools.partial(probed, Linear(l2, tolerance, 500))
+    return functools.partial(probed, Linear(l2, "feature", tolerance, 500))
 
 
 @pytest.mark.parametrize("l2", [1e-1, 1e-2])
@@ -90,9 +90,9 @@ def test_weights_minimise_the_objective_that_is_stated() -> None:
 def test_the_grid_is_judged_on_validation_and_the_best_is_reported(digits: tuple[Features, Labels]) -> None:
     result = linear()(*digits, 10)
     best = max(result.val_accuracy.values())
-    assert list(result.val_accuracy) == sorted(GRID, reverse=True)
+    assert list(result.val_accuracy) == [f"l2={l2}, scaling=feature" for l2 in sorted(GRID, reverse=True)]
     assert result.metrics["val/accuracy"] == best
-    assert result.metrics["l2"] == max(l2 for l2, accuracy in result.val_accuracy.items() if accuracy == best)
+    assert result.metrics["l2"] == max(l2 for l2 in GRID if result.val_accuracy[f"l2={l2}, scaling=feature"] == best)
     assert min(result.val_accuracy.values()) < best - 0.1, "the grid reaches too strong a penalty"
     assert result.metrics["test/accuracy"] > 0.94
     assert result.metrics["l2_at_edge"] == 0
@@ -204,7 +204,7 @@ def test_few_iterations_are_needed(digits: tuple[Features, Labels]) -> None:
 
 
 def test_a_fit_cut_short_is_reported(digits: tuple[Features, Labels]) -> None:
-    metrics = probed(Linear((1e-2, 1e-4), 1e-5, 3), *digits, 10).metrics
+    metrics = probed(Linear((1e-2, 1e-4), "feature", 1e-5, 3), *digits, 10).metrics
     assert metrics["unconverged"] == 2
     assert metrics["iterations"] == 6
 

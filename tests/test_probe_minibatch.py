@@ -1,3 +1,4 @@
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +32,9 @@ def blobs(scale: float = 1.0) -> tuple[Features, Labels]:
 
 
 PROBES: list[Callable[..., Probe]] = [
-    lambda **changed: MLP(**{"widths": [8], "lr": 0.05, "weight_decay": [0.1], **SHORT, **changed}),
+    lambda **changed: MLP(
+        **{"widths": [8], "lr": 0.05, "weight_decay": [0.1], "scaling": "feature", **SHORT, **changed}
+    ),
     lambda **changed: MAE(**{"base_lr": 40.0, "warmup_epochs": 1, **SHORT, **changed}),
     lambda **changed: SimCLR(**{"lr": 0.1, "milestones": [80], **SHORT, **changed}),
 ]
@@ -209,7 +212,7 @@ def test_the_learning_rates_of_simclr(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_learning_rates_of_mlp(monkeypatch: pytest.MonkeyPatch) -> None:
-    probe = MLP(widths=[4], lr=0.01, weight_decay=[0.0], batch_size=16, epochs=20, seed=0)
+    probe = MLP(widths=[4], lr=0.01, weight_decay=[0.0], scaling="feature", batch_size=16, epochs=20, seed=0)
     rate = rates(mlp, probe, monkeypatch)
     assert [rate(epoch) for epoch in (0, 10, 20)] == pytest.approx([0.01, 0.005, 0], abs=1e-12)
 
@@ -245,7 +248,7 @@ def test_mlp_finds_what_no_linear_classifier_does() -> None:
     x = torch.rand(300, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
     y = (x[:, 0] * x[:, 1] > 0).long()
     splits = Features(*x.split(100)), Labels(*y.split(100))
-    assert probed(MLP([16], 0.05, [0.0], 16, 20, 0), *splits, 2).metrics["test/accuracy"] > 0.9
+    assert probed(MLP([16], 0.05, [0.0], "feature", 16, 20, 0), *splits, 2).metrics["test/accuracy"] > 0.9
     assert probed(SimCLR(0.1, 16, 20, [15], 0), *splits, 2).metrics["test/accuracy"] < 0.7
 
 
@@ -254,19 +257,24 @@ def test_mlp_does_not_care_for_the_scale_and_offset_of_features() -> None:
     moved = Features(*(1000 * x - 7 for x in features))
     found, expected = (probed(PROBES[0](), splits, labels, 3) for splits in (moved, features))
     assert found.metrics["test/accuracy"] == expected.metrics["test/accuracy"]
-    standardised = Standardise(moved.train)(moved.train)
+    standardised = Standardise(moved.train, "feature")(moved.train)
     torch.testing.assert_close(standardised.mean(dim=0), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(standardised.std(dim=0, correction=0), torch.ones(3))
+    together = Standardise(moved.train, "common")(moved.train)
+    assert together.var(dim=0, correction=0).mean().item() == pytest.approx(1, rel=1e-4)
+    ratio = together.std(dim=0) / moved.train.std(dim=0)
+    torch.testing.assert_close(ratio, ratio[:1].expand(3))
 
 
 def test_validation_labels_decide_weight_decay_and_epoch_of_mlp() -> None:
     """A weight decay of 1/lr forgets the weights in the first steps, and one class gets most of the images."""
     features, labels = blobs()
-    probe = MLP([8], 0.05, [20.0, 0.0, 0.1], 16, 6, 0)
+    probe = MLP([8], 0.05, [20.0, 0.0, 0.1], "auto", 16, 6, 0)
     honest = probed(probe, features, labels, 3)
     assert honest.metrics["weight_decay"] < 20
-    assert list(honest.val_accuracy) == [20, 0.1, 0]
-    constant = probed(MLP([8], 0.05, [20.0], 16, 6, 0), features, labels, 3)
+    pairs = itertools.product((20.0, 0.1, 0.0), ("common", "feature"))
+    assert list(honest.val_accuracy) == [f"weight_decay={decay}, scaling={scaling}" for decay, scaling in pairs]
+    constant = probed(MLP([8], 0.05, [20.0], "auto", 16, 6, 0), features, labels, 3)
     common = int(constant.confusion.sum(dim=0).argmax())
     poisoned = probed(probe, features, labels._replace(val=torch.full((30,), common)), 3)
     assert poisoned.metrics["weight_decay"] == 20
@@ -282,6 +290,6 @@ def test_mlp_gives_back_the_epoch_that_validation_chose() -> None:
     assert result.metrics["val/accuracy"] == max(result.val_accuracy.values())
     assert probed(PROBES[0](), features, labels, 3).metrics["epoch"] > result.metrics["epoch"]
     with pytest.raises(ValueError, match="widths is empty: give at least one value"):
-        MLP([], 0.1, [0.0], 16, 1, 0)
+        MLP([], 0.1, [0.0], "feature", 16, 1, 0)
     with pytest.raises(ValueError, match="weight_decay is empty: give at least one value"):
-        MLP([4], 0.1, [], 16, 1, 0)
+        MLP([4], 0.1, [], "feature", 16, 1, 0)

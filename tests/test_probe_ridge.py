@@ -25,7 +25,7 @@ def test_agrees_with_scikit_learn(digits: tuple[Features, Labels], l2: float) ->
     np.testing.assert_allclose(bias, reference.intercept_, atol=1e-5)
 
     splits = Labelled(features.train.clone(), labels.train), Labelled(features.val, labels.val)
-    fitted = Ridge([l2])(*splits, 10, nothing)
+    fitted = Ridge([l2], "feature")(*splits, 10, nothing)
     np.testing.assert_allclose(fitted.scores(features.test), reference.predict(test.double()), atol=1e-4)
 
 
@@ -40,25 +40,29 @@ def test_fewer_images_than_features_and_constant_features(digits: tuple[Features
 
 
 def test_the_grid_is_judged_on_validation_and_the_best_is_reported(digits: tuple[Features, Labels]) -> None:
-    result = probed(Ridge(GRID), *digits, 10)
+    result = probed(Ridge(GRID, "feature"), *digits, 10)
     best = max(result.val_accuracy.values())
-    assert sorted(result.val_accuracy) == list(GRID)
+    assert list(result.val_accuracy) == [f"l2={l2}, scaling=feature" for l2 in sorted(GRID, reverse=True)]
     assert result.metrics["val/accuracy"] == best
-    assert result.metrics["l2"] == max(l2 for l2, reached in result.val_accuracy.items() if reached == best)
+    assert result.metrics["l2"] == max(l2 for l2 in GRID if result.val_accuracy[f"l2={l2}, scaling=feature"] == best)
     assert min(result.val_accuracy.values()) < best
     assert result.metrics["l2_at_edge"] == 0
     assert result.metrics["test/accuracy"] > 0.92
     assert "test/calibration_error" not in result.metrics, "scores are no probabilities"
-    assert result.metrics == probed(Ridge(GRID[::-1]), *digits, 10).metrics
+    assert result.metrics == probed(Ridge(GRID[::-1], "feature"), *digits, 10).metrics
 
 
 def test_validation_labels_decide_the_choice() -> None:
     """A weak penalty follows two informative features, a strong one the larger share of the classes."""
     features = torch.tensor([[1.0, 0.0]] * 2 + [[-1.0, 0.0]] * 4)
     labels = torch.tensor([0] * 2 + [1] * 4)
-    weak = probed(Ridge((1e-3, 1e3)), Features(features, features, features), Labels(labels, labels, labels), 2)
+    weak = probed(
+        Ridge((1e-3, 1e3), "feature"), Features(features, features, features), Labels(labels, labels, labels), 2
+    )
     ones = torch.ones(6, dtype=torch.int64)
-    strong = probed(Ridge((1e-3, 1e3)), Features(features, features, features), Labels(labels, ones, labels), 2)
+    strong = probed(
+        Ridge((1e-3, 1e3), "feature"), Features(features, features, features), Labels(labels, ones, labels), 2
+    )
     assert weak.metrics["l2"] == 1e-3
     assert strong.metrics["l2"] == 1e3
     assert strong.metrics["l2_at_edge"] == 1
@@ -66,8 +70,8 @@ def test_validation_labels_decide_the_choice() -> None:
 
 def test_only_the_chosen_weights_are_given_back(digits: tuple[Features, Labels]) -> None:
     features, labels = digits
-    chosen = probed(Ridge(GRID), features, labels, 10)
-    alone = probed(Ridge([chosen.metrics["l2"]]), features, labels, 10)
+    chosen = probed(Ridge(GRID, "feature"), features, labels, 10)
+    alone = probed(Ridge([chosen.metrics["l2"]], "feature"), features, labels, 10)
     assert alone.metrics["test/accuracy"] == chosen.metrics["test/accuracy"]
     assert alone.metrics["train/accuracy"] == chosen.metrics["train/accuracy"]
 
@@ -92,15 +96,15 @@ def test_poll_may_stop_it_and_what_does_not_fit_is_refused(digits: tuple[Feature
         raise Interrupted(15)
 
     with pytest.raises(Interrupted):
-        probed(Ridge(GRID), features, labels, 10, poll)
+        probed(Ridge(GRID, "feature"), features, labels, 10, poll)
     with pytest.raises(ValueError, match="l2 is empty"):
-        Ridge([])
+        Ridge([], "feature")
     with pytest.raises(ValueError, match="labels 0 to 9 are not all in 0 to 8"):
-        probed(Ridge(GRID), features, labels, 9)
+        probed(Ridge(GRID, "feature"), features, labels, 9)
     broken = features.val.clone()
     broken[0, 0] = torch.inf
     with pytest.raises(NonFiniteError, match="val: 1 feature"):
-        probed(Ridge(GRID), features._replace(val=broken), labels, 10)
+        probed(Ridge(GRID, "feature"), features._replace(val=broken), labels, 10)
 
 
 def nothing() -> None:

@@ -30,7 +30,7 @@ ALL = Budget(None, None, 5)
 
 
 def linear() -> Linear:
-    return Linear([1e-2, 1e-1], 1e-6, 100)
+    return Linear([1e-2, 1e-1], "auto", 1e-6, 100)
 
 
 def points() -> list[torch.Tensor]:
@@ -143,7 +143,7 @@ class TestCommand:
                 assert gain == pytest.approx(expected[:3])
         for name, array in correct.items():
             assert array.mean() == pytest.approx(probe[f"{name}/test/accuracy"]), name
-        assert probe["untrained/code/test/accuracy"] != probe["code/test/accuracy"]
+        assert probe["untrained/code/test/calibration_error"] != probe["code/test/calibration_error"]
         assert evaluation["mean/test/explained_variance"] == pytest.approx(0, abs=0.05)
         assert evaluation["mean/test/mse"] > evaluation["pca/test/mse"]
         each = [probe[f"code/test/class_accuracy/{name}"] for name in range(4)]
@@ -168,6 +168,7 @@ class TestCommand:
         assert "spread" in done.out
         assert "mean over label draws" in done.out
         assert "L2 chosen" in done.out
+        assert "common scale chosen" in done.out
         found = json.loads((run / "metrics.json").read_text())
         assert found["probe-linear-1-labels-per-class"]["code/test/accuracy_std"] >= 0
         assert found["probe-linear"]["code/test/accuracy"] >= 0.5
@@ -189,6 +190,7 @@ class TestCommand:
         saved = json.loads(path.read_text())
         for group, key in (("probe", "views"), ("evaluation", "neighbors"), ("trainer", "keep_checkpoints")):
             del saved["config"][group][key]
+        del saved["config"]["probe"]["scaling"]
         del saved["config"]["supervised"]
         saved["config"]["optimizer"]["fused"] = True  # was an argument in the YAML
         path.write_text(json.dumps(saved))

@@ -40,8 +40,8 @@ def test_it_agrees_with_features_in_memory(digits: tuple[Features, Labels]) -> N
     features, labels = digits
     features = Features(*(100 + x for x in features))  # a mean far from 0; some pixels are constant
     train, val, test = streams(features, labels)
-    fitted = Ridge(GRID).stream(train, val, 10, lambda: None)
-    whole = probed(Ridge(GRID), features, labels, 10)
+    fitted = Ridge(GRID, "auto").stream(train, val, 10, lambda: None)
+    whole = probed(Ridge(GRID, "auto"), features, labels, 10)
     found = judge(fitted, test, 10)
     assert found.val_accuracy == whole.val_accuracy
     assert found.metrics == {key: value for key, value in whole.metrics.items() if key != "train/accuracy"}
@@ -51,9 +51,9 @@ def test_it_agrees_with_features_in_memory(digits: tuple[Features, Labels]) -> N
 def test_wide_features_in_memory_are_fitted_likewise(
     digits: tuple[Features, Labels], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = probed(Ridge(GRID), *digits, 10)
+    whole = probed(Ridge(GRID, "auto"), *digits, 10)
     monkeypatch.setattr(ridge, "WIDE", 63)
-    wide = probed(Ridge(GRID), *digits, 10)
+    wide = probed(Ridge(GRID, "auto"), *digits, 10)
     assert wide.val_accuracy == whole.val_accuracy
     assert wide.metrics == whole.metrics
 
@@ -75,10 +75,10 @@ def test_an_l2_too_small_for_float32_is_left_out(digits: tuple[Features, Labels]
     features, labels = digits
     twice = Features(*(torch.cat([x, x], 1) for x in features))
     train, val, _ = streams(twice, labels)
-    fitted = Ridge((1e-12, 1e-1)).stream(train, val, 10, lambda: None)
-    assert list(fitted.val_accuracy) == [1e-1]
+    fitted = Ridge((1e-12, 1e-1), "feature").stream(train, val, 10, lambda: None)
+    assert list(fitted.val_accuracy) == ["l2=0.1, scaling=feature"]
     with pytest.raises(ValueError, match="too small for features of float32"):
-        Ridge([1e-12]).stream(train, val, 10, lambda: None)
+        Ridge([1e-12], "feature").stream(train, val, 10, lambda: None)
 
 
 def test_it_stops_and_refuses(digits: tuple[Features, Labels]) -> None:
@@ -88,10 +88,20 @@ def test_it_stops_and_refuses(digits: tuple[Features, Labels]) -> None:
         raise Interrupted(15)
 
     with pytest.raises(Interrupted):
-        Ridge(GRID).stream(train, val, 10, poll)
+        Ridge(GRID, "auto").stream(train, val, 10, poll)
     broken = Blocks(digits[0].train.clone())
     broken.features[5, 3] = torch.nan
     with pytest.raises(NonFiniteError, match="NaN or infinite"):
-        Ridge(GRID).stream(Streamed(broken, train.labels), val, 10, lambda: None)
+        Ridge(GRID, "auto").stream(Streamed(broken, train.labels), val, 10, lambda: None)
     with pytest.raises(ValueError, match="needs all features in memory"):
         NearestNeighbours([1], [0.1]).stream(train, val, 10, lambda: None)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_common_scale_agrees_with_features_in_memory(digits: tuple[Features, Labels]) -> None:
+    train, val, test = streams(*digits)
+    found = judge(Ridge(GRID, "common").stream(train, val, 10, lambda: None), test, 10)
+    whole = probed(Ridge(GRID, "common"), *digits, 10)
+    assert found.val_accuracy == whole.val_accuracy
+    assert found.metrics == {key: value for key, value in whole.metrics.items() if key != "train/accuracy"}
+    assert found.metrics["common_scale"] == 1

@@ -36,7 +36,7 @@ def test_agrees_with_liblinear(digits: tuple[Features, Labels], train: Tensor, c
     np.testing.assert_allclose(bias, reference.intercept_, atol=3e-3)
     np.testing.assert_allclose(machine.outputs.T, reference.decision_function(train.double()), atol=3e-3)
 
-    result = probed(SVM([c], 1e-8, 1000), features, labels, 10)
+    result = probed(SVM([c], "feature", 1e-8, 1000), features, labels, 10)
     mean, scale = standardisation(features.train)
     test = (features.test - mean) * scale
     assert result.metrics["test/accuracy"] == pytest.approx(reference.score(test.double(), labels.test), abs=0.003)
@@ -76,17 +76,17 @@ def test_a_fit_started_from_a_smaller_c_ends_where_a_fresh_one_does(digits, trai
 
 
 def test_the_grid_is_judged_on_validation_and_the_best_is_reported(digits: tuple[Features, Labels]) -> None:
-    result = probed(SVM(GRID, 1e-5, 500), *digits, 10)
+    result = probed(SVM(GRID, "feature", 1e-5, 500), *digits, 10)
     best = max(result.val_accuracy.values())
-    assert list(result.val_accuracy) == sorted(GRID)
+    assert list(result.val_accuracy) == [f"c={c}, scaling=feature" for c in sorted(GRID)]
     assert result.metrics["val/accuracy"] == best
-    assert result.metrics["c"] == min(c for c, reached in result.val_accuracy.items() if reached == best)
-    assert result.val_accuracy[1e-5] < best - 0.05, "the grid reaches too strong a penalty"
+    assert result.metrics["c"] == min(c for c in GRID if result.val_accuracy[f"c={c}, scaling=feature"] == best)
+    assert result.val_accuracy["c=1e-05, scaling=feature"] < best - 0.05, "the grid reaches too strong a penalty"
     assert result.metrics["c_at_edge"] == 0
     assert result.metrics["unconverged"] == 0
     assert result.metrics["test/accuracy"] > 0.94
     assert "test/calibration_error" not in result.metrics, "scores are no probabilities"
-    assert result.metrics == probed(SVM(GRID[::-1], 1e-5, 500), *digits, 10).metrics
+    assert result.metrics == probed(SVM(GRID[::-1], "feature", 1e-5, 500), *digits, 10).metrics
 
 
 def test_validation_labels_decide_the_choice() -> None:
@@ -94,9 +94,9 @@ def test_validation_labels_decide_the_choice() -> None:
     features = torch.tensor([[1.0]] * 2 + [[-1.0]] * 4)
     labels = torch.tensor([0] * 2 + [1] * 4)
     splits = Features(features, features, features)
-    assert probed(SVM((1e-4, 1.0), 1e-6, 500), splits, Labels(labels, labels, labels), 2).metrics["c"] == 1
+    assert probed(SVM((1e-4, 1.0), "feature", 1e-6, 500), splits, Labels(labels, labels, labels), 2).metrics["c"] == 1
     ones = torch.ones(6, dtype=torch.int64)
-    result = probed(SVM((1e-4, 1.0), 1e-6, 500), splits, Labels(labels, ones, labels), 2)
+    result = probed(SVM((1e-4, 1.0), "feature", 1e-6, 500), splits, Labels(labels, ones, labels), 2)
     assert result.metrics["c"] == 1e-4
     assert result.metrics["c_at_edge"] == 1
 
@@ -105,19 +105,19 @@ def test_one_class_and_a_class_without_images() -> None:
     features, labels = torch.rand(6, 2, generator=torch.Generator().manual_seed(0)), torch.zeros(6, dtype=torch.int64)
     for num_classes in (1, 3):
         splits = Features(features, features, features), Labels(labels, labels, labels)
-        metrics = probed(SVM(GRID, 1e-5, 500), *splits, num_classes).metrics
+        metrics = probed(SVM(GRID, "feature", 1e-5, 500), *splits, num_classes).metrics
         assert (metrics["test/accuracy"], metrics["unconverged"]) == (1, 0)
 
 
 def test_nothing_but_constant_features_gives_the_largest_class() -> None:
     features, labels = torch.full((4, 2), 0.3), torch.tensor([0, 1, 1, 1])
     splits = Features(features, features, features), Labels(labels, labels, labels)
-    metrics = probed(SVM(GRID, 1e-5, 500), *splits, 2).metrics
+    metrics = probed(SVM(GRID, "feature", 1e-5, 500), *splits, 2).metrics
     assert (metrics["test/accuracy"], metrics["unconverged"]) == (0.75, 0)
 
 
 def test_a_fit_cut_short_is_reported_and_poll_may_stop_it(digits: tuple[Features, Labels]) -> None:
-    metrics = probed(SVM((1e-2, 1.0), 1e-5, 3), *digits, 10).metrics
+    metrics = probed(SVM((1e-2, 1.0), "feature", 1e-5, 3), *digits, 10).metrics
     assert (metrics["unconverged"], metrics["iterations"]) == (2, 6)
     calls: list[int] = []
 
@@ -127,6 +127,6 @@ def test_a_fit_cut_short_is_reported_and_poll_may_stop_it(digits: tuple[Features
             raise Interrupted(15)
 
     with pytest.raises(Interrupted):
-        probed(SVM(GRID, 1e-5, 500), *digits, 10, poll)
+        probed(SVM(GRID, "feature", 1e-5, 500), *digits, 10, poll)
     with pytest.raises(ValueError, match="c is empty"):
-        SVM([], 1e-5, 500)
+        SVM([], "feature", 1e-5, 500)

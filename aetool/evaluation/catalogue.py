@@ -43,6 +43,7 @@ class Metric(NamedTuple):
     shown: Shown = TABLE
     unit: str = ""
     headline: bool = False  # in the short summary at the end of a run
+    words: tuple[str, str] | None = None  # for the values 0 and 1; what lies between is a mean, written as a number
 
     @property
     def name(self) -> str:
@@ -55,7 +56,7 @@ class Metric(NamedTuple):
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
     def text(self, value: float) -> str:
-        return format(value, self.format)
+        return self.words[int(value)] if self.words and value in (0, 1) else format(value, self.format)
 
     def cost(self, value: float) -> float:
         """The value with its sign such that lower is better."""
@@ -145,6 +146,7 @@ METRICS = (  # a narrow terminal drops the last columns first
     Metric(f"{PROBE}/code/test/calibration_error", "ECE", f"{LINEAR}calibration error, test", ".4f", "lower"),
     Metric(f"{PROBE}/code/l2", "L2", f"{LINEAR}L2 chosen", ".3g"),
     Metric(f"{PROBE}/code/c", "C", f"{LINEAR}C chosen", ".3g"),
+    Metric(f"{PROBE}/code/common_scale", "common", f"{LINEAR}common scale chosen", ".0%", words=("no", "yes")),
     Metric(f"{PROBE}/code/k", "k", f"{LINEAR}k chosen", ".3g"),
     Metric(f"{PROBE}/code/temperature", "temp.", f"{LINEAR}temperature chosen", ".3g"),
     Metric(f"{PROBE}/code/weight_decay", "decay", f"{LINEAR}weight decay chosen", ".3g"),

@@ -55,7 +55,7 @@ class Fitted(NamedTuple):
     # `train/accuracy` (except knn, which stores its training images), `val/accuracy` and the chosen values by name;
     # all finite, and the same names for every fit.
     metrics: dict[str, float]
-    val_accuracy: dict[float, float] | dict[str, float]  # the validation accuracy of every candidate
+    val_accuracy: dict[str, float]  # the validation accuracy of every candidate
 
 
 class Probe(HasTraits):
@@ -87,7 +87,7 @@ class ProbeResult(NamedTuple):
     metrics: dict[str, float]
     confusion: Tensor  # (K, K) int64 on the CPU: test images by true class (row) and predicted class (column)
     per_class_accuracy: Tensor  # (K,) float64 on the CPU; NaN for a class without test images
-    val_accuracy: dict[float, float] | dict[str, float]  # as in Fitted
+    val_accuracy: dict[str, float]  # as in Fitted
     correct: Tensor  # (N,) bool on the CPU, by test image; (draws, N) for a mean over label draws
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -12,14 +11,13 @@ from torch import Tensor
 
 from aetool.machine import has_bf16
 from aetool.probes.base import Fitted, Poll
-from aetool.probes.path import Problem, Weights, choose
+from aetool.probes.pairs import CurvaturePairs
+from aetool.probes.path import Problem, Weights, choose, principal_axes
 
 ROUNDING = 2.0**-9  # relative rounding error of bfloat16
 FEW, MANY = 2**22, 2**27  # number of feature values between which a bfloat16 copy is worth its time and memory
 ROTATED = 200  # samples per class up to which the features are rotated: it takes as long as a hundred iterations save
 LINE_SEARCH_STEPS = 20
-
-Pair = tuple[Tensor, Tensor, Tensor]  # step, change of the gradient, 1 / (their inner product)
 
 
 class LBFGS(ABC):
@@ -37,8 +35,8 @@ class LBFGS(ABC):
     - With `bfloat16`, and where the CPU multiplies it fast, most iterations run on a rounded copy of the features (half
       their memory); only the last ones need full precision.
 
-    Parameters are held as `theta` (K, D + 1) in these coordinates, with the bias last: standardised features have
-    mean 0, so the bias belongs to the eigenvector of a constant feature, with eigenvalue 1.
+    Parameters are held as `theta` (K, R + 1) in these coordinates, where R is the smaller of N and D, with the bias
+    last: features have mean 0, so the bias belongs to the eigenvector of a constant feature, with eigenvalue 1.
     """
 
     separable: ClassVar[bool]
@@ -46,23 +44,49 @@ class LBFGS(ABC):
     line_precision: ClassVar[float]  # a line search ends when it has reduced the derivative to this fraction
 
     def __init__(self, features: Tensor, num_classes: int, *, bfloat16: bool = False, memory: int = 30) -> None:
-        samples, width = features.shape
-        self.exact: Sequence[Tensor] = (features,)
-        # Products of bfloat16 are rounded, so they are taken in blocks and summed in float32.
-        self.rounded = features.bfloat16().split(2048) if bfloat16 and _bfloat16_is_fast(features) else self.exact
-        gram = features.new_zeros(width, width)
+        self.features = features
+        self.num_classes = num_classes
+        self.bfloat16 = bfloat16 and _bfloat16_is_fast(features)
+        self.memory = memory
+        self._round()
+        self.gram = self._gram() if len(features) >= features.shape[1] else None
+        self._start()
+
+    def rescale(self, factors: Tensor) -> None:
+        """Start anew, after the features have been multiplied by (D,) factors in place."""
+        self._round()
+        if self.gram is not None:
+            self.gram *= factors * factors[:, None]
+        self._start()
+
+    def _round(self) -> None:
+        """Set `exact` and `rounded`, the features in blocks."""
+        self.exact: Sequence[Tensor] = (self.features,)
+        self.rounded = self.exact  # frees a former copy
+        if self.bfloat16:  # its products are rounded, so they are taken in blocks and summed in float32
+            self.rounded = self.features.bfloat16().split(2048)
+
+    def _gram(self) -> Tensor:
+        """XᵀX/N; only the lower triangle is complete."""
+        samples, width = self.features.shape
+        gram = self.features.new_zeros(width, width)
         for part in self.rounded:
-            for left in range(0, width, 128):  # eigh reads only the lower triangle
+            for left in range(0, width, 128):
                 gram[left:, left : left + 128] += part[:, left:].T @ part[:, left : left + 128]
-        eigenvalues, self.basis = torch.linalg.eigh(gram.div_(samples))
-        self.is_rotated = samples <= ROTATED * num_classes
+        return gram.div_(samples)
+
+    def _start(self) -> None:
+        """Choose coordinates, and start at 0."""
+        samples = len(self.features)
+        eigenvalues, self.basis = principal_axes(self.features, self.gram)
+        self.is_rotated = samples <= ROTATED * self.num_classes
         if self.is_rotated:
-            self.rounded = self.exact = (features @ self.basis,)
-        self.eigenvalues = F.pad(eigenvalues.clamp(min=0), (0, 1), value=1)
+            self.rounded = self.exact = (self.features @ self.basis,)
+        self.eigenvalues = F.pad(eigenvalues, (0, 1), value=1)
         self.penalised = F.pad(torch.ones_like(eigenvalues), (0, 1))
-        self.theta = features.new_zeros(num_classes, width + 1)
-        self.outputs = features.new_zeros(num_classes, samples)
-        self.pairs: deque[tuple[Tensor, Tensor]] = deque(maxlen=memory)  # steps and changes of the loss's gradient
+        self.theta = eigenvalues.new_zeros(self.num_classes, len(self.eigenvalues))
+        self.outputs = eigenvalues.new_zeros(self.num_classes, samples)
+        self.pairs = CurvaturePairs(self.memory, self._grouped(self.theta))
 
     @abstractmethod
     def residual(self, outputs: Tensor) -> Tensor:
@@ -83,6 +107,10 @@ class LBFGS(ABC):
     def dot(self, a: Tensor, b: Tensor) -> Tensor:
         """Inner product: (K, 1), by class, if separable, else (1, 1)."""
         return (a * b).sum(dim=1 if self.separable else (0, 1), keepdim=True)
+
+    def _grouped(self, theta: Tensor) -> Tensor:
+        """(K, R + 1) parameters as those of K problems, if separable, else of one."""
+        return theta if self.separable else theta.reshape(1, -1)
 
     def weights(self) -> Weights:
         """Weights (K, D) and biases (K,)."""
@@ -105,7 +133,7 @@ class LBFGS(ABC):
         self, features: Sequence[Tensor], l2: float, tolerance: float, max_iterations: int, poll: Poll | None
     ) -> tuple[int, bool]:
         ridge = l2 * self.penalised
-        pairs = deque((self._pair(*pair, ridge) for pair in self.pairs), maxlen=self.pairs.maxlen)
+        self.pairs.penalise(self._grouped(ridge.expand_as(self.theta))[0])
         residual = self.residual(self.outputs)
         slope = self._slope(residual, features)
         for iteration in itertools.count():
@@ -113,7 +141,8 @@ class LBFGS(ABC):
                 poll()
             gradient = slope + ridge * self.theta
             scale = 1 / (self.curvature(residual) * self.eigenvalues + ridge)
-            direction = -self._inverse_hessian(gradient, scale, pairs)
+            grouped = self._grouped(gradient), self._grouped(scale.expand_as(gradient))
+            direction = -self.pairs.inverse_hessian(*grouped).view_as(gradient)
             converged = self.distance(gradient, direction, scale) <= tolerance
             if converged or iteration == max_iterations:
                 break
@@ -122,42 +151,23 @@ class LBFGS(ABC):
             step = length * direction
             self.theta = self.theta + step
             previous, slope = slope, self._slope(residual, features)
-            if (self.dot(step, slope - previous) > 0).any():  # otherwise it is rounding error
-                self.pairs.append((step, slope - previous))
-                pairs.append(self._pair(*self.pairs[-1], ridge))
+            self.pairs.append(self._grouped(step), self._grouped(slope - previous))
         return iteration, converged
 
     def _outputs(self, theta: Tensor, features: Sequence[Tensor]) -> Tensor:
-        """(K, N) outputs, linear in (K, D + 1) parameters."""
+        """(K, N) outputs, linear in (K, R + 1) parameters."""
         weight = theta[:, :-1] if self.is_rotated else theta[:, :-1] @ self.basis.T
         weight = weight.to(features[0].dtype)
         return torch.cat([weight @ part.T for part in features], dim=1) + theta[:, -1:]
 
     def _slope(self, residual: Tensor, features: Sequence[Tensor]) -> Tensor:
-        """Gradient of the mean loss by the (K, D + 1) parameters."""
-        total = residual.new_zeros(len(residual), self.basis.shape[0])
+        """Gradient of the mean loss by the (K, R + 1) parameters."""
+        total = residual.new_zeros(len(residual), features[0].shape[1])
         parts = residual.to(features[0].dtype).split(len(features[0]), dim=1)
         for part, rows in zip(parts, features, strict=True):
             total += part @ rows
         total = total if self.is_rotated else total @ self.basis
         return torch.cat([total, residual.sum(dim=1, keepdim=True)], dim=1) / residual.shape[1]
-
-    def _pair(self, step: Tensor, slope_change: Tensor, ridge: Tensor) -> Pair:
-        change = slope_change + ridge * step
-        curvature = self.dot(step, change)
-        return step, change, torch.where(curvature > 0, 1 / curvature, 0)
-
-    def _inverse_hessian(self, gradient: Tensor, scale: Tensor, pairs: Sequence[Pair]) -> Tensor:
-        """The two-loop recursion: the approximate inverse Hessian times the gradient."""
-        coefficients = []
-        result = gradient
-        for step, change, weight in reversed(pairs):
-            coefficients.append(weight * self.dot(step, result))
-            result = result - coefficients[-1] * change
-        result = scale * result
-        for step, change, weight in pairs:
-            result = result + (coefficients.pop() - weight * self.dot(change, result)) * step
-        return result
 
     def _line_search(
         self, direction: Tensor, change: Tensor, gradient: Tensor, ridge: Tensor
@@ -198,19 +208,29 @@ def choose_along_path(
 ) -> Fitted:
     """`choose` among the minima of the model; `l2` maps the candidates of `name` to penalties, strongest first.
 
-    Adds to the metrics the `iterations` over the whole grid, and as `unconverged` the number of fits that reached
+    Adds to the metrics the `iterations` of all fits, and as `unconverged` the number of fits that reached
     `max_iterations`.
     """
-    fits: list[tuple[int, bool]] = []
-
-    def solve(value: float) -> Weights:
-        fits.append(model.fit(l2[value], tolerance, max_iterations, poll))
-        return model.weights()
-
-    fitted = choose(name, list(l2), solve, problem, model.probabilistic)
-    iterations, converged = zip(*fits, strict=True)
+    path = _Path(model, l2, tolerance, max_iterations, poll)
+    fitted = choose(name, list(l2), path, problem, model.probabilistic)
+    iterations, converged = zip(*path.fits, strict=True)
     counts = {"iterations": float(sum(iterations)), "unconverged": float(converged.count(False))}
     return fitted._replace(metrics=fitted.metrics | counts)
+
+
+class _Path:
+    """The fits of `choose_along_path`."""
+
+    def __init__(
+        self, model: LBFGS, l2: Mapping[float, float], tolerance: float, max_iterations: int, poll: Poll
+    ) -> None:
+        self.model, self.l2, self.settings = model, l2, (tolerance, max_iterations, poll)
+        self.rescale = model.rescale
+        self.fits: list[tuple[int, bool]] = []  # iterations, and whether it converged
+
+    def weights(self, value: float) -> Weights:
+        self.fits.append(self.model.fit(self.l2[value], *self.settings))
+        return self.model.weights()
 
 
 def _bfloat16_is_fast(features: Tensor) -> bool:

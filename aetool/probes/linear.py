@@ -1,4 +1,4 @@
-"""The default probe: multinomial logistic regression on standardised features.
+"""The default probe: multinomial logistic regression on scaled features.
 
 The fit is converged to a tolerance, deterministic, and has no learning rate. Codes therefore differ in accuracy only if
 they differ in content: a penalty that shrinks the code, for example, is not confounded with a smaller step size.
@@ -13,30 +13,37 @@ from torch import Tensor
 from aetool.components import PositiveFloat, PositiveInt, ProbeTraits
 from aetool.probes.base import Fitted, Labelled, Poll, Probe, descending
 from aetool.probes.lbfgs import LBFGS, choose_along_path
-from aetool.probes.path import standardise
+from aetool.probes.path import Problem
+from aetool.probes.standardisation import Scaling
 
 
 class Linear(Probe):
-    """Logistic regression on z-scored features, with L2 chosen on the validation split.
+    """Logistic regression, with L2 and the scaling of the features chosen on the validation split.
+
+    `scaling`: `feature` divides every centred feature by its standard deviation, `common` all of them by one number,
+    the root mean square of these; `auto` fits both.
 
     `l2` is the grid, in any order. The objective is `mean cross-entropy + l2/2 · ‖W‖²` with unpenalised biases, so a
     value corresponds to scikit-learn's `C = 1 / (N · l2)`. The highest validation accuracy wins; ties go to the larger
-    value. A fit stops at an estimated distance of `tolerance` from its minimum, in nats per image, or after
-    `max_iterations`.
+    value, then to the common scale. A fit stops at an estimated distance of `tolerance` from its minimum, in nats per
+    image, or after `max_iterations`.
 
-    Metrics: `train/accuracy`, `val/accuracy`; `l2`, the chosen value, and `l2_at_edge`; `iterations` over the whole
-    grid; `unconverged`, the number of fits that reached `max_iterations`.
+    Metrics: `train/accuracy`, `val/accuracy`; `l2`, the chosen value, and `l2_at_edge`; `common_scale`, 1 or 0;
+    `iterations` of all fits; `unconverged`, the number of fits that reached `max_iterations`.
     """
 
     traits = ProbeTraits(any_scale=True)
 
-    def __init__(self, l2: Sequence[PositiveFloat], tolerance: PositiveFloat, max_iterations: PositiveInt) -> None:
+    def __init__(
+        self, l2: Sequence[PositiveFloat], scaling: Scaling, tolerance: PositiveFloat, max_iterations: PositiveInt
+    ) -> None:
         self.l2 = descending("l2", l2)
+        self.scaling = scaling
         self.tolerance = tolerance
         self.max_iterations = max_iterations
 
     def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Poll) -> Fitted:
-        problem = standardise(train, val, num_classes)
+        problem = Problem(train, val, num_classes, self.scaling)
         model = LogisticRegression(*problem.train, num_classes)
         l2 = {l2: l2 for l2 in self.l2}
         return choose_along_path(model, "l2", l2, problem, self.tolerance, self.max_iterations, poll)
@@ -47,7 +54,7 @@ class LogisticRegression(LBFGS):
 
     separable = False
     probabilistic = True
-    line_precision = 0.5
+    line_precision = 0.2
 
     def __init__(self, features: Tensor, labels: Tensor, num_classes: int) -> None:
         super().__init__(features, num_classes, bfloat16=True)

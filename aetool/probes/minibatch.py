@@ -84,7 +84,7 @@ class RecipeProbe(Probe):
             f"{name}/accuracy": accuracy(logits(head, split.features), split.labels)
             for name, split in (("train", train), ("val", val))
         }
-        return Fitted(functools.partial(logits, head), True, metrics, {self.lr: metrics["val/accuracy"]})
+        return Fitted(functools.partial(logits, head), True, metrics, {f"lr={self.lr}": metrics["val/accuracy"]})
 
 
 class LARS(torch.optim.Optimizer):

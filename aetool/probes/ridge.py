@@ -8,36 +8,41 @@ from torch import Tensor
 
 from aetool.components import PositiveFloat, ProbeTraits
 from aetool.probes.base import Fitted, Labelled, Poll, Probe, Streamed, accuracy, check_both, descending
-from aetool.probes.path import Weights, choose, standardise
+from aetool.probes.path import Problem, Weights, choose, principal_axes
+from aetool.probes.standardisation import Scaling
 from aetool.probes.streamed_ridge import streamed_ridge
 
 WIDE = 4096  # features above which a Cholesky decomposition for each L2 is faster than one of eigenvalues
 
 
 class Ridge(Probe):
-    """Least squares from z-scored features to one-hot targets, with L2 chosen on the validation split.
+    """Least squares from features to one-hot targets, with L2 and the scaling chosen on the validation split.
+
+    `scaling`: `feature` divides every centred feature by its standard deviation, `common` all of them by one number,
+    the root mean square of these; `auto` fits both.
 
     `l2` is the grid, in any order. The objective is `‖X·Wᵀ + b - Y‖² / (2N) + l2/2 · ‖W‖²` with unpenalised biases, so
     a value corresponds to scikit-learn's `alpha = N · l2`. The highest validation accuracy wins; ties go to the larger
-    value. Scores are not probabilities.
+    value, then to the common scale. Scores are not probabilities.
 
-    Metrics: `train/accuracy`, `val/accuracy`; `l2`, the chosen value, and `l2_at_edge`.
+    Metrics: `train/accuracy`, `val/accuracy`; `l2`, the chosen value, and `l2_at_edge`; `common_scale`, 1 or 0.
     """
 
     traits = ProbeTraits(any_scale=True)
 
-    def __init__(self, l2: Sequence[PositiveFloat]) -> None:
+    def __init__(self, l2: Sequence[PositiveFloat], scaling: Scaling) -> None:
         self.l2 = descending("l2", l2)
+        self.scaling = scaling
 
     def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Poll) -> Fitted:
         if WIDE < train.features.shape[1] < len(train.features):
             return self._wide(*check_both(train, val, num_classes), num_classes, poll)
-        problem = standardise(train, val, num_classes)
+        problem = Problem(train, val, num_classes, self.scaling)
         regression = RidgeRegression(*problem.train, num_classes, poll)
-        return choose("l2", self.l2, regression.weights, problem, probabilistic=False)
+        return choose("l2", self.l2, regression, problem, probabilistic=False)
 
     def stream(self, train: Streamed, val: Streamed, num_classes: int, poll: Poll) -> Fitted:
-        return streamed_ridge(self.l2, train, val, num_classes, poll)
+        return streamed_ridge(self.l2, self.scaling, train, val, num_classes, poll)
 
     def _wide(self, train: Labelled, val: Labelled, num_classes: int, poll: Poll) -> Fitted:
         fitted = self.stream(Streamed(*train), Streamed(*val), num_classes, poll)
@@ -54,18 +59,33 @@ class RidgeRegression:
 
     def __init__(self, features: Tensor, labels: Tensor, num_classes: int, poll: Poll) -> None:
         samples, width = features.shape
-        self.dtype = features.dtype
-        gram = torch.zeros(width, width, dtype=torch.float64, device=features.device)
-        moments = torch.zeros(width, num_classes, dtype=torch.float64, device=features.device)
+        self.features = features
+        self.moments = features.new_zeros(width, num_classes, dtype=torch.float64)
+        self.gram = features.new_zeros(width, width, dtype=torch.float64) if samples >= width else None
         for part, classes in zip(features.split(8192), labels.split(8192), strict=True):
             poll()
-            gram += part.T @ part
-            moments += part.T @ F.one_hot(classes, num_classes).to(part.dtype)
-        self.eigenvalues, self.basis = torch.linalg.eigh(gram.div_(samples))
-        self.rotated = self.basis.T @ moments / samples
+            self.moments += part.T @ F.one_hot(classes, num_classes).to(part.dtype)
+            if self.gram is not None:
+                self.gram += part.T @ part
+        self.moments /= samples
+        if self.gram is not None:
+            self.gram /= samples
         self.frequencies = torch.bincount(labels, minlength=num_classes).to(features.dtype) / samples
+        self._decompose()
+
+    def rescale(self, factors: Tensor) -> None:
+        """Follow the features, which have been multiplied by (D,) factors in place."""
+        self.moments *= factors[:, None]
+        if self.gram is not None:
+            self.gram *= factors * factors[:, None]
+        self._decompose()
+
+    def _decompose(self) -> None:
+        few = self.features if self.gram is not None else self.features.double()
+        self.eigenvalues, self.basis = principal_axes(few, self.gram)
+        self.rotated = self.basis.T @ self.moments
 
     def weights(self, l2: float) -> Weights:
         """Weights (K, D) and biases (K,)."""
-        shrunk = self.rotated / (self.eigenvalues.clamp(min=0) + l2)[:, None]
-        return (self.basis @ shrunk).T.to(self.dtype), self.frequencies
+        shrunk = self.rotated / (self.eigenvalues + l2)[:, None]
+        return (self.basis @ shrunk).T.to(self.features.dtype), self.frequencies

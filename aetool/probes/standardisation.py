@@ -1,7 +1,11 @@
-"""Standardised (z-scored) features, by the statistics of the train split."""
+"""Centred and scaled features, by the statistics of the train split."""
+
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+Scaling = Literal["auto", "feature", "common"]  # divide each feature by its std; all by one number; the better of both
 
 
 def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -21,6 +25,17 @@ def inverse_std(std: Tensor, mean: Tensor) -> Tensor:
     # A std below float32's resolution of the mean is rounding error; 1e-20 keeps 1/std finite.
     constant = std <= (1e-6 * mean.abs()).clamp(min=1e-20)
     return torch.where(constant, 0.0, 1 / std)
+
+
+def common_scale(scale: Tensor) -> Tensor:
+    """One factor for all columns, (D,): 1 / root mean square of the stds, of which `scale` (D,) holds the inverse.
+
+    The total variance is that of columns scaled one by one. Constant columns, where `scale` is 0, stay 0 and do not
+    count.
+    """
+    varying = scale > 0
+    factor = scale[varying].double().pow(-2).mean().rsqrt().to(scale.dtype)
+    return torch.where(varying, factor, 0)
 
 
 def unstandardised(weights: tuple[Tensor, Tensor], mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,20 +10,27 @@ from torch.nn import functional as F
 
 from aetool.errors import NonFiniteError
 from aetool.probes.base import READ, Fitted, Poll, Streamed, accuracy, at_edge
-from aetool.probes.path import Weights, predict
-from aetool.probes.standardisation import inverse_std, unstandardised
+from aetool.probes.path import Weights, candidate, predict
+from aetool.probes.standardisation import Scaling, common_scale, inverse_std, unstandardised
 
 PANEL = 2048  # columns of the Gram matrix that are updated at a time: only its lower triangle is needed
 
 
 class Moments(NamedTuple):
-    """Of features (N, D) and their z-scores Z, for one-hot classes Y (N, K); float32."""
+    """Of features (N, D) and of these scaled, Z, for one-hot classes Y (N, K); float32."""
 
     mean: Tensor  # (D,)
-    scale: Tensor  # (D,), 1 / std
+    scale: Tensor  # (D,), 1 / std, or a common one
     gram: Tensor  # ZᵀZ / N, (D, D), its lower triangle
     products: Tensor  # ZᵀY / N, (D, K)
     frequencies: Tensor  # of the classes, (K,)
+
+    def with_common_scale(self) -> "Moments":
+        """Of features that are all multiplied by one number instead; the Gram matrix is changed in place."""
+        common = common_scale(self.scale)
+        factors = torch.where(common > 0, common / self.scale, 0)
+        gram = self.gram.mul_(factors[:, None]).mul_(factors)
+        return self._replace(scale=common, gram=gram, products=self.products * factors[:, None])
 
 
 def moments(split: Streamed, num_classes: int, poll: Poll) -> Moments:
@@ -54,30 +61,41 @@ def moments(split: Streamed, num_classes: int, poll: Poll) -> Moments:
 
 
 def weights(found: Moments, l2: float) -> Weights | None:
-    """Weights (K, D) and biases (K,) for z-scores; None where an l2 is too small for float32."""
+    """Weights (K, D) and biases (K,) for scaled features; None where an l2 is too small for float32."""
     shifted = found.gram.clone()
     shifted.diagonal().add_(l2)
     factor, info = torch.linalg.cholesky_ex(shifted)
     return None if info.item() else (torch.cholesky_solve(found.products, factor).T, found.frequencies)
 
 
-def streamed_ridge(grid: Sequence[float], train: Streamed, val: Streamed, num_classes: int, poll: Poll) -> Fitted:
+def streamed_ridge(
+    grid: Sequence[float], scaling: Scaling, train: Streamed, val: Streamed, num_classes: int, poll: Poll
+) -> Fitted:
     """As `Ridge`, for a grid of l2 from the largest on, each by a Cholesky decomposition; without `train/accuracy`.
 
     Raises ValueError where every l2 is too small for float32.
     """
     found = moments(train, num_classes, poll)
-    solved: dict[float, Weights] = {}
-    for l2 in grid:
-        poll()
-        solution = weights(found, l2)
-        if solution is not None:
-            solved[l2] = unstandardised(solution, found.mean, found.scale)
+    solved: dict[tuple[float, bool], Weights] = {}  # by l2, and whether the scale is the common one
+    for is_common in {"feature": (False,), "common": (True,), "auto": (False, True)}[scaling]:
+        found = found.with_common_scale() if is_common else found
+        for l2 in grid:
+            poll()
+            solution = weights(found, l2)
+            if solution is not None:
+                solved[l2, is_common] = unstandardised(solution, found.mean, found.scale)
     if not solved:
         raise ValueError(f"l2={list(grid)}: all too small for features of float32; add larger ones")
     every = torch.cat([weight for weight, _ in solved.values()]), torch.cat([bias for _, bias in solved.values()])
     scores = torch.cat([predict(every, part) for part in val.features.split(READ)]).split(num_classes, dim=1)
-    val_accuracy = {l2: accuracy(part, val.labels) for l2, part in zip(solved, scores, strict=True)}
-    chosen = max(solved, key=val_accuracy.__getitem__)  # the first of equals
-    metrics = {"val/accuracy": val_accuracy[chosen], "l2": float(chosen), "l2_at_edge": at_edge(chosen, grid)}
-    return Fitted(functools.partial(predict, solved[chosen]), False, metrics, val_accuracy)
+    val_accuracy = {one: accuracy(part, val.labels) for one, part in zip(solved, scores, strict=True)}
+    chosen = max(solved, key=lambda one: (val_accuracy[one], one))  # of equals the stronger, then the common scale
+    l2, is_common = chosen
+    metrics = {
+        "val/accuracy": val_accuracy[chosen],
+        "l2": float(l2),
+        "l2_at_edge": at_edge(l2, grid),
+        "common_scale": float(is_common),
+    }
+    candidates = {candidate("l2", *one): reached for one, reached in val_accuracy.items()}
+    return Fitted(functools.partial(predict, solved[chosen]), False, metrics, candidates)

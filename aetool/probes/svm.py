@@ -8,32 +8,39 @@ from torch import Tensor
 from aetool.components import PositiveFloat, PositiveInt, ProbeTraits
 from aetool.probes.base import Fitted, Labelled, Poll, Probe, descending
 from aetool.probes.lbfgs import LBFGS, choose_along_path
-from aetool.probes.path import standardise
+from aetool.probes.path import Problem
+from aetool.probes.standardisation import Scaling
 
 
 class SVM(Probe):
-    """L2-loss support vector machine on z-scored features, with C chosen on the validation split.
+    """L2-loss support vector machine, with C and the scaling of the features chosen on the validation split.
+
+    `scaling`: `feature` divides every centred feature by its standard deviation, `common` all of them by one number,
+    the root mean square of these; `auto` fits both.
 
     `c` is the grid, in any order. For each class, with targets y of +1 inside it and -1 outside, the objective is that
     of LIBLINEAR (Fan et al. 2008), `‖w‖²/2 + C · Σ max(0, 1 - y·(w·x + b))²`, but with an unpenalised bias: LIBLINEAR
     and scikit-learn's LinearSVC add b²/2 (negligible with a large `intercept_scaling`). The highest validation accuracy
-    wins; ties go to the smaller value. A fit stops at an estimated distance of `tolerance` from the minimum for every
-    class, in units of the mean squared hinge loss, which is 1 at w = 0, or after `max_iterations`. Scores are not
-    probabilities.
+    wins; ties go to the smaller value, then to the common scale. A fit stops at an estimated distance of `tolerance`
+    from the minimum for every class, in units of the mean squared hinge loss, which is 1 at w = 0, or after
+    `max_iterations`. Scores are not probabilities.
 
-    Metrics: `train/accuracy`, `val/accuracy`; `c`, the chosen value, and `c_at_edge`; `iterations` over the whole
-    grid; `unconverged`, the number of fits that reached `max_iterations`.
+    Metrics: `train/accuracy`, `val/accuracy`; `c`, the chosen value, and `c_at_edge`; `common_scale`, 1 or 0;
+    `iterations` of all fits; `unconverged`, the number of fits that reached `max_iterations`.
     """
 
     traits = ProbeTraits(any_scale=True)
 
-    def __init__(self, c: Sequence[PositiveFloat], tolerance: PositiveFloat, max_iterations: PositiveInt) -> None:
+    def __init__(
+        self, c: Sequence[PositiveFloat], scaling: Scaling, tolerance: PositiveFloat, max_iterations: PositiveInt
+    ) -> None:
         self.c = descending("c", c)[::-1]
+        self.scaling = scaling
         self.tolerance = tolerance
         self.max_iterations = max_iterations
 
     def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Poll) -> Fitted:
-        problem = standardise(train, val, num_classes)
+        problem = Problem(train, val, num_classes, self.scaling)
         model = SquaredHinge(*problem.train, num_classes)
         l2 = {c: 1 / (c * len(train.labels)) for c in self.c}
         return choose_along_path(model, "c", l2, problem, self.tolerance, self.max_iterations, poll)

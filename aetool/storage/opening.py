@@ -8,6 +8,7 @@ from aetool.components import NotIdentifying
 from aetool.config.check import Targets, check
 from aetool.config.compose import compose_one
 from aetool.config.schema import Component, Node, TrainConfig
+from aetool.config.tree import option_names
 from aetool.errors import UserError, deferred_signals, poll_signals
 from aetool.files import JsonObject
 from aetool.storage.run import Run, RunFolder
@@ -52,12 +53,19 @@ def open_run(directory: str | Path, targets: Targets) -> Run[TrainConfig]:
     if "parent" in config:
         raise UserError(f"run={directory}: a fine-tuned classifier; give the run of an autoencoder")
     try:
-        now = compose_one("train", TrainConfig).config
+        now = compose_one("train", TrainConfig, _own_probe(config)).config
         checked = check(_with_new_keys(config, now), TrainConfig, targets)
     except UserError as error:
         hint = "its config.json is not valid here: give the --config-dir it was trained with, or use its aetool version"
         raise UserError(f"run={directory}: {hint}\n{error}") from error
     return Run(Path(directory), checked, found.get("command"))
+
+
+def _own_probe(config: JsonObject) -> list[str]:
+    """The override for the probe of a stored config, if the conf tree has it."""
+    probe = config.get("probe")
+    name = probe.get("name") if isinstance(probe, dict) else None
+    return [f"probe={name}"] if name in option_names("probe") else []
 
 
 def _with_new_keys(stored: JsonObject, now: Node) -> JsonObject:
@@ -71,7 +79,11 @@ def _with_new_keys(stored: JsonObject, now: Node) -> JsonObject:
         if isinstance(default, Component) and isinstance(values.get(name), dict):  # given by the program by now
             values[name] = {key: value for key, value in values[name].items() if key not in default.given}
         if isinstance(default, Node) and isinstance(values.get(name), dict):
-            values[name] = default.fixed() | values[name] if free else _with_new_keys(values[name], default)
+            if free:
+                other = isinstance(default, Component) and values[name].get("_target_") != default.target
+                values[name] = (default.fixed() if other else default.model_dump()) | values[name]
+            else:
+                values[name] = _with_new_keys(values[name], default)
         elif free and name not in values:
             values[name] = default.model_dump() if isinstance(default, Node) else default
     return values

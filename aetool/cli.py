@@ -15,7 +15,7 @@ COMMANDS = {
     "train": "train an autoencoder, then evaluate and probe it; -m for a sweep",
     "probe": "train a classifier on the frozen features of a run (run=DIR)",
     "finetune": "train a classifier end to end, from a run or from scratch",
-    "labels": "accuracy over the number of labels, of a run and its baselines (run=DIR)",
+    "labels": "accuracy over the number of labels, beside baselines (run=DIR)",
     "evaluate": "reconstruction, code and cost metrics of a run (run=DIR)",
     "sample": "generate images, interpolations and traversals with a run (run=DIR)",
     "encode": "write the codes of a dataset to .npz, with labels (run=DIR)",

@@ -30,7 +30,7 @@ EXAMPLES = {
     ),
     "labels": (
         "aetool labels run=outputs/sparse-digits-3f9c2a71",
-        "aetool labels -m run=outputs/sparse-digits-3f9c2a71,outputs/sparse-digits-5eb03606",
+        "aetool labels -m run=outputs/conv-mnist-3f9c2a71,outputs/conv-mnist-5eb03606",
         "aetool labels run=outputs/conv-cifar10-3f9c2a71 labels=[10,100] finetune=false",
     ),
     "evaluate": (

@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train an autoencoder, then evaluate and probe it; -m for a sweep",
     "probe": "train a classifier on the frozen features of a run (run=DIR)",
     "finetune": "train a classifier end to end, from a run or from scratch",
+    "labels": "accuracy over the number of labels, beside baselines (run=DIR)",
     "evaluate": "reconstruction, code and cost metrics of a run (run=DIR)",
     "sample": "generate images, interpolations and traversals with a run (run=DIR)",
     "encode": "write the codes of a dataset to .npz, with labels (run=DIR)",
@@ -23,7 +24,7 @@ COMMANDS = {
     "data": "list, download and verify the datasets",
     "bench": "training speed compared with other loops and the hardware's ceiling",
 }
-COMPOSED = ("train", "probe", "finetune", "evaluate", "sample", "encode", "bench")  # the others take plain words
+COMPOSED = ("train", "probe", "finetune", "labels", "evaluate", "sample", "encode", "bench")  # others: plain words
 FLAGS = {"full": ("train", "finetune"), "quick": ("bench",)}  # by the commands that take them
 SHOWN = {"--hydra-help", "-c", "--cfg", "-i", "--info"}  # by Hydra, instead of a run
 HELP = """aetool: an experiment bench for autoencoders

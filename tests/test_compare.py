@@ -193,6 +193,22 @@ def test_parents_of_other_seeds_are_seeds_of_a_fine_tune(tmp_path):
     assert not comparison.excluded
 
 
+def test_label_draws_are_seeds_of_a_fine_tune(tmp_path):
+    for number in (0, 1, 2):
+        tuned = write_run(tmp_path / "tuned")
+        config = json.loads((tuned / "config.json").read_text())["config"]
+        config |= {"parent": None, "run": None, "labels_per_class": 10, "label_draw": number}
+        (tuned / "config.json").write_text(json.dumps({"config": config, "identity": identifying(config)}))
+        (tuned / "metrics.json").write_text(json.dumps({"finetune": {"test/accuracy": 0.9 + number / 100}}))
+        tuned.rename(tmp_path / f"tuned-{number}")
+    (tmp_path / "tuned").rmdir()
+    (tmp_path / "labels-dense-digits-1a2b3c4d").mkdir()
+    comparison = compare(read_rows([tmp_path]))
+    (group,) = comparison.groups
+    assert group.stat("finetune/test/accuracy").n == 3
+    assert not comparison.excluded
+
+
 def test_fine_tunes_with_other_augmentations_are_two_groups(tmp_path):
     for shift in (0, 4):
         path = write_run(tmp_path, seed=shift) / "config.json"

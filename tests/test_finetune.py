@@ -29,10 +29,12 @@ from aetool.config.schema import FinetuneConfig, TrainConfig
 from aetool.data.augmentation import augment
 from aetool.errors import Interrupted
 from aetool.evaluation.background import Figure, Figures
+from aetool.evaluation.classify import Budget, classify
 from aetool.models.attention import Attention
 from aetool.models.base import Batch
 from aetool.models.classifier import Classifier, ClassifierOutput
 from aetool.models.masked import Masked
+from aetool.probes.base import Fitted, Labelled
 from aetool.randomness import generator
 from aetool.storage.folder import RunFolder
 from aetool.storage.run import Run
@@ -43,7 +45,13 @@ from aetool.training.layers import encoder_layers, layer_of
 from aetool.training.objective import CrossEntropy
 from aetool.training.trainer import Trainer
 
-SHORT = ["trainer.epochs=3", "trainer.batch_size=16", "trainer.log_every=1", "threads=1"]  # 4 steps an epoch
+SHORT = [  # 4 steps an epoch
+    "trainer.epochs=3",
+    "trainer.batch_size=16",
+    "trainer.log_every=1",
+    "threads=1",
+    "min_steps=1",
+]
 DATA = ["dataset=arrays", "dataset.path=images.npz"]
 SCRATCH = ["model=dense", "model.widths=[8]", "model.code_size=4", *DATA, *SHORT]
 
@@ -284,6 +292,31 @@ class TestData:
         assert (batches.batch_size, batches.steps_per_epoch) == (8, 1)
         other = trainer("labels_per_class=2", "seed=1").batches
         assert not torch.equal(batches.train.images, other.train.images)
+        same = trainer("labels_per_class=2", "seed=1", "label_draw=0").batches
+        assert torch.equal(batches.train.images, same.train.images)
+        assert torch.equal(batches.val.images, same.val.images)
+
+    def test_the_labels_of_a_draw_are_those_that_a_probe_sees(self, trainer, monkeypatch):
+        made = trainer("labels_per_class=2", "label_draw=1")
+        dataset, seen = dataset_of(run_in("outputs/parent").config), []
+
+        def probe(train: Labelled, val: Labelled, classes: int, poll: object) -> Fitted:
+            seen.append([train.features[:, 0].long(), val.features[:, 0].long()])
+            return Fitted(lambda x: torch.zeros(len(x), classes), True, {"val/accuracy": 0.0}, {})
+
+        rows = (torch.arange(len(split.images))[:, None].float() for split in dataset[:3])
+        classify(probe, rows, dataset, Budget(2, None, 2))
+        for split, full, chosen in zip((made.batches.train, made.batches.val), dataset, seen[1], strict=False):
+            assert torch.equal(split.images, full.images[chosen])
+
+    def test_few_images_are_repeated_until_there_are_enough_steps(self, trainer):
+        made = trainer("labels_per_class=2", "min_steps=50")  # 8 images, one step in each of 3 epochs
+        assert (made.batches.batch_size, made.steps_per_epoch, made.total_steps) == (8, 17, 51)
+        order = made.batches.order(epoch=0).reshape(17, 8)
+        assert torch.equal(order.sort().values, torch.arange(8).expand(17, 8))
+        assert not torch.equal(order[0], order[1])
+        assert len(list(made.batches.epoch(0, first=5))) == 12
+        assert trainer("min_steps=12").total_steps == 12  # as many as without
 
     def test_training_images_are_augmented_and_others_are_not(self, trainer):
         made = trainer("dataset.augmentation.shift=2", "dataset.augmentation.flip=true", parent=False).batches
@@ -537,6 +570,7 @@ def test_a_run_that_says_nothing_of_augmentation(place, aetool):
         (["run=outputs/parent", "device=nowhere"], ["device=nowhere: not available here"]),
         (["model=dense", *DATA, "penalty=l1"], ["penalty: it only affects pretraining; add pretrain=true"]),
         (["model=dense", *DATA, "control=true"], ["control=true: there is nothing to compare with"]),
+        (["run=outputs/parent", "label_draw=1"], ["label_draw=1: all labels are used; set labels_per_class=…"]),
         (["model=pca", *DATA], ["model=pca: it is fitted in closed form; there is nothing to fine-tune"]),
         (["model=topk", *DATA, "model.k=2000"], ["model.k=2000: at most model.code_size=1024"]),
         (["model=dense", *DATA, "dataset.augmentation.shift=8"], ["dataset.augmentation.shift=8: expected 0 to 7"]),

@@ -20,6 +20,7 @@ GROUPS = {
     "bench": [*OF_TRAINING, "probe", "evaluation", "experiment"],
     "finetune": OF_TRAINING,
     "probe": ["probe"],
+    "labels": ["optimizer", "scheduler", "trainer", "probe"],
     "evaluate": ["evaluation"],
     "sample": ["latent"],
     "encode": [],

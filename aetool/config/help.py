@@ -28,6 +28,11 @@ EXAMPLES = {
         "aetool finetune run=outputs/conv-cifar10-3f9c2a71 control=true",
         "aetool finetune model=conv dataset=mnist labels_per_class=100",
     ),
+    "labels": (
+        "aetool labels run=outputs/sparse-digits-3f9c2a71",
+        "aetool labels -m run=outputs/conv-mnist-3f9c2a71,outputs/conv-mnist-5eb03606",
+        "aetool labels run=outputs/conv-cifar10-3f9c2a71 labels=[10,100] finetune=false",
+    ),
     "evaluate": (
         "aetool evaluate run=outputs/sparse-digits-3f9c2a71",
         "aetool evaluate run=outputs/sparse-digits-3f9c2a71 baselines=false",

@@ -13,6 +13,7 @@ from aetool.config.schema import (
     Component,
     DatasetConfig,
     FinetuneConfig,
+    LabelsConfig,
     ModelConfig,
     Node,
     ProbeCommandConfig,
@@ -41,6 +42,8 @@ def of_values(config: Node) -> list[str]:
             problems += _images(config)
         case ProbeCommandConfig():
             problems += _label_budget("probe.", config.probe)
+        case LabelsConfig():
+            problems += _labels(config)
     return problems
 
 
@@ -140,6 +143,9 @@ def _finetune(config: FinetuneConfig) -> list[str]:
                 scratch and config.control and not config.pretrain
             ),
             f"frozen_epochs={frozen}: at most trainer.epochs={epochs}": frozen > epochs,
+            f"label_draw={config.label_draw}: all labels are used; set labels_per_class=… or leave it out": (
+                config.label_draw is not None and config.labels_per_class is config.label_fraction is None
+            ),
         }
     )
 
@@ -150,6 +156,15 @@ def _label_budget(prefix: str, node: ProbeConfig | ClassifierConfig) -> list[str
         return []
     both = f"{prefix}labels_per_class={count} and {prefix}label_fraction={fraction:g}"
     return [f"{both}: mutually exclusive; set one of them to null"]
+
+
+def _labels(config: LabelsConfig) -> list[str]:
+    given, probe = config.labels, config.probe
+    decided = {"labels_per_class": "labels", "label_fraction": "labels", "taps": "tap"}
+    return [
+        *(["labels=[…]: name one or more numbers, each once"] if not given or len(set(given)) < len(given) else []),
+        *(f"probe.{k}: {by}=… decides it; leave it out" for k, by in decided.items() if getattr(probe, k) is not None),
+    ]
 
 
 def _images(config: TrainConfig) -> list[str]:

@@ -226,8 +226,10 @@ class ClassifierConfig(FitConfig):
     max_features: PositiveInt
     frozen_epochs: NonNegativeInt
     label_smoothing: Fraction
+    min_steps: PositiveInt
     labels_per_class: PositiveInt | None
     label_fraction: PositiveFraction | None
+    label_draw: NonNegativeInt | None  # None: the seed
 
 
 class FinetuneConfig(ClassifierConfig):
@@ -245,6 +247,25 @@ class FinetuneConfig(ClassifierConfig):
     dataset: DatasetConfig | None
 
 
+class LabelsConfig(MeasureConfig):
+    """Trained runs classified with few labels: by a probe, fine-tuned, and from scratch."""
+
+    run: Text
+    labels: list[PositiveInt | None]  # per class; None: all
+    finetune: bool
+    output: Unidentifying[Text]
+    probe: ProbeConfig
+    tap: Text
+    layer_decay: PositiveFraction | None
+    frozen_epochs: NonNegativeInt
+    label_smoothing: Fraction
+    min_steps: PositiveInt
+    augment: bool
+    optimizer: OptimizerConfig
+    scheduler: SchedulerConfig
+    trainer: TrainerConfig
+
+
 class ParentConfig(Node):
     """The checkpoint that a fine-tune starts from."""
 
@@ -259,6 +280,7 @@ class FinetuneRunConfig(ClassifierConfig, RunConfig):
     parent: ParentConfig | None  # None: from scratch
     run: Unidentifying[str | None]  # the parent's folder, beside this one
     layer_decay: PositiveFraction
+    label_draw: NonNegativeInt
     augmentation: AugmentationConfig | None  # of the training images
 
 
@@ -282,6 +304,7 @@ SCHEMAS: dict[str, type[Node]] = {
     "train": TrainConfig,
     "probe": ProbeCommandConfig,
     "finetune": FinetuneConfig,
+    "labels": LabelsConfig,
     "evaluate": EvaluateConfig,
     "sample": SampleConfig,
     "encode": EncodeConfig,

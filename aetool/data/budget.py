@@ -3,6 +3,13 @@
 import torch
 from torch import Tensor
 
+from aetool.randomness import generator
+
+
+def label_noise(draw: int) -> torch.Generator:
+    """What the labels of a draw are chosen with: those of train, then those of validation."""
+    return generator(0, "labels", draw)
+
 
 def labelled(labels: Tensor, per_class: int | None, fraction: float | None, generator: torch.Generator) -> Tensor:
     """Ascending indices of the images that keep their label, drawn at random in every class.

@@ -7,14 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aetool.data.budget import labelled
+from aetool.data.budget import label_noise, labelled
 from aetool.data.dataset import Dataset
 from aetool.errors import UserError, poll_signals
 from aetool.evaluation.features import Features
 from aetool.machine import release_memory
 from aetool.measures.statistics import accuracy_error
 from aetool.probes.base import Fitted, Labelled, Probe, ProbeResult, Streamed, judge
-from aetool.randomness import generator
 
 
 class Budget(NamedTuple):
@@ -57,7 +56,7 @@ def classify(probe: Probe, features: Iterable[Features], dataset: Dataset, budge
     train, val, test = features
     results = []
     for draw in range(budget.draws):
-        noise = generator(0, "labels", draw)
+        noise = label_noise(draw)
         few = []
         for x, y in zip((train, val), labels, strict=False):
             chosen = labelled(y, budget.labels_per_class, budget.label_fraction, noise)
@@ -92,5 +91,5 @@ def _mean(results: Sequence[ProbeResult]) -> ProbeResult:
     if len(results) > 1:
         metrics["test/accuracy_std"] = statistics.stdev(result.metrics["test/accuracy"] for result in results)
     confusion = sum((result.confusion for result in results[1:]), results[0].confusion)
-    correct = torch.stack([result.correct for result in results]).float().mean(dim=0)
+    correct = torch.stack([result.correct for result in results])
     return ProbeResult(metrics, confusion, confusion.diag() / confusion.sum(dim=1).double(), {}, correct)

@@ -13,7 +13,7 @@ from aetool.files import replacing
 from aetool.measures.statistics import paired_accuracy_interval
 
 CORRECT = "correct.npz"  # in the folder of a measurement
-Correct = NDArray[np.bool_] | NDArray[np.float32]  # (N,) by test image; over label draws, the fraction of draws
+Correct = NDArray[np.bool_]  # (N,) by test image; (draws, N) under a label budget
 
 
 class Classified(NamedTuple):
@@ -25,9 +25,15 @@ class Classified(NamedTuple):
 
 def gain(first: Classified, second: Classified, key: str) -> Iterator[tuple[str, float]]:
     """Test accuracy of the first less that of the second, under `key`, and the bounds of its paired interval."""
-    found = paired_accuracy_interval(first.correct.tolist(), second.correct.tolist())
+    found = paired_accuracy_interval(frequencies(first.correct), frequencies(second.correct))
     yield key, first.metrics["test/accuracy"] - second.metrics["test/accuracy"]
     yield from zip(bounds(key), (found.low, found.high), strict=True)
+
+
+def frequencies(correct: Correct) -> list[float]:
+    """How often each test image is classified correctly, over the label draws where there are any."""
+    frequency: list[float] = np.atleast_2d(correct).mean(axis=0).tolist()
+    return frequency
 
 
 def write_correct(path: Path, correct: Mapping[str, Correct]) -> None:

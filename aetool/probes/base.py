@@ -88,7 +88,7 @@ class ProbeResult(NamedTuple):
     confusion: Tensor  # (K, K) int64 on the CPU: test images by true class (row) and predicted class (column)
     per_class_accuracy: Tensor  # (K,) float64 on the CPU; NaN for a class without test images
     val_accuracy: dict[str, float]  # as in Fitted
-    correct: Tensor  # (N,) bool on the CPU, by test image; float32, the fraction of draws, for a mean over label draws
+    correct: Tensor  # (N,) bool on the CPU, by test image; (draws, N) for a mean over label draws
 
 
 def judge(fitted: Fitted, test: Labelled | Streamed, num_classes: int) -> ProbeResult:

@@ -15,7 +15,7 @@ from aetool.storage.notebook import html_table
 SHOWN_FIRST = ("model.name", "dataset.name", "penalty.weight", "model.code_size")  # whenever they differ
 NEXT = ("start", "penalty", "penalty.target_l0", "model.code_channels", "corruption.level", "loss", "optimizer.lr")
 PARTS = ("loss", "penalty", "corruption", "optimizer", "scheduler")
-BY_SEED = ("seed", "parent", "parent.seed")  # see groups.seed
+BY_SEED = ("seed", "parent", "parent.seed", "label_draw")  # see groups.seed
 
 
 @dataclass(frozen=True, repr=False)

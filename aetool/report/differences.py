@@ -141,13 +141,13 @@ def _bounds(interval: Interval, form: str) -> str:
 
 
 def _correct(row: Row, key: str) -> list[float] | None:
-    """Which test images were classified correctly for an accuracy in a row, from the measurement that it came from."""
+    """How often each test image was classified correctly, from the measurement that an accuracy in a row came from."""
     stage, _, name = key.partition("/")
     for path in sorted(directory(row).glob("probe-*/correct.npz")):
         metrics = read_json(path.parent / "metrics.json")
         if metrics and all(row.get(f"{stage}/{metric}") == value for metric, value in metrics.items()):
-            from aetool.evaluation.correctness import read_correct  # numpy takes a tenth of a second to import
+            from aetool.evaluation.correctness import frequencies, read_correct  # numpy takes a tenth of a second
 
             found = read_correct(path).get(name.removesuffix("/test/accuracy"))
-            return None if found is None else found.astype(float).tolist()
+            return None if found is None else frequencies(found)
     return None

@@ -11,7 +11,7 @@ DATASET = ("dataset.name", "dataset.path")  # keys that tell datasets apart
 Value = int | float | str | bool | list["Value"] | None  # of a config key, a metric or a fact about the run
 Row = Mapping[str, Value]  # run, directory, state, dotted config keys, and metrics as stage/name
 Order = tuple[bool, float, str]
-Seed = int | tuple[Value, Value] | None
+Seed = int | tuple[Value, ...] | None
 
 
 class Group(NamedTuple):
@@ -77,10 +77,11 @@ def format_stat(stat: Stat, form: str) -> str:
 
 
 def seed(row: Row) -> Seed:
-    """What distinguishes a run from others of its group: its seed, and its parent's seed if that is another."""
-    own, parent = row.get("seed"), row.get("parent.seed")
-    if parent not in (None, own):
-        return own, parent
+    """What distinguishes a run from others of its group: its seed; its parent's and its label draw if they differ."""
+    own = row.get("seed")
+    others = tuple(own if row.get(key) is None else row[key] for key in ("parent.seed", "label_draw"))
+    if others != (own, own):
+        return own, *others
     return own if isinstance(own, int) else None
 
 

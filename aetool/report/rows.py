@@ -142,8 +142,9 @@ def _below(path: Path) -> list[Found]:
 
 
 def _may_be_run(path: Path) -> bool:
-    """Folders and broken links, unless hidden or of a sweep."""
-    return not path.name.startswith((".", "sweep-")) and (path.is_dir() or (path.is_symlink() and not path.exists()))
+    """Folders and broken links, unless hidden, of a sweep, or of tables over label budgets."""
+    left_out = path.name.startswith((".", "sweep-", "labels-"))
+    return not left_out and (path.is_dir() or (path.is_symlink() and not path.exists()))
 
 
 def _exists(path: Path) -> bool:

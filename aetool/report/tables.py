@@ -184,11 +184,7 @@ def write_markdown(path: Path, comparison: Comparison) -> None:
 
     Raises UserError when the file cannot be written.
     """
-    columns = _columns(comparison, comparison.metrics)
-    sides = ["--:" if column.number else ":--" for column in columns]
-    cells = [[column.head for column in columns], sides, *zip(*(column.cells for column in columns), strict=True)]
-    plain = ([" ".join(cell.replace("|", "\\|").split()) for cell in line] for line in cells)
-    text = "".join(f"| {' | '.join(line)} |\n" for line in plain)
+    text = markdown(_columns(comparison, comparison.metrics))
     fronts = {
         front.mark: f"Pareto front {front.mark}: {front.x.heading}; {front.y.heading}" for front in comparison.fronts
     }
@@ -199,8 +195,16 @@ def write_markdown(path: Path, comparison: Comparison) -> None:
         target.write_text(text, encoding="utf-8", errors="replace")
 
 
+def markdown(columns: Sequence[Column]) -> str:
+    """A table."""
+    sides = ["--:" if column.number else ":--" for column in columns]
+    cells = [[column.head for column in columns], sides, *zip(*(column.cells for column in columns), strict=True)]
+    plain = ([" ".join(cell.replace("|", "\\|").split()) for cell in line] for line in cells)
+    return "".join(f"| {' | '.join(line)} |\n" for line in plain)
+
+
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """One line per run, every config key and every metric. Raises UserError when the file cannot be written."""
+    """A line per row, a column per key. Raises UserError when the file cannot be written."""
     with writing(path) as target, target.open("w", newline="", encoding="utf-8", errors="replace") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()

@@ -18,8 +18,15 @@ from aetool.storage.run import Run, RunFolder
 def opened(directory: str, targets: Targets) -> Iterator[Run[TrainConfig]]:
     """A trained run, held while it is measured; raises UserError where the training is not finished."""
     run = open_trained(directory, targets)
-    with deferred_signals(), run.hold():
+    with holding(run):
         yield run
+
+
+@contextmanager
+def holding(run: Run[TrainConfig]) -> Iterator[None]:
+    """Holds a run while it is measured."""
+    with deferred_signals(), run.hold():
+        yield
         poll_signals()  # a signal since the last poll still ends a sweep
 
 

@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from aetool.config.check import Targets
 from aetool.config.compose import Point, compose_one
 from aetool.config.rules import untrainable
 from aetool.config.schema import (
@@ -65,24 +66,34 @@ def finetune_point(point: Point[FinetuneConfig]) -> Result:
     config = point.config
     pretrained = _pretrained(point) if config.pretrain else None
     directory = str(pretrained.directory) if pretrained else config.run
-    parent = None if directory is None else _open_parent(directory, point.config_dir)
-    tuned = Run.of(_own(config, parent), point.own_command)
+    parent = None if directory is None else open_parent(directory, known_targets(point.config_dir))
+    tuned, *controls = classifier_runs(point, parent)
     name = "fine-tuned" if parent else "from scratch"
-    metrics, runs, correct = {name: _finetuned(tuned, parent)}, [tuned], None
+    metrics, correct = {name: finetuned(tuned, parent)}, None
     if parent is None:
-        return Result(metrics, None, runs, None)
-    if config.control:
-        control = Run.of(_scratch(tuned.config), point.own_command)
-        metrics["from scratch"] = _finetuned(control, None)
-        labels = DataSession(tuned.config, tuned.config).dataset.test.labels
-        assert labels is not None
-        first, second = ((np.load(one.directory / PREDICTIONS) == labels.numpy()).tolist() for one in (tuned, control))
-        correct = first, second
-        runs.append(control)
+        return Result(metrics, None, [tuned], None)
+    for control in controls:
+        metrics["from scratch"] = finetuned(control, None)
+        correct = correct_images(tuned).tolist(), correct_images(control).tolist()
     frozen = _frozen(parent, config)
     if frozen:
         metrics["frozen, linear probe"] = frozen
-    return Result(metrics, correct, runs, pretrained)
+    return Result(metrics, correct, [tuned, *controls], pretrained)
+
+
+def classifier_runs(point: Point[FinetuneConfig], parent: Run[TrainConfig] | None) -> list[Run[FinetuneRunConfig]]:
+    """The run of a fine-tune, and that of its control where it has one."""
+    tuned = Run.of(_own(point.config, parent), point.own_command)
+    has_control = point.config.control and parent is not None
+    return [tuned, *([Run.of(_scratch(tuned.config), point.own_command)] if has_control else [])]
+
+
+def correct_images(run: Run[FinetuneRunConfig]) -> NDArray[np.bool_]:
+    """Which test images a finished fine-tune classifies correctly."""
+    labels = DataSession(run.config, run.config).dataset.test.labels
+    assert labels is not None
+    correct: NDArray[np.bool_] = np.load(run.directory / PREDICTIONS) == labels.numpy()
+    return correct
 
 
 def supervised_baseline(run: Run[TrainConfig]) -> dict[str, float]:
@@ -94,7 +105,7 @@ def supervised_baseline(run: Run[TrainConfig]) -> dict[str, float]:
     words = [f"{key}={getattr(run.config, key)}" for key in keys if getattr(run.config, key) is not None]
     point = compose_one("finetune", FinetuneConfig, [f"run={run.directory}", *words])
     scratch = Run.of(_scratch(_own(point.config, run)), point.own_command)
-    trained = _finetuned(scratch, None)
+    trained = finetuned(scratch, None)
     found = {key: trained[key] for key in ("val/accuracy", "test/accuracy", "epochs")}
     if run.metrics.get(SUPERVISED) != found:
         with run.hold():
@@ -115,8 +126,9 @@ def _is_of_pretraining(key: str) -> bool:
     return key.partition(".")[0] in PRETRAINING or key == "trainer.precision"
 
 
-def _open_parent(directory: str, config_dir: str | Path | None) -> Run[TrainConfig]:
-    parent = open_trained(directory, known_targets(config_dir))
+def open_parent(directory: str, targets: Targets) -> Run[TrainConfig]:
+    """A trained run to fine-tune; raises UserError for one that is fitted in closed form."""
+    parent = open_trained(directory, targets)
     problems = untrainable(parent.config.model)
     if problems:
         raise UserError(f"run={directory}: {problems[0]}")
@@ -129,10 +141,10 @@ def _own(config: FinetuneConfig, parent: Run[TrainConfig] | None) -> FinetuneRun
     assert isinstance(model, ModelConfig)
     assert isinstance(dataset, DatasetConfig)  # as the rules ask where there is no parent
     values = {key: getattr(config, key) for key in ClassifierConfig.model_fields}
-    decay = config.layer_decay or (LAYER_DECAY if parent else 1.0)
+    values["label_draw"] = config.seed if config.label_draw is None else config.label_draw
     own = FinetuneRunConfig.model_construct(
         **values,
-        layer_decay=decay,
+        layer_decay=config.layer_decay or (LAYER_DECAY if parent else 1.0),
         model=model,
         dataset=dataset,
         augmentation=dataset.augmentation if config.augment else None,
@@ -157,8 +169,9 @@ def _scratch(config: FinetuneRunConfig) -> FinetuneRunConfig:
     return config.model_copy(update=changes)
 
 
-def _finetuned(run: Run[FinetuneRunConfig], parent: Run[TrainConfig] | None) -> dict[str, float]:
-    if not run.config.overwrite and run.agree() and _is_finished(run):
+def finetuned(run: Run[FinetuneRunConfig], parent: Run[TrainConfig] | None) -> dict[str, float]:
+    """Brings a fine-tune to its end, and returns its metrics; `parent` is what it starts from."""
+    if not run.config.overwrite and is_finished(run):
         log.info(f"{run.directory}: already finished; overwrite=true trains it again")
         return run.metrics[STAGE]
     session = DataSession(run.config, run.config)
@@ -173,8 +186,9 @@ def _finetuned(run: Run[FinetuneRunConfig], parent: Run[TrainConfig] | None) -> 
     return run.metrics[STAGE]
 
 
-def _is_finished(run: Run[FinetuneRunConfig]) -> bool:
-    completed = run.status.get("state") == "completed" and STAGE in run.metrics
+def is_finished(run: Run[FinetuneRunConfig]) -> bool:
+    """Raises UserError where its folder holds something else."""
+    completed = run.agree() and run.status.get("state") == "completed" and STAGE in run.metrics
     return completed and (run.directory / PREDICTIONS).exists()
 
 

@@ -31,10 +31,12 @@ class Batches:
         device: torch.device,
         corruption: Corruption | None = None,
         augmentation: Augmentation | None = None,
+        passes: int = 1,
     ) -> None:
         self.train, self.val, self.preprocessing = train, val, preprocessing
         self.batch_size, self.seed, self.device = batch_size, seed, device
         self.corruption, self.augmentation = corruption, augmentation
+        self.passes = passes  # over the training images in an epoch
         resident = fits(device, train, val)
         self.supplies = [Supply(split, device, resident) for split in (train, val)]
         self.noise = torch.Generator(device)
@@ -42,11 +44,12 @@ class Batches:
     @property
     def steps_per_epoch(self) -> int:
         """The short last batch of an epoch is dropped."""
-        return len(self.train.images) // self.batch_size
+        return self.passes * len(self.train.images) // self.batch_size
 
     def order(self, epoch: int) -> Tensor:
-        """A permutation of the training images."""
-        return torch.randperm(len(self.train.images), generator=generator(self.seed, "order", epoch))
+        """A permutation of the training images, or several in turn."""
+        noise = generator(self.seed, "order", epoch)
+        return torch.cat([torch.randperm(len(self.train.images), generator=noise) for _ in range(self.passes)])
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from the step `first` of it on."""

@@ -1,6 +1,7 @@
 """Classification end to end: a linear head on an encoder, and both are trained."""
 
 import functools
+import math
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from aetool.config.schema import AugmentationConfig, FinetuneRunConfig
 from aetool.config.targets import build
 from aetool.data.augmentation import augment
-from aetool.data.budget import labelled
+from aetool.data.budget import label_noise, labelled
 from aetool.data.dataset import Dataset, Split
 from aetool.data.images import SplitImages
 from aetool.data.preprocessing import Preprocessing
@@ -72,9 +73,13 @@ def make_trainer(
     device: torch.device,
     progress: Progress = lambda trainer: None,
 ) -> Trainer:
-    """The trainer of a fine-tune at step 0. A batch has all labelled images where those are fewer."""
+    """The trainer of a fine-tune at step 0.
+
+    A batch has all labelled images where those are fewer. An epoch passes over them as often as it takes for the
+    epochs to have `min_steps` steps together.
+    """
     config = run.config
-    train, val = (_budgeted(config, name, getattr(dataset, name)) for name in ("train", "val"))
+    train, val = _labelled_splits(config, dataset)
     pca = functools.partial(pca_of, dataset, cache_dir(config))
     autoencoder, preprocessing = parent.network if parent else initial_network(config, dataset, device, False, pca)
     x = preprocessing.to_input(train.images[:2].to(device))
@@ -86,7 +91,11 @@ def make_trainer(
     _standardise(model, train.images, preprocessing, device)
     settings = config.trainer.model_copy(update={"batch_size": min(config.trainer.batch_size, len(train.images))})
     augmentation = _augmentation(config.augmentation, train)
-    batches = Batches(train, val, preprocessing, settings.batch_size, config.seed, device, augmentation=augmentation)
+    least = settings.epochs * (len(train.images) // settings.batch_size)  # steps, where an epoch is one pass
+    passes = math.ceil(config.min_steps / least)
+    batches = Batches(
+        train, val, preprocessing, settings.batch_size, config.seed, device, augmentation=augmentation, passes=passes
+    )
     frozen_steps = config.frozen_epochs * batches.steps_per_epoch
     groups = parameter_groups(model.head, layers, config.optimizer, config.layer_decay, frozen_steps)
     return Trainer(
@@ -100,13 +109,17 @@ def make_trainer(
     )
 
 
-def _budgeted(config: FinetuneRunConfig, name: str, split: Split) -> Split:
-    """The images of a split that keep their label."""
-    if split.labels is None:
+def _labelled_splits(config: FinetuneRunConfig, dataset: Dataset) -> tuple[Split, Split]:
+    """The images of train and validation that keep their label: those of the same draw of a probe."""
+    if dataset.train.labels is None or dataset.val.labels is None:
         raise UserError(f"dataset={config.dataset.name}: it has no labels; fine-tuning needs them")
-    random = generator(config.seed, f"labels of {name}")
-    chosen = labelled(split.labels, config.labels_per_class, config.label_fraction, random)
-    return split if len(chosen) == len(split.labels) else split.subset(chosen)
+    noise = label_noise(config.label_draw)
+
+    def chosen(split: Split, labels: Tensor) -> Split:
+        kept = labelled(labels, config.labels_per_class, config.label_fraction, noise)
+        return split if len(kept) == len(labels) else split.subset(kept)
+
+    return chosen(dataset.train, dataset.train.labels), chosen(dataset.val, dataset.val.labels)
 
 
 def _augmentation(change: AugmentationConfig | None, train: Split) -> Augmentation | None:

@@ -332,7 +332,8 @@ class TestData:
     def test_augmentation_is_part_of_a_fine_tune_that_uses_it_and_of_no_other_run(self, place):
         def found(command: str, *words: str) -> str:
             if command == "train":
-                return Run.of(compose_one("train", TrainConfig, [*SCRATCH, *words]).config).id
+                own = [word for word in SCRATCH if not word.startswith("min_steps")]
+                return Run.of(compose_one("train", TrainConfig, [*own, *words]).config).id
             return Run.of(_own(compose_one("finetune", FinetuneConfig, [*SCRATCH, *words]).config, None)).id
 
         shift = "dataset.augmentation.shift=1"

@@ -223,7 +223,7 @@ def test_status_tells_what_is_here(tmp_path: Path) -> None:
     assert status.bytes == sum(path.stat().st_size for path in (tmp_path / "tiny").iterdir())
     embedded = catalog.status("digits", tmp_path)
     assert embedded.prepared
-    assert embedded.shapes["test_images"] == [359, 1, 8, 8]
+    assert embedded.shapes["test_images"] == [629, 1, 8, 8]
     assert catalog.check("digits", tmp_path) == []
 
 

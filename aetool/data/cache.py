@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Literal
@@ -62,22 +62,29 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("AETOOL_CACHE") or user_cache_dir("aetool")).expanduser() / "datasets"
 
 
-def prepared(name: str, cache_dir: Path, prepare: Callable[[Path], Arrays]) -> Arrays:
+def prepared(
+    name: str, cache_dir: Path, prepare: Callable[[Path], Arrays], sha256: Mapping[str, str] | None = None
+) -> Arrays:
     """The arrays of dataset `name` by memory map, after running `prepare` once if they are not in the cache.
 
     `prepare` is given an empty folder on the disk of the cache. Arrays that it has written there as `<key>.npy` (see
     `new_images`) are kept, so that they need not fit into memory; the others are saved.
 
     Two processes that ask for one dataset do the work once. A dataset with parameters is named `<dataset>-<key>`.
+    Given the `sha256` of every array, it prepares anew what an earlier version prepared differently.
     Raises DataError when the cache is damaged or cannot be written, or `prepare` returns arrays that do not fit.
     """
-    if not is_prepared(name, cache_dir):
+    if not is_prepared(name, cache_dir, sha256):
         with _locked(name, cache_dir):
-            if not is_prepared(name, cache_dir):
+            if not is_prepared(name, cache_dir, sha256):
                 for left in cache_dir.glob(f".{glob.escape(name)}.tmp-*"):  # by a killed process
                     shutil.rmtree(left, ignore_errors=True)
                 folder = cache_dir / name
-                if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                if (
+                    not is_prepared(name, cache_dir)
+                    and folder.exists()
+                    and (not folder.is_dir() or any(folder.iterdir()))
+                ):
                     raise DataError(f"{folder / MANIFEST}: missing, so this is no prepared dataset. {_repair(folder)}")
                 temporary = cache_dir / f".{name}.tmp-arrays"
                 try:
@@ -89,8 +96,13 @@ def prepared(name: str, cache_dir: Path, prepare: Callable[[Path], Arrays]) -> A
     return load(name, cache_dir)
 
 
-def is_prepared(name: str, cache_dir: Path) -> bool:
-    return (cache_dir / name / MANIFEST).is_file()
+def is_prepared(name: str, cache_dir: Path, sha256: Mapping[str, str] | None = None) -> bool:
+    """Whether the dataset is in the cache: given the `sha256` of every array, that dataset and no other."""
+    folder = cache_dir / name
+    if sha256 is not None:
+        with contextlib.suppress(DataError):  # a manifest that is damaged is for `load` to report
+            return {key: stored.sha256 for key, stored in read_manifest(folder).arrays.items()} == dict(sha256)
+    return (folder / MANIFEST).is_file()
 
 
 def load(name: str, cache_dir: Path, verify_all: bool = False) -> Arrays:

@@ -71,4 +71,4 @@ def check(name: str, cache_dir: Path) -> list[str]:
 
 def _is_embedded(name: str, cache_dir: Path) -> bool:
     """Whether a dataset comes from an installed package for now."""
-    return name in EMBEDDED and not prepared_names(cache_dir, name)
+    return name in EMBEDDED and not cache.is_prepared(name, cache_dir, KNOWN_SHA256[name])

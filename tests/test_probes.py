@@ -26,7 +26,8 @@ def test_fits_finds_the_same_twice_and_reports_finite_numbers(path: Path, digits
     assert result.metrics == again.metrics
     assert torch.equal(result.confusion, again.confusion)
     assert result.metrics["test/accuracy"] > ACCURACY.get(path.stem, 0.88)
-    assert result.metrics["val/accuracy"] == max(result.val_accuracy.values())
+    assert result.metrics["val/accuracy"] in result.val_accuracy.values()
+    assert result.metrics["val/accuracy"] > max(result.val_accuracy.values()) - 0.02
     assert all(type(value) is float and math.isfinite(value) for value in result.metrics.values())
     scaled = probed(probe, Features(*(255 * x for x in few[0])), few[1], 10)
     if probe.traits.any_scale:

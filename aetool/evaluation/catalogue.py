@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from enum import Flag, auto
 from typing import Literal, NamedTuple
 
-PROTOCOL = 6  # of evaluation and probes; numbers measured under another protocol do not compare
+PROTOCOL = 7  # of evaluation and probes; numbers measured under another protocol do not compare
 LOSSLESS_PSNR = 100.0  # dB, the cap of measures.reconstruction: says no more than that a reconstruction is lossless
 BASELINES = {  # by name, in the order of tables: what each is
     "pca": "PCA with as many components as the code has values",

@@ -12,7 +12,7 @@ from torch import Tensor
 from aetool.machine import has_bf16
 from aetool.probes.base import Fitted, Poll
 from aetool.probes.pairs import CurvaturePairs
-from aetool.probes.path import Problem, Weights, choose, principal_axes
+from aetool.probes.path import Problem, Weights, fit_grid, principal_axes
 
 ROUNDING = 2.0**-9  # relative rounding error of bfloat16
 FEW, MANY = 2**22, 2**27  # number of feature values between which a bfloat16 copy is worth its time and memory
@@ -87,6 +87,11 @@ class LBFGS(ABC):
         self.theta = eigenvalues.new_zeros(self.num_classes, len(self.eigenvalues))
         self.outputs = eigenvalues.new_zeros(self.num_classes, samples)
         self.pairs = CurvaturePairs(self.memory, self._grouped(self.theta))
+
+    @staticmethod
+    @abstractmethod
+    def loss(scores: Tensor, labels: Tensor) -> Tensor:
+        """Of (N, K) scores for (N,) labels, mean over images; a scalar."""
 
     @abstractmethod
     def residual(self, outputs: Tensor) -> Tensor:
@@ -197,7 +202,7 @@ class LBFGS(ABC):
         return length.to(change.dtype), outputs, residual
 
 
-def choose_along_path(
+def fit_path(
     model: LBFGS,
     name: str,
     l2: Mapping[float, float],
@@ -206,26 +211,26 @@ def choose_along_path(
     max_iterations: int,
     poll: Poll,
 ) -> Fitted:
-    """`choose` among the minima of the model; `l2` maps the candidates of `name` to penalties, strongest first.
+    """`fit_grid` of the minima of the model; `l2` maps the candidates of `name` to penalties, strongest first.
 
     Adds to the metrics the `iterations` of all fits, and as `unconverged` the number of fits that reached
     `max_iterations`.
     """
     path = _Path(model, l2, tolerance, max_iterations, poll)
-    fitted = choose(name, list(l2), path, problem, model.probabilistic)
+    fitted = fit_grid(name, list(l2), path, problem, model.probabilistic)
     iterations, converged = zip(*path.fits, strict=True)
     counts = {"iterations": float(sum(iterations)), "unconverged": float(converged.count(False))}
     return fitted._replace(metrics=fitted.metrics | counts)
 
 
 class _Path:
-    """The fits of `choose_along_path`."""
+    """The fits of `fit_path`."""
 
     def __init__(
         self, model: LBFGS, l2: Mapping[float, float], tolerance: float, max_iterations: int, poll: Poll
     ) -> None:
         self.model, self.l2, self.settings = model, l2, (tolerance, max_iterations, poll)
-        self.rescale = model.rescale
+        self.rescale, self.loss = model.rescale, model.loss
         self.fits: list[tuple[int, bool]] = []  # iterations, and whether it converged
 
     def weights(self, value: float) -> Weights:

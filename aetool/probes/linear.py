@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aetool.components import PositiveFloat, PositiveInt, ProbeTraits
 from aetool.probes.base import Fitted, Labelled, Poll, Probe, descending
-from aetool.probes.lbfgs import LBFGS, choose_along_path
+from aetool.probes.lbfgs import LBFGS, fit_path
 from aetool.probes.path import Problem
 from aetool.probes.standardisation import Scaling
 
@@ -24,12 +24,12 @@ class Linear(Probe):
     the root mean square of these; `auto` fits both.
 
     `l2` is the grid, in any order. The objective is `mean cross-entropy + l2/2 · ‖W‖²` with unpenalised biases, so a
-    value corresponds to scikit-learn's `C = 1 / (N · l2)`. The highest validation accuracy wins; ties go to the larger
-    value, then to the common scale. A fit stops at an estimated distance of `tolerance` from its minimum, in nats per
-    image, or after `max_iterations`.
+    value corresponds to scikit-learn's `C = 1 / (N · l2)`. Of the classifiers within one standard error of the highest
+    validation accuracy, that with the lowest validation cross-entropy is chosen. A fit stops at an estimated distance
+    of `tolerance` from its minimum, in nats per image, or after `max_iterations`.
 
-    Metrics: `train/accuracy`, `val/accuracy`; `l2`, the chosen value, and `l2_at_edge`; `common_scale`, 1 or 0;
-    `iterations` of all fits; `unconverged`, the number of fits that reached `max_iterations`.
+    Metrics: `train/accuracy`, `val/accuracy`, `val/loss`; `l2`, the chosen value, and `l2_at_edge`; `common_scale`, 1
+    or 0; `iterations` of all fits; `unconverged`, the number of fits that reached `max_iterations`.
     """
 
     traits = ProbeTraits(any_scale=True)
@@ -46,7 +46,7 @@ class Linear(Probe):
         problem = Problem(train, val, num_classes, self.scaling)
         model = LogisticRegression(*problem.train, num_classes)
         l2 = {l2: l2 for l2 in self.l2}
-        return choose_along_path(model, "l2", l2, problem, self.tolerance, self.max_iterations, poll)
+        return fit_path(model, "l2", l2, problem, self.tolerance, self.max_iterations, poll)
 
 
 class LogisticRegression(LBFGS):
@@ -59,6 +59,11 @@ class LogisticRegression(LBFGS):
     def __init__(self, features: Tensor, labels: Tensor, num_classes: int) -> None:
         super().__init__(features, num_classes, bfloat16=True)
         self.targets = F.one_hot(labels, num_classes).T.to(features.dtype).contiguous()  # (K, N): classes first is fast
+
+    @staticmethod
+    def loss(scores: Tensor, labels: Tensor) -> Tensor:
+        """The cross-entropy, in nats."""
+        return F.cross_entropy(scores, labels)
 
     def residual(self, outputs: Tensor) -> Tensor:
         """Probability - target."""

@@ -7,10 +7,12 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aetool.components import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ProbeTraits
 from aetool.probes.base import Fitted, Labelled, Poll, Probe, accuracy, at_edge, check_both, descending
+from aetool.probes.choice import Candidate, choose
 from aetool.probes.minibatch import logits, train_head
 from aetool.probes.standardisation import Scaling, common_scale, standardisation
 from aetool.randomness import seeded
@@ -22,10 +24,11 @@ class MLP(Probe):
 
     `scaling`: `feature` divides every centred feature by its standard deviation, `common` all of them by one number,
     the root mean square of these; `auto` trains on both. Each value of the `weight_decay` grid starts from the same
-    weights and sees the images in the same order. The epoch with the highest validation accuracy wins; ties go to the
-    larger weight decay, then to the common scale, then to the earlier epoch. A batch holds at most the train split.
+    weights and sees the images in the same order. Of each training the epoch with the lowest validation
+    cross-entropy is kept; of those within one standard error of the highest validation accuracy, that with the lowest
+    cross-entropy is chosen. A batch holds at most the train split.
 
-    Metrics: `train/accuracy`, `val/accuracy`; `weight_decay`, the chosen value, and `weight_decay_at_edge`;
+    Metrics: `train/accuracy`, `val/accuracy`, `val/loss`; `weight_decay`, the chosen value, and `weight_decay_at_edge`;
     `common_scale`, 1 or 0; `epoch`, the number of epochs after which the chosen weights were reached.
     """
 
@@ -55,27 +58,33 @@ class MLP(Probe):
         train, val = check_both(train, val, num_classes)
         start = self._network(train.features.shape[1], num_classes).to(train.features.device)
         inputs = {scaling: Standardise(train.features, scaling) for scaling in self.scalings}
-        val_accuracy: dict[str, float] = {}
-        chosen, best, network = (self.weight_decay[0], self.scalings[0], 0), -1.0, start
+        candidates = []
         for decay, scaling in itertools.product(self.weight_decay, self.scalings):
-            head = copy.deepcopy(nn.Sequential(inputs[scaling], *start))
-            optimizer = torch.optim.AdamW(head.parameters(), lr=self.lr, weight_decay=decay)
-            reached = []
-            settings = (self.epochs, self.batch_size, self.seed)
-            for epoch in train_head(head, optimizer, self._rate, train, *settings, poll):
-                reached.append(accuracy(logits(head, val.features), val.labels))
-                if reached[-1] > best:
-                    chosen, best, network = (decay, scaling, epoch), reached[-1], copy.deepcopy(head)
-            val_accuracy[f"weight_decay={decay}, scaling={scaling}"] = max(reached)
-        metrics = {
-            "train/accuracy": accuracy(logits(network, train.features), train.labels),
-            "val/accuracy": best,
-            "weight_decay": float(chosen[0]),
-            "weight_decay_at_edge": at_edge(chosen[0], self.weight_decay),
-            "common_scale": float(chosen[1] == "common"),
-            "epoch": float(chosen[2]),
-        }
-        return Fitted(functools.partial(logits, network), True, metrics, val_accuracy)
+            head, epoch = self._trained(nn.Sequential(inputs[scaling], *start), decay, train, val, poll)
+            metrics = {
+                "train/accuracy": accuracy(logits(head, train.features), train.labels),
+                "weight_decay": float(decay),
+                "weight_decay_at_edge": at_edge(decay, self.weight_decay),
+                "common_scale": float(scaling == "common"),
+                "epoch": float(epoch),
+            }
+            words, scores = f"weight_decay={decay}, scaling={scaling}", functools.partial(logits, head)
+            on_val = scores(val.features)
+            candidates.append(Candidate.judged(words, scores, on_val, val.labels, F.cross_entropy, metrics))
+        return choose(candidates, probabilistic=True)
+
+    def _trained(
+        self, network: nn.Module, decay: float, train: Labelled, val: Labelled, poll: Poll
+    ) -> tuple[nn.Module, int]:
+        """The network after the epoch with the lowest cross-entropy on validation, and the number of that epoch."""
+        head = copy.deepcopy(network)
+        optimizer = torch.optim.AdamW(head.parameters(), lr=self.lr, weight_decay=decay)
+        best, lowest, chosen = head, math.inf, 0
+        for epoch in train_head(head, optimizer, self._rate, train, self.epochs, self.batch_size, self.seed, poll):
+            loss = F.cross_entropy(logits(head, val.features), val.labels).item()
+            if loss < lowest:
+                best, lowest, chosen = copy.deepcopy(head), loss, epoch
+        return best, chosen
 
     def _rate(self, epoch: float) -> float:
         return self.lr * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))

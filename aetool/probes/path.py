@@ -1,4 +1,4 @@
-"""Linear classifiers: one per penalty and scaling of the features, the best chosen on the validation split."""
+"""Linear classifiers: one per penalty and scaling of the features, one of them chosen on the validation split."""
 
 import functools
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aetool.probes.base import Fitted, Labelled, accuracy, at_edge, check_both
+from aetool.probes.choice import Candidate, choose
 from aetool.probes.standardisation import Scaling, common_scale, standardisation, unstandardised
 
 Weights = tuple[Tensor, Tensor]  # weights (K, D) and biases (K,)
@@ -22,6 +23,9 @@ class Solver(Protocol):
 
     def weights(self, value: float) -> Weights:
         """Of the classifier for a value of the grid."""
+
+    def loss(self, scores: Tensor, labels: Tensor, /) -> Tensor:
+        """What it minimises without the penalty, of (N, K) scores for (N,) labels; mean over images, a scalar."""
 
 
 class Problem:
@@ -47,45 +51,41 @@ class Problem:
         return factors
 
 
-def choose(name: str, grid: Sequence[float], solver: Solver, problem: Problem, probabilistic: bool) -> Fitted:
-    """The classifier with the highest validation accuracy, of all values of the grid and all scalings of the problem.
+def fit_grid(name: str, grid: Sequence[float], solver: Solver, problem: Problem, probabilistic: bool) -> Fitted:
+    """Of the classifiers for all values of the grid and all scalings of the problem, the one that `choose` keeps.
 
-    The grid starts with the strongest penalty. Ties go to the stronger one, then to the common scale. The metrics name
-    the choice `name`.
+    The metrics name the value `name`.
     """
-    fits = [_choose_value(name, grid, solver, problem, probabilistic)]
-    if not problem.both:
-        return fits[0]
-    solver.rescale(problem.rescale())
-    fits.append(_choose_value(name, grid, solver, problem, probabilistic))
-    best = max(reversed(fits), key=lambda fit: (fit.metrics["val/accuracy"], -grid.index(fit.metrics[name])))
-    return best._replace(val_accuracy=fits[0].val_accuracy | fits[1].val_accuracy)
+    candidates = _candidates(name, grid, solver, problem)
+    if problem.both:
+        solver.rescale(problem.rescale())
+        candidates += _candidates(name, grid, solver, problem)
+    return choose(candidates, probabilistic)
 
 
-def _choose_value(name: str, grid: Sequence[float], solver: Solver, problem: Problem, probabilistic: bool) -> Fitted:
-    """`choose` with the features scaled as they are."""
+def _candidates(name: str, grid: Sequence[float], solver: Solver, problem: Problem) -> list[Candidate]:
+    """One for each value of the grid, with the features scaled as they are."""
     train, val = problem.train, problem.val
-    weights = {value: solver.weights(value) for value in grid}
-    scores = {
-        value: functools.partial(predict, unstandardised(found, problem.mean, problem.scale))
-        for value, found in weights.items()
-    }
-    val_accuracy = {value: accuracy(score(val.features), val.labels) for value, score in scores.items()}
-    chosen = max(grid, key=val_accuracy.__getitem__)  # the first of equals
-    metrics = {
-        "train/accuracy": accuracy(predict(weights[chosen], train.features), train.labels),
-        "val/accuracy": val_accuracy[chosen],
-        name: float(chosen),
-        f"{name}_at_edge": at_edge(chosen, grid),
-        "common_scale": float(problem.is_common),
-    }
-    candidates = {candidate(name, value, problem.is_common): reached for value, reached in val_accuracy.items()}
-    return Fitted(scores[chosen], probabilistic, metrics, candidates)
+    found = []
+    for value in grid:
+        weights = solver.weights(value)
+        words, metrics = described(name, grid, value, problem.is_common)
+        metrics["train/accuracy"] = accuracy(predict(weights, train.features), train.labels)
+        scores = functools.partial(predict, unstandardised(weights, problem.mean, problem.scale))
+        on_val = scores(val.features)
+        found.append(Candidate.judged(words, scores, on_val, val.labels, solver.loss, metrics))
+    return found
 
 
-def candidate(name: str, value: float, is_common: bool) -> str:
-    """What a classifier was fitted with, in words."""
-    return f"{name}={value}, scaling={'common' if is_common else 'feature'}"
+def described(name: str, grid: Sequence[float], value: float, is_common: bool) -> tuple[str, dict[str, float]]:
+    """What a classifier was fitted with, in words and as metrics."""
+    metrics = {name: float(value), f"{name}_at_edge": at_edge(value, grid), "common_scale": float(is_common)}
+    return f"{name}={value}, scaling={'common' if is_common else 'feature'}", metrics
+
+
+def squared_error(scores: Tensor, labels: Tensor) -> Tensor:
+    """Half the squared distance of (N, K) scores from the one-hot classes, mean over images; a scalar."""
+    return (scores - F.one_hot(labels, scores.shape[1])).square().sum(dim=1).mean() / 2
 
 
 def predict(weights: Weights, features: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from aetool.components import PositiveFloat, ProbeTraits
 from aetool.probes.base import Fitted, Labelled, Poll, Probe, Streamed, accuracy, check_both, descending
-from aetool.probes.path import Problem, Weights, choose, principal_axes
+from aetool.probes.path import Problem, Weights, fit_grid, principal_axes, squared_error
 from aetool.probes.standardisation import Scaling
 from aetool.probes.streamed_ridge import streamed_ridge
 
@@ -22,10 +22,11 @@ class Ridge(Probe):
     the root mean square of these; `auto` fits both.
 
     `l2` is the grid, in any order. The objective is `‖X·Wᵀ + b - Y‖² / (2N) + l2/2 · ‖W‖²` with unpenalised biases, so
-    a value corresponds to scikit-learn's `alpha = N · l2`. The highest validation accuracy wins; ties go to the larger
-    value, then to the common scale. Scores are not probabilities.
+    a value corresponds to scikit-learn's `alpha = N · l2`. Of the solutions within one standard error of the highest
+    validation accuracy, that with the lowest squared error on validation is chosen. Scores are not probabilities.
 
-    Metrics: `train/accuracy`, `val/accuracy`; `l2`, the chosen value, and `l2_at_edge`; `common_scale`, 1 or 0.
+    Metrics: `train/accuracy`, `val/accuracy`, `val/loss`; `l2`, the chosen value, and `l2_at_edge`; `common_scale`, 1
+    or 0.
     """
 
     traits = ProbeTraits(any_scale=True)
@@ -39,7 +40,7 @@ class Ridge(Probe):
             return self._wide(*check_both(train, val, num_classes), num_classes, poll)
         problem = Problem(train, val, num_classes, self.scaling)
         regression = RidgeRegression(*problem.train, num_classes, poll)
-        return choose("l2", self.l2, regression, problem, probabilistic=False)
+        return fit_grid("l2", self.l2, regression, problem, probabilistic=False)
 
     def stream(self, train: Streamed, val: Streamed, num_classes: int, poll: Poll) -> Fitted:
         return streamed_ridge(self.l2, self.scaling, train, val, num_classes, poll)
@@ -56,6 +57,8 @@ class RidgeRegression:
     With `G = XᵀX/N = V Λ Vᵀ` and `B = XᵀY/N` the weights are `V (Λ + l2)⁻¹ VᵀB` (Hoerl & Kennard 1970), and the biases
     the class frequencies. Products are taken over 8192 images at a time and summed in float64.
     """
+
+    loss = staticmethod(squared_error)
 
     def __init__(self, features: Tensor, labels: Tensor, num_classes: int, poll: Poll) -> None:
         samples, width = features.shape

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aetool.errors import NonFiniteError
-from aetool.probes.base import READ, Fitted, Poll, Streamed, accuracy, at_edge
-from aetool.probes.path import Weights, candidate, predict
+from aetool.probes.base import READ, Fitted, Poll, Streamed
+from aetool.probes.choice import Candidate, choose
+from aetool.probes.path import Weights, described, predict, squared_error
 from aetool.probes.standardisation import Scaling, common_scale, inverse_std, unstandardised
 
 PANEL = 2048  # columns of the Gram matrix that are updated at a time: only its lower triangle is needed
@@ -88,14 +89,9 @@ def streamed_ridge(
         raise ValueError(f"l2={list(grid)}: all too small for features of float32; add larger ones")
     every = torch.cat([weight for weight, _ in solved.values()]), torch.cat([bias for _, bias in solved.values()])
     scores = torch.cat([predict(every, part) for part in val.features.split(READ)]).split(num_classes, dim=1)
-    val_accuracy = {one: accuracy(part, val.labels) for one, part in zip(solved, scores, strict=True)}
-    chosen = max(solved, key=lambda one: (val_accuracy[one], one))  # of equals the stronger, then the common scale
-    l2, is_common = chosen
-    metrics = {
-        "val/accuracy": val_accuracy[chosen],
-        "l2": float(l2),
-        "l2_at_edge": at_edge(l2, grid),
-        "common_scale": float(is_common),
-    }
-    candidates = {candidate("l2", *one): reached for one, reached in val_accuracy.items()}
-    return Fitted(functools.partial(predict, solved[chosen]), False, metrics, candidates)
+    candidates = []
+    for ((l2, is_common), solution), on_val in zip(solved.items(), scores, strict=True):
+        words, metrics = described("l2", grid, l2, is_common)
+        classifier = functools.partial(predict, solution)
+        candidates.append(Candidate.judged(words, classifier, on_val, val.labels, squared_error, metrics))
+    return choose(candidates, probabilistic=False)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from aetool.components import PositiveFloat, PositiveInt, ProbeTraits
 from aetool.probes.base import Fitted, Labelled, Poll, Probe, descending
-from aetool.probes.lbfgs import LBFGS, choose_along_path
+from aetool.probes.lbfgs import LBFGS, fit_path
 from aetool.probes.path import Problem
 from aetool.probes.standardisation import Scaling
 
@@ -20,13 +20,13 @@ class SVM(Probe):
 
     `c` is the grid, in any order. For each class, with targets y of +1 inside it and -1 outside, the objective is that
     of LIBLINEAR (Fan et al. 2008), `‖w‖²/2 + C · Σ max(0, 1 - y·(w·x + b))²`, but with an unpenalised bias: LIBLINEAR
-    and scikit-learn's LinearSVC add b²/2 (negligible with a large `intercept_scaling`). The highest validation accuracy
-    wins; ties go to the smaller value, then to the common scale. A fit stops at an estimated distance of `tolerance`
-    from the minimum for every class, in units of the mean squared hinge loss, which is 1 at w = 0, or after
-    `max_iterations`. Scores are not probabilities.
+    and scikit-learn's LinearSVC add b²/2 (negligible with a large `intercept_scaling`). Of the classifiers
+    within one standard error of the highest validation accuracy, that with the lowest validation loss is chosen. A fit
+    stops at an estimated distance of `tolerance` from the minimum for every class, in units of the mean squared hinge
+    loss, which is 1 at w = 0, or after `max_iterations`. Scores are not probabilities.
 
-    Metrics: `train/accuracy`, `val/accuracy`; `c`, the chosen value, and `c_at_edge`; `common_scale`, 1 or 0;
-    `iterations` of all fits; `unconverged`, the number of fits that reached `max_iterations`.
+    Metrics: `train/accuracy`, `val/accuracy`, `val/loss`; `c`, the chosen value, and `c_at_edge`; `common_scale`, 1 or
+    0; `iterations` of all fits; `unconverged`, the number of fits that reached `max_iterations`.
     """
 
     traits = ProbeTraits(any_scale=True)
@@ -43,7 +43,7 @@ class SVM(Probe):
         problem = Problem(train, val, num_classes, self.scaling)
         model = SquaredHinge(*problem.train, num_classes)
         l2 = {c: 1 / (c * len(train.labels)) for c in self.c}
-        return choose_along_path(model, "c", l2, problem, self.tolerance, self.max_iterations, poll)
+        return fit_path(model, "c", l2, problem, self.tolerance, self.max_iterations, poll)
 
 
 class SquaredHinge(LBFGS):
@@ -56,6 +56,12 @@ class SquaredHinge(LBFGS):
     def __init__(self, features: Tensor, labels: Tensor, num_classes: int) -> None:
         super().__init__(features, num_classes)
         self.signs = 2 * F.one_hot(labels, num_classes).T.to(features.dtype).contiguous() - 1  # (K, N)
+
+    @staticmethod
+    def loss(scores: Tensor, labels: Tensor) -> Tensor:
+        """The squared hinge loss, summed over classes."""
+        signs = 2 * F.one_hot(labels, scores.shape[1]) - 1
+        return (1 - signs * scores).clamp(min=0).square().sum(dim=1).mean()
 
     def residual(self, outputs: Tensor) -> Tensor:
         """-2·y times the slack, which is 0 outside the margin."""

@@ -11,7 +11,7 @@ def run(words: list[str]) -> int:
     parser = help.parser("results", "Published numbers beside those measured here, for every experiment with one.")
     parser.add_argument("directories", nargs="*", type=Path, metavar="DIR", help="runs or folders of runs [outputs]")
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="write the table into a markdown file, between its marks"
+        "-o", "--output", type=Path, metavar="FILE", help="write the table into a markdown file, between its markers"
     )
     parser.add_argument("-cd", "--config-dir", type=Path, help="also look for configs in DIR", metavar="DIR")
     options = parser.parse_args(words)

@@ -1,8 +1,8 @@
 """Experiments that reproduce a published number, and which runs are theirs; imports no torch itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from aetool.config.compose import Point, compose_points
 from aetool.config.identity import digest, identity
@@ -21,15 +21,16 @@ class Reproduction(NamedTuple):
     overrides: list[str]  # words that tell it from the other settings of the experiment
     config: TrainConfig
     published: PublishedConfig
+    digest: str  # of the identity, without the keys that are free
 
     def is_of(self, identity: object) -> bool:
-        """Whether a run of this identity, in plain values, has this setting, with any seed."""
-        return isinstance(identity, dict) and _setting(identity) == _setting(_identity(self.config))
+        """Whether a run with this identity, in plain values, has this setting, with any seed."""
+        return isinstance(identity, dict) and _digest(identity) == self.digest
 
-    def measured_otherwise(self, config: JsonObject) -> list[str]:
-        """What a run with this config has set differently in the section that the metric is of: `probe.c=[1]`."""
+    def measured_otherwise(self, config: object) -> list[str]:
+        """What a run with this config, in plain values, is measured by that is set differently: `probe.c=[1]`."""
         group = "probe" if self.published.metric.startswith("probe-") else "evaluation"
-        own, other = identity(getattr(self.config, group)), config.get(group)
+        own, other = identity(getattr(self.config, group)), config.get(group) if isinstance(config, dict) else None
         given = other if isinstance(other, dict) else {}
         keys = [key for key in own if key != "_target_" and given.get(key, own[key]) != own[key]]
         return [f"{group}.{key}={given[key]}" for key in keys]
@@ -59,7 +60,7 @@ def without_foreign(points: Sequence[Point[TrainConfig]]) -> list[Point[TrainCon
             name = names[-1]
             if name not in known:
                 known[name] = _settings(name, point.config_dir)
-            plain, own = point.config.model_dump(), _identity(point.config)
+            plain, own = point.config.model_dump(), identity(point.config)
             if not any(one.is_of(own) and not one.measured_otherwise(plain) for one in known[name]):
                 point = point._replace(config=point.config.model_copy(update={KEY: None}))
         found.append(point)
@@ -72,16 +73,11 @@ def _settings(experiment: str, config_dir: str | Path | None) -> list[Reproducti
     for point in compose_points("train", TrainConfig, [f"experiment={experiment}"], config_dir=config_dir):
         if point.config.published:
             overrides = [word for word in point.overrides if not word.startswith("seed=")]
-            one = Reproduction(experiment, overrides, point.config, point.config.published)
-            found.setdefault(_setting(_identity(point.config)), one)
+            own = _digest(identity(point.config))
+            found.setdefault(own, Reproduction(experiment, overrides, point.config, point.config.published, own))
     return list(found.values())
 
 
-def _identity(config: TrainConfig) -> JsonObject:
-    found: JsonObject = identity(config)
-    return found
-
-
-def _setting(identity: Mapping[str, Any]) -> str:
+def _digest(identity: JsonObject) -> str:
     leaves = {key: value for key, value in flatten(identity) if not isinstance(value, dict) and key not in FREE}
     return digest(leaves)

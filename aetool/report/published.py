@@ -11,7 +11,6 @@ from aetool.config.published import Reproduction, reproductions
 from aetool.config.schema import PublishedConfig, TrainConfig
 from aetool.errors import UserError, suggest
 from aetool.evaluation.catalogue import METRICS, PROBE, Metric, bounds, metric_of, split_probe_key
-from aetool.files import JsonObject
 from aetool.measures.statistics import Stat
 from aetool.report.findings import duplicates, excluded, outdated
 from aetool.report.groups import Group, Row, Value, directory, format_stat, format_value, number, rank
@@ -88,7 +87,7 @@ def read_results(paths: Sequence[Path], config_dir: Path | None = None) -> tuple
     results: list[Result] = []
     notes: list[str] = []
     for one in sorted(reproductions(config_dir), key=lambda one: (one.config.dataset.name, one.experiment)):
-        mine = [(row, saved["config"]) for row, saved in runs if one.is_of(saved.get("identity"))]
+        mine = [(row, saved.get("config")) for row, saved in runs if one.is_of(saved.get("identity"))]
         found, left_out = _results(one, mine, config_dir)
         results += found
         notes += left_out if mine else [f"not run: {_command(one, [], config_dir)}"]
@@ -98,7 +97,7 @@ def read_results(paths: Sequence[Path], config_dir: Path | None = None) -> tuple
 
 
 def _results(
-    one: Reproduction, runs: Sequence[tuple[Row, JsonObject]], config_dir: Path | None
+    one: Reproduction, runs: Sequence[tuple[Row, object]], config_dir: Path | None
 ) -> tuple[list[Result], list[str]]:
     """The results of the runs of one experiment, by precision, and why runs are left out."""
     metric = _metric(one.published)
@@ -117,8 +116,9 @@ def _results(
             groups.setdefault(row.get("trainer.precision"), []).append(row)
     found = []
     for rows in groups.values():
-        spent = [value for row in rows if (value := RunFolder(directory(row)).status.get("seconds"))]
-        seconds = Stat.of(spent).mean if spent else None
+        spent = [number(RunFolder(directory(row)).status.get("seconds")) for row in rows]
+        known = [value for value in spent if value is not None]
+        seconds = Stat.of(known).mean if known else None
         found.append(Result(one, metric, Group({}, rows), _command(one, rows, config_dir), seconds))
     return found, notes
 
@@ -138,13 +138,11 @@ def print_results(results: Sequence[Result], notes: Sequence[str], console: Cons
 
 
 def write_results(path: Path, results: Sequence[Result]) -> None:
-    """Writes the table into a markdown file between its two marks, and keeps what is around them.
+    """Writes the table into a markdown file between its two markers, and keeps what is around them.
 
-    Raises UserError where a file has no such marks, or cannot be written.
+    Raises UserError where an existing file has no markers, or it cannot be written.
     """
-    text = TEMPLATE
-    if path.exists():
-        text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8") if path.exists() else TEMPLATE
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:

@@ -162,6 +162,7 @@ METRICS = (  # a narrow terminal drops the last columns first
     _of_baseline(TEST_ACCURACY, "supervised", "supervised"),
     _of_baseline(TEST_ACCURACY, "pixels", "pixels acc"),
     Metric("evaluate/test/mse", "MSE", "mean squared error, test", ".5f", "lower", COMPARE | TABLE | TENSORBOARD),
+    Metric("evaluate/test/squared_error", "sq. error", "squared error per image, test", ".2f", "lower"),
     Metric("evaluate/val/mse", "val MSE", "mean squared error, validation", ".5f", "lower", TENSORBOARD),
     _of_baseline(TEST_FVU, "pca", "pca FVU"),
     Metric("evaluate/test/psnr", "PSNR", "PSNR of clamped images, test", ".2f", "higher", TABLE | TENSORBOARD, "dB"),
@@ -243,6 +244,17 @@ def split_probe_key(name: str) -> tuple[str, str]:
         tap, _, metric = metric.partition("/")
         subject = f"{subject}/{tap}"
     return subject, metric
+
+
+def metric_of(key: str) -> Metric | None:
+    """The metric with this key, of any probe, tap or baseline; None where there is no such metric."""
+    stage, _, name = key.partition("/")
+    known = key
+    if stage.startswith("probe-"):
+        known = f"{PROBE}/code/{split_probe_key(name)[1]}"
+    elif stage == "evaluate" and name.partition("/")[0] in BASELINES:
+        known = f"{stage}/{name.partition('/')[2]}"
+    return next((metric._replace(key=key) for metric in METRICS if metric.key == known), None)
 
 
 def measured(rows: Iterable[Mapping[str, object]]) -> list[Metric]:

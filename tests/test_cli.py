@@ -89,6 +89,7 @@ def test_answers_without_torch(workplace, words, code):
         (["probe"], ["run: missing; set run="]),
         (["probe", "run=nowhere"], ["run=nowhere: not a run folder"]),
         (["compare", "nowhere"], ["nowhere: there is no such folder"]),
+        (["results", "nowhere"], ["nowhere: there is no such folder"]),
         (["train", "device=cuda:77"], ["device=cuda:77: not available here"]),
         (["train", "optimizer.betas=[0.9,1.5]"], ["torch.optim.Adam: Invalid beta"]),
         (["train", "dataset=arrays", "dataset.path=nowhere.npz"], ["nowhere.npz"]),
@@ -153,7 +154,7 @@ def test_completion_of_the_options_of_a_composed_command(command):
     assert flags <= set(candidates(f"aetool {command} -", COMMANDS, COMPOSED))
 
 
-@pytest.mark.parametrize("command", ["compare", "data", "list"])
+@pytest.mark.parametrize("command", ["compare", "data", "list", "results"])
 def test_completion_knows_every_option_of_a_plain_command(command):
     source = Path(commands.__file__).with_name(f"{command}.py").read_text()
     known = {*re.findall(r'add_argument\(\s*(?:"-\w+", )?"(--[a-z-]+)"', source), "--verbose", "--quiet", "--help"}

@@ -205,6 +205,7 @@ class TestIdentity:
             "supervised",
             "probe",
             "evaluation",
+            "published",
         }
         assert config.model_dump().keys() - identity(config).keys() == free
         assert composed("dataset=cifar10").dataset.model_dump().keys() - identity(config)["dataset"].keys() == {

@@ -69,6 +69,22 @@ def test_status_follows_the_work(workplace):
     assert run.status["state"] == "interrupted"
 
 
+def test_the_time_of_a_run_is_that_of_all_its_parts(workplace, monkeypatch):
+    clock = iter([100.0, 103.0, 500.0, 504.5, 900.0, 901.0])
+    monkeypatch.setattr("aetool.storage.run.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("aetool.storage.run.write_json", lambda path, values: path.write_text(json.dumps(values)))
+    run = Run.of(config())
+    with pytest.raises(Interrupted), run.claim():
+        raise Interrupted(15)
+    with run.claim():
+        pass
+    assert run.status["seconds"] == 7.5
+    anew = Run.of(config("overwrite=true"))
+    with anew.claim():
+        pass
+    assert anew.status["seconds"] == 1.0
+
+
 def test_another_config_under_the_same_name_is_refused_with_the_difference(workplace):
     with Run.of(config("name=mine")).claim():
         pass

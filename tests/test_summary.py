@@ -16,10 +16,11 @@ from aetool.evaluation.catalogue import (
     error_key,
     is_uncertainty,
     measured,
+    split_probe_key,
     table_metrics,
     tensorboard_headlines,
 )
-from aetool.evaluation.headline import headline, headline_tap, probe_stage, split_probe_key, subject_of
+from aetool.evaluation.headline import headline, headline_tap, probe_stage, subject_of
 from aetool.measures.reconstruction import PSNR_CAP
 from aetool.report.summary import print_evaluation, print_finetune, print_probe, print_summary
 

@@ -11,8 +11,8 @@ import torch
 import yaml
 from annotated_types import Ge, Gt, Le, Lt
 
+from aetool.config.node import Component
 from aetool.config.schema import (
-    Component,
     CorruptionConfig,
     DatasetConfig,
     LatentConfig,

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aetool.config.compose import Point, compose_one
+from aetool.config.published import without_foreign
 from aetool.config.schema import TrainConfig
 from aetool.errors import UserError
 from aetool.evaluation.probe import stage
+from aetool.report.published import refuse_unknown_metric, sentences
 from aetool.report.summary import print_summary
 from aetool.storage.run import Run
 from aetool.sweeps.autoencoder import bring_to_end
@@ -17,17 +19,20 @@ from aetool.training.decisions import decided
 
 def train(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> Run[TrainConfig]:
     """Trains an autoencoder, then evaluates and probes it; a finished run is found, an interrupted one resumes."""
-    return _train(_run_of(compose_one("train", TrainConfig, overrides, config_dir)))
+    (run,) = _runs_of([compose_one("train", TrainConfig, overrides, config_dir)])
+    return _train(run)
 
 
 def run(points: Sequence[Point[TrainConfig]], full: bool = False) -> int:
     """Trains and measures; several points are a sweep."""
-    runs = [_run_of(point) for point in points]
+    runs = _runs_of(points)
     if len({one.id for one in runs}) > len({one.directory for one in runs}):
         name = points[0].config.name
         raise UserError(f"name={name}: the points of a sweep need folders of their own; leave it out")
     if len(points) > 1 or points[0].overrides:
-        return sweep(points, runs, lambda index: _print_warnings(_train(runs[index])))
+        worst = sweep(points, runs, lambda index: _print_warnings(_train(runs[index])))
+        _print_published(runs)
+        return worst
     print_result(_train(runs[0]), full)
     return 0
 
@@ -35,12 +40,21 @@ def run(points: Sequence[Point[TrainConfig]], full: bool = False) -> int:
 def print_result(run: Run[TrainConfig], full: bool) -> None:
     """The summary at the end of a run."""
     print_summary(run.directory.name, run.metrics, stage(run.config.probe), run.config.model.name, full)
+    _print_published([run])
     _print_warnings(run)
     print(f"{run.directory}: figures/, metrics.json; tensorboard --logdir {run.directory.parent}")
 
 
-def _run_of(point: Point[TrainConfig]) -> Run[TrainConfig]:
-    return Run.of(decided(point.config), point.own_command)
+def _runs_of(points: Sequence[Point[TrainConfig]]) -> list[Run[TrainConfig]]:
+    """Raises UserError for a published number of an unknown metric."""
+    found = []
+    for point in without_foreign(points):
+        config = point.config
+        if config.published:
+            sections = ["pretrain", "evaluate", stage(config.probe), *(["supervised"] if config.supervised else [])]
+            refuse_unknown_metric(config.published, sections)
+        found.append(Run.of(decided(config), point.own_command))
+    return found
 
 
 def _train(run: Run[TrainConfig]) -> Run[TrainConfig]:
@@ -48,6 +62,11 @@ def _train(run: Run[TrainConfig]) -> Run[TrainConfig]:
     if run.config.supervised:
         supervised_baseline(run)
     return run
+
+
+def _print_published(runs: Sequence[Run[TrainConfig]]) -> None:
+    for sentence in sentences(runs):
+        print(sentence)
 
 
 def _print_warnings(run: Run[TrainConfig]) -> None:

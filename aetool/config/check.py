@@ -16,7 +16,7 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from aetool.config import rules
 from aetool.config.describe import Location, bare, describe, dotted, show, without_null
-from aetool.config.schema import STRICT, Component, Node
+from aetool.config.node import STRICT, Component, Node
 from aetool.config.targets import TargetError, signature, stable_name
 from aetool.errors import ConfigError, suggest
 from aetool.files import JsonObject, flatten

@@ -24,6 +24,7 @@ OPTIONS = {
     "compare": ("--where", "--sort", "--each", "--csv", "--parquet", "--markdown", "--html", "--figures"),
     "data": TREE,
     "list": TREE,
+    "results": ("-o", "--output", *TREE),
 }
 COMPOSED_OPTIONS = ("-m", "--multirun", "--full", *TREE, "--cfg")
 ACTIONS = ("list", "fetch", "check")  # of `aetool data`
@@ -76,7 +77,7 @@ def _words(command: str, before: list[str], word: str, composed: bool) -> Iterab
     if command == "list":
         with config_tree(config_dir) as loader:
             return list(plurals(loader))
-    return _runs(word) if command == "compare" else ()
+    return _runs(word) if command in ("compare", "results") else ()
 
 
 def _groups_and_keys(command: str, before: list[str], word: str, config_dir: Path | None) -> Iterator[str]:

@@ -10,10 +10,11 @@ from omegaconf import OmegaConf
 
 from aetool.config.check import check
 from aetool.config.diagnosis import diagnose
+from aetool.config.node import Node
 from aetool.config.overrides import COMPOSITION_ERRORS, composed, first_line, parse, plain, spelled_out
 from aetool.config.points import Composer
 from aetool.config.rules import given_twice
-from aetool.config.schema import Node, TrainConfig
+from aetool.config.schema import TrainConfig
 from aetool.config.tree import config_tree, group_options
 from aetool.errors import ConfigError
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from aetool.config.schema import Node
+from aetool.config.node import Node
 
 Location = tuple[str | int, ...]  # keys and places in lists, from the top of a config
 

@@ -53,6 +53,7 @@ EXAMPLES = {
         "aetool compare outputs --where model=sparse --sort 'test acc'",
         "aetool compare outputs --html report.html --csv runs.csv",
     ),
+    "results": ("aetool results", "aetool results outputs more", "aetool results -o docs/results.md"),
     "list": ("aetool list", "aetool list penalties", "aetool list models dataset=cifar10"),
     "data": ("aetool data list", "aetool data fetch mnist cifar10", "aetool data check"),
     "bench": ("aetool bench", "aetool bench --quick", "aetool bench model=conv_64 dataset=cifar10 threads=1"),

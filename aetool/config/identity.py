@@ -7,7 +7,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from aetool.components import NotIdentifying
-from aetool.config.schema import Component, Node
+from aetool.config.node import Component, Node
 from aetool.config.targets import signature, stable_name
 
 

@@ -8,14 +8,13 @@ from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 from aetool.components import LossTraits, ModelTraits, PenaltyTraits, ProbeTraits, ScheduleTraits
+from aetool.config.node import Component, Node
 from aetool.config.schema import (
     ClassifierConfig,
-    Component,
     DatasetConfig,
     FinetuneConfig,
     LabelsConfig,
     ModelConfig,
-    Node,
     ProbeCommandConfig,
     ProbeConfig,
     TrainConfig,

@@ -4,52 +4,20 @@ All other keys of a component are the arguments of its `_target_`, described by 
 identifies the run unless it is marked `NotIdentifying`.
 """
 
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Literal
 
 from annotated_types import Ge
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from aetool.components import (
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
-    NotIdentifying,
     OpenFraction,
     PositiveFloat,
     PositiveFraction,
     PositiveInt,
 )
-
-T = TypeVar("T")
-Unidentifying = Annotated[T, NotIdentifying()]
-Text = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) in (int, float) else value)]
-STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, hide_input_in_errors=True)
-
-
-class Node(BaseModel):
-    """A group of keys, all of them known."""
-
-    model_config = STRICT | ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True, defer_build=True)
-
-    def fixed(self) -> dict[str, Any]:
-        """The values of the keys that the schema names, a component's target aside."""
-        return {key: value for key, value in self.model_dump().items() if key in type(self).model_fields}
-
-
-class Component(Node):
-    """A node with a `_target_`, the class or function that it is built by; its other keys are arguments of the target.
-
-    `given` names the arguments that the program passes when it builds the target.
-    """
-
-    model_config = ConfigDict(extra="allow")
-    given: ClassVar[tuple[str, ...]] = ()
-    target: str = Field(alias="_target_")
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The target's own arguments: plain values."""
-        return self.model_extra or {}
+from aetool.config.node import Component, Node, Text, Unidentifying
 
 
 class ModelConfig(Component):
@@ -146,6 +114,16 @@ class LatentConfig(Component):
     given = ("has_prior",)
 
 
+class PublishedConfig(Node):
+    """A published number that a run reproduces."""
+
+    setting: str  # what was measured, in a few words
+    metric: str  # its key in metrics.json, section first
+    value: float
+    target: float | None = None  # at least, for a metric that is better when higher, else at most; None: the value
+    source: str
+
+
 class ComputeConfig(Node):
     """Where a command computes, and where it finds prepared datasets."""
 
@@ -186,6 +164,7 @@ class TrainConfig(RunConfig, MeasureConfig):
     supervised: Unidentifying[bool]
     probe: Unidentifying[ProbeConfig]
     evaluation: Unidentifying[EvaluationConfig]
+    published: Unidentifying[PublishedConfig | None]
 
 
 class RemeasureConfig(MeasureConfig):

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from aetool.config.schema import Component
+from aetool.config.node import Component
 from aetool.errors import UserError
 
 

@@ -159,6 +159,7 @@ METRICS = (  # a narrow terminal drops the last columns first
     _of_baseline(TEST_ACCURACY, "supervised", "supervised"),
     _of_baseline(TEST_ACCURACY, "pixels", "pixels acc"),
     Metric("evaluate/test/mse", "MSE", "mean squared error, test", ".5f", "lower", COMPARE | TABLE | TENSORBOARD),
+    Metric("evaluate/test/squared_error", "sq. error", "squared error per image, test", ".2f", "lower"),
     Metric("evaluate/val/mse", "val MSE", "mean squared error, validation", ".5f", "lower", TENSORBOARD),
     _of_baseline(TEST_FVU, "pca", "pca FVU"),
     Metric("evaluate/test/psnr", "PSNR", "PSNR of clamped images, test", ".2f", "higher", TABLE | TENSORBOARD, "dB"),
@@ -226,6 +227,27 @@ def table_metrics(stage: str) -> list[Metric]:
 def tensorboard_headlines(stage: str) -> tuple[str, ...]:
     """What TensorBoard sorts runs by: metrics by their key within the stage."""
     return tuple(m.name for m in METRICS if TENSORBOARD in m.shown and m.key.startswith(f"{stage}/"))
+
+
+def split_probe_key(name: str) -> tuple[str, str]:
+    """The subject and the metric of a key within a probe stage: `untrained/code/val/accuracy` to `untrained/code` and
+    `val/accuracy`."""
+    subject, _, metric = name.partition("/")
+    if subject == "untrained":
+        tap, _, metric = metric.partition("/")
+        subject = f"{subject}/{tap}"
+    return subject, metric
+
+
+def metric_of(key: str) -> Metric | None:
+    """The metric with this key, of any probe, tap or baseline; None where there is no such metric."""
+    stage, _, name = key.partition("/")
+    known = key
+    if stage.startswith("probe-"):
+        known = f"{PROBE}/{split_probe_key(name)[1]}"
+    elif stage == "evaluate" and name.partition("/")[0] in BASELINES:
+        known = f"{stage}/{name.partition('/')[2]}"
+    return next((metric._replace(key=key) for metric in METRICS if metric.key == known), None)
 
 
 def measured(rows: Iterable[Mapping[str, object]]) -> list[Metric]:

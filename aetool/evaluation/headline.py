@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from aetool.evaluation.catalogue import BASELINES, VAL_ACCURACY
+from aetool.evaluation.catalogue import BASELINES, VAL_ACCURACY, split_probe_key
 
 
 def probe_stage(name: str, labels_per_class: int | None = None, label_fraction: float | None = None) -> str:
@@ -11,16 +11,6 @@ def probe_stage(name: str, labels_per_class: int | None = None, label_fraction: 
     if labels_per_class is not None:
         return f"probe-{name}-{labels_per_class}-labels-per-class"
     return f"probe-{name}" if label_fraction is None else f"probe-{name}-{label_fraction:g}-of-labels"
-
-
-def split_probe_key(name: str) -> tuple[str, str]:
-    """The subject and the metric of a key within a probe stage: `untrained/code/val/accuracy` to `untrained/code` and
-    `val/accuracy`."""
-    subject, _, metric = name.partition("/")
-    if subject == "untrained":
-        tap, _, metric = metric.partition("/")
-        subject = f"{subject}/{tap}"
-    return subject, metric
 
 
 def headline_tap(metrics: Mapping[str, Any]) -> str | None:

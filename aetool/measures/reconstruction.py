@@ -17,6 +17,7 @@ class ReconstructionMetrics:
     """Over any number of batches:
 
     - `mse`: squared error per pixel, not clamped.
+    - `squared_error`: squared error summed over the pixels of an image, the mean over images, not clamped.
     - `psnr`: peak signal-to-noise ratio in dB for a peak of 1, the mean over images of `-10 log10(mse)` of the
       reconstruction clamped to [0, 1], capped at 100 dB, which identical images would exceed.
     - `ssim`: structural similarity, the mean over images, of the reconstruction clamped to [0, 1].
@@ -69,6 +70,7 @@ class ReconstructionMetrics:
         output_variance = max(0.0, self._output_squares.item() - towards_mean)  # around the mean of the images
         return {
             "mse": errors.mean().item(),
+            "squared_error": errors.mean().item() * self._sum.numel(),
             "psnr": torch.cat(self._psnr).mean().item(),
             "ssim": torch.cat(self._ssim).mean().item(),
             "fvu": fvu,

@@ -17,9 +17,10 @@ from aetool.evaluation.catalogue import (
     baseline_key,
     bounds,
     gain_name,
+    split_probe_key,
     table_metrics,
 )
-from aetool.evaluation.headline import headline, headline_tap, split_probe_key
+from aetool.evaluation.headline import headline, headline_tap
 from aetool.report.tables import plain_console, print_measures
 
 Lines = dict[str, dict[str, str | None]]  # cells by row and column

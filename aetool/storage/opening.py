@@ -7,7 +7,8 @@ from pathlib import Path
 from aetool.components import NotIdentifying
 from aetool.config.check import Targets, check
 from aetool.config.compose import compose_one
-from aetool.config.schema import Component, Node, TrainConfig
+from aetool.config.node import Component, Node
+from aetool.config.schema import TrainConfig
 from aetool.config.tree import option_names
 from aetool.errors import UserError, deferred_signals, poll_signals
 from aetool.files import JsonObject

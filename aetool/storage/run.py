@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -110,18 +111,23 @@ class Run(RunFolder, Generic[C]):
             plain = self.config.model_dump()
             write_json(self.directory / CONFIG, made | {"identity": identity(self.config), "config": plain})
             self.update(state="running", pid=os.getpid(), host=socket.gethostname(), started=_now())
+            start = time.monotonic() - self.status.get("seconds", 0.0)  # as if it had never been interrupted
+
+            def end(**values: str) -> None:
+                self.update(seconds=round(time.monotonic() - start, 1), **values)
+
             try:
                 yield
             except (Interrupted, KeyboardInterrupt):
-                self.update(state="interrupted")
+                end(state="interrupted")
                 raise
             except BaseException as error:
                 if fresh and isinstance(error, UserError) and not (self.directory / "checkpoints").exists():
                     self._remove()
                 else:
-                    self.update(state="failed", error=f"{type(error).__name__}: {error}")
+                    end(state="failed", error=f"{type(error).__name__}: {error}")
                 raise
-            self.update(state="completed")
+            end(state="completed")
 
     def agree(self) -> bool:
         """Whether the folder holds this run already; False where it is empty or absent.

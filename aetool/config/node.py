@@ -1,0 +1,38 @@
+"""What every part of a typed config is made of: groups of known keys, and components; imports no torch."""
+
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from aetool.components import NotIdentifying
+
+T = TypeVar("T")
+Unidentifying = Annotated[T, NotIdentifying()]
+Text = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) in (int, float) else value)]
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, hide_input_in_errors=True)
+
+
+class Node(BaseModel):
+    """A group of keys, all of them known."""
+
+    model_config = STRICT | ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True, defer_build=True)
+
+    def fixed(self) -> dict[str, Any]:
+        """The values of the keys that the schema names, a component's target aside."""
+        return {key: value for key, value in self.model_dump().items() if key in type(self).model_fields}
+
+
+class Component(Node):
+    """A node with a `_target_`, the class or function that it is built by; its other keys are arguments of the target.
+
+    `given` names the arguments that the program passes when it builds the target.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    given: ClassVar[tuple[str, ...]] = ()
+    target: str = Field(alias="_target_")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The target's own arguments: plain values."""
+        return self.model_extra or {}

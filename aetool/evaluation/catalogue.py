@@ -112,6 +112,8 @@ TUNED_VAL_ACCURACY = Metric(
 TEST_FVU = Metric("evaluate/test/fvu", "FVU", "fraction of variance unexplained, test", ".4f", "lower",
                   COMPARE | FIGURE | TENSORBOARD)  # fmt: skip
 VAL_FVU = Metric("evaluate/val/fvu", "val FVU", "fraction of variance unexplained, validation", ".4f", "lower", COMPARE)
+TRAIN_FVU = Metric("evaluate/train/fvu", "train FVU", "fraction of variance unexplained, train", ".4f", "lower",
+                   COMPARE | TENSORBOARD)  # fmt: skip
 VAL_L0 = Metric("evaluate/val/l0", "val L0", "active units (L0), validation", ".1f", "lower", COMPARE)
 CODE_SIZE = Metric("evaluate/code_size", "code size", "values in a code", ",.0f", "lower", Shown(0))
 RATE = Metric("evaluate/compression/bytes_per_image", "bytes/img", "8-bit code size per image", ",.1f", "lower",
@@ -124,6 +126,8 @@ METRICS = (  # a narrow terminal drops the last columns first
            WIDELY),
     TUNED_ACCURACY,
     TEST_FVU,
+    Metric("evaluate/train/explained_variance", "train EV", "explained variance, train", ".4f", "higher",
+           headline=True),
     Metric("evaluate/test/explained_variance", "expl. var", "explained variance, test", ".4f", "higher", headline=True),
     Metric("evaluate/test/l0", "L0", "active units (L0), test", ".1f", "lower", WIDELY | TENSORBOARD, headline=True),
     Metric("evaluate/test/dead_fraction", "dead", "dead units, test", ".1%", "lower", WIDELY | TENSORBOARD),
@@ -202,6 +206,7 @@ METRICS = (  # a narrow terminal drops the last columns first
     RATE,
     CODED_PSNR,
     Metric("evaluate/compression/compression_ratio", "ratio", "compression ratio of 8-bit codes", ".3g", "higher"),
+    TRAIN_FVU,
     VAL_FVU,
     VAL_L0,
     CODE_SIZE,

@@ -28,6 +28,7 @@ def identifying(config: dict) -> dict:
         if isinstance(part, dict)
         else part
         for group, part in config.items()
+        if group != "probe"
     }
 
 
@@ -40,6 +41,7 @@ def write_run(folder: Path, lam: float = 0.01, seed: int = 0, state: str = "comp
         "penalty": {"weight": lam, "terms": {"l1": {"scale": 1.0}}},
         "trainer": {"epochs": 3, "log_every": seed},
         "seed": seed,
+        "probe": {"name": "linear"},
     }
     metrics = {
         "pretrain": {"seconds": 3.0},
@@ -172,9 +174,73 @@ def test_fine_tunes_of_one_pretraining_are_one_group(tmp_path):
     tuned = [group for group in comparison.groups if group.values["start"] == "pretrained"]
     assert sorted((group.values["parent.penalty.weight"], len(group.rows)) for group in tuned) == [(0.1, 2), (0.2, 2)]
     assert {metric.key for metric in comparison.metrics} >= {
-        "probe-linear/code/test/accuracy",
+        "probe/test/accuracy",
         "finetune/test/accuracy",
     }
+
+
+def probed_by(directory: Path, probe: str, metrics: dict[str, float], **settings: float) -> Path:
+    """The run, with another probe of its own."""
+    saved = json.loads((directory / "config.json").read_text())
+    saved["config"]["probe"] = {"name": probe, **settings}
+    (directory / "config.json").write_text(json.dumps(saved))
+    stages = json.loads((directory / "metrics.json").read_text())
+    del stages["probe-linear"]
+    name = "-".join([f"probe-{probe}", *(f"{value}-{key.replace('_', '-')}" for key, value in settings.items())])
+    (directory / "metrics.json").write_text(json.dumps(stages | {name: metrics | {"protocol": PROTOCOL}}))
+    return directory
+
+
+class TestOwnProbe:
+    def test_its_accuracy_is_shown_whatever_the_probe_and_the_tap(self, tmp_path):
+        found = {"relu_code/val/accuracy": 0.8, "relu_code/test/accuracy": 0.75, "pca/test/accuracy": 0.6}
+        for seed in (0, 1):
+            probed_by(write_run(tmp_path, seed=seed), "svm", found)
+        comparison = open_comparison([tmp_path])
+        assert comparison.metrics[0].label == "test acc"
+        assert "probe" not in comparison.keys
+        (group,) = comparison.groups
+        assert group.mean("probe/test/accuracy") == 0.75
+        assert group.mean("probe/pca/test/accuracy") == 0.6
+        assert (group.value("probe"), group.value("probe.tap")) == ("svm", "relu_code")
+
+    def test_runs_with_different_probes_are_told_apart(self, tmp_path):
+        write_run(tmp_path, seed=0)
+        probed_by(write_run(tmp_path, seed=1), "svm", {"code/val/accuracy": 0.8, "code/test/accuracy": 0.7})
+        few = {"code/val/accuracy": 0.6, "code/test/accuracy": 0.5}
+        probed_by(write_run(tmp_path, seed=2), "linear", few, labels_per_class=10)
+        comparison = open_comparison([tmp_path])
+        assert "probe" in comparison.keys
+        assert {group.values["probe"]: group.mean("probe/test/accuracy") for group in comparison.groups} == {
+            "linear": pytest.approx(0.89), "svm": 0.7, "linear-10-labels-per-class": 0.5
+        }  # fmt: skip
+
+    def test_taps_are_shown_where_they_differ(self, tmp_path, aetool):
+        def taps(*paths: Path) -> list[str]:
+            aetool("compare", *map(str, paths), "--markdown", str(tmp_path / "table.md"))
+            head, _, *lines = (tmp_path / "table.md").read_text().splitlines()
+            names = [name.strip() for name in head.split("|")]
+            return (
+                [line.split("|")[names.index("tap")].strip() for line in lines if "|" in line] if "tap" in names else []
+            )
+
+        best = {tap: {f"{tap}/val/accuracy": 0.8, f"{tap}/test/accuracy": 0.7} for tap in ("map", "relu_code")}
+        first = probed_by(write_run(tmp_path, 0.1), "svm", best["map"])
+        second = probed_by(write_run(tmp_path, 0.2), "svm", best["relu_code"])
+        assert taps(first, second) == ["map", "relu_code"]
+        third = probed_by(write_run(tmp_path, 0.2, seed=1), "svm", best["map"])
+        assert taps(first, second, third) == ["map", "relu_code, map"]
+        assert taps(first, third) == []
+
+    @pytest.mark.parametrize("probe", [None, "svm", {"name": 3}, {"name": "linear", "label_fraction": "half"}])
+    def test_a_config_without_a_probe_that_was_measured_has_no_headline(self, tmp_path, probe):
+        directory = write_run(tmp_path)
+        saved = json.loads((directory / "config.json").read_text())
+        saved["config"]["probe"] = probe
+        (directory / "config.json").write_text(json.dumps(saved))
+        found = read(directory)
+        assert found["probe-linear/code/val/accuracy"] == 0.9
+        assert not any(key.startswith("probe/") for key in found)
 
 
 def test_parents_of_other_seeds_are_seeds_of_a_fine_tune(tmp_path):

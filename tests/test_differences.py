@@ -8,7 +8,9 @@ import pytest
 import scipy.stats
 from test_findings import FVU, TEST, groups, point, row
 
+from aetool.evaluation.catalogue import baseline_key
 from aetool.evaluation.correctness import CORRECT, read_correct, write_correct
+from aetool.evaluation.headline import headline
 from aetool.measures.statistics import paired_accuracy_interval
 from aetool.report.comparison import compare
 from aetool.report.differences import ONE_SEED, between_groups, from_baselines
@@ -38,6 +40,8 @@ def measured(folder: Path, lam: float, accuracies: list[float], **baselines: flo
         subjects = {"code": accuracy} | {name.replace("_", "/"): value for name, value in baselines.items()}
         write_correct(probe / CORRECT, {name: right(value, seed) for name, value in subjects.items()})
         values = {f"probe-linear/{key}": value for key, value in metrics.items()}
+        values |= {f"probe/{key}": value for key, value in headline(metrics).items()}
+        values |= {"probe": "linear", "probe.tap": "code"}
         rows.append(row(lam, seed, **values) | {"directory": str(own)})
     return rows
 
@@ -156,7 +160,7 @@ class TestBaselines:
     def test_earlier_measurements_have_only_seeds(self):
         runs = point(1, [0.97, 0.98, 0.975], 1)
         for one in runs:
-            one[TEST.replace("code", "pca")] = 0.9
+            one[baseline_key(TEST, "pca")] = 0.9
         (said,) = from_baselines(groups(runs))
         assert "(95 %, 3 seeds, paired; p = " in said
         assert from_baselines(groups(point(1, [0.97], 1))) == []

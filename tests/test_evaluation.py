@@ -13,10 +13,11 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 import aetool as package
 from aetool.config.schema import PenaltyConfig
 from aetool.data.corruptions import Masking
-from aetool.evaluation.catalogue import PROTOCOL
+from aetool.evaluation.catalogue import PROTOCOL, measured
 from aetool.evaluation.diagnosis import degenerate
 from aetool.evaluation.session import Session
 from aetool.randomness import generator, subset
+from aetool.report.rows import read
 from aetool.storage.folder import RunFolder
 
 
@@ -82,10 +83,27 @@ def test_firing_frequencies_are_those_of_the_training_images(aetool, workplace, 
     assert {"firing_frequency", "evaluate/train/dead_fraction"} <= shown(only_run(workplace)).keys()
 
 
+def test_the_fvu_of_training_images_stands_beside_that_of_validation(aetool, workplace, shown):
+    said = aetool("train", *TINY, "evaluation.firing_images=50")
+    found, run = evaluated(workplace), package.load(only_run(workplace))
+    images = dataset_of(run.config).train.images
+    pixels = (images[subset(len(images), 50)] / 255).double()
+    error, variance = (
+        (run.reconstruct(pixels.float()) - pixels).square().sum(),
+        (pixels - pixels.mean(0)).square().sum(),
+    )
+    assert found["train/fvu"] == pytest.approx((error / variance).item(), rel=1e-5)
+    assert found["train/explained_variance"] == 1 - found["train/fvu"]
+    assert f"{found['train/explained_variance']:.4f}" in said.out
+    assert "evaluate/train/fvu" in shown(only_run(workplace))
+    assert "evaluate/train/fvu" in {metric.key for metric in measured([read(only_run(workplace))])}
+
+
 @pytest.mark.parametrize("words", [["evaluation.firing_images=0"], ["model.code_activation=identity"]])
 def test_no_frequencies_are_counted_where_none_is_asked_for_or_no_unit_is_ever_off(aetool, workplace, words):
     assert aetool("train", *TINY, *words).code == 0
-    assert not [key for key in evaluated(workplace) if key.startswith("train/")]
+    counted = {key for key in evaluated(workplace) if key.startswith("train/")}
+    assert counted == (set() if "0" in words[0] else {"train/fvu", "train/explained_variance"})
     assert not (only_run(workplace) / "figures" / "firing_frequency.png").exists()
 
 
@@ -155,7 +173,12 @@ def test_a_target_met_on_train_alone_is_overfitting():
     penalty = PenaltyConfig(weight=0.1, warmup=0.0, target_l0=20.0, terms={})
     healthy = {"val/dead_fraction": 0.0, "val/code_std": 1.0, "val/explained_variance": 0.5}
     for found, said in (
-        ({"train/l0": 20.4, "val/l0": 35.0}, "35.0 units are active on validation, 20.4 on train: the network has"),
+        (
+            {"train/l0": 20.4, "val/l0": 35.0, "train/fvu": 0.01, "val/fvu": 0.2},
+            "35.0 units are active on validation, 20.4 on train: the training images are learned by heart (the FVU is "
+            "0.0100 on train and 0.2000 on validation): lower trainer.epochs or model.code_size",
+        ),
+        ({"train/l0": 20.4, "val/l0": 35.0, "train/fvu": 0.19, "val/fvu": 0.2}, "there is no overfitting"),
         ({"train/l0": 34.0, "val/l0": 35.0}, "raise trainer.epochs, or start from a larger penalty.weight"),
         ({"train/l0": 3.0, "val/l0": 3.5}, "raise trainer.epochs, or start from a smaller penalty.weight"),
     ):

@@ -15,7 +15,7 @@ from aetool.report.groups import Group, comparable_sets, format_value, grouped
 from aetool.report.pareto import pareto_front
 from aetool.report.selection import select, sort_key
 
-VAL, TEST = "probe-linear/code/val/accuracy", "probe-linear/code/test/accuracy"
+VAL, TEST = "probe/val/accuracy", "probe/test/accuracy"
 L0, SIZE, FVU = "evaluate/val/l0", "evaluate/code_size", "evaluate/val/fvu"
 
 

@@ -69,7 +69,8 @@ def a_run(folder, name, config, accuracy):
     (own / "status.json").write_text(json.dumps({"state": "completed", "warnings": ["a <warning>"]}))
     Image.new("RGB", (40, 20)).save(own / "figures" / "reconstructions.png")
     (own / "figures" / "atoms.png").write_bytes(b"not a picture")
-    metrics = {"probe-linear/code/val/accuracy": accuracy, "probe-linear/code/test/accuracy": accuracy - 0.01}
+    metrics = {"probe/val/accuracy": accuracy, "probe/test/accuracy": accuracy - 0.01}
+    metrics |= {"probe": "linear", "probe.tap": "code"}
     row = {"run": name, "directory": str(own), "state": "completed", "model.name": "dense", "dataset.name": "digits"}
     return row | {"corruption": EVIL, "seed": 0, "penalty.weight": accuracy} | metrics
 

@@ -20,6 +20,7 @@ from aetool.evaluation.catalogue import (
     table_metrics,
     tensorboard_headlines,
 )
+from aetool.evaluation.headline import headline, headline_tap, probe_stage, subject_of
 from aetool.measures.reconstruction import PSNR_CAP
 from aetool.report.summary import print_evaluation, print_finetune, print_probe, print_summary
 
@@ -166,10 +167,9 @@ class TestCatalogue:
         ("baseline", "key", "expected"),
         [
             ("pca", "evaluate/test/fvu", "evaluate/pca/test/fvu"),
-            ("pca", "probe-linear/code/test/accuracy", "probe-linear/pca/test/accuracy"),
-            ("untrained", "probe-linear/code/test/accuracy", "probe-linear/untrained/code/test/accuracy"),
-            ("untrained", "probe-knn/feature_map/val/accuracy", "probe-knn/untrained/feature_map/val/accuracy"),
-            ("supervised", "probe-linear/code/test/accuracy", "supervised/test/accuracy"),
+            ("pca", "probe/test/accuracy", "probe/pca/test/accuracy"),
+            ("untrained", "probe/test/accuracy", "probe/untrained/test/accuracy"),
+            ("supervised", "probe/test/accuracy", "supervised/test/accuracy"),
         ],
     )
     def test_the_key_of_a_baseline(self, baseline, key, expected):
@@ -205,10 +205,10 @@ class TestCatalogue:
         assert {"test/mse", "test/fvu", "parameters"} <= set(tensorboard_headlines("evaluate"))
         assert all(f"evaluate/{name}" in {m.key for m in METRICS} for name in tensorboard_headlines("evaluate"))
 
-    def test_any_probe_has_the_rows_of_the_linear_one(self):
-        linear, knn = table_metrics("probe-linear"), table_metrics("probe-knn")
-        assert [m.name for m in linear] == [m.name for m in knn]
-        assert all(m.key.startswith("probe-knn/") for m in knn)
+    def test_any_probe_has_the_same_rows(self):
+        linear, knn = table_metrics("probe-linear"), table_metrics("probe-knn-10-labels-per-class")
+        assert linear == knn
+        assert {"test/accuracy", "k", "l2"} <= {metric.name for metric in linear}
 
     def test_columns_are_what_some_row_has_and_the_accuracy_of_other_probes(self):
         row = {
@@ -217,6 +217,69 @@ class TestCatalogue:
             "evaluate/protocol": 4,
         }
         assert [metric.label for metric in measured([row])] == ["FVU", "knn @10"]
+
+    def test_the_own_probe_of_a_run_has_no_second_column(self):
+        keys = {"probe/test/accuracy": 0.5, "probe-svm/code/test/accuracy": 0.5}
+        svm, linear = keys | {"probe": "svm"}, keys | {"probe": "linear", "probe-linear/code/test/accuracy": 0.5}
+        assert [metric.label for metric in measured([svm])] == ["test acc"]
+        assert [metric.label for metric in measured([svm, linear])] == ["test acc", "svm acc"]
+
+
+TAPS = {
+    "map/val/accuracy": 0.7,
+    "map/test/accuracy": 0.6,
+    "map/l2": 0.1,
+    "relu_code/val/accuracy": 0.8,
+    "relu_code/test/accuracy": 0.5,
+    "relu_code/test/accuracy_low": 0.4,
+    "relu_code/gain_over_pca": 0.2,
+    "relu_code/test/class_accuracy/cat": 0.3,
+    "untrained/map/test/accuracy": 0.35,
+    "untrained/relu_code/test/accuracy": 0.45,
+    "untrained/relu_code/val/accuracy": 0.9,
+    "pca/val/accuracy": 0.95,
+    "pca/test/accuracy": 0.3,
+    "protocol": 7,
+}
+
+
+class TestHeadline:
+    def test_it_is_the_best_tap_on_validation_and_no_baseline(self):
+        assert headline_tap(TAPS) == "relu_code"
+        assert headline(TAPS) == {
+            "val/accuracy": 0.8,
+            "test/accuracy": 0.5,
+            "test/accuracy_low": 0.4,
+            "gain_over_pca": 0.2,
+            "untrained/test/accuracy": 0.45,
+            "untrained/val/accuracy": 0.9,
+            "pca/val/accuracy": 0.95,
+            "pca/test/accuracy": 0.3,
+        }
+
+    def test_it_is_the_code_where_that_is_probed(self):
+        with_code = TAPS | {"code/val/accuracy": 0.6, "code/test/accuracy": 0.4}
+        assert headline_tap(with_code) == "code"
+        assert headline(with_code)["test/accuracy"] == 0.4
+        assert "untrained/test/accuracy" not in headline(with_code)
+
+    def test_there_may_be_none(self):
+        assert headline_tap({"pca/val/accuracy": 0.9, "protocol": 7, "map/val/accuracy": "0.9"}) is None
+        assert headline({"pca/test/accuracy": 0.9, "map/l2": 1.0}) == {"pca/test/accuracy": 0.9}
+
+    @pytest.mark.parametrize("name", ["test/accuracy", "untrained/test/accuracy", "pca/test/accuracy"])
+    def test_where_a_metric_of_it_comes_from(self, name):
+        subject = subject_of(name, "relu_code")
+        assert TAPS[f"{subject}/test/accuracy"] == headline(TAPS)[name]
+
+    def test_it_ends_a_run_with_another_tap(self):
+        lines = printed(print_summary, "x", {"probe-svm": TAPS}, "probe-svm", "wta", width=100)
+        assert words(lines, "svm probe accuracy, test (relu_code)") == ["0.5000", "0.3000", "0.4500"]
+
+    def test_the_name_of_the_stage(self):
+        assert probe_stage("knn") == "probe-knn"
+        assert probe_stage("knn", 10) == "probe-knn-10-labels-per-class"
+        assert probe_stage("knn", None, 0.1) == "probe-knn-0.1-of-labels"
 
     def test_better_is_cheaper(self):
         costs = {metric.key: metric.cost(0.5) for metric in METRICS}

@@ -1,9 +1,10 @@
 """The catalogue of metrics: one definition of the key, names, unit, format and direction of each; no torch.
 
 Keys are `stage/[subject/]split/name`: `evaluate/test/fvu`, `evaluate/pca/test/fvu`, `probe-linear/code/test/accuracy`,
-`probe-linear/untrained/code/test/accuracy`. The subject is a tap of the network or a baseline. A key may have beside it
-the bounds of its 95 % interval over test images (`…_low`, `…_high`), or its standard error over validation images
-(`…_se`).
+`probe-linear/untrained/code/test/accuracy`. The subject is a tap of the network or a baseline. What a run's own probe
+found at its headline tap is in the stage `probe`, without the tap: `probe/test/accuracy`,
+`probe/untrained/test/accuracy`. A key may have beside it the bounds of its 95 % interval over test images (`…_low`,
+`…_high`), or its standard error over validation images (`…_se`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -66,11 +67,7 @@ class Metric(NamedTuple):
 def baseline_key(key: str, baseline: str) -> str:
     """The key under which a baseline has the metric that `key` is of the run."""
     stage, _, name = key.partition("/")
-    if baseline == "supervised":
-        return f"{baseline}/{name.removeprefix('code/')}"
-    if stage.startswith("probe-") and baseline != "untrained":
-        name = name.removeprefix("code/")
-    return f"{stage}/{baseline}/{name}"
+    return f"{baseline}/{name}" if baseline == "supervised" else f"{stage}/{baseline}/{name}"
 
 
 def bounds(key: str) -> tuple[str, str]:
@@ -88,9 +85,9 @@ def is_uncertainty(key: str) -> bool:
     return key.endswith(("_low", "_high", "_se"))
 
 
-def gain_key(tap: str, baseline: str) -> str:
-    """The key within a probe stage of the test accuracy of a tap less that of a baseline."""
-    return f"{tap}/gain_over_{baseline}"
+def gain_name(baseline: str) -> str:
+    """The name of a metric of a tap: its test accuracy less that of a baseline."""
+    return f"gain_over_{baseline}"
 
 
 def _of_baseline(metric: Metric, baseline: str, label: str) -> Metric:
@@ -98,14 +95,14 @@ def _of_baseline(metric: Metric, baseline: str, label: str) -> Metric:
     return metric._replace(key=key, label=label, title=title, shown=COMPARE, headline=False)
 
 
-PROBE = "probe-linear"
+PROBE = "probe"  # stage of a run's own probe, whichever that is, at its headline tap
 COMPARED = ("untrained", "pca", "pixels")  # baselines that the test accuracy of a tap is compared with
-LINEAR, TUNED = "linear probe ", "fine-tuned "  # first words of the titles of these stages
+PROBED, TUNED = "probe ", "fine-tuned "  # first words of the titles of these stages
 TEST_ACCURACY = Metric(
-    f"{PROBE}/code/test/accuracy", "test acc", f"{LINEAR}accuracy, test", ".4f", "higher", WIDELY, headline=True
+    f"{PROBE}/test/accuracy", "test acc", f"{PROBED}accuracy, test", ".4f", "higher", WIDELY, headline=True
 )
 VAL_ACCURACY = TEST_ACCURACY._replace(
-    key=f"{PROBE}/code/val/accuracy", label="val acc", title=f"{LINEAR}accuracy, validation", headline=False
+    key=f"{PROBE}/val/accuracy", label="val acc", title=f"{PROBED}accuracy, validation", headline=False
 )
 TUNED_ACCURACY = Metric("finetune/test/accuracy", "tuned acc", f"{TUNED}accuracy, test", ".4f", "higher",
                         WIDELY | TENSORBOARD)  # fmt: skip
@@ -115,6 +112,8 @@ TUNED_VAL_ACCURACY = Metric(
 TEST_FVU = Metric("evaluate/test/fvu", "FVU", "fraction of variance unexplained, test", ".4f", "lower",
                   COMPARE | FIGURE | TENSORBOARD)  # fmt: skip
 VAL_FVU = Metric("evaluate/val/fvu", "val FVU", "fraction of variance unexplained, validation", ".4f", "lower", COMPARE)
+TRAIN_FVU = Metric("evaluate/train/fvu", "train FVU", "fraction of variance unexplained, train", ".4f", "lower",
+                   COMPARE | TENSORBOARD)  # fmt: skip
 VAL_L0 = Metric("evaluate/val/l0", "val L0", "active units (L0), validation", ".1f", "lower", COMPARE)
 CODE_SIZE = Metric("evaluate/code_size", "code size", "values in a code", ",.0f", "lower", Shown(0))
 RATE = Metric("evaluate/compression/bytes_per_image", "bytes/img", "8-bit code size per image", ",.1f", "lower",
@@ -123,10 +122,12 @@ CODED_PSNR = Metric("evaluate/compression/quantized_psnr", "8-bit PSNR", "PSNR o
                     COMPARE | TABLE, "dB")  # fmt: skip
 METRICS = (  # a narrow terminal drops the last columns first
     TEST_ACCURACY,
-    Metric(f"{PROBE}/{gain_key('code', 'pca')}", "gain", f"{LINEAR}accuracy minus that of pca, test", "+.4f", "higher",
+    Metric(f"{PROBE}/{gain_name('pca')}", "gain", f"{PROBED}accuracy minus that of pca, test", "+.4f", "higher",
            WIDELY),
     TUNED_ACCURACY,
     TEST_FVU,
+    Metric("evaluate/train/explained_variance", "train EV", "explained variance, train", ".4f", "higher",
+           headline=True),
     Metric("evaluate/test/explained_variance", "expl. var", "explained variance, test", ".4f", "higher", headline=True),
     Metric("evaluate/test/l0", "L0", "active units (L0), test", ".1f", "lower", WIDELY | TENSORBOARD, headline=True),
     Metric("evaluate/test/dead_fraction", "dead", "dead units, test", ".1%", "lower", WIDELY | TENSORBOARD),
@@ -137,20 +138,20 @@ METRICS = (  # a narrow terminal drops the last columns first
     Metric("pretrain/lambda", "lambda", "lambda found for penalty.target_l0", ".3g", None, COMPARE),
     Metric("pretrain/seconds", "seconds", "training time", ".0f", "lower", COMPARE, "s"),
     VAL_ACCURACY,
-    Metric(f"{PROBE}/{gain_key('code', 'pixels')}", "vs pixels", f"{LINEAR}accuracy minus that of pixels, test", "+.4f",
+    Metric(f"{PROBE}/{gain_name('pixels')}", "vs pixels", f"{PROBED}accuracy minus that of pixels, test", "+.4f",
            "higher"),
-    Metric(f"{PROBE}/{gain_key('code', 'untrained')}", "vs untr.", f"{LINEAR}accuracy minus that of untrained, test",
+    Metric(f"{PROBE}/{gain_name('untrained')}", "vs untr.", f"{PROBED}accuracy minus that of untrained, test",
            "+.4f", "higher"),
-    Metric(f"{PROBE}/code/test/accuracy_std", "acc std", f"{LINEAR}accuracy, test: spread over label draws", ".4f"),
-    Metric(f"{PROBE}/code/test/top5_accuracy", "top-5", f"{LINEAR}top-5 accuracy, test", ".4f", "higher"),
-    Metric(f"{PROBE}/code/test/calibration_error", "ECE", f"{LINEAR}calibration error, test", ".4f", "lower"),
-    Metric(f"{PROBE}/code/l2", "L2", f"{LINEAR}L2 chosen", ".3g"),
-    Metric(f"{PROBE}/code/c", "C", f"{LINEAR}C chosen", ".3g"),
-    Metric(f"{PROBE}/code/common_scale", "common", f"{LINEAR}common scale chosen", ".0%", words=("no", "yes")),
-    Metric(f"{PROBE}/code/k", "k", f"{LINEAR}k chosen", ".3g"),
-    Metric(f"{PROBE}/code/temperature", "temp.", f"{LINEAR}temperature chosen", ".3g"),
-    Metric(f"{PROBE}/code/weight_decay", "decay", f"{LINEAR}weight decay chosen", ".3g"),
-    Metric(f"{PROBE}/code/epoch", "epoch", f"{LINEAR}epoch chosen", ".3g"),
+    Metric(f"{PROBE}/test/accuracy_std", "acc std", f"{PROBED}accuracy, test: spread over label draws", ".4f"),
+    Metric(f"{PROBE}/test/top5_accuracy", "top-5", f"{PROBED}top-5 accuracy, test", ".4f", "higher"),
+    Metric(f"{PROBE}/test/calibration_error", "ECE", f"{PROBED}calibration error, test", ".4f", "lower"),
+    Metric(f"{PROBE}/l2", "L2", f"{PROBED}L2 chosen", ".3g"),
+    Metric(f"{PROBE}/c", "C", f"{PROBED}C chosen", ".3g"),
+    Metric(f"{PROBE}/common_scale", "common", f"{PROBED}common scale chosen", ".0%", words=("no", "yes")),
+    Metric(f"{PROBE}/k", "k", f"{PROBED}k chosen", ".3g"),
+    Metric(f"{PROBE}/temperature", "temp.", f"{PROBED}temperature chosen", ".3g"),
+    Metric(f"{PROBE}/weight_decay", "decay", f"{PROBED}weight decay chosen", ".3g"),
+    Metric(f"{PROBE}/epoch", "epoch", f"{PROBED}epoch chosen", ".3g"),
     TUNED_VAL_ACCURACY,
     Metric("finetune/test/top5_accuracy", "tuned top5", f"{TUNED}top-5 accuracy, test", ".4f", "higher"),
     Metric("finetune/test/calibration_error", "tuned ECE", f"{TUNED}calibration error, test", ".4f", "lower"),
@@ -205,6 +206,7 @@ METRICS = (  # a narrow terminal drops the last columns first
     RATE,
     CODED_PSNR,
     Metric("evaluate/compression/compression_ratio", "ratio", "compression ratio of 8-bit codes", ".3g", "higher"),
+    TRAIN_FVU,
     VAL_FVU,
     VAL_L0,
     CODE_SIZE,
@@ -222,13 +224,9 @@ FRONTS = (  # Pareto fronts: letter in tables, the two metrics
 
 
 def table_metrics(stage: str) -> list[Metric]:
-    """The rows of a full table of a stage; those of the linear probe for any probe, with the keys of its stage."""
+    """The rows of a full table of a stage; the same for every probe, with keys in the stage PROBE."""
     own = PROBE if stage.startswith("probe-") else stage
-    return [
-        metric._replace(key=f"{stage}/{metric.name}")
-        for metric in METRICS
-        if TABLE in metric.shown and metric.key.startswith(f"{own}/")
-    ]
+    return [metric for metric in METRICS if TABLE in metric.shown and metric.key.startswith(f"{own}/")]
 
 
 def tensorboard_headlines(stage: str) -> tuple[str, ...]:
@@ -251,26 +249,31 @@ def metric_of(key: str) -> Metric | None:
     stage, _, name = key.partition("/")
     known = key
     if stage.startswith("probe-"):
-        known = f"{PROBE}/code/{split_probe_key(name)[1]}"
+        known = f"{PROBE}/{split_probe_key(name)[1]}"
     elif stage == "evaluate" and name.partition("/")[0] in BASELINES:
         known = f"{stage}/{name.partition('/')[2]}"
     return next((metric._replace(key=key) for metric in METRICS if metric.key == known), None)
 
 
 def measured(rows: Iterable[Mapping[str, object]]) -> list[Metric]:
-    """The columns of a comparison: what some row has, with test accuracies of other probes after the linear one's."""
+    """The columns of a comparison: what some row has, with the test accuracies of other probes after the own one's."""
+    rows = list(rows)
     keys = {key for row in rows for key, value in row.items() if "/" in key and isinstance(value, int | float)}
-    suffix = f"/{TEST_ACCURACY.name}"
-    stages = {key.removesuffix(suffix) for key in keys if key.startswith("probe-") and key.endswith(suffix)}
-    others = [_of_probe(stage) for stage in sorted(stages - {PROBE}) if "/" not in stage]
+    suffix = f"/code/{TEST_ACCURACY.name}"
+    others = {
+        key.removesuffix(suffix)
+        for row in rows
+        for key in row.keys() & keys
+        if key.startswith("probe-") and key.endswith(suffix) and key != f"probe-{row.get('probe')}{suffix}"
+    }
     after = METRICS.index(VAL_ACCURACY) + 1
-    known = (*METRICS[:after], *others, *METRICS[after:])
+    known = (*METRICS[:after], *(_of_probe(stage) for stage in sorted(others) if "/" not in stage), *METRICS[after:])
     return [metric for metric in known if COMPARE in metric.shown and metric.key in keys]
 
 
 def _of_probe(stage: str) -> Metric:
-    """Test accuracy in a stage `probe-<name>[-<label budget>]`."""
+    """Test accuracy of the code in a stage `probe-<name>[-<label budget>]`."""
     name, _, budget = stage.removeprefix("probe-").partition("-")
     label = f"{name[:6]} @{budget.partition('-')[0]}" if budget else f"{name[:6]} acc"
     title = f"{name} probe accuracy{', ' if budget else ''}{budget.replace('-', ' ')}, test"
-    return Metric(f"{stage}/{TEST_ACCURACY.name}", label, title, ".4f", "higher", shown=COMPARE)
+    return Metric(f"{stage}/code/{TEST_ACCURACY.name}", label, title, ".4f", "higher", shown=COMPARE)

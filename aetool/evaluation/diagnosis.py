@@ -6,6 +6,8 @@ from aetool.config.schema import PenaltyConfig
 
 COLLAPSED = 0.05  # fraction of active units below which a posterior counts as collapsed
 
+OVERFITTED = 0.9  # FVU on train as a fraction of that on validation, below which the network counts as overfitted
+
 
 def degenerate(metrics: Mapping[str, float], penalty: PenaltyConfig) -> list[str]:
     """Dead or constant codes, mean-image reconstructions, and a missed target_l0."""
@@ -16,7 +18,7 @@ def degenerate(metrics: Mapping[str, float], penalty: PenaltyConfig) -> list[str
         start = "larger" if train > target else "smaller"
         advice = f"raise trainer.epochs, or start from a {start} penalty.weight"
         if abs(train / target - 1) <= 0.1:
-            advice = "the network has learned the training images by heart: lower trainer.epochs or model.code_size"
+            advice = _generalisation(metrics)
         warnings.append(
             f"penalty.target_l0={target:g}: {metrics['val/l0']:.1f} units are active on validation, {train:.1f} on "
             f"train: {advice}"
@@ -29,6 +31,15 @@ def degenerate(metrics: Mapping[str, float], penalty: PenaltyConfig) -> list[str
     elif metrics["val/explained_variance"] < 0.01:
         warnings.append(f"reconstructions are no better than the mean image: train longer, or {lower}")
     return warnings
+
+
+def _generalisation(metrics: Mapping[str, float]) -> str:
+    """Why a target that training images meet may be missed on validation."""
+    of_train, of_val = metrics["train/fvu"], metrics["val/fvu"]
+    errors = f"the FVU is {of_train:.4f} on train and {of_val:.4f} on validation"
+    if of_train < OVERFITTED * of_val:
+        return f"the training images are learned by heart ({errors}): lower trainer.epochs or model.code_size"
+    return f"the target is met on train, and there is no overfitting ({errors})"
 
 
 def collapsed_posterior(active_units: float, code_size: int) -> list[str]:

@@ -18,15 +18,14 @@ from aetool.evaluation.metrics import (
     LARGEST_MAP,
     Evaluation,
     Sensitivity,
-    firing_frequency,
     geometry,
     initial_norm_ratio,
     patch_metrics,
     sensitivity,
     split_metrics,
+    train_metrics,
 )
 from aetool.evaluation.session import Session
-from aetool.measures.code import firing_metrics
 from aetool.storage.record import Events
 from aetool.storage.run import Run
 
@@ -67,7 +66,7 @@ class _Found(NamedTuple):
     result: Evaluation
     jacobian: Sensitivity
     units: Atlas | None
-    frequency: Tensor | None  # (units,) see `firing_frequency`
+    frequency: Tensor | None  # (units,) see `train_metrics`
     kl: Tensor | None  # (units,) see `FamilyMetrics`
 
 
@@ -108,9 +107,10 @@ def _measure_patches(session: Session, settings: EvaluationConfig, baselines: bo
     run, target = session.run, measurement(session.run, settings, baselines, session.step)
     metrics = {"protocol": PROTOCOL, **patch_metrics(session.trained, session.dataset, session.device)}
     if settings.firing_images:
-        frequency = firing_frequency(session.trained, session.dataset, settings.firing_images, session.device)
-        metrics |= {f"train/{key}": value for key, value in firing_metrics(frequency).items()}
-        drawing.draw_firing_frequency(session, frequency, settings.firing_images)
+        of_train, frequency = train_metrics(session.trained, session.dataset, settings.firing_images, session.device)
+        metrics |= of_train
+        if frequency is not None:
+            drawing.draw_firing_frequency(session, frequency, settings.firing_images)
     warnings, pictures = degenerate(metrics, run.config.penalty), drawing.draw_atoms(session)
 
     def complete() -> None:
@@ -133,9 +133,9 @@ def _measured(session: Session, settings: EvaluationConfig, baselines: bool) -> 
     metrics = {"protocol": PROTOCOL, **result.metrics, "code_size": result.code_size}
     metrics |= {"val/jacobian_norm": jacobian.norm, "val/relative_jacobian": jacobian.relative, **family.metrics}
     frequency = None
-    if settings.firing_images and metrics["val/active_fraction"] < 1:
-        frequency = firing_frequency(trained, dataset, settings.firing_images, device)
-        metrics |= {f"train/{key}": value for key, value in firing_metrics(frequency).items()}
+    if settings.firing_images:
+        of_train, frequency = train_metrics(trained, dataset, settings.firing_images, device)
+        metrics |= of_train
     warnings: list[str] = []
     if settings.geometry_images:
         metrics |= geometry(trained, dataset, settings.geometry_images, settings.neighbors, device)

@@ -13,11 +13,11 @@ from aetool.errors import poll_signals
 from aetool.evaluation.atlas import unit_activations
 from aetool.evaluation.features import in_batches
 from aetool.machine import release_memory
-from aetool.measures.code import CodeStatistics, FiringFrequency
+from aetool.measures.code import CodeStatistics, FiringFrequency, firing_metrics
 from aetool.measures.cost import cost, images_per_second
 from aetool.measures.geometry import distances, intrinsic_dimension, silhouette, trustworthiness
 from aetool.measures.jacobian import jacobian_norm, singular_values
-from aetool.measures.reconstruction import ReconstructionMetrics
+from aetool.measures.reconstruction import ExplainedVariance, ReconstructionMetrics
 from aetool.models.base import Autoencoder
 from aetool.models.taps import pooled
 from aetool.randomness import generator, subset
@@ -76,10 +76,10 @@ def patch_metrics(trained: Trained, dataset: Dataset, device: torch.device) -> d
     for name, split in (("val", dataset.val), ("test", dataset.test)):
         reconstruction, code = ReconstructionMetrics(), CodeStatistics()
         for images in in_batches(split.images):
-            output = trained.model(trained.preprocessing.to_input(images.to(device))).float()
-            reconstruction.update(output.extras["target"], output.reconstruction)
-            code.update(output.code)
-            code_size = output.code[0].numel()
+            patches, output_patches, codes = _forward_patches(trained.network, images.to(device))
+            reconstruction.update(patches, output_patches)
+            code.update(codes)
+            code_size = codes[0].numel()
         found = reconstruction.compute()
         of_any_range = {key: found[key] for key in ("mse", "fvu", "explained_variance")}
         metrics |= {f"{name}/{key}": value for key, value in (of_any_range | code.compute()).items()}
@@ -106,15 +106,25 @@ def initial_norm_ratio(untrained: Network, dataset: Dataset, device: torch.devic
 
 
 @torch.no_grad()
-def firing_frequency(trained: Trained, dataset: Dataset, images: int, device: torch.device) -> Tensor:
-    """(units,) on the CPU: the fraction of so many random training images, the same for every run, on which each unit
-    is active; of their patches for a model of patches."""
-    frequency, model = FiringFrequency(), trained.model
+def train_metrics(
+    trained: Trained, dataset: Dataset, images: int, device: torch.device
+) -> tuple[dict[str, float], Tensor | None]:
+    """`train/fvu`, `train/l0`, … of so many random training images, the same for every run, and the fraction of them on
+    which each unit is active, (units,) on the CPU; of their patches for a model of patches.
+
+    For a code that is never 0 without what `firing_metrics` gives, and None.
+    """
+    explained, firing = ExplainedVariance(), FiringFrequency()
     chosen = subset(len(dataset.train.images), images)
     for part in in_batches(dataset.train.subset(chosen).images):
-        x = trained.preprocessing.to_input(part.to(device))
-        frequency.update(model(x).code if model.traits.patches else model.encode(x))
-    return frequency.compute().cpu()
+        forward = _forward_patches if trained.model.traits.patches else _forward
+        target, reconstruction, code = forward(trained.network, part.to(device))
+        explained.update(target, reconstruction)
+        firing.update(code)
+    metrics, frequency = explained.compute(), firing.compute().cpu()
+    varies = bool((frequency < 1).any())
+    metrics |= firing_metrics(frequency) if varies else {}
+    return {f"train/{key}": value for key, value in metrics.items()}, frequency if varies else None
 
 
 def geometry(trained: Trained, dataset: Dataset, images: int, neighbors: int, device: torch.device) -> dict[str, float]:
@@ -230,3 +240,9 @@ def _forward(network: Network, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Pixels in [0, 1], their reconstructions and their codes."""
     output = network.model(network.preprocessing.to_input(images))
     return images.float() / 255, network.preprocessing.to_pixels(output.reconstruction.float()), output.code.float()
+
+
+def _forward_patches(network: Network, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Whitened patches, their reconstructions and their codes."""
+    output = network.model(network.preprocessing.to_input(images)).float()
+    return output.extras["target"], output.reconstruction, output.code

@@ -14,11 +14,12 @@ from aetool.data.dataset import Dataset
 from aetool.errors import UserError
 from aetool.evaluation import figures
 from aetool.evaluation.background import Figure
-from aetool.evaluation.catalogue import BASELINES, COMPARED, PROTOCOL, gain_key, is_uncertainty
+from aetool.evaluation.catalogue import BASELINES, COMPARED, PROTOCOL, gain_name, is_uncertainty
 from aetool.evaluation.classify import Budget, classify, labels_of
 from aetool.evaluation.correctness import CORRECT, Classified, gain, write_correct
 from aetool.evaluation.diagnosis import below_baselines
 from aetool.evaluation.frozen import Frozen
+from aetool.evaluation.headline import probe_stage
 from aetool.evaluation.measurement import Measurement, best_step
 from aetool.evaluation.session import Session
 from aetool.models.taps import choose_taps
@@ -30,11 +31,8 @@ log = logging.getLogger("aetool")
 
 
 def stage(settings: ProbeConfig) -> str:
-    """`probe-<name>`, and the label budget where there is one."""
-    name = f"probe-{settings.name}"
-    if settings.labels_per_class is not None:
-        return f"{name}-{settings.labels_per_class}-labels-per-class"
-    return name if settings.label_fraction is None else f"{name}-{settings.label_fraction:g}-of-labels"
+    """The name of the stage, with the label budget where there is one."""
+    return probe_stage(settings.name, settings.labels_per_class, settings.label_fraction)
 
 
 def measurement(run: Run[TrainConfig], settings: ProbeConfig, baselines: bool, step: int | None = None) -> Measurement:
@@ -160,7 +158,7 @@ def _gains(found: Mapping[str, Classified], taps: Sequence[str]) -> dict[str, fl
     for tap, baseline in itertools.product(taps, COMPARED):
         other = found.get(f"{baseline}/{tap}" if baseline == "untrained" else baseline)
         if other is not None:
-            metrics |= gain(found[tap], other, gain_key(tap, baseline))
+            metrics |= gain(found[tap], other, f"{tap}/{gain_name(baseline)}")
     return metrics
 
 

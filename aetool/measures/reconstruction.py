@@ -13,6 +13,48 @@ PSNR_CAP = 100.0  # dB, an error of 1e-10: far above the 59 dB of rounding to 8 
 ROUNDING = 1e-12  # fraction of a sum of squares, below which a variance is taken for 0
 
 
+class ExplainedVariance:
+    """Over any number of batches, whatever the range of the values:
+
+    - `fvu`: fraction of variance unexplained, `Σ‖x - x̂‖² / Σ‖x - x̄‖²`, not clamped, with x̄ the mean of the images seen;
+      NaN if they are all the same image.
+    - `explained_variance`: `1 - fvu`; 0 for the mean image, 1 for a perfect reconstruction.
+    """
+
+    def __init__(self) -> None:
+        self.sum = torch.zeros((), dtype=torch.float64)  # of the images, (C, H, W) from the first batch on
+        self._squares = torch.zeros((), dtype=torch.float64)
+        self._errors: list[Tensor] = []  # (B,) each
+
+    @torch.no_grad()
+    def update(self, images: Tensor, reconstructions: Tensor) -> None:
+        """Raises ValueError if the shapes differ."""
+        if images.shape != reconstructions.shape:
+            raise ValueError(f"images {tuple(images.shape)}, reconstructions {tuple(reconstructions.shape)}")
+        self._errors.append(_squared_error(images, reconstructions))
+        self.sum = self.sum + images.double().sum(dim=0)
+        self._squares = self._squares + images.double().square().sum()
+
+    @property
+    def per_image_mse(self) -> Tensor:
+        """(N,) float64: squared error per value of every image seen, in the order seen; ValueError without any."""
+        if not self._errors:
+            raise ValueError("no images seen")
+        return torch.cat(self._errors)
+
+    @property
+    def variance(self) -> float:
+        """`Σ‖x - x̄‖²`; NaN if all images are the same."""
+        squares = self._squares.item()
+        variance = squares - self.sum.square().sum().item() / len(self.per_image_mse)
+        return variance if variance > ROUNDING * squares else math.nan
+
+    def compute(self) -> dict[str, float]:
+        """The metrics of all batches so far. Raises ValueError if there were none."""
+        fvu = self.per_image_mse.sum().item() * self.sum.numel() / self.variance
+        return {"fvu": fvu, "explained_variance": 1 - fvu}
+
+
 class ReconstructionMetrics:
     """Over any number of batches:
 
@@ -21,62 +63,48 @@ class ReconstructionMetrics:
     - `psnr`: peak signal-to-noise ratio in dB for a peak of 1, the mean over images of `-10 log10(mse)` of the
       reconstruction clamped to [0, 1], capped at 100 dB, which identical images would exceed.
     - `ssim`: structural similarity, the mean over images, of the reconstruction clamped to [0, 1].
-    - `fvu`: fraction of variance unexplained, `Σ‖x - x̂‖² / Σ‖x - x̄‖²`, not clamped, with x̄ the mean of the images seen;
-      NaN if they are all the same image.
+    - `fvu`, `explained_variance`: see `ExplainedVariance`.
     - `fvu_se`: standard error of `fvu` over the errors of the images, for a given variance; 0 for a single image.
-    - `explained_variance`: `1 - fvu`; 0 for the mean image, 1 for a perfect reconstruction.
     - `norm_ratio`: `√(Σ‖x̂ - x̄‖² / Σ‖x - x̄‖²)`, not clamped: the size of the centred reconstructions relative to that of
       the centred images; 0 for the mean image, 1 for a perfect reconstruction, √(explained variance) for PCA.
     """
 
     def __init__(self) -> None:
-        self._errors: list[Tensor] = []  # (B,) each
+        self._explained = ExplainedVariance()
         self._psnr: list[Tensor] = []
         self._ssim: list[Tensor] = []
-        self._sum = torch.zeros((), dtype=torch.float64)  # (C, H, W) from the first batch on
-        self._squares = torch.zeros((), dtype=torch.float64)
         self._output_sum = torch.zeros((), dtype=torch.float64)  # of the reconstructions
         self._output_squares = torch.zeros((), dtype=torch.float64)
 
     @torch.no_grad()
     def update(self, images: Tensor, reconstructions: Tensor) -> None:
         """Raises ValueError if the shapes differ."""
-        if images.shape != reconstructions.shape:
-            raise ValueError(f"images {tuple(images.shape)}, reconstructions {tuple(reconstructions.shape)}")
+        self._explained.update(images, reconstructions)
         clamped = reconstructions.float().clamp(0, 1)
-        self._errors.append(_squared_error(images, reconstructions))
         self._psnr.append((-10 * _squared_error(images, clamped).log10()).clamp(max=PSNR_CAP))
         self._ssim.append(ssim(images.float(), clamped).double())
-        self._sum = self._sum + images.double().sum(dim=0)
-        self._squares = self._squares + images.double().square().sum()
         self._output_sum = self._output_sum + reconstructions.double().sum(dim=0)
         self._output_squares = self._output_squares + reconstructions.double().square().sum()
 
     @property
     def per_image_mse(self) -> Tensor:
         """(N,) float64: squared error per pixel of every image seen, in the order seen."""
-        return torch.cat(self._errors)
+        return self._explained.per_image_mse
 
     def compute(self) -> dict[str, float]:
         """The metrics of all batches so far. Raises ValueError if there were none."""
-        if not self._errors:
-            raise ValueError("no images seen")
-        errors = self.per_image_mse
-        squares = self._squares.item()
-        variance = squares - self._sum.square().sum().item() / len(errors)
-        varied = variance > ROUNDING * squares
-        fvu = errors.sum().item() * self._sum.numel() / variance if varied else math.nan
-        towards_mean = (self._sum * (2 * self._output_sum - self._sum)).sum().item() / len(errors)
+        errors, total = self.per_image_mse, self._explained.sum
+        explained = self._explained.compute()
+        towards_mean = (total * (2 * self._output_sum - total)).sum().item() / len(errors)
         output_variance = max(0.0, self._output_squares.item() - towards_mean)  # around the mean of the images
         return {
             "mse": errors.mean().item(),
-            "squared_error": errors.mean().item() * self._sum.numel(),
+            "squared_error": errors.mean().item() * total.numel(),
             "psnr": torch.cat(self._psnr).mean().item(),
             "ssim": torch.cat(self._ssim).mean().item(),
-            "fvu": fvu,
-            "fvu_se": fvu * _relative_error(errors),
-            "explained_variance": 1 - fvu,
-            "norm_ratio": math.sqrt(output_variance / variance) if varied else math.nan,
+            **explained,
+            "fvu_se": explained["fvu"] * _relative_error(errors),
+            "norm_ratio": math.sqrt(output_variance / self._explained.variance),
         }
 
 

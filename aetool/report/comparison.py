@@ -14,7 +14,7 @@ from aetool.storage.notebook import html_table
 
 SHOWN_FIRST = ("model.name", "dataset.name", "penalty.weight", "model.code_size")  # whenever they differ
 NEXT = ("start", "penalty", "penalty.target_l0", "model.code_channels", "corruption.level", "loss", "optimizer.lr")
-PARTS = ("loss", "penalty", "corruption", "optimizer", "scheduler")
+PARTS = ("loss", "penalty", "corruption", "optimizer", "scheduler", "probe")
 BY_SEED = ("seed", "parent", "parent.seed", "label_draw")  # see groups.seed
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from aetool.evaluation.catalogue import COMPARED, TEST_ACCURACY, Metric, baseline_key
+from aetool.evaluation.catalogue import COMPARED, PROBE, TEST_ACCURACY, Metric, baseline_key
+from aetool.evaluation.headline import subject_of
 from aetool.files import read_json
 from aetool.measures.statistics import (
     CONFIDENCE,
@@ -143,11 +144,14 @@ def _bounds(interval: Interval, form: str) -> str:
 def _correct(row: Row, key: str) -> list[float] | None:
     """How often each test image was classified correctly, from the measurement that an accuracy in a row came from."""
     stage, _, name = key.partition("/")
+    subject = name.removesuffix(f"/{TEST_ACCURACY.name}")
+    if stage == PROBE:
+        stage, subject = f"probe-{row.get('probe')}", subject_of(name, str(row.get("probe.tap")))
     for path in sorted(directory(row).glob("probe-*/correct.npz")):
         metrics = read_json(path.parent / "metrics.json")
         if metrics and all(row.get(f"{stage}/{metric}") == value for metric, value in metrics.items()):
             from aetool.evaluation.correctness import frequencies, read_correct  # numpy takes a tenth of a second
 
-            found = read_correct(path).get(name.removesuffix("/test/accuracy"))
+            found = read_correct(path).get(subject)
             return None if found is None else frequencies(found)
     return None

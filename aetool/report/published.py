@@ -208,6 +208,6 @@ def _alike(key: str) -> list[str]:
     """The keys of metrics with a better direction in the section of this key; those of the same tap, if of a probe."""
     own = known = f"{key.partition('/')[0]}/"
     if key.startswith("probe-"):
-        own, known = f"{own}{split_probe_key(key.partition('/')[2])[0]}/", f"{PROBE}/code/"
+        own, known = f"{own}{split_probe_key(key.partition('/')[2])[0]}/", f"{PROBE}/"
     found = (metric.key for metric in METRICS if metric.direction)
     return [own + other.removeprefix(known) for other in found if other.startswith(known)]

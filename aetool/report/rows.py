@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
+from aetool.evaluation.catalogue import PROBE
+from aetool.evaluation.headline import headline, headline_tap, probe_stage
 from aetool.files import JsonObject, flatten
 from aetool.report.groups import Value, directory
 from aetool.storage.folder import CONFIG, LOCK
@@ -18,7 +20,7 @@ STATES = ("completed", "running", "interrupted", "failed")  # of status.json
 UNREADABLE, FOREIGN, MISSING = "unreadable", "foreign", "missing"  # of any folder
 DELETED, NOT_STARTED = "deleted", "not started"  # of the points of a sweep
 NO_CONFIG = f"no {CONFIG}"
-META = ("run", "directory", "state", "reason")  # keys of a row that are neither config nor metric
+META = ("run", "directory", "state", "reason", "probe.tap")  # keys of a row that are neither config nor metric
 PRETRAINING = ("loss", "penalty", "corruption", "optimizer", "scheduler", "trainer")  # groups of a fine-tune's parent
 NAMED = ("loss", "corruption", "optimizer", "scheduler")  # groups whose options are named after their classes
 
@@ -70,6 +72,7 @@ def read(folder: Path) -> Found:
     for stage, values in metrics.items():
         scalars = values.items() if isinstance(values, dict) else ()
         row |= {f"{stage}/{key}": value for key, value in scalars if isinstance(value, int | float | str)}
+    row |= _own_probe(config, metrics)
     return {key: str(value) if isinstance(value, int) and abs(value) >= 2**63 else value for key, value in row.items()}
 
 
@@ -204,6 +207,20 @@ def _config_values(identity: JsonObject) -> Found:
     if isinstance(terms, dict):
         values["penalty"] = "+".join(terms) or "none"
     return {key: value for key, value in values.items() if key not in META}
+
+
+def _own_probe(config: JsonObject, metrics: JsonObject) -> Found:
+    """What the probe of the config found at its headline tap, `probe.tap`, as `probe/…`."""
+    settings = config.get("probe")
+    fraction = settings.get("label_fraction") if isinstance(settings, dict) else None
+    if not isinstance(settings, dict) or not isinstance(fraction, int | float | None):
+        return {}
+    stage = probe_stage(str(settings.get("name")), settings.get("labels_per_class"), fraction)
+    found = metrics.get(stage)
+    if not isinstance(found, dict) or not (tap := headline_tap(found)):
+        return {}
+    own = {f"{PROBE}/{key}": value for key, value in headline(found).items() if isinstance(value, int | float)}
+    return {"probe": stage.removeprefix("probe-"), "probe.tap": tap, **own}
 
 
 def _start(folder: Path, config: JsonObject) -> Found:

@@ -8,18 +8,19 @@ from rich.console import Console
 from aetool.evaluation.catalogue import (
     BASELINES,
     COMPARED,
-    LINEAR,
     LOSSLESS_PSNR,
     METRICS,
     PROBE,
+    PROBED,
     TUNED,
     Metric,
     baseline_key,
     bounds,
-    gain_key,
+    gain_name,
     split_probe_key,
     table_metrics,
 )
+from aetool.evaluation.headline import headline, headline_tap
 from aetool.report.tables import plain_console, print_measures
 
 Lines = dict[str, dict[str, str | None]]  # cells by row and column
@@ -38,15 +39,18 @@ def print_summary(
 
     `metrics` is the content of metrics.json; `probe_stage` the stage that the run itself is probed in, if any.
     """
-    stages = {**metrics, PROBE: metrics.get(probe_stage, {}) if probe_stage else {}}  # the run's own probe in its place
+    own = metrics.get(probe_stage, {}) if probe_stage else {}
+    tap, probe = headline_tap(own) or "code", (probe_stage or "probe-linear").split("-")[1]
+    stages = {**metrics, PROBE: headline(own)}
     values = {f"{stage}/{name}": value for stage, found in stages.items() for name, value in found.items()}
     lines: Lines = {}
     for metric in METRICS:
         if metric.headline and metric.key in values:
-            words = metric.heading.replace(LINEAR, f"{(probe_stage or PROBE).split('-')[1]} probe ")
+            words = metric.heading.replace(PROBED, f"{probe} probe ")
+            words += f" ({tap})" if metric.key.startswith(f"{PROBE}/") and tap != "code" else ""
             lines[words] = _beside(metric, values, _run_column(model), metrics.get("evaluate", {}))
     print_measures(title, _filled(lines), console)
-    _print_intervals(probe_stage or PROBE, stages[PROBE], ["code"], console)
+    _print_intervals(probe, own, [tap], console)
     if full and "evaluate" in metrics:
         print_evaluation(model, metrics["evaluate"], console)
     if full and probe_stage and probe_stage in metrics:
@@ -73,12 +77,11 @@ def print_probe(model: str, stage: str, metrics: Mapping[str, float], console: C
     titles = {name: titles.get(name, name.replace("_", " ")) for name in [*taps, *baselines]}
     lines = {}
     for metric in table_metrics(stage):
-        name = metric.name.removeprefix("code/")
-        cells = {titles[subject]: _cell(metric, metrics.get(f"{subject}/{name}")) for subject in titles}
-        lines[metric.heading.removeprefix(LINEAR)] = cells
+        cells = {titles[subject]: _cell(metric, metrics.get(f"{subject}/{metric.name}")) for subject in titles}
+        lines[metric.heading.removeprefix(PROBED)] = cells
     draws = ", mean over label draws" if any(name.endswith("/accuracy_std") for name in metrics) else ""
     print_measures(f"{stage.replace('-', ' ')}, frozen features{draws}", _filled(lines), console)
-    _print_intervals(stage, metrics, taps, console)
+    _print_intervals(stage.split("-")[1], metrics, taps, console)
 
 
 def print_finetune(tap: str, results: Mapping[str, Mapping[str, float]], console: Console | None = None) -> None:
@@ -96,7 +99,7 @@ def print_finetune(tap: str, results: Mapping[str, Mapping[str, float]], console
 
 
 def _print_intervals(
-    stage: str, metrics: Mapping[str, float], taps: Iterable[str], console: Console | None = None
+    probe: str, metrics: Mapping[str, float], taps: Iterable[str], console: Console | None = None
 ) -> None:
     """The test accuracy of each tap, and what it gains over the baselines, with their intervals where they are kept."""
     console = console or plain_console()
@@ -104,10 +107,10 @@ def _print_intervals(
     width = max(map(len, names.values()))
     for tap in taps:
         if found := _with_bounds(metrics, f"{tap}/test/accuracy", ".4f"):
-            subject = f"{stage.split('-')[1]} probe" if tap == "code" else tap
+            subject = f"{probe} probe" if tap == "code" else tap
             console.print(f"{subject} accuracy {found} (95 % intervals over test images)")
         for baseline, name in names.items():
-            if found := _with_bounds(metrics, gain_key(tap, baseline), "+.4f"):
+            if found := _with_bounds(metrics, f"{tap}/{gain_name(baseline)}", "+.4f"):
                 console.print(f"  minus {name:<{width}}  {found}")
 
 

@@ -111,6 +111,9 @@ def _identifying(comparison: Comparison, lines: Sequence[Group], each: bool, dot
         found.append(Column(head, ["" if value is None else format_value(value) for value in values], number=False))
     if each or not found:
         found.insert(0, Column("run", list(map(_name, lines)), number=False))
+    taps = [", ".join(dict.fromkeys(str(row.get("probe.tap", "")) for row in line.rows)) for line in lines]
+    if len(set(taps)) > 1:
+        found.append(Column("tap", taps, number=False))
     if any(len(line.rows) > 1 for line in lines):
         found.append(Column("n", [str(len(set(map(seed, line.rows)))) for line in lines]))
     if comparison.fronts and not each:

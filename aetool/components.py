@@ -47,6 +47,7 @@ class PenaltyTraits:
 @dataclass(frozen=True, kw_only=True)
 class LossTraits:
     squared: bool = False  # the error of a pixel is its squared difference
+    logits: bool = False  # it takes logits of pixels, rather than pixels
     whole_images: bool = False  # it cannot compare patches of images
 
 

@@ -4,7 +4,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -76,8 +76,22 @@ class SSIM(Loss):
         return 1 - ssim_map(target, reconstruction)
 
 
+class OfLogits(Loss, nn.Module):
+    """A loss of pixels in [0, 1], for reconstructions r that are logits: loss(σ(r), x)."""
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__()
+        self.loss: Any = loss  # torch's modules annotate their attributes as tensors
+
+    def __call__(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+        error: Tensor = self.loss(reconstruction.sigmoid(), target)
+        return error
+
+
 class BCE(Loss):
     """-x log σ(r) - (1 - x) log(1 - σ(r)), for logits r and pixels x in [0, 1]."""
+
+    traits = LossTraits(logits=True)
 
     def __call__(self, reconstruction: Tensor, target: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(reconstruction, target, reduction="none")
@@ -106,6 +120,8 @@ class Likelihood(Loss, nn.Module):
     Grey levels pass for probabilities of white; the levels of colours do not. The Gaussian's standard deviation is one
     learned number, as in `Gaussian`.
     """
+
+    traits = LossTraits(logits=True)
 
     def __init__(self) -> None:
         super().__init__()

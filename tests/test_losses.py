@@ -12,12 +12,12 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 import aetool as package
 from aetool.data.pca import PCA
-from aetool.losses import BCE, L1, MSE, SSIM, Gaussian, Huber, Likelihood, Whitened, anomaly_scores
+from aetool.losses import BCE, L1, MSE, SSIM, Gaussian, Huber, Likelihood, OfLogits, Whitened, anomaly_scores
 from aetool.measures.reconstruction import ssim
 
 X = torch.rand(5, 2, 12, 13, generator=torch.Generator().manual_seed(0))
 R = torch.randn(5, 2, 12, 13, generator=torch.Generator().manual_seed(1))
-LOSSES = [MSE(), L1(), Huber(0.5), SSIM(), BCE(), Gaussian(0.7), Gaussian(None), Likelihood(), Whitened(0.1)]
+LOSSES = [MSE(), L1(), Huber(0.5), SSIM(), BCE(), Gaussian(0.7), Gaussian(None), Likelihood(), Whitened(0.1), OfLogits(MSE())]
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
@@ -28,6 +28,21 @@ def test_one_error_a_pixel_with_a_gradient_to_every_one(loss):
     error.mean().backward()
     assert reconstruction.grad.isfinite().all()
     assert (reconstruction.grad != 0).all()
+
+
+def test_a_loss_of_pixels_takes_logits_too(aetool, workplace):
+    """Both in training and in the scores of images."""
+    expected = (1 / (1 + np.exp(-R.double().numpy())) - X.double().numpy()) ** 2
+    np.testing.assert_allclose(OfLogits(MSE())(R, X).numpy(), expected, rtol=1e-4, atol=1e-7)
+    words = ["loss.logits=true", "dataset.standardize=false", "model=dense"]
+    assert aetool("train", *TINY, *words).code == 0
+    run = package.load(only_run(workplace))
+    images = torch.rand(4, *run.image_shape, generator=torch.Generator().manual_seed(2))
+    expected = (run.reconstruct(images) - images).square().flatten(1).mean(1)
+    torch.testing.assert_close(torch.as_tensor(run.anomaly_scores(images)), expected, rtol=1e-4, atol=1e-6)
+    refused = aetool("train", *TINY, "loss=bce", "loss.logits=false")
+    assert refused.code == 2
+    assert "loss.logits=false: this loss takes logits; set loss.logits=true" in refused.err
 
 
 def test_l1():

@@ -19,7 +19,7 @@ from aetool.config.schema import BenchConfig
 from aetool.config.targets import build
 from aetool.losses import Loss
 from aetool.machine import has_bf16
-from aetool.training.assembly import cache_dir, load_dataset
+from aetool.training.assembly import cache_dir, load_dataset, make_loss
 from aetool.training.decisions import decided
 from aetool.training.hardware import has_fused_optimizers, prepare_torch
 
@@ -150,7 +150,7 @@ def _usual(bench: Bench) -> Loop:
 
 
 def _mean_error(config: BenchConfig) -> MeanError:
-    loss = build(config.loss)
+    loss = make_loss(config.loss)
     return loss.mean if isinstance(loss, Loss) else lambda reconstruction, x: loss(reconstruction, x).mean()
 
 

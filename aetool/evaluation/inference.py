@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from aetool.config.schema import TrainConfig
-from aetool.config.targets import build
 from aetool.config.tree import known_targets
 from aetool.evaluation.generation import refuse_patches
 from aetool.losses import anomaly_scores
 from aetool.models.base import AutoencoderOutput
 from aetool.storage.opening import open_run
 from aetool.storage.run import Run
-from aetool.training.assembly import Trained, load_trained
+from aetool.training.assembly import Trained, load_trained, make_loss
 from aetool.training.hardware import choose_device
 
 Images = np.ndarray | Tensor
@@ -62,7 +61,7 @@ class TrainedRun:
         A loss with learned parameters is taken as it was before training, since the checkpoint of a model lacks them;
         the learned sigma of loss=gaussian would not change which image scores higher.
         """
-        loss = build(self.config.loss)
+        loss = make_loss(self.config.loss)
         loss = loss.to(self.device) if isinstance(loss, nn.Module) else loss
         return self._apply(images, lambda x: anomaly_scores(loss(self._reconstruction(x), x)))
 

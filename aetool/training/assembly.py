@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aetool.config.schema import ComputeConfig, CorruptionConfig, DatasetConfig, RunConfig, TrainConfig
+from aetool.config.schema import ComputeConfig, CorruptionConfig, DatasetConfig, LossConfig, RunConfig, TrainConfig
 from aetool.config.targets import build
 from aetool.data.cache import default_cache_dir
 from aetool.data.corruptions import Corruption
@@ -16,6 +16,7 @@ from aetool.data.images import SplitImages
 from aetool.data.pca import PCA
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError
+from aetool.losses import Loss, OfLogits
 from aetool.models.base import BATCH, Autoencoder
 from aetool.randomness import seeded, subset
 from aetool.storage.checkpoint import Checkpoint, Checkpoints
@@ -117,8 +118,15 @@ def make_objective(
     penalty, given = config.penalty, {"code_size": code_size, "num_classes": num_classes, "train_labels": train_labels}
     with seeded(config.seed, "objective"):
         terms = {name: Term(build(term, **given), term.scale) for name, term in penalty.terms.items()}
-        loss = build(config.loss, pca=pca, input_std=torch.tensor(preprocessing.std))
+        loss = make_loss(config.loss, pca=pca, input_std=torch.tensor(preprocessing.std))
     return Objective(loss, terms, penalty.weight, round(penalty.warmup * total_steps), penalty.target_l0, code_size)
+
+
+def make_loss(config: LossConfig, **given: object) -> Loss:
+    """The loss of a config, or a plain function with its signature."""
+    loss: Loss = build(config, **given)
+    takes_logits = isinstance(loss, Loss) and loss.traits.logits
+    return OfLogits(loss) if config.logits and not takes_logits else loss
 
 
 def make_corruption(config: CorruptionConfig, pca: Callable[[], PCA]) -> Corruption | None:

@@ -85,7 +85,7 @@ def test_sparse_is_its_formula():
 def test_sparse_starts_at_the_mean_and_tied():
     mean = torch.rand(1, 8, 8)
     model = Sparse((1, 8, 8), 5, mean)
-    assert torch.equal(model.encoder, model.dictionary)
+    torch.testing.assert_close(model.encoder, model.atoms().flatten(1))
     torch.testing.assert_close(model.decode(torch.zeros(1, 5))[0], mean)
 
 

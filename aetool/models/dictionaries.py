@@ -26,11 +26,12 @@ def most_correlated(vectors: Tensor, atoms: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def kmeans(vectors: Tensor, k: int, iterations: int) -> Tensor:
-    """Centroids (k, n) of vectors (N, n), N ≥ k, by Lloyd's algorithm from k of the vectors; empty ones start anew.
+    """Centroids (k, n) of vectors (N, n) of mean 0, by Lloyd's algorithm; empty ones start anew at one of the vectors.
 
+    They start near 0, as those of Coates, Lee & Ng 2011: from k of the vectors, outliers keep clusters of their own.
     Draws from torch's global generator.
     """
-    centroids = vectors[torch.randperm(len(vectors))[:k]]
+    centroids = 0.1 * torch.randn(k, vectors.shape[1])
     for _ in range(iterations):
         sums, counts = _sums(vectors, centroids, nearest)
         drawn = vectors[torch.randint(len(vectors), (k,))]

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from aetool.components import Fraction, ModelTraits, PositiveFloat, PositiveInt
 from aetool.models.base import Autoencoder, AutoencoderOutput
 
+ENTRY = 0.02  # root mean square of the dictionary as it is stored: Adam's equal steps change it by the same fraction
 STRIDE = 10.0  # log θ of JumpReLU = STRIDE · parameter: with Adam's equal steps θ keeps up with the encoder
 
 
@@ -27,7 +28,8 @@ class Sparse(Autoencoder):
     to it (Gao et al. 2024, "Scaling and evaluating sparse autoencoders"). `init_from_data` then scales it, so that x̂
     has the size of x: many atoms that overlap would otherwise give an x̂ many times too large. x̄ is not learned: it
     would drift to where the penalty is small, at the cost of reconstruction and of probe accuracy. Atoms are normalised
-    in the forward pass, so that codes cannot evade an L1 penalty by shrinking while atoms grow. The factor √n gives
+    in the forward pass, so that codes cannot evade an L1 penalty by shrinking while atoms grow; they are stored at the
+    same entry size for every n, so that a learning rate means the same for small and large images. The factor √n gives
     atoms a root mean square of 1: with standardised images and the mean squared error per pixel, a unit is active when
     its correlation with the residual exceeds lambda / 2, at any image size.
     """
@@ -40,7 +42,7 @@ class Sparse(Autoencoder):
         pixels = math.prod(image_shape)
         self.scale = math.sqrt(pixels)
         atoms = F.normalize(torch.randn(code_size, pixels), dim=1)
-        self.dictionary = nn.Parameter(atoms)
+        self.dictionary = nn.Parameter(atoms * (ENTRY * self.scale))
         self.encoder = nn.Parameter(atoms.clone())
         self.encoder_bias = nn.Parameter(torch.zeros(code_size))
         mean = torch.zeros(pixels) if mean_image is None else mean_image.flatten()

@@ -60,7 +60,8 @@ class WTA(Sparse):
         mean_image: Tensor | None = None,
     ) -> None:
         super().__init__(image_shape, code_size, mean_image)
-        del self.encoder  # tied: the dictionary encodes as well
+        self.dictionary = self.encoder  # tied
+        del self.encoder
         self.winners = LifetimeSparsity(code_size, rate, momentum)
 
     def activate(self, pre_activation: Tensor) -> Tensor:

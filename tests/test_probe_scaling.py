@@ -161,5 +161,5 @@ def test_few_images_of_many_features_take_a_small_eigendecomposition(
 
 
 def test_the_table_writes_the_choice_in_words() -> None:
-    (metric,) = [m for m in table_metrics("probe-svm") if m.name == "code/common_scale"]
+    (metric,) = [m for m in table_metrics("probe-svm") if m.name == "common_scale"]
     assert [metric.text(value) for value in (0.0, 1.0, 0.6)] == ["no", "yes", "60%"]

@@ -140,15 +140,17 @@ def test_squeezenet_1_0_counts_1248424_parameters():
         assert sum(parameter.numel() for parameter in fire.parameters()) == i * s + s * e + 9 * s * e + s + 2 * e
 
 
-def preset(name):
-    node = OmegaConf.load(f"{Path(__file__).parents[1]}/conf/model/{name}.yaml")
+def preset(option, **changed):
+    node = OmegaConf.load(f"{Path(__file__).parents[1]}/conf/model/{option}.yaml")
     target, _ = node.pop("_target_"), node.pop("name")
-    return getattr(import_module(target.rpartition(".")[0]), target.rpartition(".")[2])(image_shape=CIFAR10, **node)
+    return getattr(import_module(target.rpartition(".")[0]), target.rpartition(".")[2])(
+        image_shape=CIFAR10, **{**node, **changed}
+    )
 
 
 def test_squeeze_has_a_quarter_of_convs_parameters_at_the_same_code_size():
-    conv, squeeze = preset("conv"), preset("squeeze")
-    x = torch.rand(2, *CIFAR10)
+    squeeze = preset("squeeze")
+    conv, x = preset("conv", code_size=squeeze.bottleneck[2].out_features), torch.rand(2, *CIFAR10)
     assert conv(x).code.shape == squeeze(x).code.shape
     assert conv(x).extras["feature_map"].shape == squeeze(x).extras["feature_map"].shape
     costs = cost(conv, CIFAR10), cost(squeeze, CIFAR10)

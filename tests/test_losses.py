@@ -17,7 +17,18 @@ from aetool.measures.reconstruction import ssim
 
 X = torch.rand(5, 2, 12, 13, generator=torch.Generator().manual_seed(0))
 R = torch.randn(5, 2, 12, 13, generator=torch.Generator().manual_seed(1))
-LOSSES = [MSE(), L1(), Huber(0.5), SSIM(), BCE(), Gaussian(0.7), Gaussian(None), Likelihood(), Whitened(0.1), OfLogits(MSE())]
+LOSSES = [
+    MSE(),
+    L1(),
+    Huber(0.5),
+    SSIM(),
+    BCE(),
+    Gaussian(0.7),
+    Gaussian(None),
+    Likelihood(),
+    Whitened(0.1),
+    OfLogits(MSE()),
+]
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)

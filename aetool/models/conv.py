@@ -43,8 +43,8 @@ class Conv(Mirrored):
     """Stages of 3×3 convolution, GELU and 2×2 average pooling; the decoder mirrors each by a transposed convolution.
 
     Pooling rounds odd sizes up, and the transposed convolutions restore them: any image shape works. With `code_size`
-    the code is a linear layer and `code_activation` on the flattened last map; without it the code is that map,
-    (B, channels[-1], h, w). Raises ValueError if `channels` is empty, or if the code is a map and has an activation.
+    the code is a linear layer of the flattened last map; without it the code is that map, (B, channels[-1], h, w).
+    Either is followed by `code_activation`. Raises ValueError if `channels` is empty.
     """
 
     def __init__(
@@ -54,22 +54,16 @@ class Conv(Mirrored):
         code_size: PositiveInt | None,
         code_activation: Activation,
     ) -> None:
-        check_code(code_size, code_activation)
         sizes = map_sizes(image_shape, channels)
         widths = [image_shape[0], *channels]
         bottleneck, expand = nn.Sequential(), nn.Sequential()
         if code_size is not None:
             map_shape = (channels[-1], *sizes[-1])
             flat = math.prod(map_shape)
-            bottleneck = nn.Sequential(nn.Flatten(), nn.Linear(flat, code_size), ACTIVATIONS[code_activation]())
+            bottleneck = nn.Sequential(nn.Flatten(), nn.Linear(flat, code_size))
             expand = nn.Sequential(nn.Linear(code_size, flat), nn.Unflatten(1, map_shape))
+        bottleneck.append(ACTIVATIONS[code_activation]())
         super().__init__(downsampling(widths), bottleneck, expand, upsampling(widths, sizes))
-
-
-def check_code(code_size: int | None, code_activation: Activation) -> None:
-    """Raises ValueError for an activation of a code that is a map, where nothing would apply it."""
-    if code_size is None and code_activation != "identity":
-        raise ValueError("code_size is null, so the code is the map itself: set code_activation=identity")
 
 
 def map_sizes(image_shape: Sequence[int], channels: Sequence[int]) -> list[Size]:

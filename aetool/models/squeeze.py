@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from aetool.components import OpenFraction, PositiveInt
 from aetool.models.base import ACTIVATIONS, Activation, layers_of
-from aetool.models.conv import Mirrored, Size, check_code, map_sizes, pooling, unpooling
+from aetool.models.conv import Mirrored, Size, map_sizes, pooling, unpooling
 
 
 class Fire(nn.Module):
@@ -69,7 +69,6 @@ class Squeeze(Mirrored):
         code_size: PositiveInt | None,
         code_activation: Activation,
     ) -> None:
-        check_code(code_size, code_activation)
         sizes = map_sizes(image_shape, channels)
 
         def widths(coarse: int, after: int) -> tuple[int, int, int]:
@@ -82,7 +81,8 @@ class Squeeze(Mirrored):
         map_shape = (map_channels, *sizes[-1])
         bottleneck: list[nn.Module] = [nn.Conv2d(channels[-1], map_channels, 1)]
         if code_size is not None:
-            bottleneck += [nn.Flatten(), nn.Linear(math.prod(map_shape), code_size), ACTIVATIONS[code_activation]()]
+            bottleneck += [nn.Flatten(), nn.Linear(math.prod(map_shape), code_size)]
+        bottleneck.append(ACTIVATIONS[code_activation]())
         expand = nn.Conv2d(map_channels, channels[-1], 1)
 
         decoder: list[nn.Module] = []

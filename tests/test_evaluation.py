@@ -163,7 +163,7 @@ def test_a_variational_run_has_likelihood_bounds(aetool, workplace):
 
 
 def test_a_missed_target_of_active_units_is_warned_about(aetool, workplace):
-    words = ["penalty=l1", "penalty.target_l0=1", "penalty.weight=1e-6"]
+    words = ["penalty=l1", "penalty.target_l0=1", "penalty.weight=1e-6", "model.code_activation=relu"]
     said = aetool("train", *TINY, *words)
     assert evaluated(workplace)["val/l0"] > 1.1
     assert "warning: penalty.target_l0=1: " in said.out

@@ -17,7 +17,7 @@ from aetool.training.trainer import Trainer
 
 DATA = [word for word in TINY if not word.startswith(("model", "trainer.epochs"))] + ["trainer.epochs=2"]
 RUNS = {
-    "dense": ["model=dense", "model.widths=[8]", "model.code_size=4"],
+    "dense": ["model=dense", "model.widths=[8]", "model.code_size=4", "model.code_activation=relu"],
     "sparse": ["model=sparse", "model.code_size=16", "penalty.warmup=0.5"],
     "conv": ["model=conv", "model.channels=[3,5]", "model.code_size=4", "corruption=masking", "optimizer=sgd"],
     "vae": ["model=vae", "model.widths=[8]", "model.code_size=4"],

@@ -29,6 +29,8 @@ from aetool.training.assembly import Trained, load_trained
 CPU = torch.device("cpu")
 SIGMAS = 5  # standard errors that an estimate may be off
 
+TRAINED = [*TINY, "model.code_activation=relu"]
+
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -37,7 +39,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_images(folder / "images.npz")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert main(["train", *TINY]) == 0
+        assert main(["train", *TRAINED]) == 0
     return folder / "outputs"
 
 
@@ -255,7 +257,7 @@ class TestSampleCommand:
         first, second = (np.load(path)["codes"] for path in run.glob("sample-*/samples.npz"))
         assert (first != second).any()
         assert aetool("encode", f"run={run}").code == 0
-        assert aetool("train", *TINY, "overwrite=true").code == 0
+        assert aetool("train", *TRAINED, "overwrite=true").code == 0
         assert not [*run.glob("sample-*"), *run.glob("codes-*")]
 
     @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """What the tests share: a small labelled dataset, a tiny run of it, and the real command line in-process."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -14,6 +17,7 @@ from aetool.cli import main
 from aetool.config.schema import RunConfig, TrainConfig
 from aetool.config.tree import known_targets
 from aetool.data.dataset import Dataset
+from aetool.evaluation.background import Figure, Figures
 from aetool.probes.base import Labelled, Probe, ProbeResult, judge
 from aetool.storage.opening import open_run
 from aetool.storage.run import Run
@@ -88,6 +92,25 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AETOOL_CACHE", str(tmp_path / "cache"))
     write_images(tmp_path / "images.npz")
     return tmp_path
+
+
+@contextlib.contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """In this folder, with a cache of its own; figures of runs are not drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("AETOOL_CACHE", str(folder / "cache"))
+        patch.setattr(Figures, "draw", _undrawn)
+        yield
+
+
+def _undrawn(figures: Figures, function: object, path: Path, *arguments: object) -> Figure:
+    """In the place of a figure's drawing."""
+    done: Future[str | None] = Future()
+    done.set_result(None)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (1, 1)).save(path)
+    return Figure(path, done)
 
 
 def write_images(path: Path, seed: int = 0) -> None:

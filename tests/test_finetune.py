@@ -9,14 +9,12 @@ import re
 import shutil
 import subprocess
 import sys
-from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, dataset_of, run_in, write_images
-from PIL import Image
+from conftest import TINY, dataset_of, run_in, working_in, write_images
 from safetensors.torch import load_file
 from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -28,7 +26,6 @@ from aetool.config.compose import compose_one
 from aetool.config.schema import FinetuneConfig, TrainConfig
 from aetool.data.augmentation import augment
 from aetool.errors import Interrupted
-from aetool.evaluation.background import Figure, Figures
 from aetool.evaluation.classify import Budget, classify
 from aetool.models.attention import Attention
 from aetool.models.base import Batch
@@ -56,24 +53,12 @@ DATA = ["dataset=arrays", "dataset.path=images.npz"]
 SCRATCH = ["model=dense", "model.widths=[8]", "model.code_size=4", *DATA, *SHORT]
 
 
-def undrawn(figures: Figures, function: object, path: Path, *arguments: object) -> Figure:
-    """In the place of a figure's drawing."""
-    done: Future[str | None] = Future()
-    done.set_result(None)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (1, 1)).save(path)
-    return Figure(path, done)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder with images.npz and the TINY autoencoder in outputs/parent."""
     folder = tmp_path_factory.mktemp("trained")
     write_images(folder / "images.npz")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("AETOOL_CACHE", str(folder / "cache"))
-        patch.setattr(Figures, "draw", undrawn)
+    with working_in(folder):
         assert main(["train", *TINY, "name=parent"]) == 0
     return folder
 
@@ -82,21 +67,17 @@ def trained(tmp_path_factory):
 def compared(trained):
     """What `control=true` says; it leaves finetune-… and scratch-… in comparison/."""
     said = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
-        patch.chdir(trained)
-        patch.setenv("AETOOL_CACHE", str(trained / "cache"))
+    with working_in(trained), contextlib.redirect_stdout(said):
         assert main(["finetune", "run=outputs/parent", *SHORT, "control=true", "output=comparison"]) == 0
     return said.getvalue()
 
 
 @pytest.fixture
-def place(trained, tmp_path, monkeypatch):
-    """A copy of that folder to work in; no figures."""
-    monkeypatch.setattr(Figures, "draw", undrawn)
+def place(trained, tmp_path):
+    """A copy of that folder to work in."""
     shutil.copytree(trained, tmp_path / "place")
-    monkeypatch.chdir(tmp_path / "place")
-    monkeypatch.setenv("AETOOL_CACHE", str(tmp_path / "place" / "cache"))
-    return tmp_path / "place"
+    with working_in(tmp_path / "place"):
+        yield tmp_path / "place"
 
 
 def outcome(folder: Path, kind: str = "finetune", output: str = "outputs") -> tuple[Path, dict]:

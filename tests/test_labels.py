@@ -1,5 +1,6 @@
 """aetool labels: accuracies over label budgets are those of the single commands."""
 
+import contextlib
 import csv
 import json
 import math
@@ -9,16 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, write_images
+from conftest import TINY, working_in, write_images
 from PIL import Image
 from scipy import stats
-from test_finetune import undrawn
 
 from aetool.cli import COMMANDS, COMPOSED, main
 from aetool.commands.probe import probe
 from aetool.config.completion import candidates
 from aetool.errors import Interrupted
-from aetool.evaluation.background import Figures
 from aetool.evaluation.correctness import read_correct
 from aetool.report.labels import Accuracies, print_curves, sentences, stat
 from aetool.storage.folder import RunFolder
@@ -35,10 +34,7 @@ def trained(tmp_path_factory):
     """A folder with images.npz and two seeds of the TINY autoencoder, outputs/first and outputs/second."""
     folder = tmp_path_factory.mktemp("trained")
     write_images(folder / "images.npz")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("AETOOL_CACHE", str(folder / "cache"))
-        patch.setattr(Figures, "draw", undrawn)
+    with working_in(folder):
         for seed, name in enumerate(("first", "second")):
             assert main(["train", *TINY, f"seed={seed}", f"name={name}"]) == 0
     return folder
@@ -49,26 +45,22 @@ def measured(trained, tmp_path_factory):
     """A copy in which `aetool labels` has been run, and what it printed."""
     folder = tmp_path_factory.mktemp("measured") / "place"
     shutil.copytree(trained, folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("AETOOL_CACHE", str(folder / "cache"))
-        patch.setattr(Figures, "draw", undrawn)
+    with working_in(folder):
         assert main(["labels", *BOTH, *SHORT]) == 0
     return folder
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    """Copies a folder and enters it; no figures of runs."""
+def place(tmp_path):
+    """Copies a folder and enters it."""
+    with contextlib.ExitStack() as stack:
 
-    def enter(folder: Path) -> Path:
-        monkeypatch.setattr(Figures, "draw", undrawn)
-        shutil.copytree(folder, tmp_path / "place")
-        monkeypatch.chdir(tmp_path / "place")
-        monkeypatch.setenv("AETOOL_CACHE", str(tmp_path / "place" / "cache"))
-        return tmp_path / "place"
+        def enter(folder: Path) -> Path:
+            shutil.copytree(folder, tmp_path / "place")
+            stack.enter_context(working_in(tmp_path / "place"))
+            return tmp_path / "place"
 
-    return enter
+        yield enter
 
 
 def table(folder: Path) -> dict[tuple[str, str], dict[str, float]]:

@@ -195,8 +195,9 @@ def _model(config: TrainConfig) -> list[str]:
             f"loss: the output of model={model.name} cannot be logits; choose loss=mse": (
                 config.loss.logits and not traits.logits
             ),
-            "loss.logits=false: this loss takes logits; set loss.logits=true": compares.logits
-            and not config.loss.logits,
+            "loss.logits=false: this loss takes logits; set loss.logits=true": (
+                compares.logits and not config.loss.logits
+            ),
             f"model.{key}=true: its weights are those of a squared error; choose loss=mse": (
                 model.arguments.get(key) and not compares.squared
             ),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aetool.probes.base import Fitted, Labelled, accuracy, at_edge, check_both
 from aetool.probes.choice import Candidate, choose
-from aetool.probes.standardisation import Scaling, common_scale, standardisation, unstandardised
+from aetool.probes.standardisation import Scaling, common_scale, ratio, standardisation, unstandardised
 
 Weights = tuple[Tensor, Tensor]  # weights (K, D) and biases (K,)
 
@@ -45,7 +45,7 @@ class Problem:
 
     def rescale(self) -> Tensor:
         """Change from the scaling by feature to the common one; returns the factors, (D,)."""
-        factors = torch.where(self.common > 0, self.common / self.per_feature, 0)
+        factors = ratio(self.common, self.per_feature)
         self.train.features.mul_(factors)
         self.is_common = True
         return factors

@@ -38,6 +38,11 @@ def common_scale(scale: Tensor) -> Tensor:
     return torch.where(varying, factor, 0)
 
 
+def ratio(new: Tensor, old: Tensor) -> Tensor:
+    """What takes features scaled by `old` to `new`, (D,) each; 0 for constant columns, whose scales are 0."""
+    return torch.where(new > 0, new / old, 0)
+
+
 def unstandardised(weights: tuple[Tensor, Tensor], mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Convert weights (K, D) and biases (K,) for standardised features to the equivalent ones for raw features."""
     weight = weights[0] * scale

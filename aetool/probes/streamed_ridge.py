@@ -12,7 +12,7 @@ from aetool.errors import NonFiniteError
 from aetool.probes.base import READ, Fitted, Poll, Streamed
 from aetool.probes.choice import Candidate, choose
 from aetool.probes.path import Weights, described, predict, squared_error
-from aetool.probes.standardisation import Scaling, common_scale, inverse_std, unstandardised
+from aetool.probes.standardisation import Scaling, common_scale, inverse_std, ratio, unstandardised
 
 PANEL = 2048  # columns of the Gram matrix that are updated at a time: only its lower triangle is needed
 
@@ -29,7 +29,7 @@ class Moments(NamedTuple):
     def with_common_scale(self) -> "Moments":
         """Of features that are all multiplied by one number instead; the Gram matrix is changed in place."""
         common = common_scale(self.scale)
-        factors = torch.where(common > 0, common / self.scale, 0)
+        factors = ratio(common, self.scale)
         gram = self.gram.mul_(factors[:, None]).mul_(factors)
         return self._replace(scale=common, gram=gram, products=self.products * factors[:, None])
 

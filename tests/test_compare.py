@@ -215,6 +215,16 @@ class TestOwnProbe:
             "linear": pytest.approx(0.89), "svm": 0.7, "linear-10-labels-per-class": 0.5
         }  # fmt: skip
 
+    def test_runs_whose_probes_are_set_differently_are_told_apart(self, tmp_path):
+        found = {"code/val/accuracy": 0.8, "code/test/accuracy": 0.7}
+        for seed, c in enumerate(([0.1], [0.1], [10.0])):
+            run = probed_by(write_run(tmp_path, seed=seed), "svm", found)
+            saved = json.loads((run / "config.json").read_text())
+            saved["config"]["probe"]["c"] = c
+            (run / "config.json").write_text(json.dumps(saved))
+        comparison = open_comparison([tmp_path])
+        assert [(group.values["probe.c"], len(group.rows)) for group in comparison.groups] == [([0.1], 2), ([10.0], 1)]
+
     def test_taps_are_shown_where_they_differ(self, tmp_path, aetool):
         def taps(*paths: Path) -> list[str]:
             aetool("compare", *map(str, paths), "--markdown", str(tmp_path / "table.md"))
@@ -231,6 +241,7 @@ class TestOwnProbe:
         third = probed_by(write_run(tmp_path, 0.2, seed=1), "svm", best["map"])
         assert taps(first, second, third) == ["map", "relu_code, map"]
         assert taps(first, third) == []
+        assert taps(second, third) == ["relu_code, map"]  # two seeds of one setting
 
     @pytest.mark.parametrize("probe", [None, "svm", {"name": 3}, {"name": "linear", "label_fraction": "half"}])
     def test_a_config_without_a_probe_that_was_measured_has_no_headline(self, tmp_path, probe):

@@ -102,6 +102,34 @@ class TestOverSeeds:
         assert said.endswith("the same difference on every seed, the difference cannot be assessed")
 
 
+class TestLabelDraws:
+    """Fine-tunes of three seeds on two label draws each: draws of a seed share what it was pretrained to."""
+
+    BEST = ((0.90, 0.92), (0.94, 0.96), (0.92, 0.935))
+    OTHER = ((0.88, 0.90), (0.90, 0.93), (0.87, 0.90))
+
+    def runs(self, lam: float, accuracies: tuple[tuple[float, ...], ...]) -> list[dict]:
+        return [
+            row(lam, seed, label_draw=draw, **{TEST: accuracy, VAL: accuracy, "run": f"{lam}-{seed}-{draw}"})
+            for seed, draws in enumerate(accuracies)
+            for draw, accuracy in enumerate(draws)
+        ]
+
+    def test_seeds_and_draws_are_separate_variations(self):
+        (said,) = between_groups(groups(self.runs(1, self.BEST), self.runs(2, self.OTHER)))
+        gaps = np.array(self.BEST) - np.array(self.OTHER)
+        of_seeds, of_draws = (scipy.stats.ttest_1samp(gaps.mean(axis=axis), 0) for axis in (1, 0))
+        assert of_draws.pvalue > 0.05 > of_seeds.pvalue
+        low, high = of_seeds.confidence_interval(0.95)
+        assert f"[{low:.4f}, {high:.4f}] (95 %, 3 seeds, paired; over 2 label draws [" in said
+        assert said.startswith("no significant difference")
+        assert said.endswith(f"p = {of_draws.pvalue:.2g})")
+
+    def test_of_one_seed_the_draws_are_known(self):
+        (said,) = between_groups(groups(self.runs(1, self.BEST[2:]), self.runs(2, self.OTHER[:1])))
+        assert "(95 %, over 2 label draws, one seed; p = " in said
+
+
 class TestOverImages:
     def test_it_stands_beside_the_interval_over_seeds(self, tmp_path):
         first, second = [0.96, 0.97, 0.962], [0.90, 0.906, 0.902]
@@ -137,6 +165,12 @@ class TestOverImages:
     def test_a_damaged_file_is_none(self, tmp_path):
         (tmp_path / "a.npz").write_bytes(b"PK\x03\x04damaged")
         assert read_correct(tmp_path / "a.npz") == read_correct(tmp_path / "b.npz") == {}
+        path = tmp_path / "c.npz"
+        write_correct(path, {"code": right(0.9)})
+        content = path.read_bytes()
+        for place in range(0, len(content), 3):
+            path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
+            read_correct(path)  # raises nothing
 
 
 class TestBaselines:

@@ -175,7 +175,7 @@ def test_a_target_met_on_train_alone_is_overfitting():
     for found, said in (
         (
             {"train/l0": 20.4, "val/l0": 35.0, "train/fvu": 0.01, "val/fvu": 0.2},
-            "35.0 units are active on validation, 20.4 on train: the training images are learned by heart (the FVU is "
+            "35.0 units are active on validation, 20.4 on train: the network memorises the training images (the FVU is "
             "0.0100 on train and 0.2000 on validation): lower trainer.epochs or model.code_size",
         ),
         ({"train/l0": 20.4, "val/l0": 35.0, "train/fvu": 0.19, "val/fvu": 0.2}, "there is no overfitting"),

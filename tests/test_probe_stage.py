@@ -1,6 +1,7 @@
 """Probing: label budgets, references, and what the choice may see."""
 
 import json
+import math
 import statistics
 from pathlib import Path
 
@@ -49,15 +50,17 @@ class TestBudget:
 
     def test_draws_are_averaged_and_their_spread_is_told(self):
         found = classify(linear(), points(), DATASET, Budget(2, None, 3))
-        accuracies = []
+        accuracies, errors = [], []
         for draw in range(3):
             noise = generator(0, "labels", draw)
             train, val = labelled(LABELS, 2, None, noise), labelled(LABELS, 2, None, noise)
             few = [Labelled(x[i], LABELS[i]) for x, i in zip(points(), (train, val), strict=False)]
             result = judge(linear()(few[0], few[1], 3, lambda: None), Labelled(points()[2], LABELS), 3)
             accuracies.append(result.metrics["test/accuracy"])
+            errors.append(accuracy_error(result.metrics["val/accuracy"], 6))
         assert found.metrics["test/accuracy"] == pytest.approx(statistics.fmean(accuracies))
         assert found.metrics["test/accuracy_std"] == pytest.approx(statistics.stdev(accuracies))
+        assert found.metrics["val/accuracy_se"] == pytest.approx(math.hypot(*errors) / 3, rel=0.1)  # of the mean
         assert found.confusion.sum() == 3 * 60
         assert found.correct.shape == (3, 60)
         assert found.correct.float().mean(dim=1).tolist() == pytest.approx(accuracies)

@@ -12,7 +12,7 @@ from aetool.measures.statistics import (
     accuracy_error,
     difference,
     holm,
-    largest_p,
+    least_clear,
     paired_accuracy_interval,
     paired_t_interval,
     welch_interval,
@@ -157,6 +157,6 @@ class TestSeveralComparisons:
     def test_a_difference_has_to_exceed_every_known_variation(self):
         unknown = Interval(0.1, -math.inf, math.inf, 1.0)
         clear, unclear = Interval(0.1, 0.05, 0.15, 0.01), Interval(0.1, -0.01, 0.21, 0.2)
-        assert largest_p(clear, unclear) == 0.2
-        assert largest_p(unknown, clear) == largest_p(clear, None) == 0.01
-        assert largest_p(unknown, None) is None
+        assert least_clear(clear, unclear) == unclear
+        assert least_clear(unknown, clear) == least_clear(clear, None) == clear
+        assert least_clear(unknown, None) is None

@@ -21,14 +21,15 @@ def probe(
     """Classification on the frozen features of a trained run: metrics by `tap/split/name`, beside the baselines."""
     point = compose_one("probe", ProbeCommandConfig, [word_for(run), *overrides], config_dir)
     with opened(point.config.run, known_targets(point.config_dir)) as found:
-        return _probe(Session(found, point.config), point.config)
+        config = _config(point, found)
+        return _probe(Session(found, config), config)
 
 
 def run(points: Sequence[Point[ProbeCommandConfig]]) -> int:
     """Probes every run, or prints what was measured before."""
     for point in points:
-        config = point.config
-        with opened(config.run, known_targets(point.config_dir)) as found:
+        with opened(point.config.run, known_targets(point.config_dir)) as found:
+            config = _config(point, found)
             session = Session(found, config)
             metrics = _probe(session, config)
             if len(points) > 1:
@@ -39,6 +40,12 @@ def run(points: Sequence[Point[ProbeCommandConfig]]) -> int:
                 _print_curve(curve)
                 print(figure)
     return 0
+
+
+def _config(point: Point[ProbeCommandConfig], run: Run[TrainConfig]) -> ProbeCommandConfig:
+    """With the run's own probe where none is typed."""
+    typed = any(word.lstrip("+~").partition("=")[0].partition(".")[0] == "probe" for word in point.words)
+    return point.config if typed else point.config.model_copy(update={"probe": run.config.probe})
 
 
 def _probe(session: Session, config: ProbeCommandConfig) -> Metrics:

@@ -1,5 +1,6 @@
 """Classification on the frozen features of a network."""
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -89,6 +90,7 @@ def _fit(probe: Probe, train: Labelled | Streamed, val: Labelled | Streamed, cla
 def _mean(results: Sequence[ProbeResult]) -> ProbeResult:
     metrics = {key: statistics.fmean(result.metrics[key] for result in results) for key in results[0].metrics}
     if len(results) > 1:
+        metrics["val/accuracy_se"] /= math.sqrt(len(results))
         metrics["test/accuracy_std"] = statistics.stdev(result.metrics["test/accuracy"] for result in results)
     confusion = sum((result.confusion for result in results[1:]), results[0].confusion)
     correct = torch.stack([result.correct for result in results])

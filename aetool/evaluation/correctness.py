@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import BadZipFile
+from zlib import error as ZlibError
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,5 +48,5 @@ def read_correct(path: Path) -> dict[str, Correct]:
     try:
         with path.open("rb") as file, np.load(file) as found:
             return {name: found[name] for name in found.files}
-    except (OSError, ValueError, EOFError, KeyError, BadZipFile):
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile, ZlibError, NotImplementedError, RuntimeError):
         return {}

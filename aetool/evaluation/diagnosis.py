@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 
 from aetool.config.schema import PenaltyConfig
+from aetool.evaluation.catalogue import COMPARED, VAL_ACCURACY
+from aetool.evaluation.headline import headline, headline_tap
 
 COLLAPSED = 0.05  # fraction of active units below which a posterior counts as collapsed
 
@@ -38,7 +40,7 @@ def _generalisation(metrics: Mapping[str, float]) -> str:
     of_train, of_val = metrics["train/fvu"], metrics["val/fvu"]
     errors = f"the FVU is {of_train:.4f} on train and {of_val:.4f} on validation"
     if of_train < OVERFITTED * of_val:
-        return f"the training images are learned by heart ({errors}): lower trainer.epochs or model.code_size"
+        return f"the network memorises the training images ({errors}): lower trainer.epochs or model.code_size"
     return f"the target is met on train, and there is no overfitting ({errors})"
 
 
@@ -53,11 +55,11 @@ def collapsed_posterior(active_units: float, code_size: int) -> list[str]:
 
 
 def below_baselines(metrics: Mapping[str, float]) -> list[str]:
-    """Validation accuracy of the code below that of a baseline."""
-    own = metrics.get("code/val/accuracy")
+    """Validation accuracy at the headline tap of a probe below that of a baseline."""
+    found, tap = headline(metrics), headline_tap(metrics)
+    own = found.get(VAL_ACCURACY.name)
     if own is None:
         return []
-    titles = {"untrained/code": "untrained", "pca": "pca", "pixels": "pixels"}
-    accuracies = {title: metrics.get(f"{name}/val/accuracy", 0.0) for name, title in titles.items()}
-    better = ", ".join(f"{title} ({accuracy:.4f})" for title, accuracy in accuracies.items() if accuracy > own)
-    return [f"validation accuracy of the code ({own:.4f}) is below baseline {better}"] if better else []
+    accuracies = {name: found.get(f"{name}/{VAL_ACCURACY.name}", 0.0) for name in COMPARED}
+    better = ", ".join(f"{name} ({accuracy:.4f})" for name, accuracy in accuracies.items() if accuracy > own)
+    return [f"validation accuracy of the {tap} ({own:.4f}) is below baseline {better}"] if better else []

@@ -135,8 +135,8 @@ def log_weights(
     """log p(target|h) + log p(h) - log q(h) for draws h of q = N(mean, exp(log_variance)): (samples, B) float64.
 
     Their mean estimates the ELBO; the log of the mean of their exponentials is never below that and approaches
-    log p(target) as samples grow. `decode` gives the mean of
-    Gaussian pixels, of standard deviation `sigma`; with sigma None the logits of Bernoulli pixels, 0 or 1.
+    log p(target) as samples grow. `decode` gives the mean of Gaussian pixels, of standard deviation `sigma`; with sigma
+    None the logits of Bernoulli pixels, 0 or 1.
     """
     prior = Normal(torch.zeros_like(mean), 1.0)
     posterior = Normal(mean, (log_variance / 2).exp())

@@ -118,9 +118,13 @@ def accuracy_error(accuracy: float, n: int) -> float:
     return math.sqrt(accuracy * (1 - accuracy) / n)
 
 
-def largest_p(*intervals: Interval | None) -> float | None:
-    """The p-value of a difference that has to exceed every known source of variation; None where none is known."""
-    return max((one.p for one in intervals if one is not None and one.is_known), default=None)
+def least_clear(*intervals: Interval | None) -> Interval | None:
+    """The known interval with the largest p-value, for a difference that has to exceed every source of variation.
+
+    None where none is known.
+    """
+    known = (one for one in intervals if one is not None and one.is_known)
+    return max(known, key=lambda one: one.p, default=None)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

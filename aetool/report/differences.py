@@ -1,8 +1,8 @@
 """Whether the best group differs from its baselines and from other groups, in sentences.
 
 The group is chosen by validation metrics; the differences are those of its test metric. A difference is significant
-where it exceeds both what varies over seeds (Student's t) and what varies over test images (paired), as far as either
-is known; several comparisons are corrected by Holm's method.
+where it exceeds what varies over seeds and over label draws (Student's t) and over test images (paired), as far as
+these are known; several comparisons are corrected by Holm's method.
 """
 
 import statistics
@@ -19,11 +19,11 @@ from aetool.measures.statistics import (
     Interval,
     difference,
     holm,
-    largest_p,
+    least_clear,
     paired_accuracy_interval,
 )
 from aetool.report.findings import is_accuracy, ranked, title
-from aetool.report.groups import Group, Row, Seed, directory, seed
+from aetool.report.groups import Group, Row, Seed, directory, replicate
 
 ONE_SEED = "only one seed per setting: differences cannot be assessed; add seed=0,1,2"
 RIVALS = 4  # groups that the best one is compared with
@@ -40,13 +40,24 @@ class Side:
 
     @cached_property
     def by_seed(self) -> dict[Seed, float]:
+        """Means over label draws."""
         return self.group.by_seed(self.key)
+
+    @cached_property
+    def by_draw(self) -> dict[int | None, float]:
+        """Means over seeds; empty where no seed has several label draws."""
+        return self.group.by_draw(self.key)
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is a single run, of which no spread is known."""
+        return len(self.by_seed) < 2 and not self.by_draw
 
     @cached_property
     def correct(self) -> list[float] | None:
         """How often each test image is classified correctly over the runs; None where that is not kept."""
-        by_seed = {seed(row): row for row in self.group.rows if self.key in row}
-        runs = [_correct(row, self.key) for row in by_seed.values()]
+        rows = {replicate(row): row for row in self.group.rows if self.key in row}
+        runs = [_correct(row, self.key) for row in rows.values()]
         if not runs or None in runs or len({len(run) for run in runs if run}) > 1:
             return None
         return [statistics.fmean(image) for image in zip(*(run for run in runs if run), strict=True)]
@@ -58,11 +69,13 @@ class Difference(NamedTuple):
     first: Side
     second: Side
     over_seeds: Interval
+    over_draws: Interval | None
     over_images: Interval | None
 
     @property
     def p(self) -> float | None:
-        return largest_p(self.over_seeds, self.over_images)
+        found = least_clear(self.over_seeds, self.over_draws, self.over_images)
+        return found.p if found else None
 
 
 def from_baselines(groups: Sequence[Group]) -> list[str]:
@@ -84,9 +97,9 @@ def between_groups(groups: Sequence[Group]) -> list[str]:
         return []
     order, _, test = found
     best, *others = (Side(title(group, order), group, test.key) for group in order)
-    if all(len(side.by_seed) == 1 for side in (best, *others)):
+    if all(side.is_single for side in (best, *others)):
         return [ONE_SEED]
-    if len(best.by_seed) == 1:
+    if best.is_single:
         return [f"{best.name} has only one seed: its differences cannot be assessed"]
     return _sentences([_difference(best, other, test) for other in others[:RIVALS]], test)
 
@@ -94,10 +107,12 @@ def between_groups(groups: Sequence[Group]) -> list[str]:
 def _difference(first: Side, second: Side, metric: Metric) -> Difference:
     one, other = (first, second) if metric.direction == "higher" else (second, first)
     over_seeds = difference(one.by_seed, other.by_seed)
+    over_draws = difference(one.by_draw, other.by_draw) if one.by_draw and other.by_draw else None
     single = first.group is not second.group and min(len(first.by_seed), len(second.by_seed)) < 2
-    if single or not one.correct or not other.correct or len(one.correct) != len(other.correct):
-        return Difference(first, second, over_seeds, None)
-    return Difference(first, second, over_seeds, paired_accuracy_interval(one.correct, other.correct))
+    over_images = None
+    if not single and one.correct and other.correct and len(one.correct) == len(other.correct):
+        over_images = paired_accuracy_interval(one.correct, other.correct)
+    return Difference(first, second, over_seeds, over_draws, over_images)
 
 
 def _sentences(found: Sequence[Difference], metric: Metric) -> list[str]:
@@ -125,16 +140,17 @@ def _sentence(found: Difference, metric: Metric, p: float | None, comparisons: i
 
 def _basis(found: Difference, form: str) -> str:
     """The intervals, in brackets that are left open."""
-    level = f"{CONFIDENCE * 100:.0f} %"
-    images = found.over_images
-    if not found.over_seeds.is_known:
-        assert images is not None
-        seeds = "one seed" if len(found.first.by_seed) < 2 else "the same difference on every seed"
-        return f"{_bounds(images, form)} ({level}, over test images, {seeds}"
     one, other = found.first.by_seed, found.second.by_seed
     seeds = f"{len(one)} seeds, paired" if one.keys() == other.keys() else f"{len(one)} and {len(other)} seeds"
-    beside = f"; over test images {_bounds(images, form)}" if images else ""
-    return f"{_bounds(found.over_seeds, form)} ({level}, {seeds}{beside}"
+    over = {
+        seeds: found.over_seeds,
+        f"over {len(found.first.by_draw)} label draws": found.over_draws,
+        "over test images": found.over_images,
+    }
+    (basis, interval), *rest = ((name, gap) for name, gap in over.items() if gap and gap.is_known)
+    unknown = "" if basis == seeds else ", one seed" if len(one) < 2 else ", the same difference on every seed"
+    beside = "".join(f"; {name} {_bounds(gap, form)}" for name, gap in rest)
+    return f"{_bounds(interval, form)} ({CONFIDENCE * 100:.0f} %, {basis}{unknown}{beside}"
 
 
 def _bounds(interval: Interval, form: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from aetool.evaluation.catalogue import CODE_SIZE, PROTOCOL, SELECTION, VAL_L0, Metric, error_key
 from aetool.measures.statistics import Stat
-from aetool.report.groups import Group, Row, Seed, Value, format_stat, format_value, seed
+from aetool.report.groups import Group, Replicate, Row, Value, format_stat, format_value, replicate
 
 DENSE = 0.99  # fraction of active units from which a code counts as dense
 NAMES = ("model.name", "dataset.name")  # keys whose value alone is clear
@@ -94,10 +94,10 @@ def excluded(rows: Sequence[Row]) -> list[str]:
 
 def duplicates(groups: Sequence[Group]) -> list[str]:
     """Runs of a group that share a seed: only the last of them counts."""
-    found: dict[tuple[int, Seed], list[Value]] = {}
+    found: dict[tuple[int, Replicate], list[Value]] = {}
     for index, group in enumerate(groups):
         for row in group.rows:
-            found.setdefault((index, seed(row)), []).append(row["directory"])
+            found.setdefault((index, replicate(row)), []).append(row["directory"])
     return [
         f"{', '.join(map(str, others))}: same config and seed as {last}, which is used instead"
         for *others, last in found.values()
@@ -107,24 +107,26 @@ def duplicates(groups: Sequence[Group]) -> list[str]:
 
 def outdated(rows: Sequence[Row]) -> list[str]:
     """Stages of completed runs that were measured under another protocol, with the command that re-evaluates them."""
-    found: dict[tuple[str, Value], list[str]] = {}
+    found: dict[tuple[str, Value, bool], list[str]] = {}
     for row in rows:
         stages = dict.fromkeys(key.partition("/")[0] for key in row if key.startswith(("evaluate/", "probe-")))
         for stage in stages if row["state"] == "completed" else ():
             protocol = row.get(f"{stage}/protocol")
             if protocol != PROTOCOL:
-                found.setdefault((stage, protocol), []).append(str(row["directory"]))
-    return [_outdated(stage, protocol, runs) for (stage, protocol), runs in found.items()]
+                is_own = stage == f"probe-{row.get('probe')}"
+                found.setdefault((stage, protocol, is_own), []).append(str(row["directory"]))
+    return [_outdated(stage, protocol, is_own, runs) for (stage, protocol, is_own), runs in found.items()]
 
 
-def _outdated(stage: str, protocol: Value, runs: Sequence[str]) -> str:
+def _outdated(stage: str, protocol: Value, is_own: bool, runs: Sequence[str]) -> str:
+    """`is_own`: it is that of the run's own probe, which `aetool probe` repeats without being given its settings."""
     words = ["aetool", stage.partition("-")[0]]
     words += ["-m"] if len(runs) > 1 else []
     words.append(f"run={','.join(runs)}")
     name, _, budget = stage.partition("-")[2].partition("-")
-    if name:
+    if name and not is_own:
         words.append(f"probe={name}")
-    if budget:
+    if budget and not is_own:
         value, _, kind = budget.partition("-")
         words.append(f"probe.{'label_fraction' if kind == 'of-labels' else 'labels_per_class'}={value}")
     which, them = (runs[0], "it") if len(runs) == 1 else (f"{len(runs)} runs", "them")

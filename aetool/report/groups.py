@@ -1,17 +1,20 @@
 """Rows of a comparison, and groups of runs that differ in the seed alone."""
 
 import math
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from aetool.measures.statistics import Stat
 
 DATASET = ("dataset.name", "dataset.path")  # keys that tell datasets apart
 Value = int | float | str | bool | list["Value"] | None  # of a config key, a metric or a fact about the run
 Row = Mapping[str, Value]  # run, directory, state, dotted config keys, and metrics as stage/name
+Key = TypeVar("Key")
 Order = tuple[bool, float, str]
 Seed = int | tuple[Value, ...] | None
+Replicate = tuple[Seed, int | None]  # seed and label draw
 
 
 class Group(NamedTuple):
@@ -28,17 +31,28 @@ class Group(NamedTuple):
         """A config value, also one that is the same in all groups."""
         return self.rows[0].get(key)
 
-    def by_seed(self, key: str) -> dict[Seed, float]:
+    def by_replicate(self, key: str) -> dict[Replicate, float]:
         """A metric of the runs that have it."""
-        return {seed(row): value for row in self.rows if (value := number(row.get(key))) is not None}
+        return {replicate(row): value for row in self.rows if (value := number(row.get(key))) is not None}
+
+    def by_seed(self, key: str) -> dict[Seed, float]:
+        """A metric by seed, its mean over the label draws."""
+        return _means((seed, value) for (seed, _), value in self.by_replicate(key).items())
+
+    def by_draw(self, key: str) -> dict[int | None, float]:
+        """A metric by label draw, its mean over the seeds; empty where no seed has several draws."""
+        found = self.by_replicate(key)
+        if len(found) == len({seed for seed, _ in found}):
+            return {}
+        return _means((draw, value) for (_, draw), value in found.items())
 
     def stat(self, key: str) -> Stat | None:
-        """A metric over seeds; None if no run has it."""
-        values = list(self.by_seed(key).values())
+        """A metric over seeds and label draws; None if no run has it."""
+        values = list(self.by_replicate(key).values())
         return Stat.of(values) if values else None
 
     def mean(self, key: str) -> float:
-        """A metric's mean over seeds; NaN if no run has it."""
+        """A metric's mean over seeds and label draws; NaN if no run has it."""
         stat = self.stat(key)
         return stat.mean if stat else math.nan
 
@@ -76,13 +90,21 @@ def format_stat(stat: Stat, form: str) -> str:
     return f"{mean} ± {format(stat.std, form.lstrip('+'))}" if stat.n > 1 else mean
 
 
-def seed(row: Row) -> Seed:
-    """What distinguishes a run from others of its group: its seed; its parent's and its label draw if they differ."""
+def replicate(row: Row) -> Replicate:
+    """What distinguishes a run from others of its group: its seed, with its parent's if another, and its label draw."""
     own = row.get("seed")
-    others = tuple(own if row.get(key) is None else row[key] for key in ("parent.seed", "label_draw"))
-    if others != (own, own):
-        return own, *others
-    return own if isinstance(own, int) else None
+    parent = own if row.get("parent.seed") is None else row["parent.seed"]
+    seed: Seed = (own, parent) if parent != own else own if isinstance(own, int) else None
+    draw = own if row.get("label_draw") is None else row["label_draw"]
+    return seed, draw if isinstance(draw, int) else None
+
+
+def _means(pairs: Iterable[tuple[Key, float]]) -> dict[Key, float]:
+    """The mean of the values of each key."""
+    found: dict[Key, list[float]] = {}
+    for key, value in pairs:
+        found.setdefault(key, []).append(value)
+    return {key: statistics.fmean(values) for key, values in found.items()}
 
 
 def grouped(rows: Sequence[Row], keys: Sequence[str]) -> list[Group]:

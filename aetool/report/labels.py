@@ -8,7 +8,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aetool.measures.statistics import CONFIDENCE, Interval, Stat, difference, holm, paired_accuracy_interval
+from aetool.measures.statistics import (
+    CONFIDENCE,
+    Interval,
+    Stat,
+    difference,
+    holm,
+    least_clear,
+    paired_accuracy_interval,
+)
 from aetool.report import charts
 from aetool.report.plots import BESIDE, Chart, legend, sheet, style, titled
 from aetool.report.tables import Column, markdown, plain_console, print_measures, write_csv, writing
@@ -24,8 +32,8 @@ NAMES = {  # of classifiers, in the order of tables: what each is
 PRETRAINED = ("code", "fine-tuned")
 SEEDLESS = ("PCA", "pixels")  # the same for every seed of the run
 NOTE = (
-    f"Differences in points, each with the widest of its {100 * CONFIDENCE:.0f} % intervals over seeds, label draws "
-    "and test images; significance after Holm's correction over the comparisons of a line."
+    f"Differences in points, each with that of its {100 * CONFIDENCE:.0f} % intervals over seeds, label draws and test "
+    "images in which it is least clear; significance after Holm's correction over the comparisons of a line."
 )
 
 Budget = int | None  # labels per class; None: all
@@ -76,9 +84,9 @@ def sentences(curves: Curves) -> Iterator[str]:
 def _gap(first: Accuracies, second: Accuracies) -> Interval:
     """The difference in test accuracy, with the interval that says the least: over seeds, draws, or test images."""
     images = (np.mean(list(one.correct.values()), axis=0).tolist() for one in (first, second))
-    known = [paired_accuracy_interval(*images)]
-    known += [gap for axis in (0, 1) if (gap := difference(_means(first, axis), _means(second, axis))).is_known]
-    return max(known, key=lambda gap: gap.p)
+    over_images = paired_accuracy_interval(*images)
+    over = (difference(_means(first, axis), _means(second, axis)) for axis in (0, 1))
+    return least_clear(over_images, *over) or over_images
 
 
 def _means(tested: Accuracies, axis: int) -> dict[int, float]:

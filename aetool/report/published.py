@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
+from aetool.config.identity import digest, identity
 from aetool.config.published import Reproduction, reproductions
 from aetool.config.schema import PublishedConfig, TrainConfig
 from aetool.errors import UserError, suggest
@@ -62,16 +63,23 @@ def refuse_unknown_metric(published: PublishedConfig, sections: Collection[str])
 
 
 def sentences(runs: Sequence[Run[TrainConfig]]) -> Iterator[str]:
-    """What the runs measure beside each published number that they reproduce, over seeds."""
-    groups: dict[PublishedConfig, list[Row]] = {}
+    """What the runs measure beside each published number that they reproduce, over the seeds of a setting."""
+    settings: dict[PublishedConfig, dict[str, list[Row]]] = {}
     for run in runs:
-        flat = {f"{section}/{key}": value for section, found in run.metrics.items() for key, value in found.items()}
-        if run.config.published and run.config.published.metric in flat:
-            groups.setdefault(run.config.published, []).append({"seed": run.config.seed, **flat})
-    for published, rows in groups.items():
+        flat: dict[str, Value] = {
+            f"{section}/{key}": value for section, found in run.metrics.items() for key, value in found.items()
+        }
+        published = run.config.published
+        if published and published.metric in flat:
+            row = {"run": run.directory.name, "seed": run.config.seed, **flat}
+            setting = digest(identity(run.config.model_copy(update={"seed": 0})))
+            settings.setdefault(published, {}).setdefault(setting, []).append(row)
+    for published, groups in settings.items():
         target = "" if published.target is None else f", target {format_value(published.target)}"
-        measured = _with_spread(Group({}, rows), _metric(published))
-        yield f"{published.setting}: published {_cited(published)}{target}; here {measured}"
+        for rows in groups.values():
+            measured = _with_spread(Group({}, rows), _metric(published))
+            which = f" ({', '.join(str(row['run']) for row in rows)})" if len(groups) > 1 else ""
+            yield f"{published.setting}: published {_cited(published)}{target}; here {measured}{which}"
 
 
 def read_results(paths: Sequence[Path], config_dir: Path | None = None) -> tuple[list[Result], list[str]]:
@@ -142,7 +150,11 @@ def write_results(path: Path, results: Sequence[Result]) -> None:
 
     Raises UserError where an existing file has no markers, or it cannot be written.
     """
-    text = path.read_text(encoding="utf-8") if path.exists() else TEMPLATE
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else TEMPLATE
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise UserError(f"{path}: cannot read it: {reason}; give another file") from error
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:

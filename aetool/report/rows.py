@@ -220,7 +220,8 @@ def _own_probe(config: JsonObject, metrics: JsonObject) -> Found:
     if not isinstance(found, dict) or not (tap := headline_tap(found)):
         return {}
     own = {f"{PROBE}/{key}": value for key, value in headline(found).items() if isinstance(value, int | float)}
-    return {"probe": stage.removeprefix("probe-"), "probe.tap": tap, **own}
+    set_to = {f"{PROBE}.{key}": value for key, value in flatten(settings) if key not in ("name", "_target_")}
+    return {"probe": stage.removeprefix("probe-"), **set_to, "probe.tap": tap, **own}
 
 
 def _start(folder: Path, config: JsonObject) -> Found:

@@ -16,7 +16,7 @@ from aetool.evaluation.catalogue import Metric
 from aetool.files import replacing
 from aetool.report.comparison import Comparison
 from aetool.report.findings import ranked
-from aetool.report.groups import Group, Row, Value, comparable_sets, format_stat, format_value, seed
+from aetool.report.groups import Group, Row, Value, comparable_sets, format_stat, format_value, replicate
 
 TABLES = 2  # one below the other, where one is too narrow for all metrics
 LONG = 40  # groups above which there is one table only
@@ -112,10 +112,10 @@ def _identifying(comparison: Comparison, lines: Sequence[Group], each: bool, dot
     if each or not found:
         found.insert(0, Column("run", list(map(_name, lines)), number=False))
     taps = [", ".join(dict.fromkeys(str(row.get("probe.tap", "")) for row in line.rows)) for line in lines]
-    if len(set(taps)) > 1:
+    if len({row.get("probe.tap") for line in lines for row in line.rows}) > 1:
         found.append(Column("tap", taps, number=False))
     if any(len(line.rows) > 1 for line in lines):
-        found.append(Column("n", [str(len(set(map(seed, line.rows)))) for line in lines]))
+        found.append(Column("n", [str(len(set(map(replicate, line.rows)))) for line in lines]))
     if comparison.fronts and not each:
         found.append(Column("front", [_marks(comparison, line) for line in lines], number=False))
     states = [str(line.value("state")) for line in lines]

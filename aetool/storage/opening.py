@@ -39,9 +39,10 @@ def word_for(run: Run[TrainConfig] | str | Path) -> str:
 def open_trained(directory: str, targets: Targets) -> Run[TrainConfig]:
     """Raises UserError where the training is not finished."""
     run = open_run(directory, targets)
-    if "pretrain" not in run.metrics:
-        state = run.status.get("state", "not started")
-        raise UserError(f"run={directory}: its training is {state}; finish it with the train command that started it")
+    state = run.status.get("state", "not started")
+    if not isinstance(run.metrics.get("pretrain", {}).get("best_step"), int | float):
+        problem = "metrics.json is damaged" if state == "completed" else f"training is {state}"
+        raise UserError(f"run={directory}: its {problem}; give the train command that started it again")
     return run
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from aetool.config.compose import Point
 from aetool.config.schema import FinetuneConfig
-from aetool.measures.statistics import Interval, difference, paired_accuracy_interval
+from aetool.measures.statistics import CONFIDENCE, Interval, difference, holm, least_clear, paired_accuracy_interval
 from aetool.report.tables import print_measures
 from aetool.sweeps.classifier import Result
 from aetool.sweeps.sweep import Outcome
@@ -30,13 +30,23 @@ def print_points(
         setting = " ".join(word for word in point.overrides if not word.startswith("seed="))
         settings.setdefault(setting, []).append((point.config.seed, result))
     print_measures("test accuracy", table)
-    for setting, results in settings.items():
-        if all(result.gap is not None for _, result in results):
-            label = f"{setting}: " if setting else ""
-            print(label + _over_seeds(results))
+    gaps = {
+        setting: _over_seeds(results)
+        for setting, results in settings.items()
+        if all(result.gap is not None for _, result in results)
+    }
+    for (setting, found), p in zip(gaps.items(), holm(list(map(_p, gaps.values()))), strict=True):
+        label = f"{setting}: " if setting else ""
+        corrected = f" (by Holm over {len(gaps)} settings)" if len(gaps) > 1 else ""
+        print(f"{label}{_sentence(found, p)}{corrected}")
 
 
-def _over_seeds(results: Sequence[tuple[int, Result]]) -> str:
+def sentence(gaps: Mapping[str, Interval]) -> str:
+    """The difference, with its intervals by what they are over, and whether it exceeds all of these variations."""
+    return _sentence(gaps, _p(gaps))
+
+
+def _over_seeds(results: Sequence[tuple[int, Result]]) -> dict[str, Interval]:
     pairs = [result.correct for _, result in results if result.correct is not None]
     means = (list(map(statistics.fmean, zip(*side, strict=True))) for side in zip(*pairs, strict=True))
     over_images = paired_accuracy_interval(*means)
@@ -45,13 +55,17 @@ def _over_seeds(results: Sequence[tuple[int, Result]]) -> str:
         for name in ("fine-tuned", "from scratch")
     )
     over_seeds = difference(tuned, scratch)
-    return sentence({f"{len(results)} seeds": over_seeds, "test images": over_images})
+    return {f"{len(results)} seeds": over_seeds, "test images": over_images}
 
 
-def sentence(gaps: Mapping[str, Interval]) -> str:
-    """The difference, with its intervals by what they are over; it counts if no known one includes zero."""
+def _p(gaps: Mapping[str, Interval]) -> float:
+    found = least_clear(*gaps.values())
+    return found.p if found else 1.0
+
+
+def _sentence(gaps: Mapping[str, Interval], p: float) -> str:
     known = {over: gap for over, gap in gaps.items() if gap.is_known}
     intervals = [f"{100 * gap.low:+.2f} to {100 * gap.high:+.2f} over {over}" for over, gap in known.items()]
-    verdict = "a difference" if all(gap.excludes_zero for gap in known.values()) else "no difference shown"
+    verdict = "a difference" if p <= 1 - CONFIDENCE else "no difference shown"
     mean = next(iter(gaps.values())).mean
     return f"fine-tuned minus from scratch: {100 * mean:+.2f} points, 95 % interval {', '.join(intervals)}: {verdict}"

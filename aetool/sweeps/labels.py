@@ -14,9 +14,11 @@ from aetool.config.tree import known_targets
 from aetool.errors import UserError
 from aetool.evaluation import probe
 from aetool.evaluation.classify import labels_of
-from aetool.evaluation.correctness import CORRECT, read_correct
+from aetool.evaluation.correctness import CORRECT, Correct, read_correct
+from aetool.evaluation.measurement import Measurement
 from aetool.evaluation.session import Session, keeping_dataset
-from aetool.files import flatten
+from aetool.files import JsonObject, flatten
+from aetool.models.taps import tapped
 from aetool.report.labels import Accuracies, Budget, Curves, described
 from aetool.storage.opening import holding, open_trained, word_for
 from aetool.storage.run import Run
@@ -53,7 +55,12 @@ def over_labels(points: Sequence[Point[LabelsConfig]]) -> Measured:
     runs = [opening(point.config.run, targets) for point in points]
     _refuse_differences(runs)
     with keeping_dataset():
-        dataset = Session(runs[0], config).dataset
+        session = Session(runs[0], config)
+        dataset = session.dataset
+        if tuning:
+            model, preprocessing = session.untrained()
+            x = preprocessing.to_input(dataset.val.images[:2].to(session.device))
+            tapped(model, config.tap, x)  # raises UserError for a layer, which a probe alone may read
         budgets = _possible(config.labels, labels_of(dataset)[0])
         curves: Curves = {budget: {} for budget in budgets}
         for run in runs:
@@ -96,18 +103,25 @@ def _add_probe(found: dict[str, Accuracies], run: Run[TrainConfig], budget: Budg
     """What the probe says of the frozen code and of the baselines."""
     taps = None if config.tap == "code" else [config.tap]
     settings: ProbeConfig = config.probe.model_copy(update={"labels_per_class": budget, "taps": taps})
+    subjects = {config.tap: "code"}
+    if config.baselines:
+        subjects |= {f"untrained/{config.tap}": "untrained", "pca": "PCA", "pixels": "pixels"}
     measured = probe.measurement(run, settings, config.baselines)
-    if not measured.exists:
+    metrics, correct = _read(measured)
+    if any(f"{subject}/val/accuracy" not in metrics or subject not in correct for subject in subjects):
         log.info(f"{run.directory}: {config.probe.name} probe with {described(budget)}")
-        probe.probe(Session(run, config), settings, config.baselines)
-    metrics, correct = measured.read() or {}, read_correct(measured.folder / CORRECT)
-    subjects = {config.tap: "code", f"untrained/{config.tap}": "untrained", "pca": "PCA", "pixels": "pixels"}
+        probe.probe(Session(run, config), settings, config.baselines, overwrite=True)
+        metrics, correct = _read(measured)
     for subject, name in subjects.items():
-        if subject in correct:
-            tested = found.setdefault(name, Accuracies([], {}))
-            tested.val.append(metrics[f"{subject}/val/accuracy"])
-            for draw, images in enumerate(np.atleast_2d(correct[subject])):
-                tested.correct[run.config.seed, draw] = images
+        tested = found.setdefault(name, Accuracies([], {}))
+        tested.val.append(metrics[f"{subject}/val/accuracy"])
+        for draw, images in enumerate(np.atleast_2d(correct[subject])):
+            tested.correct[run.config.seed, draw] = images
+
+
+def _read(measured: Measurement) -> tuple[JsonObject, dict[str, Correct]]:
+    """Empty where it is not measured, or its files are damaged."""
+    return measured.read() or {}, read_correct(measured.folder / CORRECT)
 
 
 def _tuning(point: Point[LabelsConfig]) -> Point[FinetuneConfig]:

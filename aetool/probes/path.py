@@ -80,7 +80,11 @@ def _candidates(name: str, grid: Sequence[float], solver: Solver, problem: Probl
 def described(name: str, grid: Sequence[float], value: float, is_common: bool) -> tuple[str, dict[str, float]]:
     """What a classifier was fitted with, in words and as metrics."""
     metrics = {name: float(value), f"{name}_at_edge": at_edge(value, grid), "common_scale": float(is_common)}
-    return f"{name}={value}, scaling={'common' if is_common else 'feature'}", metrics
+    return f"{name}={value}, scaling={scaling_name(is_common)}", metrics
+
+
+def scaling_name(is_common: bool) -> Scaling:
+    return "common" if is_common else "feature"
 
 
 def squared_error(scores: Tensor, labels: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ CHEAP = {  # experiments of a minute or two: between which values the metric lie
 @pytest.mark.results
 @pytest.mark.parametrize("experiment", CHEAP)
 def test_a_published_number_is_reproduced(tmp_path, monkeypatch, aetool, experiment):
-    """By one seed: what was measured here, and the target as far as the 95 % interval over test images allows to say."""
+    """By one seed: as measured here, and the target as far as the 95 % interval over test images allows to say."""
     monkeypatch.chdir(tmp_path)
     done = aetool("train", f"experiment={experiment}", "seed=0", "threads=1", "baselines=false")
     assert done.code == 0, done.err

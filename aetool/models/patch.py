@@ -79,6 +79,10 @@ class Patch(Autoencoder):
     def learn(self, code_size: int, whitened: Tensor | None) -> Autoencoder:
         """The autoencoder of patches, for whitened training patches (N, n); None before a checkpoint is loaded."""
 
+    @property
+    def has_free_scale(self) -> bool:
+        return self.autoencoder.has_free_scale
+
     def encode(self, x: Tensor) -> Tensor:
         """(B, features); without gradient the products are taken in bfloat16 where the processor has it."""
         atoms = self.atoms().flatten(1)

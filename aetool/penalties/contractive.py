@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aetool.components import PositiveInt
+from aetool.components import PenaltyTraits, PositiveInt
 from aetool.measures.jacobian import Method, squared_norm
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.penalties.base import Penalty
@@ -29,6 +29,7 @@ class Contractive(Penalty):
     method: Method
     probes: PositiveInt
     relative: bool | None
+    traits = PenaltyTraits(whole_images=True)
 
     def __call__(self, model: Autoencoder, batch: Batch, output: AutoencoderOutput) -> Tensor:
         value = squared_norm(model, batch.x, self.method, self.probes, batch.generator).mean()

@@ -270,7 +270,7 @@ def test_the_figure_of_singular_values_is_written(scale: float, tmp_path: Path) 
         lambda: Sparse(SHAPE, 6),
         lambda: TopK(SHAPE, 6, k=2, alpha=1.5),
         lambda: BatchTopK(SHAPE, 6, k=2, momentum=0.1),
-        lambda: JumpReLU(SHAPE, 6, threshold=0.02, bandwidth=0.05),
+        lambda: JumpReLU(SHAPE, 6, threshold=0.05, bandwidth=0.1),
         lambda: WTA(SHAPE, 6, rate=0.5, momentum=0.1),
     ],
 )

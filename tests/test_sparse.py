@@ -27,6 +27,7 @@ from aetool.training.pretrain import make_trainer
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 9, 14), (2, 1, 5)]
 SHAPE = (1, 4, 4)
+ROOT = 4.0  # of the number of pixels
 
 
 @pytest.fixture(autouse=True)
@@ -91,12 +92,17 @@ def test_bfloat16_reaches_every_parameter_too():
             assert model.eval()(x).reconstruction.isfinite().all()
 
 
-@pytest.mark.parametrize("model", [Sparse, TopK, BatchTopK, WTA])
+@pytest.mark.parametrize("model", [Sparse, TopK, BatchTopK, WTA, JumpReLU])
 def test_the_initial_scale_fits_the_images_best(model):
     """No other factor on the encoder leaves a smaller error, however many atoms there are."""
-    arguments = {Sparse: {}, TopK: {"k": 5, "alpha": 1.0}, BatchTopK: {"k": 5, "momentum": 0.1}}
-    torch.manual_seed(0)
-    made = model((1, 4, 4), 64, **arguments.get(model, {"rate": 0.3, "momentum": 0.1}))
+    arguments = {
+        Sparse: {},
+        TopK: {"k": 5, "alpha": 1.0},
+        BatchTopK: {"k": 5, "momentum": 0.1},
+        WTA: {"rate": 0.3, "momentum": 0.1},
+        JumpReLU: {"threshold": 0.7, "bandwidth": 1.0},
+    }
+    made = model((1, 4, 4), 64, **arguments[model])
     x = torch.randn(50, 1, 4, 4)
     before = (made(x).reconstruction - x).square().mean().item()
     made.init_from_data(x)
@@ -104,10 +110,24 @@ def test_the_initial_scale_fits_the_images_best(model):
     for factor in (0.9, 1.0, 1.1):
         with torch.no_grad():
             made.encoder_weight.mul_(factor)
+            if model is JumpReLU:
+                made.scaled_log_threshold.add_(math.log(factor) / STRIDE)
             errors.append((made(x).reconstruction - x).square().mean().item())
             made.encoder_weight.div_(factor)
+            if model is JumpReLU:
+                made.scaled_log_threshold.sub_(math.log(factor) / STRIDE)
     assert errors[1] == min(errors)
     assert errors[1] < min(1, before)
+
+
+@pytest.mark.parametrize(
+    "made", [TopK(SHAPE, 256, 8, 1.0), BatchTopK(SHAPE, 256, 8, 0.1), WTA(SHAPE, 256, 8 / 256, 0.1)]
+)
+def test_before_training_as_many_units_are_active_in_evaluation(made):
+    x = torch.randn(200, *SHAPE)
+    made.init_from_data(x)
+    active = (made.eval().encode(x) > 0).float().sum(1).mean().item()
+    assert active == pytest.approx(8, rel=0.3)
 
 
 def test_without_an_active_unit_the_initial_scale_stays():
@@ -194,7 +214,7 @@ def running_mean(values: list[float], momentum: float) -> float:
 
 class TestJumpReLU:
     def test_is_its_formula(self):
-        model = perturbed(JumpReLU(SHAPE, 12, 0.05, 0.1))
+        model = perturbed(JumpReLU(SHAPE, 12, 0.05 * ROOT, 0.1 * ROOT))
         x = torch.randn(50, *SHAPE)
         pre = pre_activations(model, x, model.encoder)
         threshold = np.exp(STRIDE * model.scaled_log_threshold.detach().numpy().astype(float))
@@ -204,11 +224,21 @@ class TestJumpReLU:
         np.testing.assert_allclose(model.threshold.detach(), threshold, rtol=1e-5)
 
     def test_thresholds_start_where_they_are_told(self):
-        torch.testing.assert_close(JumpReLU(SHAPE, 5, 0.3, 0.1).threshold, torch.full((5,), 0.3))
+        torch.testing.assert_close(JumpReLU(SHAPE, 5, 0.3 * ROOT, 0.1).threshold, torch.full((5,), 0.3))
+
+    @pytest.mark.parametrize("code_size", [16, 4096])
+    def test_images_set_the_scale_of_the_thresholds(self, code_size):
+        """At any code size a threshold of one deviation leaves a sixth of the units active."""
+        model, x = JumpReLU(SHAPE, code_size, 1.0, 0.5), torch.randn(100, *SHAPE)
+        model.init_from_data(x)
+        deviation = pre_activations(model, x, model.encoder).std()
+        np.testing.assert_allclose(model.threshold.detach(), deviation, rtol=1e-3)
+        np.testing.assert_allclose(model.bandwidth, deviation / 2, rtol=1e-3)
+        assert (model.encode(x) > 0).float().mean() == pytest.approx(0.16, abs=0.02)
 
     def test_gradients_are_the_papers(self):
         """Equations for the pseudo-derivatives with a rectangle kernel, written out by loops."""
-        model, bandwidth = perturbed(JumpReLU(SHAPE, 12, 0.05, 0.2)), 0.2
+        model, bandwidth = perturbed(JumpReLU(SHAPE, 12, 0.05 * ROOT, 0.2 * ROOT)), 0.2
         x, weight = torch.randn(50, *SHAPE), torch.randn(50, 12)
         pre = model(x).extras["pre_activation"].detach().requires_grad_()
         theta = model.threshold.detach().numpy()
@@ -222,7 +252,7 @@ class TestJumpReLU:
         np.testing.assert_allclose(pre.grad, weight.numpy() * (pre.detach().numpy() > theta))
 
     def test_l0_is_the_count_and_reaches_thresholds_alone(self):
-        model, bandwidth = perturbed(JumpReLU(SHAPE, 12, 0.05, 0.2)), 0.2
+        model, bandwidth = perturbed(JumpReLU(SHAPE, 12, 0.05 * ROOT, 0.2 * ROOT)), 0.2
         x = torch.randn(50, *SHAPE)
         output = model(x)
         value = L0()(model, Batch(x, x), output)

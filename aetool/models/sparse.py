@@ -51,11 +51,15 @@ class Sparse(Autoencoder):
 
     @torch.no_grad()
     def init_from_data(self, x: Tensor) -> None:
-        """Multiplies the encoder by the factor of x̂ - b that fits x - x̄ best: ⟨x̂ - b, x - x̄⟩ / ‖x̂ - b‖²."""
+        """Multiplies the encoder by the factor of x̂ - b that fits x - x̄ best: ⟨x̂ - b, x - x̄⟩ / ‖x̂ - b‖².
+
+        What is observed in training, such as thresholds for eval mode, is observed on these images first.
+        """
         explained = self.decode(self.encode(x)).flatten(1) - self.decoder_bias
         factor = (explained * (x.flatten(1) - self.pre_bias)).sum() / explained.square().sum()
         if factor > 0:  # not nan, as without an active unit
             self.encoder_weight.mul_(factor)
+        self.observe(self(x))
 
     def activate(self, pre_activation: Tensor) -> Tensor:
         """Pre-activations to codes, both (B, code_size); subclasses override it."""
@@ -157,7 +161,8 @@ class JumpReLU(Sparse):
     Rajamanoharan et al. 2024, "Jumping ahead: improving reconstruction fidelity with JumpReLU sparse autoencoders". The
     step H has no gradient in θ; it is given that of a kernel density estimate, from the pre-activations within
     `bandwidth` / 2 of θ: -θ / bandwidth for the code, and -1 / bandwidth for the extra `active`, which is H itself and
-    sums to the L0 of penalty=l0. θ starts at `threshold`; both arguments are in units of the code.
+    sums to the L0 of penalty=l0. θ starts at `threshold`; both arguments are in standard deviations of the initial
+    pre-activations, so that they mean the same for every code and image size.
     """
 
     traits = replace(Sparse.traits, extras=("pre_activation", "active"))
@@ -171,8 +176,22 @@ class JumpReLU(Sparse):
         mean_image: Tensor | None = None,
     ) -> None:
         super().__init__(image_shape, code_size, mean_image)
-        self.bandwidth = bandwidth
-        self.scaled_log_threshold = nn.Parameter(torch.full((code_size,), math.log(threshold) / STRIDE))
+        self.relative = threshold, bandwidth
+        self.bandwidth = nn.Buffer(torch.zeros(()))
+        self.scaled_log_threshold = nn.Parameter(torch.zeros(code_size))
+        self._set_threshold(1 / self.scale)  # as standardised pixels would give, were they independent
+
+    def init_from_data(self, x: Tensor) -> None:
+        self._set_threshold(self._pre_activation(x).std().item())
+        super().init_from_data(x)  # every scale of the encoder has the same units active
+        self._set_threshold(self._pre_activation(x).std().item())
+
+    @torch.no_grad()
+    def _set_threshold(self, deviation: float) -> None:
+        """θ and the bandwidth for pre-activations of this standard deviation."""
+        threshold, bandwidth = self.relative
+        self.scaled_log_threshold.fill_(math.log(threshold * deviation) / STRIDE)
+        self.bandwidth.fill_(bandwidth * deviation)
 
     @property
     def threshold(self) -> Tensor:

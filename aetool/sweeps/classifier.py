@@ -39,7 +39,19 @@ from aetool.training.finetune import Finetuned, finetune
 from aetool.training.progress import TrainingProgress
 
 STAGE, PREDICTIONS, SUPERVISED = "finetune", "predictions.npy", "supervised"
-PRETRAINING = ("model", "dataset", "loss", "penalty", "corruption", "probe", "seed", "output", "device", "threads", "cache")
+PRETRAINING = (
+    "model",
+    "dataset",
+    "loss",
+    "penalty",
+    "corruption",
+    "probe",
+    "seed",
+    "output",
+    "device",
+    "threads",
+    "cache",
+)
 LAYER_DECAY = 0.75  # of a pretrained encoder (He et al. 2022)
 log = logging.getLogger("aetool")
 

@@ -28,6 +28,7 @@ CONTRACTS: dict[str, tuple[type, str]] = {  # by group: the traits of its base c
     "probe": (ProbeTraits, "probes.base.Probe"),
     "scheduler": (ScheduleTraits, "training.schedules.Schedule"),
 }
+PARTS = ("model", "dataset", "loss", "penalty", "corruption", "probe")  # that a trained run has already
 Traits = TypeVar("Traits", LossTraits, ModelTraits, PenaltyTraits, ScheduleTraits)
 
 
@@ -63,8 +64,7 @@ def given_twice(command: str, keys: Collection[str]) -> list[str]:
         return []
     roots = {key: key.partition(".")[0].partition("@")[0] for key in keys}
     if "run" in keys:
-        parts = ("model", "dataset", "loss", "penalty", "corruption", "probe")
-        return [f"{key}: run=… decides it; leave out {key}=… or run=…" for key in keys if roots[key] in parts]
+        return [f"{key}: run=… decides it; leave out {key}=… or run=…" for key in keys if roots[key] in PARTS]
     unused = [key for key in keys if roots[key] in ("penalty", "corruption", "probe") and "pretrain" not in keys]
     return [f"{key}: it only affects pretraining; add pretrain=true or leave it out" for key in unused]
 

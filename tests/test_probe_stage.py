@@ -17,6 +17,7 @@ from aetool.data.dataset import Dataset, Split
 from aetool.evaluation.baselines import Baselines
 from aetool.evaluation.classify import Budget, classify
 from aetool.evaluation.correctness import read_correct
+from aetool.evaluation.diagnosis import below_baselines
 from aetool.evaluation.features import PLAIN
 from aetool.measures.statistics import accuracy_error, paired_accuracy_interval
 from aetool.probes.base import Fitted, Labelled, Probe, calibration_error, judge
@@ -161,6 +162,21 @@ class TestCommand:
         (warning,) = [line for line in done.out.splitlines() if "is below baseline" in line]
         assert warning.startswith(f"warning: validation accuracy of the code ({code}) is below baseline ")
         assert f"pixels ({pixels})" in warning
+
+    def test_another_tap_that_is_worth_less_is_warned_about_too(self):
+        found = {"relu_code/val/accuracy": 0.8, "untrained/relu_code/val/accuracy": 0.9, "pca/val/accuracy": 0.7}
+        assert below_baselines(found) == [
+            "validation accuracy of the relu_code (0.8000) is below baseline untrained (0.9000)"
+        ]
+
+    def test_without_its_name_the_probe_is_that_of_the_run(self, aetool, workplace):
+        assert aetool("train", *TINY, "probe=ridge", "probe.l2=[0.3]").code == 0
+        run = only_run(workplace)
+        stages = sorted(run.glob("probe-*"))
+        again = aetool("probe", f"run={run}", "baselines=false")
+        assert "already measured" in again.out
+        assert sorted(run.glob("probe-*")) == stages
+        assert "probe linear, frozen features" in aetool("probe", f"run={run}", "baselines=false", "probe=linear").out
 
     def test_a_budget_is_a_stage_of_its_own(self, aetool, workplace):
         trained(aetool, workplace)

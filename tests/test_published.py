@@ -13,7 +13,7 @@ from aetool.config.schema import PublishedConfig, TrainConfig
 from aetool.evaluation.catalogue import PROTOCOL, metric_of
 from aetool.evaluation.probe import stage
 from aetool.report.groups import Group
-from aetool.report.published import Result, print_results, refuse_unknown_metric
+from aetool.report.published import Result, print_results, refuse_unknown_metric, sentences
 from aetool.storage.run import Run
 from aetool.training.decisions import decided
 
@@ -122,6 +122,32 @@ def test_runs_of_an_earlier_version_of_the_experiment_do_not_count(aetool, exper
     assert found.code == 2
     assert "no published number is reproduced in outputs" in found.err
     assert "not run: aetool train --config-dir own experiment=mine" in found.err
+
+
+def test_settings_that_state_the_same_number_are_told_apart(workplace):
+    published = "published={setting: a, source: b, metric: probe-linear/code/test/accuracy, value: 0.5}"
+    runs = []
+    for size, accuracy in ((3, 0.6), (3, 0.62), (4, 0.7)):
+        words = [*TINY, f"model.code_size={size}", f"seed={len(runs)}", published]
+        run = Run.of(decided(compose_one("train", TrainConfig, words).config), "")
+        with run.claim():
+            run.add_metrics("probe-linear", {"code/test/accuracy": accuracy})
+        runs.append(run)
+    first, second, third = (run.directory.name for run in runs)
+    assert list(sentences(runs)) == [
+        f"a: published 0.5 (b); here 0.6100 ± 0.0141 (2 seeds) ({first}, {second})",
+        f"a: published 0.5 (b); here 0.7000 ({third})",
+    ]
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
+def test_what_is_no_text_file_is_not_written_over(aetool, experiment, content):
+    finished(0.5, "seed=0")
+    path = experiment.parent / "results.md"
+    path.mkdir() if content is None else path.write_bytes(content)
+    done = aetool(*RESULTS, "-o", str(path))
+    assert done.code == 2
+    assert f"aetool: {path}: cannot read it: " in done.err
 
 
 def test_runs_that_do_not_count_are_named(aetool, experiment):

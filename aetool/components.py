@@ -33,6 +33,7 @@ class ModelTraits:
     closed_form: bool = False  # fitted without gradient steps
     patches: bool = False  # the output is of patches of the images, and has their extra `target`
     l0_depends_on_lambda: bool | None = None  # None: yes, unless `code_activation` is something other than relu
+    l0_fixed_by: tuple[str, ...] = ()  # arguments that set the number of active units, unless they are null
     at_most: Mapping[str, str] = field(default_factory=dict)  # arguments bounded by others, as {"k": "code_size"}
     needs_squared_error_if: str | None = None  # an argument; when it is true, the loss has to be a squared error
 
@@ -42,6 +43,7 @@ class PenaltyTraits:
     needs: tuple[str, ...] = ()  # extras of the model's output that it reads
     requires: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # arguments of the model: the allowed values
     sparsifies: bool = False  # a larger lambda leaves fewer units active
+    whole_images: bool = False  # it cannot act on the codes of patches
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,16 +20,20 @@ CONF = Path(__file__).parent.parent / "conf"
 SHAPES = {"grey": (28, 28), "colour": (9, 14, 3), "unlabelled": (5, 4)}
 CLOSED_FORM = {"pca", "pixels", "patch_kmeans", "patch_omp1", "patch_random"}
 PATCHES = {"patch", "patch_sparse", "patch_wta", "patch_kmeans", "patch_omp1", "patch_random"}
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
 NEEDS = {  # the models that a penalty acts on, where it does not act on all that are trained
+    "classification": set(options("model")) - CLOSED_FORM - PATCHES,
+    "contractive": set(options("model")) - CLOSED_FORM - PATCHES,
     "auxk": {"sparse", "topk", "batch_topk", "jumprelu", "wta", "patch", "patch_sparse", "patch_wta"},
     "kl": {"vae", "conv_vae"},
     "kl_sparsity": {"contractive"},
     "l0": {"jumprelu"},
 }
-
-
-def options(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 @functools.cache

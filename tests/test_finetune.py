@@ -568,9 +568,12 @@ def test_a_run_that_says_nothing_of_augmentation(place, aetool):
         ),
         (["run=outputs/parent", "device=nowhere"], ["device=nowhere: not available here"]),
         (["model=dense", *DATA, "penalty=l1"], ["penalty: it only affects pretraining; add pretrain=true"]),
+        (["model=dense", *DATA, "probe=knn"], ["probe: it only affects pretraining; add pretrain=true"]),
+        (["run=outputs/parent", "probe=knn"], ["probe: run=… decides it; leave out probe=… or run=…"]),
         (["model=dense", *DATA, "control=true"], ["control=true: there is nothing to compare with"]),
         (["run=outputs/parent", "label_draw=1"], ["label_draw=1: all labels are used; set labels_per_class=…"]),
         (["model=pca", *DATA], ["model=pca: it is fitted in closed form; there is nothing to fine-tune"]),
+        (["model=patch_kmeans", *DATA], ["model=patch_kmeans: it is fitted in closed form"]),
         (["model=topk", *DATA, "model.k=2000"], ["model.k=2000: at most model.code_size=1024"]),
         (["model=dense", *DATA, "dataset.augmentation.shift=8"], ["dataset.augmentation.shift=8: expected 0 to 7"]),
         (["model=dense", "dataset=arrays", "dataset.path=plain.npz"], ["it has no labels; fine-tuning needs them"]),
@@ -632,7 +635,7 @@ def test_completion():
     assert "labels_per_class=" in candidates("aetool finetune labels", COMMANDS, COMPOSED)
 
 
-@pytest.mark.parametrize("model", ["topk", "jumprelu", "vae", "masked"])
+@pytest.mark.parametrize("model", ["topk", "jumprelu", "vae", "masked", "patch"])
 def test_every_kind_of_model_takes_a_step(place, model):
     made = trainer_of(Path("run"), f"model={model}", *DATA, *SHORT)
     before = [parameter.detach().clone() for parameter in made.parameters]

@@ -18,7 +18,7 @@ OF_TRAINING = ["model", "dataset", "loss", "penalty", "corruption", "optimizer",
 GROUPS = {
     "train": [*OF_TRAINING, "probe", "evaluation", "experiment"],
     "bench": [*OF_TRAINING, "probe", "evaluation", "experiment"],
-    "finetune": OF_TRAINING,
+    "finetune": [*OF_TRAINING, "probe"],
     "probe": ["probe"],
     "labels": ["optimizer", "scheduler", "trainer", "probe"],
     "evaluate": ["evaluation"],

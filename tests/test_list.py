@@ -91,6 +91,7 @@ def test_models_have_a_cost_on_the_dataset(aetool):
         f"{parameters:,} parameters {2 * sum(products) / 1e6:.2f} MFLOPs {4 * parameters / 1e6:.2f} MB code 64"
     )
     assert on_mnist["conv_64"].endswith("code 64×4×4")
+    assert on_mnist["patch"].endswith("code 3200")  # of an image: 400 atoms, 2 signs, 4 cells
 
 
 def test_another_dataset_and_a_value(aetool):

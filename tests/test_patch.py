@@ -6,10 +6,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, only_run, run_in
+from conftest import TINY, only_run, run_in, working_in
 from sklearn.cluster import KMeans
 
 from aetool import load
+from aetool.config.compose import compose_one
+from aetool.config.schema import BenchConfig, TrainConfig
 from aetool.data.dataset import Dataset, Split
 from aetool.data.images import Mirrored
 from aetool.errors import UserError
@@ -19,9 +21,11 @@ from aetool.evaluation.classify import Budget, classify
 from aetool.evaluation.features import PLAIN, Views
 from aetool.evaluation.frozen import Frozen
 from aetool.evaluation.session import Session
+from aetool.measures.cost import cost as image_cost
 from aetool.models import patch
 from aetool.models.dictionaries import kmeans, most_correlated, nearest, omp1
 from aetool.models.patch import PatchAutoencoder, PatchDictionary, Quantizer
+from aetool.models.taps import tapped
 from aetool.models.whitening import Whitening, patches_at, training_patches
 from aetool.probes.base import Fitted, Labelled, Poll, Probe
 from aetool.probes.ridge import Ridge
@@ -42,7 +46,15 @@ def generator() -> torch.Generator:
 def model(activation: str = "soft_threshold", **arguments: object) -> PatchAutoencoder:
     torch.manual_seed(0)
     statistics = {"input_mean": torch.tensor([0.4, 0.5]), "input_std": torch.tensor([0.3, 0.2])}
-    given = {"train_images": images(), "k": 2, "rate": None, "activation": activation, **ENCODING, **statistics}
+    given = {
+        "train_images": images(),
+        "k": 2,
+        "rate": None,
+        "momentum": 0.01,
+        "activation": activation,
+        **ENCODING,
+        **statistics,
+    }
     return PatchAutoencoder([2, 9, 10], 5, **(given | arguments)).eval()
 
 
@@ -143,6 +155,7 @@ def test_random_patches_are_trained_on_and_even_ones_measured():
 def test_dictionaries_are_topk_winner_take_all_or_sparse():
     kinds = [type(model(k=k, rate=rate).autoencoder).__name__ for k, rate in ((2, None), (None, 0.1), (None, None))]
     assert kinds == ["TopK", "WTA", "Sparse"]
+    assert model(k=None, rate=0.1, momentum=0.3).autoencoder.winners.momentum == 0.3
     with pytest.raises(ValueError, match=r"k=2, rate=0.1: mutually exclusive"):
         model(rate=0.1)
     with pytest.raises(ValueError, match="patch_size=10: the images have 9x10 pixels"):
@@ -243,12 +256,55 @@ def test_a_run_measures_patches_and_classifies_images(words, aetool, workplace):
         (["loss=ssim", "dataset.path=images.npz"], "the output of model=patch is whitened patches"),
         (["loss=whitened"], "the output of model=patch is whitened patches"),
         (["corruption=gaussian"], "model=patch is trained on patches; set corruption=none"),
+        (["penalty=contractive"], "penalty=contractive needs codes of whole images; model=patch is trained on patches"),
+        (["penalty=classification"], "penalty=classification needs codes of whole images"),
+        (["penalty=l1", "penalty.target_l0=4"], "model.k=2 sets how many units are active; set one of them to null"),
+        (["penalty=l1", "penalty.target_l0=4", "model.k=null", "model.rate=0.1"], "model.rate=0.1 sets how many"),
     ],
 )
 def test_what_does_not_fit_is_refused(words, message, aetool, workplace):
     done = aetool("train", "model=patch", *PATCHES, "model.k=2", *words)
     assert done.code == 2, done.out
     assert message in done.err
+    assert not (workplace / "outputs").exists()
+
+
+def test_lambda_may_be_steered_where_nothing_else_sets_how_many_units_are_active(workplace):
+    compose_one("train", TrainConfig, ["model=patch_sparse", "penalty.target_l0=4"])
+
+
+def test_other_training_loops_take_no_patches(aetool, workplace):
+    done = aetool("bench", "model=patch", *[word for word in PATCHES if not word.startswith("probe")], "model.k=2")
+    assert done.code == 2, done.out
+    assert "model=patch: it is trained on patches; the loops to compare with take whole images" in done.err
+    compose_one("bench", BenchConfig, ["model=patch", "measure=probe"])  # times no model
+
+
+def test_a_tap_with_a_row_for_every_patch_has_no_features_of_images():
+    for tap in ("pre_activation", "target"):
+        with pytest.raises(UserError, match=f"tap={tap}: it does not have a row for every image; choose tap=code"):
+            tapped(model(), tap, inputs())
+
+
+def test_pretraining_has_the_probe_of_the_model_and_its_given_keys(aetool, workplace):
+    """Then patches are classified end to end."""
+    words = ["dataset=arrays", "dataset.path=images.npz", "dataset.epochs=1", "dataset.batch_size=16", "threads=1"]
+    words += ["model.code_size=6", "model.patch_size=3", "trainer.epochs=1", "trainer.batch_size=16", "min_steps=1"]
+    with working_in(workplace):
+        done = aetool("finetune", "pretrain=true", "model=patch", "model.k=2", "probe.l2=[0.1]", *words)
+    assert done.code == 0, done.err
+    (pretrained,) = (workplace / "outputs").glob("patch-*/")
+    probe = json.loads((pretrained / "config.json").read_text())["config"]["probe"]
+    assert (probe["name"], probe["l2"]) == ("ridge", [0.1])
+    assert "fine-tuned" in done.out
+
+
+@pytest.mark.parametrize("activation", ["soft_threshold", "triangle"])
+def test_cost_is_that_of_encoding_an_image(activation):
+    net = model(activation)
+    weights = 2 * 5 * 18 * (18 + 1)  # whitening, a matrix and a mean, folded into 5 atoms of 18 values
+    whitened = 2 * 56 * 18**2 if activation == "triangle" else 0  # the 56 patches themselves, for their distances
+    assert image_cost(net, (2, 9, 10))["flops"] == weights + 2 * 56 * 18 * 5 + whitened
 
 
 def test_features_that_do_not_fit_in_memory_are_streamed(aetool, workplace, monkeypatch):

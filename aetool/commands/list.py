@@ -77,7 +77,7 @@ def _cost(config: "TrainConfig | ConfigError") -> str:
     try:
         model = make_model(config, tuple(shape)).eval()
         with torch.no_grad():
-            code = model(torch.zeros(1, *shape)).code.shape[1:]
+            code = model.encode(torch.zeros(1, *shape)).shape[1:]
         found = cost(model, shape)
     except Exception as error:  # a model of the user's may fail in any way
         return f"cannot be built: {type(error).__name__}: {error}"

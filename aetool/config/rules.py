@@ -10,6 +10,7 @@ from typing import TypeVar
 from aetool.components import LossTraits, ModelTraits, PenaltyTraits, ProbeTraits, ScheduleTraits
 from aetool.config.node import Component, Node
 from aetool.config.schema import (
+    BenchConfig,
     ClassifierConfig,
     DatasetConfig,
     FinetuneConfig,
@@ -27,6 +28,7 @@ CONTRACTS: dict[str, tuple[type, str]] = {  # by group: the traits of its base c
     "probe": (ProbeTraits, "probes.base.Probe"),
     "scheduler": (ScheduleTraits, "training.schedules.Schedule"),
 }
+PARTS = ("model", "dataset", "loss", "penalty", "corruption", "probe")  # that a trained run has already
 Traits = TypeVar("Traits", LossTraits, ModelTraits, PenaltyTraits, ScheduleTraits)
 
 
@@ -62,9 +64,8 @@ def given_twice(command: str, keys: Collection[str]) -> list[str]:
         return []
     roots = {key: key.partition(".")[0].partition("@")[0] for key in keys}
     if "run" in keys:
-        parts = ("model", "dataset", "loss", "penalty", "corruption")
-        return [f"{key}: run=… decides it; leave out {key}=… or run=…" for key in keys if roots[key] in parts]
-    unused = [key for key in keys if roots[key] in ("penalty", "corruption") and "pretrain" not in keys]
+        return [f"{key}: run=… decides it; leave out {key}=… or run=…" for key in keys if roots[key] in PARTS]
+    unused = [key for key in keys if roots[key] in ("penalty", "corruption", "probe") and "pretrain" not in keys]
     return [f"{key}: it only affects pretraining; add pretrain=true or leave it out" for key in unused]
 
 
@@ -211,6 +212,9 @@ def _model(config: TrainConfig) -> list[str]:
             f"corruption.level={level:g}: model={model.name} is trained on patches; set corruption=none": (
                 traits.patches and level
             ),
+            f"model={model.name}: it is trained on patches; the loops to compare with take whole images": (
+                traits.patches and isinstance(config, BenchConfig) and config.measure == "trainer"
+            ),
             f"loss: the output of model={model.name} is whitened patches; choose loss=mse": (
                 traits.patches and not config.loss.logits and (config.loss.pixels or compares.whole_images)
             ),
@@ -235,11 +239,14 @@ def _corruption(config: TrainConfig) -> list[str]:
 
 
 def _penalties(config: TrainConfig) -> list[str]:
-    model, target = config.model, config.penalty.target_l0
+    model, target, offered = config.model, config.penalty.target_l0, _traits(config.model, ModelTraits)
     problems = [] if target is None else _target_l0(config, target)
     for name, term in config.penalty.terms.items():
-        problems += missing_extras(name, term, model, _traits(model, ModelTraits).extras)
-        for key, allowed in _traits(term, PenaltyTraits).requires.items():
+        traits = _traits(term, PenaltyTraits)
+        problems += missing_extras(name, term, model, offered.extras)
+        if traits.whole_images and offered.patches:
+            problems.append(f"penalty={name} needs codes of whole images; model={model.name} is trained on patches")
+        for key, allowed in traits.requires.items():
             if model.arguments.get(key) not in allowed:
                 choices = " or ".join(map(str, allowed))
                 problems.append(f"penalty={name} needs model.{key}={choices}; model={model.name} does not have it")
@@ -248,14 +255,17 @@ def _penalties(config: TrainConfig) -> list[str]:
 
 def _target_l0(config: TrainConfig, target: float) -> list[str]:
     model, penalty, key = config.model, config.penalty, f"penalty.target_l0={target:g}"
-    depends = _traits(model, ModelTraits).l0_depends_on_lambda
+    traits, arguments = _traits(model, ModelTraits), model.arguments
+    depends = traits.l0_depends_on_lambda
     if depends is None:
-        depends = model.arguments.get("code_activation", "relu") == "relu"
+        depends = arguments.get("code_activation", "relu") == "relu"
+    fixed = [f"model.{name}={arguments[name]}" for name in traits.l0_fixed_by if arguments.get(name) is not None]
     sparsifies = any(_traits(term, PenaltyTraits).sparsifies for term in penalty.terms.values())
-    size, moving = model.arguments.get("code_size"), f"{key}: losses are not comparable while lambda changes"
+    size, moving = arguments.get("code_size"), f"{key}: losses are not comparable while lambda changes"
     return _true(
         {
             f"{key}: lambda does not change how many units of model={model.name} are active": not depends,
+            f"{key}: {', '.join(fixed)} sets how many units are active; set one of them to null": fixed,
             f"{key}: there is no lambda to adjust; add penalty=l1 with penalty.weight > 0": (
                 not sparsifies or penalty.weight == 0
             ),

@@ -222,6 +222,7 @@ class FinetuneConfig(ClassifierConfig):
     loss: LossConfig
     penalty: PenaltyConfig
     corruption: CorruptionConfig
+    probe: ProbeConfig  # of the pretrained run
     model: ModelConfig | None
     dataset: DatasetConfig | None
 

@@ -1,7 +1,7 @@
 """The cost of a model: parameters, FLOPs, bytes and time."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,25 +11,31 @@ from aetool.models.base import Autoencoder
 
 
 def cost(model: Autoencoder, image_shape: Sequence[int]) -> dict[str, int]:
-    """`parameters`; `flops` of a forward pass of one image (C, H, W) in eval mode, where a multiply-add counts as two;
-    `model_bytes` of parameters and buffers."""
+    """`parameters`; `flops` of a forward pass of one image (C, H, W), or of `encode` by a model of patches, whose
+    forward pass takes a few patches of the image; `model_bytes` of parameters and buffers."""
+    parameters, buffers = list(model.parameters()), list(model.buffers())
+    return {
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        "flops": flops(model, image_shape, model.encode if model.traits.patches else model),
+        "model_bytes": sum(tensor.nbytes for tensor in parameters + buffers),
+    }
+
+
+def flops(model: Autoencoder, image_shape: Sequence[int], call: Callable[[Tensor], object]) -> int:
+    """FLOPs of a call with one image (C, H, W) while the model is in eval mode; a multiply-add counts as two."""
     from torch.utils import flop_counter  # imports triton
 
     run_eagerly(flop_counter._FlopCounterMode, "__torch_dispatch__")
-    parameters, buffers = list(model.parameters()), list(model.buffers())
-    image = torch.zeros(1, *image_shape, device=parameters[0].device if parameters else None)
+    first = next(model.parameters(), None)
+    image = torch.zeros(1, *image_shape, device=None if first is None else first.device)
     training = model.training
     model.eval()
     try:
         with torch.no_grad(), flop_counter.FlopCounterMode(display=False) as counter:
-            model(image)
+            call(image)
     finally:
         model.train(training)
-    return {
-        "parameters": sum(parameter.numel() for parameter in parameters),
-        "flops": counter.get_total_flops(),
-        "model_bytes": sum(tensor.nbytes for tensor in parameters + buffers),
-    }
+    return counter.get_total_flops()
 
 
 @torch.no_grad()

@@ -157,10 +157,15 @@ class Patch(Autoencoder):
 class PatchAutoencoder(Patch):
     """`Patch` with a dictionary learned by `Sparse`; by `TopK` where `k` is given, and by `WTA` where `rate` is.
 
-    Raises ValueError where both are.
+    `momentum` is that of `WTA`. Raises ValueError where both are.
     """
 
-    traits = replace(Patch.traits, extras=("pre_activation", "target"), at_most={"k": "code_size"})
+    traits = replace(
+        Patch.traits,
+        extras=("pre_activation", "target"),
+        l0_fixed_by=("k", "rate"),
+        at_most={"k": "code_size"},
+    )
 
     def __init__(
         self,
@@ -168,6 +173,7 @@ class PatchAutoencoder(Patch):
         code_size: PositiveInt,
         k: PositiveInt | None,
         rate: Fraction | None,
+        momentum: Fraction,
         patch_size: PositiveInt,
         patches: PositiveInt,
         contrast: PositiveFloat,
@@ -181,7 +187,7 @@ class PatchAutoencoder(Patch):
     ) -> None:
         if k is not None and rate is not None:
             raise ValueError(f"k={k}, rate={rate}: mutually exclusive; set one of them to null")
-        self.k, self.rate = k, rate
+        self.k, self.rate, self.momentum = k, rate, momentum
         super().__init__(
             image_shape, code_size, patch_size, patches, contrast, epsilon, activation, threshold, pool,
             input_mean, input_std, train_images,
@@ -192,7 +198,7 @@ class PatchAutoencoder(Patch):
         if self.k is not None:
             return TopK(self.patch_shape, code_size, self.k, alpha=1.0)
         if self.rate is not None:
-            return WTA(self.patch_shape, code_size, self.rate, momentum=0.01)
+            return WTA(self.patch_shape, code_size, self.rate, self.momentum)
         return Sparse(self.patch_shape, code_size)
 
 

@@ -12,13 +12,19 @@ from aetool.models.base import Autoencoder
 
 
 def tapped(autoencoder: Autoencoder, tap: str, x: Tensor) -> Tensor:
-    """The code, (B, …), or the extra of that name, which costs a decoder pass; raises UserError if there is none."""
+    """The code, (B, …), or the extra of that name, which costs a decoder pass.
+
+    Raises UserError if there is none, and for one without a row for every image.
+    """
     if tap == "code":
         return autoencoder.encode(x)
     extras = autoencoder(x).extras
     if tap not in extras:
         raise UserError(f"tap={tap}: this model has {', '.join(['code', *extras])}")
-    return extras[tap]
+    found = extras[tap]
+    if len(found) != len(x):
+        raise UserError(f"tap={tap}: it does not have a row for every image; choose tap=code")
+    return found
 
 
 @torch.no_grad()

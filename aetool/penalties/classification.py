@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aetool.components import PositiveFraction
+from aetool.components import PenaltyTraits, PositiveFraction
 from aetool.data.dataset import holdout
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.penalties.base import Penalty
@@ -16,6 +16,8 @@ class Classification(Penalty, nn.Module):
     In training these are a fraction `labels_fraction` of the train split, stratified by class and the same in every
     run; in validation all images. 0 for a batch without any. Raises ValueError if the dataset has no labels.
     """
+
+    traits = PenaltyTraits(whole_images=True)
 
     def __init__(
         self, code_size: int, num_classes: int, train_labels: Tensor | None, labels_fraction: PositiveFraction

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from aetool.components import PositiveInt
+from aetool.components import PenaltyTraits, PositiveInt
 from aetool.measures.jacobian import Method, squared_norm
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.penalties.base import Penalty
@@ -27,6 +27,8 @@ class Contractive(Penalty, nn.Module):
     gradient is that of the squared distance of this batch's codes to the running mean, not multiplied by MOMENTUM, so
     that it cancels the gradient of ‖∂h/∂x‖² along the scale of the code. R is 0 until the images seen differ in code.
     """
+
+    traits = PenaltyTraits(whole_images=True)
 
     def __init__(self, code_size: int, method: Method, probes: PositiveInt, relative: bool | None) -> None:
         super().__init__()

@@ -107,8 +107,9 @@ class AuxK(Penalty, nn.Module):
 
     Gao et al. 2024, "Scaling and evaluating sparse autoencoders". e = x - x̂ is detached, and ê has no decoder bias, so
     the gradient reaches only the dead units: their part of the encoder and their atoms. A unit is dead if it was not
-    active on the last `dead_after` images. For linear decoders; with `logits` e is x - σ(x̂). Pre-activations are used
-    without ReLU, under which those below 0 would get no gradient. 0 in eval mode, as it only helps training.
+    active in the last `dead_after` codes (images, or patches of a patch model). For linear decoders; with `logits` e is
+    x - σ(x̂). Pre-activations are used without ReLU, under which those below 0 would get no gradient. 0 in eval mode, as
+    it only helps training.
     """
 
     traits = PenaltyTraits(needs=("pre_activation",))
@@ -116,7 +117,7 @@ class AuxK(Penalty, nn.Module):
     def __init__(self, code_size: int, k: PositiveInt, dead_after: PositiveInt, logits: bool) -> None:
         super().__init__()
         self.k, self.dead_after, self.logits = min(k, code_size), dead_after, logits
-        self.silent_for = nn.Buffer(torch.zeros(code_size, dtype=torch.int64))  # images since a unit was active
+        self.silent_for = nn.Buffer(torch.zeros(code_size, dtype=torch.int64))  # codes since a unit was active
 
     def __call__(self, model: Autoencoder, batch: Batch, output: AutoencoderOutput) -> Tensor:
         dead = self.silent_for >= self.dead_after

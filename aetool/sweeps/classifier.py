@@ -8,7 +8,7 @@ import numpy as np
 
 from aetool.config.check import Targets
 from aetool.config.compose import Point, compose_one
-from aetool.config.rules import untrainable
+from aetool.config.rules import PARTS, untrainable
 from aetool.config.schema import (
     ClassifierConfig,
     DatasetConfig,
@@ -39,7 +39,7 @@ from aetool.training.finetune import Finetuned, finetune
 from aetool.training.progress import TrainingProgress
 
 STAGE, PREDICTIONS, SUPERVISED = "finetune", "predictions.npy", "supervised"
-PRETRAINING = ("model", "dataset", "loss", "penalty", "corruption", "seed", "output", "device", "threads", "cache")
+PRETRAINING = (*PARTS, "seed", "output", "device", "threads", "cache")
 LAYER_DECAY = 0.75  # of a pretrained encoder (He et al. 2022)
 log = logging.getLogger("aetool")
 

@@ -10,7 +10,7 @@ from aetool.config.schema import RunConfig
 from aetool.config.targets import load
 from aetool.errors import UserError
 from aetool.machine import has_bf16
-from aetool.measures.cost import cost
+from aetool.measures.cost import flops
 from aetool.training.assembly import cache_dir, load_dataset, make_model
 from aetool.training.hardware import available_threads, choose_device
 
@@ -32,14 +32,14 @@ def decided(config: C) -> C:
     if trainer.cuda_graph and device.type != "cuda":
         raise UserError(f"trainer.cuda_graph=true: the device is {device.type}, not cuda; set trainer.cuda_graph=false")
     closed_form = load(config.model.target).traits.closed_form  # fitted without training steps
-    flops, weights = (0, 1) if closed_form else _work(config)
+    work, weights = (0, 1) if closed_form else _work(config)
     if trainer.precision == "auto":
-        fast = has_bf16(device) and flops >= weights * BF16_FLOPS
+        fast = has_bf16(device) and work >= weights * BF16_FLOPS
         trainer = trainer.model_copy(update={"precision": "bf16" if fast else "fp32"})
     threads = config.threads
     if threads is None:
         most = available_threads()
-        threads = most if closed_form else max(1, min(most, math.ceil(flops / THREAD_FLOPS)))
+        threads = most if closed_form else max(1, min(most, math.ceil(work / THREAD_FLOPS)))
     return config.model_copy(update={"trainer": trainer, "threads": threads})
 
 
@@ -48,7 +48,7 @@ def _work(config: RunConfig) -> tuple[int, int]:
     shape = config.dataset.image_shape or load_dataset(config.dataset, cache_dir(config)).image_shape
     model = make_model(config, tuple(shape))
     weights = sum(parameter.ndim >= 2 for parameter in model.parameters())
-    return cost(model, shape)["flops"] * config.trainer.batch_size, max(1, weights)
+    return flops(model, shape, model) * config.trainer.batch_size, max(1, weights)
 
 
 def warning_of_slow_bf16(precision: str, device: torch.device) -> list[str]:

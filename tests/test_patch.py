@@ -50,7 +50,6 @@ def model(activation: str = "soft_threshold", **arguments: object) -> PatchAutoe
         "train_images": images(),
         "k": 2,
         "rate": None,
-        "momentum": 0.01,
         "activation": activation,
         **ENCODING,
         **statistics,
@@ -155,7 +154,6 @@ def test_random_patches_are_trained_on_and_even_ones_measured():
 def test_dictionaries_are_topk_winner_take_all_or_sparse():
     kinds = [type(model(k=k, rate=rate).autoencoder).__name__ for k, rate in ((2, None), (None, 0.1), (None, None))]
     assert kinds == ["TopK", "WTA", "Sparse"]
-    assert model(k=None, rate=0.1, momentum=0.3).autoencoder.winners.momentum == 0.3
     with pytest.raises(ValueError, match=r"k=2, rate=0.1: mutually exclusive"):
         model(rate=0.1)
     with pytest.raises(ValueError, match="patch_size=10: the images have 9x10 pixels"):

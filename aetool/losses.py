@@ -138,21 +138,17 @@ class Whitened(Loss, nn.Module):
 
     Σ is the covariance of the pixels and σ̄² their mean variance. Natural images have nearly all of their variance in
     low frequencies, and so has the squared error of pixels; here all directions of a variance well above epsilon · σ̄²
-    count the same. Without `pca`, as for images of a run whose training set is not at hand, W is the identity.
+    count the same. `input_std` (C,) is that of the preprocessing, and `pca` that of the training images.
     """
 
     traits = LossTraits(whole_images=True)
 
-    def __init__(
-        self, epsilon: PositiveFloat, pca: Callable[[], PCA] | None = None, input_std: Tensor | None = None
-    ) -> None:
+    def __init__(self, epsilon: PositiveFloat, pca: Callable[[], PCA], input_std: Tensor) -> None:
         super().__init__()
-        self.std = nn.Buffer((torch.ones(1) if input_std is None else input_std)[:, None, None], persistent=False)
-        self.whitening = None if pca is None else nn.Buffer(pca().whitening(epsilon), persistent=False)
+        self.std = nn.Buffer(input_std[:, None, None], persistent=False)
+        self.whitening = nn.Buffer(pca().whitening(epsilon), persistent=False)
 
     def __call__(self, reconstruction: Tensor, target: Tensor) -> Tensor:
         error = reconstruction - target
-        if self.whitening is None:
-            return error.square()
         pixels = error * (self.std / self.std.square().mean().sqrt())
         return (pixels.flatten(1) @ self.whitening).unflatten(1, error.shape[1:]).square()

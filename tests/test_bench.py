@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from conftest import TINY, dataset_of
 from torch import nn
 from torch.nn import functional as F
 
+from aetool.bench import trainer_speed
 from aetool.bench.breakdown import PARTS, Stopwatch, breakdown
 from aetool.bench.ceiling import Like, primitives
 from aetool.bench.hardware import hardware
@@ -23,7 +25,7 @@ from aetool.commands import bench
 from aetool.config.compose import compose_one
 from aetool.config.schema import BenchConfig
 from aetool.data.preprocessing import Preprocessing
-from aetool.models.base import Autoencoder
+from aetool.models.base import Autoencoder, Batch
 from aetool.storage.run import Run
 from aetool.training.pretrain import make_trainer
 
@@ -153,6 +155,26 @@ def test_the_usual_loop_trains_on_the_same_values() -> None:
     for _ in range(20):
         next(loop)
     assert (model(x).reconstruction - x).square().mean() < before
+
+
+@pytest.mark.parametrize("loss", ["whitened", "gaussian"])
+def test_the_other_loops_minimise_the_loss_of_the_trainer(loss: str, workplace: Path) -> None:
+    config = compose_one("bench", BenchConfig, [*WORDS, f"loss={loss}"]).config
+    dataset = dataset_of(config)
+    ours = Ours(config, folder(workplace / "run"), dataset, CPU)
+    try:
+        bench = trainer_speed.Bench(config, ours, dataset.train.images, CPU, time.perf_counter, print)
+        x = ours.preprocessing.to_input(dataset.train.images[:16])
+        found = trainer_speed._mean_error(bench)(ours.model(x).reconstruction, x)
+        objective = ours.trainer.objective.eval()
+        model = ours.model.eval()
+        expected, _ = objective(model, Batch(x, x), model(x))
+        torch.testing.assert_close(found, expected)
+        next(ours.steps())
+        again = trainer_speed._mean_error(bench)(ours.model(x).reconstruction, x)
+        torch.testing.assert_close(again, found)  # with its initial parameters, whatever ours has learned
+    finally:
+        ours.close()
 
 
 class TestOurs:

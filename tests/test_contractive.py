@@ -1,13 +1,15 @@
 """The contractive penalty and the Jacobian of encoders, against autograd and finite differences."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY, only_run
 from torch import Tensor, nn
 
 from aetool.evaluation.figures import save_singular_values
-from aetool.measures.jacobian import SMALL_CODE, jacobian_norm, singular_values, squared_norm
+from aetool.measures.jacobian import SMALL_CODE, Method, jacobian_norm, singular_values, squared_norm
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.models.dense import Dense
 from aetool.models.sparse import BatchTopK, JumpReLU, Sparse, TopK
@@ -68,6 +70,10 @@ def encoders() -> dict[str, Autoencoder]:
         "map": Encoder(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)).to(memory_format=torch.channels_last),
         "attention": Attention(),
     }
+
+
+def contractive(model: Autoencoder, relative: bool | None, method: Method = "auto") -> Contractive:
+    return Contractive(model.encode(images(1)).numel(), method, 3, relative)
 
 
 def autograd_jacobian(model: nn.Module, x: Tensor) -> Tensor:
@@ -198,7 +204,7 @@ def test_what_a_model_cannot_do_is_refused() -> None:
 @pytest.mark.parametrize("method", ["auto", "jacobian", "hutchinson"])
 def test_the_penalty_is_the_mean_over_the_batch_in_training_and_in_validation(method: str) -> None:
     model, x = encoders()["map"], images(5)
-    penalty = Contractive(method, 3, False)
+    penalty = contractive(model, False, method)
     output = AutoencoderOutput(x, model.encode(x), {})
     value = penalty(model, Batch(x, x, generator=generator()), output)
     assert value.item() == pytest.approx(squared_norm(model, x, method, 3, generator()).mean().item())
@@ -213,7 +219,7 @@ def test_the_penalty_is_the_mean_over_the_batch_in_training_and_in_validation(me
 def test_the_penalty_alone_makes_the_encoder_contract() -> None:
     model, x = one_layer("sigmoid"), images(20)
     output = AutoencoderOutput(x, model.encode(x), {})
-    penalty, optimizer = Contractive("auto", 1, None), torch.optim.SGD(model.parameters(), 1.0)
+    penalty, optimizer = contractive(model, None), torch.optim.SGD(model.parameters(), 1.0)
     before = penalty(model, Batch(x, x), output).item()
     for _ in range(20):
         optimizer.zero_grad()
@@ -286,7 +292,7 @@ def test_the_closed_form_of_sparse_encoders(make):
 def test_a_free_decoder_cannot_be_evaded_by_the_scale_of_the_code(scale: float) -> None:
     torch.manual_seed(0)
     model, x = Dense(SHAPE, [], 6, "identity", "identity", False), images(50)
-    penalty = Contractive("auto", 1, relative=None)
+    penalty = contractive(model, None)
     before = penalty(model, Batch(x, x), model(x))
     codes = model.encode(x)
     jacobian = autograd_jacobian(model, x[:1])  # the same everywhere: the encoder is linear
@@ -297,9 +303,100 @@ def test_a_free_decoder_cannot_be_evaded_by_the_scale_of_the_code(scale: float) 
     assert penalty(model, Batch(x, x), model(x)).item() == pytest.approx(before.item(), rel=1e-5)
 
 
-def test_with_tied_weights_or_if_told_so_the_penalty_is_absolute() -> None:
-    free, tied = Dense(SHAPE, [], 6, "identity", "sigmoid", False), one_layer("sigmoid")
-    for model, relative in ((tied, None), (tied, False), (free, False)):
-        x = images()
-        found = Contractive("auto", 1, relative)(model, Batch(x, x), model(x))
-        torch.testing.assert_close(found, squared_norm(model, x, "auto", 1, None).mean())
+@pytest.mark.parametrize("batch_size", [1, 20])
+def test_the_gradient_does_not_shrink_the_codes_of_a_free_decoder(batch_size: int) -> None:
+    """Along the scale of the encoder it is 0 on average, where without the variance's it is 2 R."""
+    torch.manual_seed(0)
+    model, x = Dense(SHAPE, [], 6, "identity", "identity", False), images(200)
+    slopes = {}
+    for relative in (True, False):
+        penalty, found = contractive(model, relative), []
+        for part in x.split(batch_size):
+            value = penalty(model, Batch(part, part), model(part))
+            found.append(sum((g * p).sum() for g, p in zip(gradients(model, value), model.parameters(), strict=True)))
+            penalty.observe(model(part))
+        slopes[relative] = torch.stack(found[len(found) // 2 :]).mean().item() / value.item()
+    assert slopes[False] == pytest.approx(2, rel=1e-5)
+    assert slopes[True] == pytest.approx(0, abs=0.2)
+
+
+def test_the_gradient_along_the_scale_is_0_in_the_first_step() -> None:
+    torch.manual_seed(0)
+    model, x = Dense(SHAPE, [], 6, "identity", "identity", False), images(20)
+    value = contractive(model, None)(model, Batch(x, x), model(x))
+    slope = sum((g * p).sum() for g, p in zip(gradients(model, value), model.parameters(), strict=True))
+    assert abs(slope.item()) < 1e-5 * value.item()
+
+
+@pytest.mark.parametrize("sizes", [[10], [5, 5], [1] * 10])
+def test_the_running_variance_is_that_of_all_images_however_they_are_batched(sizes: list[int]) -> None:
+    torch.manual_seed(0)
+    model, x = Dense(SHAPE, [], 6, "identity", "tanh", False), images(10)
+    penalty = contractive(model, True)
+    for part in x.split(sizes):
+        penalty.observe(model(part))
+    torch.testing.assert_close(penalty.mean, model.encode(x).mean(0).detach())
+    torch.testing.assert_close(penalty.variance, model.encode(x).var(0, correction=0).mean().detach())
+    before = penalty.variance.clone()
+    for _ in range(100):  # older batches are forgotten
+        penalty.observe(AutoencoderOutput(x, 3 * model.encode(x), {}))
+    torch.testing.assert_close(penalty.variance, 9 * before, rtol=1e-3, atol=0)
+    assert {"mean", "variance", "batches"} == penalty.state_dict().keys()  # a resumed run has them
+
+
+def test_validation_does_not_depend_on_how_images_are_batched() -> None:
+    torch.manual_seed(0)
+    model, x = Dense(SHAPE, [], 6, "identity", "tanh", False), images(33)
+    penalty = contractive(model, True)
+    penalty.observe(model(x[:7]))
+    model.eval()
+    values = [penalty(model, Batch(part, part), model(part)) * len(part) for part in x.split([32, 1])]
+    expected = squared_norm(model, x, "auto", 1, None).mean() / model.encode(x[:7]).var(0, correction=0).mean() / 16
+    torch.testing.assert_close(sum(values) / 33, expected)
+
+
+def test_before_codes_are_seen_to_differ_the_relative_penalty_is_0() -> None:
+    model, x = Dense(SHAPE, [], 6, "identity", "tanh", False), images(1)
+    value = contractive(model, True)(model, Batch(x, x), model(x))
+    assert value.item() == 0
+    assert all(torch.equal(gradient, torch.zeros_like(gradient)) for gradient in gradients(model, value))
+
+
+def test_runs_with_batches_of_one_image_stay_finite(workplace, aetool) -> None:
+    words = ["penalty=contractive", "penalty.weight=0.01", "trainer.epochs=1", "trainer.batch_size=1"]
+    assert aetool("train", *TINY, *words, "trainer.checkpoint_every=null").code == 0
+    record = (only_run(workplace) / "metrics.jsonl").read_text()
+    values = [row["train/penalty/contractive"] for row in map(json.loads, record.splitlines()) if "train/loss" in row]
+    assert len(values) == 65
+    assert values[0] == 0
+    assert 0 < min(values[1:]) < max(values) < 100
+
+
+@pytest.mark.parametrize(
+    ("make", "relative"),
+    [
+        (lambda: one_layer("sigmoid"), None),
+        (lambda: one_layer("sigmoid"), False),
+        (lambda: Dense(SHAPE, [], 6, "identity", "sigmoid", False), False),
+        (lambda: Sparse(SHAPE, 6), None),
+        (lambda: TopK(SHAPE, 6, k=2, alpha=1.0), None),
+        (lambda: WTA(SHAPE, 6, rate=0.5, momentum=0.1), None),
+    ],
+)
+def test_where_the_decoder_fixes_the_scale_or_if_told_so_the_penalty_is_absolute(make, relative) -> None:
+    torch.manual_seed(0)
+    model, x = make(), images()
+    found = contractive(model, relative)(model, Batch(x, x), model(x))
+    torch.testing.assert_close(found, squared_norm(model, x, "auto", 1, None).mean())
+
+
+def test_shrinking_the_code_of_a_sparse_autoencoder_cannot_be_undone() -> None:
+    """Larger atoms give the same reconstruction, which has the scale of the code; those of Dense undo it."""
+    torch.manual_seed(0)
+    sparse, dense = Sparse(SHAPE, 6), Dense(SHAPE, [], 6, "identity", "identity", False)
+    code = torch.rand(3, 6)
+    for model, weight in ((sparse, sparse.dictionary), (dense, dense.decoder[0].weight)):
+        before = model.decode(code)
+        with torch.no_grad():
+            weight.mul_(2)
+        assert torch.allclose(model.decode(code / 2), before, atol=1e-6) == model.has_free_scale

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -243,14 +244,13 @@ def test_a_run_is_the_same_whether_its_images_are_in_memory_or_not(
 
 def test_feature_maps_of_many_images_are_pooled_further(monkeypatch: pytest.MonkeyPatch) -> None:
     warnings: list[str] = []
-    run = SimpleNamespace(warn=warnings.extend)
-    session = SimpleNamespace(dataset=split(two_classes(), 0.2), run=run)
-    assert frozen._affordable(16, session) == 16  # type: ignore[arg-type]
+    run: Any = SimpleNamespace(warn=warnings.extend)
+    assert frozen._affordable(16, 38, run) == 16
     monkeypatch.setattr(frozen, "MEMORY", 38 * 4 * 7)  # 7 values for each of 38 images
-    assert frozen._affordable(7, session) == 7  # type: ignore[arg-type]
-    assert frozen._affordable(None, session) is None  # type: ignore[arg-type]
+    assert frozen._affordable(7, 38, run) == 7
+    assert frozen._affordable(None, 38, run) is None
     assert not warnings
-    assert frozen._affordable(16, session) == 7  # type: ignore[arg-type]
+    assert frozen._affordable(16, 38, run) == 7
     assert warnings == ["probe.max_features=16: 7 for feature maps, to keep those of 38 images in memory"]
 
 

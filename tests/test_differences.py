@@ -162,6 +162,33 @@ class TestOverImages:
         (said,) = between_groups(groups(*runs))
         assert said.endswith("the difference cannot be assessed")
 
+    @pytest.mark.parametrize("state", ["damaged", "missing"])
+    def test_a_file_that_cannot_be_read_is_named(self, tmp_path, state):
+        runs = measured(tmp_path, 1, [0.96, 0.97, 0.962]), measured(tmp_path, 2, [0.90, 0.906, 0.902], pca=0.8)
+        path = tmp_path / "2-1" / "probe-linear-01234567" / CORRECT
+        path.write_bytes(b"damaged") if state == "damaged" else path.unlink()
+        (said,) = between_groups(groups(*runs))
+        assert f"paired; over test images unknown: {path} is {state}; p = " in said
+        (alone,) = from_baselines(groups(runs[1][1:2]))
+        assert alone.endswith(f"the difference cannot be assessed; over test images unknown: {path} is {state}")
+
+    def test_fine_tunes_have_it_too(self, tmp_path):
+        accuracies, runs = {1: [0.96, 0.97, 0.962], 2: [0.90, 0.906, 0.902]}, []
+        for lam, of_seeds in accuracies.items():
+            for seed, accuracy in enumerate(of_seeds):
+                folder = tmp_path / f"{lam}-{seed}"
+                folder.mkdir()
+                write_correct(folder / CORRECT, {"finetune": right(accuracy, seed)})
+                values = {"finetune/val/accuracy": accuracy, "finetune/test/accuracy": accuracy}
+                runs.append(row(lam, seed, **values) | {"directory": str(folder)})
+        (said,) = between_groups(groups(runs))
+        means = [np.mean([right(a, seed) for seed, a in enumerate(side)], axis=0) for side in accuracies.values()]
+        images = paired_accuracy_interval(*means)
+        assert f"paired; over test images [{images.low:.4f}, {images.high:.4f}]; p = " in said
+        (tmp_path / "1-0" / CORRECT).unlink()
+        (said,) = between_groups(groups(runs))
+        assert f"over test images unknown: {tmp_path / '1-0' / CORRECT} is missing" in said
+
     def test_a_damaged_file_is_none(self, tmp_path):
         (tmp_path / "a.npz").write_bytes(b"PK\x03\x04damaged")
         assert read_correct(tmp_path / "a.npz") == read_correct(tmp_path / "b.npz") == {}

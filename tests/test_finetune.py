@@ -27,6 +27,7 @@ from aetool.config.schema import FinetuneConfig, TrainConfig
 from aetool.data.augmentation import augment
 from aetool.errors import Interrupted
 from aetool.evaluation.classify import Budget, classify
+from aetool.evaluation.correctness import read_correct
 from aetool.models.attention import Attention
 from aetool.models.base import Batch
 from aetool.models.classifier import Classifier, ClassifierOutput
@@ -35,7 +36,7 @@ from aetool.probes.base import Fitted, Labelled
 from aetool.randomness import generator
 from aetool.storage.folder import RunFolder
 from aetool.storage.run import Run
-from aetool.sweeps.classifier import _own
+from aetool.sweeps.classifier import _own, correct_images
 from aetool.training.assembly import load_trained
 from aetool.training.finetune import make_trainer
 from aetool.training.layers import encoder_layers, layer_of
@@ -339,6 +340,8 @@ def test_the_command_leaves_a_run_with_a_parent(compared, trained, monkeypatch):
     predictions = np.load(run / "predictions.npy")
     assert predictions.shape == (20,)
     assert metrics["test/accuracy"] == pytest.approx((predictions == labels_of_test(trained)).mean())
+    right = predictions == labels_of_test(trained)
+    assert np.array_equal(read_correct(run / "correct.npz")["finetune"], right)
     assert metrics["mean/test/accuracy"] == 0.25
     assert metrics["labels"] == 65
     assert metrics["parameters"] == 64 * 8 + 8 + 8 * 4 + 4 + 4 * 4 + 4
@@ -442,6 +445,20 @@ def test_the_control_is_an_ordinary_run_and_the_difference_is_paired_over_test_i
     assert compared.rstrip().endswith(": a difference" if abs(centre) > half else ": no difference shown")
     for value in (tuned["test/accuracy"], scratch["test/accuracy"]):
         assert f"{value:.4g}" in compared
+
+
+@pytest.mark.parametrize("kept", ["predictions.npy", "correct.npz"])
+def test_either_of_its_files_tells_which_images_are_right(place, compared, kept):
+    """Earlier fine-tunes kept their predictions alone."""
+    folder, _ = outcome(place, output="comparison")
+    words = ["run=outputs/parent", *SHORT, "control=true", "output=comparison"]
+    run = Run.of(_own(compose_one("finetune", FinetuneConfig, words).config, run_in("outputs/parent")))
+    assert run.directory == folder.relative_to(place)
+    expected = correct_images(run).tolist()
+    for name in {"predictions.npy", "correct.npz"} - {kept}:
+        (folder / name).unlink()
+    assert correct_images(run).tolist() == expected
+    assert sum(expected) == pytest.approx(20 * run.metrics["finetune"]["test/accuracy"])
 
 
 def test_the_control_trains_all_of_its_encoder_from_the_start(place, aetool):

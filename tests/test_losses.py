@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, only_run
+from conftest import TINY, dataset_of, only_run, write_images
 from scipy.linalg import sqrtm
 from scipy.special import huber
 from scipy.stats import norm
@@ -11,9 +11,13 @@ from torch.nn import functional as F
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 import aetool as package
+from aetool.config.compose import compose_one
+from aetool.config.schema import TrainConfig
 from aetool.data.pca import PCA
+from aetool.errors import UserError
 from aetool.losses import BCE, L1, MSE, SSIM, Gaussian, Huber, Likelihood, OfLogits, Whitened, anomaly_scores
 from aetool.measures.reconstruction import ssim
+from aetool.training.assembly import make_loss
 
 X = torch.rand(5, 2, 12, 13, generator=torch.Generator().manual_seed(0))
 R = torch.randn(5, 2, 12, 13, generator=torch.Generator().manual_seed(1))
@@ -26,7 +30,7 @@ LOSSES = [
     Gaussian(0.7),
     Gaussian(None),
     Likelihood(),
-    Whitened(0.1),
+    Whitened(0.1, lambda: PCA().fit((255 * X).byte()), torch.ones(2)),
     OfLogits(MSE()),
 ]
 
@@ -54,6 +58,29 @@ def test_a_loss_of_pixels_takes_logits_too(aetool, workplace):
     refused = aetool("train", *TINY, "loss=bce", "loss.logits=false")
     assert refused.code == 2
     assert "loss.logits=false: this loss takes logits; set loss.logits=true" in refused.err
+
+
+def test_whether_a_loss_takes_logits_is_declared_not_guessed(workplace, aetool):
+    (workplace / "mine.py").write_text(
+        "from torch.nn import functional as F\n"
+        "from aetool.losses import Loss, LossTraits\n"
+        "class Plain:\n"
+        "    def __call__(self, r, x):\n"
+        "        return F.binary_cross_entropy_with_logits(r, x, reduction='none')\n"
+        "class Declared(Plain, Loss):\n"
+        "    traits = LossTraits(logits=True)\n"
+    )
+    (workplace / "conf" / "loss").mkdir(parents=True)
+    for name in ("Plain", "Declared"):
+        text = f"_target_: mine.{name}\npixels: true\nlogits: true\n"
+        (workplace / "conf" / "loss" / f"{name.lower()}.yaml").write_text(text)
+    words = ["dataset.standardize=false", "trainer.epochs=1", "--config-dir", "conf"]
+    refused = aetool("train", *TINY, "loss=plain", *words)
+    assert refused.code == 2
+    assert "loss.logits=true: mine.Plain does not declare whether it takes logits; derive it from aetool" in refused.err
+    config = compose_one("train", TrainConfig, [*TINY, "loss=declared", *words[:2]], workplace / "conf").config
+    torch.testing.assert_close(make_loss(config.loss)(R, X), BCE()(R, X))
+    assert aetool("train", *TINY, "loss=plain", "loss.logits=false", *words).code == 0
 
 
 def test_l1():
@@ -121,6 +148,13 @@ def test_whitening_is_the_inverse_root_of_the_covariance():
     assert not loss.state_dict()  # of the data: not for the checkpoint
 
 
+def test_whitening_needs_its_matrix():
+    with pytest.raises(TypeError, match="pca"):
+        Whitened(0.1)
+    with pytest.raises(TypeError, match="pca"):
+        make_loss(compose_one("train", TrainConfig, [*TINY, "loss=whitened"]).config.loss)
+
+
 def test_ssim_loss_is_the_metric_and_torchmetrics():
     noisy = (X + 0.2 * R).clamp(0, 1)
     loss = anomaly_scores(SSIM()(noisy, X))
@@ -166,3 +200,19 @@ def test_anomaly_scores_of_a_run(workplace, aetool, loss):
         squared = ((pixels - images / 255) / run.preprocessing.std[0]) ** 2
         expected = squared if loss == "mse" else squared / 2 + np.log(2 * np.pi) / 2
     np.testing.assert_allclose(scores, expected.mean(axis=(1, 2, 3)), rtol=1e-4)
+
+
+def test_anomaly_scores_of_a_whitened_run_are_its_loss(workplace, aetool):
+    assert aetool("train", *TINY, "loss=whitened", "trainer.epochs=1").code == 0
+    run = package.load(only_run(workplace))
+    val = dataset_of(run.config).val.images
+    scores = run.anomaly_scores(val)
+    assert scores.mean().item() == pytest.approx(run.metrics["pretrain"]["val/loss"], rel=1e-4)
+    pixelwise = (run.reconstruct(val.float() / 255) - val / 255).square().flatten(1).mean(1)
+    assert torch.corrcoef(torch.stack([scores, pixelwise]))[0, 1] < 0.999  # not the squared error of pixels
+    write_images(workplace / "images.npz", seed=1)
+    with pytest.raises(UserError, match="the dataset has changed since it was trained"):
+        package.load(run.directory).anomaly_scores(val)
+    (workplace / "images.npz").unlink()
+    with pytest.raises(UserError, match=r"dataset\.path=images\.npz"):
+        package.load(run.directory).anomaly_scores(val)

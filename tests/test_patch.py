@@ -12,10 +12,13 @@ from sklearn.cluster import KMeans
 from aetool import load
 from aetool.config.compose import compose_one
 from aetool.config.schema import BenchConfig, TrainConfig
+from aetool.data.dataset import Dataset, Split
 from aetool.data.images import Mirrored
 from aetool.errors import UserError
-from aetool.evaluation import frozen
+from aetool.evaluation import baselines, frozen
+from aetool.evaluation.baselines import Baselines
 from aetool.evaluation.classify import Budget, classify
+from aetool.evaluation.features import PLAIN, Views
 from aetool.evaluation.frozen import Frozen
 from aetool.evaluation.session import Session
 from aetool.measures.cost import cost as image_cost
@@ -24,7 +27,7 @@ from aetool.models.dictionaries import kmeans, most_correlated, nearest, omp1
 from aetool.models.patch import PatchAutoencoder, PatchDictionary, Quantizer
 from aetool.models.taps import tapped
 from aetool.models.whitening import Whitening, patches_at, training_patches
-from aetool.probes.base import Labelled
+from aetool.probes.base import Fitted, Labelled, Poll, Probe
 from aetool.probes.ridge import Ridge
 
 PATCHES = [word for word in TINY if not word.startswith("model")]
@@ -47,7 +50,6 @@ def model(activation: str = "soft_threshold", **arguments: object) -> PatchAutoe
         "train_images": images(),
         "k": 2,
         "rate": None,
-        "momentum": 0.01,
         "activation": activation,
         **ENCODING,
         **statistics,
@@ -152,7 +154,6 @@ def test_random_patches_are_trained_on_and_even_ones_measured():
 def test_dictionaries_are_topk_winner_take_all_or_sparse():
     kinds = [type(model(k=k, rate=rate).autoencoder).__name__ for k, rate in ((2, None), (None, 0.1), (None, None))]
     assert kinds == ["TopK", "WTA", "Sparse"]
-    assert model(k=None, rate=0.1, momentum=0.3).autoencoder.winners.momentum == 0.3
     with pytest.raises(ValueError, match=r"k=2, rate=0.1: mutually exclusive"):
         model(rate=0.1)
     with pytest.raises(ValueError, match="patch_size=10: the images have 9x10 pixels"):
@@ -322,7 +323,7 @@ def test_features_that_do_not_fit_in_memory_are_streamed(aetool, workplace, monk
     assert few.code == 0, few.err
 
 
-def test_a_probe_may_fit_on_mirrored_images_too(aetool, workplace):
+def test_a_probe_may_fit_on_mirrored_images_too(aetool, workplace, monkeypatch):
     """The same classifier as from a dataset that has the mirrored images."""
     arrays = dict(np.load("images.npz"))
     few = {"train_images": arrays["train_images"][:20], "train_labels": arrays["train_labels"][:20]}
@@ -349,5 +350,48 @@ def test_a_probe_may_fit_on_mirrored_images_too(aetool, workplace):
     )
     assert result.metrics["val/accuracy"] == expected.metrics["val/accuracy"]
     assert result.metrics["train/accuracy"] == expected.metrics["train/accuracy"]
-    few_labels = classify(Ridge([0.1], "auto"), [train, val, test], session.dataset, Budget(1, None, 2))
-    assert few_labels.metrics["train/accuracy"] > 0.9  # 4 images and 4 mirrored ones
+    monkeypatch.setattr(frozen, "MEMORY", 56 * 4 * 7)  # 7 values for each of 2 · 16 + 4 + 20 images
+    assert Frozen(session, settings).max_features == 7
+
+
+class Recording(Probe):
+    """Keeps what it is fitted on."""
+
+    def __init__(self) -> None:
+        self.seen: list[Labelled] = []
+
+    def __call__(self, train: Labelled, val: Labelled, num_classes: int, poll: Poll) -> Fitted:
+        self.seen.append(train)
+        return Fitted(lambda x: torch.zeros(len(x), num_classes), False, {"val/accuracy": 1.0}, {})
+
+
+def test_mirrored_images_keep_their_labels_under_a_budget():
+    y = torch.arange(16) % 4
+    blank = Split(torch.zeros(16, 1, 2, 2, dtype=torch.uint8), y)
+    dataset = Dataset(blank, blank, blank, 4, list("abcd"), "")
+    place = torch.arange(32.0)[:, None]  # of an image in train
+    probe = Recording()
+    classify(probe, [place, place[:16], place[:16]], dataset, Budget(2, None, 2))
+    for seen in probe.seen:
+        places = seen.features.flatten().long()
+        assert torch.equal(seen.labels, y[places % 16])
+        assert places[8:].tolist() == (places[:8] + 16).tolist()
+
+
+def test_baselines_are_fitted_on_mirrored_images_too(tmp_path, monkeypatch):
+    y = torch.arange(16) % 4
+    dataset = Dataset(*[Split(images(16, 1, 2), y)] * 3, 4, list("abcd"), "")
+    probe, mirror = Recording(), Views(0, False, 0, mirror=True)
+    found = Baselines(dataset, tmp_path)
+    found.probe(probe, {}, mirror, Budget(None, None, 1), 2)
+    pca, pixels = probe.seen
+    assert (pca.features.shape, pixels.features.shape) == ((32, 2), (32, 6))
+    flipped = dataset.train.images.flip(3)
+    torch.testing.assert_close(pca.features[16:], found.pca.transform(flipped, 2))
+    torch.testing.assert_close(pixels.features[16:], flipped.flatten(1) / 255)
+
+    monkeypatch.setattr(baselines, "PIXEL_MEMORY", 60 * 4 * 6)  # of 48 images, but not of 64
+    assert not found.warnings(PLAIN)
+    (warning,) = found.warnings(mirror)
+    assert warning.startswith("no pixels baseline")
+    assert found.probe(probe, {}, mirror, Budget(None, None, 1), 3).keys() == {"mean", "pca"}

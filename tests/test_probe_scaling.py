@@ -8,12 +8,14 @@ from sklearn.linear_model import LogisticRegression as Reference
 from sklearn.linear_model import Ridge as RidgeReference
 
 from aetool.evaluation.catalogue import table_metrics
+from aetool.probes import lbfgs
 from aetool.probes.base import Labelled, Probe
+from aetool.probes.lbfgs import LBFGS
 from aetool.probes.linear import Linear, LogisticRegression
-from aetool.probes.path import Problem, principal_axes
+from aetool.probes.path import Problem, leading_axes, principal_axes
 from aetool.probes.ridge import Ridge
 from aetool.probes.standardisation import Scaling, common_scale, standardisation
-from aetool.probes.svm import SVM
+from aetool.probes.svm import SVM, SquaredHinge
 
 GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 Digits = tuple[Features, Labels]
@@ -130,6 +132,47 @@ def test_principal_axes_are_those_of_the_singular_value_decomposition(shape: tup
     torch.testing.assert_close(variances.flip(0), torch.linalg.svdvals(x).square() / len(x))
     torch.testing.assert_close(directions.T @ directions, torch.eye(6, dtype=torch.float64))
     torch.testing.assert_close((directions * variances) @ directions.T, x.T @ x / len(x))
+
+
+def test_leading_axes_of_few_large_variances() -> None:
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 4, dtype=torch.float64, generator=random) @ torch.randn(
+        4, 30, dtype=torch.float64, generator=random
+    )
+    x += 1e-2 * torch.randn(200, 30, dtype=torch.float64, generator=random)
+    gram = (x - x.mean(dim=0)).T @ (x - x.mean(dim=0)) / 200
+    variances, directions = leading_axes(gram.tril(), 4)
+    torch.testing.assert_close(directions.T @ directions, torch.eye(30, dtype=torch.float64))
+    exact = torch.linalg.eigvalsh(gram)
+    torch.testing.assert_close(variances[:4], exact[-4:])
+    torch.testing.assert_close(variances[4:], exact[:-4].mean().expand(26))
+
+
+@pytest.mark.parametrize("model", [LogisticRegression, SquaredHinge])
+def test_wide_features_are_fitted_to_the_same_minimum(
+    digits: Digits, model: type[LBFGS], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, labels = digits
+    mean, scale = standardisation(features.train)
+    train, sizes, eigh = (features.train - mean) * scale, [], torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: sizes.append(len(matrix)) or eigh(matrix))
+
+    def objectives() -> torch.Tensor:
+        """On the way from a strong penalty to a weak one."""
+        fitted, found = model(train, labels.train, 10), []
+        for l2 in (1e-1, 1e-2, 1e-3):
+            assert fitted.fit(l2, 1e-5, 100)[1]
+            weight, bias = fitted.weights()
+            loss = model.loss(train @ weight.T + bias, labels.train)
+            found.append(loss + l2 / 2 * weight.square().sum())
+        return torch.stack(found)
+
+    exact = objectives()
+    monkeypatch.setattr(lbfgs, "WIDE", 63)
+    monkeypatch.setattr(lbfgs, "LEADING", 10)
+    classes = 10 if model.separable else 1  # the tolerance is that of one class
+    torch.testing.assert_close(objectives(), exact, atol=classes * 1e-5, rtol=0)
+    assert sizes == [64, 10]
 
 
 def test_a_rescaled_model_is_one_of_the_rescaled_features(digits: Digits) -> None:

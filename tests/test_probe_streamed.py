@@ -77,14 +77,39 @@ def test_the_moments_are_those_of_z_scores(digits: tuple[Features, Labels]) -> N
     torch.testing.assert_close(found.products.double(), z.T @ one_hot / 1000, atol=1e-4, rtol=0)
 
 
-def test_an_l2_too_small_for_float32_is_left_out(digits: tuple[Features, Labels]) -> None:
+def test_an_l2_too_small_for_float32_is_left_out(
+    digits: tuple[Features, Labels], caplog: pytest.LogCaptureFixture
+) -> None:
     features, labels = digits
     twice = Features(*(torch.cat([x, x], 1) for x in features))
     train, val, _ = streams(twice, labels)
     fitted = Ridge((1e-12, 1e-1), "feature").stream(train, val, 10, lambda: None)
     assert list(fitted.val_accuracy) == ["l2=0.1, scaling=feature"]
+    assert caplog.messages == ["l2=[1e-12], scaling=feature: too small for features of float32, left out"]
     with pytest.raises(ValueError, match="too small for features of float32"):
         Ridge([1e-12], "feature").stream(train, val, 10, lambda: None)
+
+
+def test_the_smallest_l2_that_is_not_left_out_is_at_the_edge(digits: tuple[Features, Labels]) -> None:
+    features, labels = digits
+    train, val, _ = streams(Features(*(torch.cat([x, x], 1) for x in features)), labels)
+    fitted = Ridge((1e-12, 1e-3, 1e3), "feature").stream(train, val, 10, lambda: None)
+    assert (fitted.metrics["l2"], fitted.metrics["l2_at_edge"]) == (1e-3, 1)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_broken_features_of_validation_and_test_are_refused(digits: tuple[Features, Labels], value: float) -> None:
+    train, *others = streams(*digits)
+    val, test = others
+    fitted = Ridge(GRID, "auto").stream(train, val, 10, lambda: None)
+    for split in others:
+        assert isinstance(split.features, Blocks)
+        split.features.features = split.features.features.clone()
+        split.features.features[5, 3] = value
+    with pytest.raises(NonFiniteError, match="val: feature values are NaN or infinite"):
+        Ridge(GRID, "auto").stream(train, val, 10, lambda: None)
+    with pytest.raises(NonFiniteError, match="test: feature values are NaN or infinite"):
+        judge(fitted, test, 10)
 
 
 def test_it_stops_and_refuses(digits: tuple[Features, Labels]) -> None:

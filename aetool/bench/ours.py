@@ -13,8 +13,10 @@ from aetool.config.schema import BenchConfig
 from aetool.data.dataset import Dataset
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import UserError
+from aetool.losses import Loss
 from aetool.models.base import Batch
 from aetool.storage.run import Run
+from aetool.training.objective import Objective
 from aetool.training.pretrain import make_trainer
 
 
@@ -30,6 +32,9 @@ class Ours:
             self.close()
             raise UserError(f"model={config.model.name}: it is fitted in closed form; there are no steps to time")
         self.model: nn.Module = copy.deepcopy(self.trainer.model)  # with the initial weights, for other loops
+        objective = self.trainer.objective
+        assert isinstance(objective, Objective)
+        self.pixel_loss: Loss = copy.deepcopy(objective.loss)  # with its initial parameters
         self.batches = self._batches()
 
     @property

@@ -19,7 +19,7 @@ from aetool.config.schema import BenchConfig
 from aetool.config.targets import build
 from aetool.losses import Loss
 from aetool.machine import has_bf16
-from aetool.training.assembly import cache_dir, load_dataset, make_loss
+from aetool.training.assembly import cache_dir, load_dataset
 from aetool.training.decisions import decided
 from aetool.training.hardware import has_fused_optimizers, prepare_torch
 
@@ -132,7 +132,7 @@ def _bare_variants(bench: Bench) -> dict[str, Loop]:
             loops[f"{precision} {layout}".strip()] = bare_loop(
                 model,
                 build(bench.config.optimizer, params=model.parameters(), fused=has_fused_optimizers(bench.device)),
-                _mean_error(bench.config),
+                _mean_error(bench),
                 laid_out,
                 bench.config.trainer.batch_size,
                 torch.autocast(bench.device.type, torch.bfloat16, enabled=precision == "bf16"),
@@ -146,11 +146,12 @@ def _usual(bench: Bench) -> Loop:
     model = copy.deepcopy(bench.ours.model).to(memory_format=torch.contiguous_format)
     optimizer = build(config.optimizer, params=model.parameters())
     images = Pictures(bench.images, bench.ours.preprocessing)
-    return usual_loop(model, optimizer, _mean_error(config), images, config.trainer.batch_size, bench.device)
+    return usual_loop(model, optimizer, _mean_error(bench), images, config.trainer.batch_size, bench.device)
 
 
-def _mean_error(config: BenchConfig) -> MeanError:
-    loss = make_loss(config.loss)
+def _mean_error(bench: Bench) -> MeanError:
+    """The trainer's loss, with parameters of its own."""
+    loss = copy.deepcopy(bench.ours.pixel_loss)
     return loss.mean if isinstance(loss, Loss) else lambda reconstruction, x: loss(reconstruction, x).mean()
 
 

@@ -199,6 +199,10 @@ def _model(config: TrainConfig) -> list[str]:
             "loss.logits=false: this loss takes logits; set loss.logits=true": (
                 compares.logits and not config.loss.logits
             ),
+            f"loss.logits=true: {config.loss.target} does not declare whether it takes logits; derive it from "
+            "aetool.losses.Loss, with traits = LossTraits(logits=True) if it does": (
+                config.loss.logits and not hasattr(load(config.loss.target), "traits")
+            ),
             f"model.{key}=true: its weights are those of a squared error; choose loss=mse": (
                 model.arguments.get(key) and not compares.squared
             ),

@@ -23,7 +23,7 @@ from aetool.errors import poll_signals
 from aetool.evaluation.catalogue import PROTOCOL
 from aetool.evaluation.classify import Budget, classify, labels_of
 from aetool.evaluation.correctness import Classified, read_correct, write_correct
-from aetool.evaluation.features import Encode, Features, Views, features
+from aetool.evaluation.features import Encode, Features, Images, Views, features
 from aetool.files import read_json, write_json
 from aetool.machine import release_memory
 from aetool.measures.reconstruction import ReconstructionMetrics
@@ -31,7 +31,7 @@ from aetool.probes.base import Probe
 from aetool.training.cached_pca import LARGEST, has_pca, pca_of
 
 BATCH = 500
-PIXEL_MEMORY = 1 << 30  # bytes of all pixels as float32, above which they are not probed
+PIXEL_MEMORY = 3 << 29  # bytes of all pixels as float32, above which they are not probed; above mirrored CIFAR-10's
 Settings = Mapping[str, Any]  # plain values that a baseline depends on
 Splits = Callable[[], Iterable[Features]]  # the features of train, val and test in turn, (N, D) each
 log = logging.getLogger("aetool")
@@ -48,23 +48,24 @@ class Baselines:
     def too_large(self) -> bool:
         return not has_pca(self.dataset)
 
-    @property
-    def too_many(self) -> bool:
-        return self._pixel_bytes > PIXEL_MEMORY
-
-    @property
-    def warnings(self) -> list[str]:
-        """Which baselines are left out, and why."""
+    def warnings(self, views: Views | None = None) -> list[str]:
+        """Which baselines are left out, and why; those of a probe that reads these views, if they are given."""
         if self.too_large:
             return [f"no pca and no pixels baseline: an image has over {LARGEST} values"]
-        if self.too_many:
-            return [f"no pixels baseline: the pixels of all images would take {self._pixel_bytes / 1e9:.1f} GB"]
+        if views and self._has_too_many_pixels(views):
+            return [f"no pixels baseline: the pixels of all images would take {self._pixel_bytes(views) / 1e9:.1f} GB"]
         return []
 
-    @property
-    def _pixel_bytes(self) -> int:
+    def _has_too_many_pixels(self, views: Views) -> bool:
+        return self._pixel_bytes(views) > PIXEL_MEMORY
+
+    def _pixel_bytes(self, views: Views) -> int:
         """Of all images as float32."""
-        return sum(4 * split.images.shape.numel() for split in self._splits)
+        return sum(4 * images.shape.numel() for images in self._seen(views))
+
+    def _seen(self, views: Views) -> list[Images]:
+        """The images of train, mirrored ones among them if the views say so, of val and of test."""
+        return [views.of_training(self.dataset.train.images), self.dataset.val.images, self.dataset.test.images]
 
     @cached_property
     def pca(self) -> PCA:
@@ -110,7 +111,7 @@ class Baselines:
         if self.too_large:
             return found
 
-        seen = [views.of_training(self.dataset.train.images), self.dataset.val.images, self.dataset.test.images]
+        seen = self._seen(views)
 
         def encoded(encode: Encode) -> Iterator[Tensor]:
             cpu = torch.device("cpu")
@@ -131,7 +132,7 @@ class Baselines:
 
         key = {"stage": "probe", "probe": settings}
         for name, compute, own in (("pca", pca, {"code_size": size}), ("pixels", pixels, {"range": 1})):
-            if name == "pixels" and self.too_many:
+            if name == "pixels" and self._has_too_many_pixels(views):
                 continue
             found[name] = self._kept_classified(key | own, compute)
         found["pca"].metrics["components"] = components

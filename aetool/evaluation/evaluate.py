@@ -149,7 +149,7 @@ def _measured(session: Session, settings: EvaluationConfig, baselines: bool) -> 
         warnings += collapsed_posterior(metrics["likelihood/active_units"], result.code_size)
     if baselines:
         metrics |= session.baselines.reconstruction(result.code_size)
-        warnings += session.baselines.warnings
+        warnings += session.baselines.warnings()
         if any(parameter.requires_grad for parameter in trained.model.parameters()):
             metrics["untrained/val/norm_ratio"] = initial_norm_ratio(session.untrained(), dataset, device)
     return _Found(metrics, warnings, result, jacobian, units, frequency, family.kl)

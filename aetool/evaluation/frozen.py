@@ -7,17 +7,18 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from aetool.config.identity import identity
-from aetool.config.schema import AugmentationConfig, ProbeConfig
+from aetool.config.schema import AugmentationConfig, ProbeConfig, TrainConfig
 from aetool.data.images import Mirrored, SplitImages
 from aetool.evaluation.feature_cache import LIMIT, FeatureCache
 from aetool.evaluation.features import Features, StreamedFeatures, Views, encoder, features
 from aetool.evaluation.session import Session
 from aetool.models.taps import choose_taps, pooled
+from aetool.storage.run import Run
 from aetool.training.assembly import Network
 
 SPLITS = ("train", "val", "test")
 T = TypeVar("T")
-MEMORY = 600_000_000  # bytes of the pooled features of all images; with larger ones maps are pooled further
+MEMORY = 900_000_000  # bytes of the pooled features of all images; with larger ones maps are pooled further
 
 
 class Frozen:
@@ -27,8 +28,9 @@ class Frozen:
     """
 
     def __init__(self, session: Session, settings: ProbeConfig) -> None:
-        self.session, self.max_features = session, _affordable(settings.max_features, session)
+        self.session = session
         self.views = views(settings, session.run.config.dataset.augmentation)
+        self.max_features = _affordable(settings.max_features, self._count, session.run)
         trained = session.trained
         x = trained.preprocessing.to_input(session.dataset.val.images[:2].to(session.device))
         self.taps = choose_taps(trained.model, x, settings.taps)
@@ -98,16 +100,20 @@ class Frozen:
     def _is_large(self, network: Network, tap: str) -> bool:
         """Whether the features of all images take over LIMIT bytes."""
         one = features(encoder(network, tap), self._images("val")[:1], self.session.device, self.max_features)
-        return one.nbytes * sum(len(self._images(name)) for name in SPLITS) > LIMIT
+        return one.nbytes * self._count > LIMIT
+
+    @property
+    def _count(self) -> int:
+        """Images that are encoded."""
+        return sum(len(self._images(name)) for name in SPLITS)
 
 
-def _affordable(max_features: int | None, session: Session) -> int | None:
-    """`max_features`, or as many as MEMORY allows for every image, with a warning."""
-    images = sum(len(getattr(session.dataset, name).images) for name in SPLITS)
+def _affordable(max_features: int | None, images: int, run: Run[TrainConfig]) -> int | None:
+    """`max_features`, or as many as MEMORY allows for each of the images, with a warning."""
     most = max(1, MEMORY // (4 * images))
     if max_features is None or max_features <= most:
         return max_features
-    session.run.warn(
+    run.warn(
         [f"probe.max_features={max_features}: {most} for feature maps, to keep those of {images:,} images in memory"]
     )
     return most

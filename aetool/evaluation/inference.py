@@ -1,6 +1,7 @@
 """Trained runs from Python."""
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ from torch import Tensor, nn
 
 from aetool.config.schema import TrainConfig
 from aetool.config.tree import known_targets
+from aetool.data.pca import PCA
 from aetool.evaluation.generation import refuse_patches
-from aetool.losses import anomaly_scores
+from aetool.losses import Loss, anomaly_scores
 from aetool.models.base import AutoencoderOutput
 from aetool.storage.opening import open_run
 from aetool.storage.run import Run
-from aetool.training.assembly import Trained, load_trained, make_loss
+from aetool.training.assembly import Trained, cache_dir, check_dataset, load_dataset, load_trained, make_loss
+from aetool.training.cached_pca import pca_of
 from aetool.training.hardware import choose_device
 
 Images = np.ndarray | Tensor
@@ -32,6 +35,7 @@ class TrainedRun:
         self.directory = run.directory
         self.config = run.config
         self.metrics = run.metrics
+        self._trained = trained
         self.model = trained.model
         self.preprocessing = trained.preprocessing
         self.image_shape = trained.image_shape
@@ -59,11 +63,23 @@ class TrainedRun:
         """How badly each image is reconstructed, (N,) float32: the mean over its pixels of the loss of the run.
 
         A loss with learned parameters is taken as it was before training, since the checkpoint of a model lacks them;
-        the learned sigma of loss=gaussian would not change which image scores higher.
+        the learned sigma of loss=gaussian would not change which image scores higher. loss=whitened loads the run's
+        dataset, and raises aetool.errors.UserError where it is missing or has changed.
         """
-        loss = make_loss(self.config.loss)
-        loss = loss.to(self.device) if isinstance(loss, nn.Module) else loss
-        return self._apply(images, lambda x: anomaly_scores(loss(self._reconstruction(x), x)))
+        return self._apply(images, lambda x: anomaly_scores(self._loss(self._reconstruction(x), x)))
+
+    @cached_property
+    def _loss(self) -> Loss:
+        std = torch.tensor(self.preprocessing.std)
+        loss = make_loss(self.config.loss, pca=self._pca, input_std=std)
+        return loss.to(self.device) if isinstance(loss, nn.Module) else loss
+
+    def _pca(self) -> PCA:
+        """Of the training images."""
+        cache = cache_dir(self.config)
+        dataset = load_dataset(self.config.dataset, cache)
+        check_dataset(self._trained, dataset)
+        return pca_of(dataset, cache)
 
     def _reconstruction(self, x: Tensor) -> Tensor:
         refuse_patches(self.model)

@@ -187,6 +187,7 @@ def _baselines(
     """The mean, PCA of equal size, pixels, and each tap of the untrained network."""
     views = frozen.views
     keys = identity(settings) | {"views": list(views) if views.number else 0, "taps": None, "max_features": None}
+    session.run.warn(session.baselines.warnings(views))
     found = session.baselines.probe(probe, keys, views, budget, frozen.code_size)
     if frozen.untrained is None:
         return found

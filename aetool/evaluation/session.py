@@ -10,7 +10,6 @@ import torch
 from aetool.config.schema import ComputeConfig, RunConfig, TrainConfig
 from aetool.data.dataset import Dataset
 from aetool.data.pca import PCA
-from aetool.errors import UserError
 from aetool.evaluation.background import Figures
 from aetool.evaluation.baselines import Baselines
 from aetool.storage.checkpoint import Checkpoints
@@ -19,6 +18,7 @@ from aetool.training.assembly import (
     Network,
     Trained,
     cache_dir,
+    check_dataset,
     initial_network,
     load_dataset,
     load_trained,
@@ -82,8 +82,7 @@ class Session(DataSession):
     def trained(self) -> Trained:
         """Raises UserError where the dataset is not the one that it was trained on."""
         trained = load_trained(self.run, self.device, self.chosen)
-        if trained.checkpoint.manifest["fingerprint"] != self.dataset.fingerprint:
-            raise UserError(f"{self.run.directory}: the dataset has changed since it was trained; restore it")
+        check_dataset(trained, self.dataset)
         return trained
 
     def untrained(self) -> Network:

@@ -44,7 +44,7 @@ class Autoencoder(nn.Module, HasTraits):
     it and names them in `traits`. Two extras act on the loss: `pixel_weight`, (B, 1 or C, H, W), multiplies the error
     of each pixel before the mean; `target` is what the reconstruction is compared with, instead of the images, by a
     model with `traits.patches`: its output has a row for each patch, and `encode` returns features of images.
-    `init_from_data`, `observe`, `atoms` and `encoder_layer` are optional.
+    `has_free_scale`, `init_from_data`, `observe`, `atoms` and `encoder_layer` are optional.
     """
 
     traits: ClassVar[ModelTraits] = ModelTraits()
@@ -63,9 +63,9 @@ class Autoencoder(nn.Module, HasTraits):
         return AutoencoderOutput(self.decode(code), code, {})
 
     @property
-    def is_tied(self) -> bool:
-        """Whether the decoder's weights are those of the encoder, so that codes cannot shrink at no cost."""
-        return False
+    def has_free_scale(self) -> bool:
+        """Whether the decoder can undo any scale of the code, so that codes can shrink at no cost."""
+        return True
 
     def init_from_data(self, x: Tensor) -> None:
         """Adjusts the initial weights to training images (B, C, H, W), once, before training."""

@@ -45,8 +45,8 @@ class Dense(Autoencoder):
         self.decoder_biases = nn.ParameterList(torch.zeros(size) for size in sizes[-2::-1]) if tied else None
 
     @property
-    def is_tied(self) -> bool:
-        return self.decoder is None
+    def has_free_scale(self) -> bool:
+        return self.decoder is not None
 
     def encode(self, x: Tensor) -> Tensor:
         return self.encoder(x.flatten(1))

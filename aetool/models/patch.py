@@ -20,6 +20,7 @@ from aetool.models.whitening import Whitening, patches_at, places, training_patc
 from aetool.models.wta import WTA
 
 Activation = Literal["soft_threshold", "triangle"]
+MOMENTUM = 0.01  # of the running thresholds of winner-take-all patches
 BLOCK = 2**19  # products of patches and atoms at a time: they stay in cache
 
 
@@ -78,6 +79,10 @@ class Patch(Autoencoder):
     @abstractmethod
     def learn(self, code_size: int, whitened: Tensor | None) -> Autoencoder:
         """The autoencoder of patches, for whitened training patches (N, n); None before a checkpoint is loaded."""
+
+    @property
+    def has_free_scale(self) -> bool:
+        return self.autoencoder.has_free_scale
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, features); without gradient the products are taken in bfloat16 where the processor has it."""
@@ -153,7 +158,7 @@ class Patch(Autoencoder):
 class PatchAutoencoder(Patch):
     """`Patch` with a dictionary learned by `Sparse`; by `TopK` where `k` is given, and by `WTA` where `rate` is.
 
-    `momentum` is that of `WTA`. Raises ValueError where both are.
+    Raises ValueError where both are.
     """
 
     traits = replace(
@@ -169,7 +174,6 @@ class PatchAutoencoder(Patch):
         code_size: PositiveInt,
         k: PositiveInt | None,
         rate: Fraction | None,
-        momentum: Fraction,
         patch_size: PositiveInt,
         patches: PositiveInt,
         contrast: PositiveFloat,
@@ -183,7 +187,7 @@ class PatchAutoencoder(Patch):
     ) -> None:
         if k is not None and rate is not None:
             raise ValueError(f"k={k}, rate={rate}: mutually exclusive; set one of them to null")
-        self.k, self.rate, self.momentum = k, rate, momentum
+        self.k, self.rate = k, rate
         super().__init__(
             image_shape, code_size, patch_size, patches, contrast, epsilon, activation, threshold, pool,
             input_mean, input_std, train_images,
@@ -194,7 +198,7 @@ class PatchAutoencoder(Patch):
         if self.k is not None:
             return TopK(self.patch_shape, code_size, self.k, alpha=1.0)
         if self.rate is not None:
-            return WTA(self.patch_shape, code_size, self.rate, self.momentum)
+            return WTA(self.patch_shape, code_size, self.rate, MOMENTUM)
         return Sparse(self.patch_shape, code_size)
 
 

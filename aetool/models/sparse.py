@@ -61,6 +61,11 @@ class Sparse(Autoencoder):
             self.encoder_weight.mul_(factor)
         self.observe(self(x))
 
+    @property
+    def has_free_scale(self) -> bool:
+        """No: atoms are normalised, and x̂ - b has the scale of the code."""
+        return False
+
     def activate(self, pre_activation: Tensor) -> Tensor:
         """Pre-activations to codes, both (B, code_size); subclasses override it."""
         return F.relu(pre_activation)

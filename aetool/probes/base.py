@@ -99,8 +99,7 @@ def judge(fitted: Fitted, test: Labelled | Streamed, num_classes: int) -> ProbeR
     probabilistic classifier.
     """
     if isinstance(test, Streamed):
-        labels = test.labels
-        scores = torch.cat([fitted.scores(part) for part in test.features.split(READ)])
+        labels, scores = test.labels, streamed_scores("test", fitted.scores, test.features)
     else:
         features, labels = check("test", test, num_classes)
         scores = fitted.scores(features)
@@ -117,6 +116,14 @@ def judge(fitted: Fitted, test: Labelled | Streamed, num_classes: int) -> ProbeR
         metrics["test/calibration_error"] = calibration_error(scores.softmax(dim=1), labels)
     recall = confusion.diag() / confusion.sum(dim=1).double()
     return ProbeResult(metrics, confusion, recall, fitted.val_accuracy, (predicted == labels).cpu())
+
+
+def streamed_scores(name: str, scores: Callable[[Tensor], Tensor], features: FeatureStream) -> Tensor:
+    """(N, K) scores of the split called `name`. Raises NonFiniteError where its features are NaN or infinite."""
+    found = torch.cat([scores(part) for part in features.split(READ)])
+    if not found.isfinite().all():
+        raise NonFiniteError(f"{name}: feature values are NaN or infinite")
+    return found
 
 
 def accuracy(scores: Tensor, labels: Tensor) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor
 from aetool.probes.base import Fitted, Labelled, accuracy, at_edge, check_both
 from aetool.probes.choice import Candidate, choose
 from aetool.probes.standardisation import Scaling, common_scale, ratio, standardisation, unstandardised
+from aetool.randomness import generator
 
 Weights = tuple[Tensor, Tensor]  # weights (K, D) and biases (K,)
 
@@ -80,7 +81,11 @@ def _candidates(name: str, grid: Sequence[float], solver: Solver, problem: Probl
 def described(name: str, grid: Sequence[float], value: float, is_common: bool) -> tuple[str, dict[str, float]]:
     """What a classifier was fitted with, in words and as metrics."""
     metrics = {name: float(value), f"{name}_at_edge": at_edge(value, grid), "common_scale": float(is_common)}
-    return f"{name}={value}, scaling={'common' if is_common else 'feature'}", metrics
+    return f"{name}={value}, scaling={scaling_name(is_common)}", metrics
+
+
+def scaling_name(is_common: bool) -> Scaling:
+    return "common" if is_common else "feature"
 
 
 def squared_error(scores: Tensor, labels: Tensor) -> Tensor:
@@ -105,3 +110,21 @@ def principal_axes(features: Tensor, gram: Tensor | None) -> tuple[Tensor, Tenso
         variances, within = torch.linalg.eigh(triangle @ triangle.T / len(features))
         directions = span @ within
     return variances.clamp(min=0), directions
+
+
+def leading_axes(gram: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Variances (D,) and directions (D, D): the `number` principal axes of largest variance, and a basis of the rest.
+
+    The axes are approximate, by one power iteration from random directions (Halko, Martinsson & Tropp 2011); those of
+    the rest are given their mean variance. `gram` is XᵀX/N, of which the lower triangle is read.
+    """
+    width = len(gram)
+    gram = gram.tril() + gram.tril(-1).T
+    random = generator(0, "axes", device=gram.device)
+    start = torch.randn(width, number, generator=random, dtype=gram.dtype, device=gram.device)
+    directions = torch.linalg.qr(gram @ (gram @ start), mode="complete").Q
+    leading = directions[:, :number]
+    variances, within = torch.linalg.eigh(leading.T @ gram @ leading)
+    directions[:, :number] = leading @ within
+    rest = (gram.trace() - variances.sum()) / (width - number)
+    return torch.cat([variances, rest.expand(width - number)]).clamp(min=0), directions

@@ -1,6 +1,7 @@
 """Ridge regression on features that are read once, in blocks: their moments are kept, not the features."""
 
 import functools
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,12 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aetool.errors import NonFiniteError
-from aetool.probes.base import READ, Fitted, Poll, Streamed
+from aetool.probes.base import READ, Fitted, Poll, Streamed, streamed_scores
 from aetool.probes.choice import Candidate, choose
-from aetool.probes.path import Weights, described, predict, squared_error
+from aetool.probes.path import Weights, described, predict, scaling_name, squared_error
 from aetool.probes.standardisation import Scaling, common_scale, inverse_std, ratio, unstandardised
 
 PANEL = 2048  # columns of the Gram matrix that are updated at a time: only its lower triangle is needed
+log = logging.getLogger("aetool")
 
 
 class Moments(NamedTuple):
@@ -74,7 +76,8 @@ def streamed_ridge(
 ) -> Fitted:
     """As `Ridge`, for a grid of l2 from the largest on, each by a Cholesky decomposition; without `train/accuracy`.
 
-    Raises ValueError where every l2 is too small for float32.
+    An l2 that is too small for float32 is no candidate, which is logged. Raises ValueError where every one is, and
+    NonFiniteError where features are NaN or infinite.
     """
     found = moments(train, num_classes, poll)
     solved: dict[tuple[float, bool], Weights] = {}  # by l2, and whether the scale is the common one
@@ -85,13 +88,15 @@ def streamed_ridge(
             solution = weights(found, l2)
             if solution is not None:
                 solved[l2, is_common] = unstandardised(solution, found.mean, found.scale)
+        if left := [l2 for l2 in grid if (l2, is_common) not in solved]:
+            log.warning(f"l2={left}, scaling={scaling_name(is_common)}: too small for features of float32, left out")
     if not solved:
         raise ValueError(f"l2={list(grid)}: all too small for features of float32; add larger ones")
     every = torch.cat([weight for weight, _ in solved.values()]), torch.cat([bias for _, bias in solved.values()])
-    scores = torch.cat([predict(every, part) for part in val.features.split(READ)]).split(num_classes, dim=1)
+    scores = streamed_scores("val", functools.partial(predict, every), val.features)
     candidates = []
-    for ((l2, is_common), solution), on_val in zip(solved.items(), scores, strict=True):
-        words, metrics = described("l2", grid, l2, is_common)
+    for ((l2, is_common), solution), on_val in zip(solved.items(), scores.split(num_classes, dim=1), strict=True):
+        words, metrics = described("l2", [l2 for l2, common in solved if common == is_common], l2, is_common)
         classifier = functools.partial(predict, solution)
         candidates.append(Candidate.judged(words, classifier, on_val, val.labels, squared_error, metrics))
     return choose(candidates, probabilistic=False)

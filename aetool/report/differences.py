@@ -9,9 +9,17 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
-from aetool.evaluation.catalogue import COMPARED, PROBE, TEST_ACCURACY, Metric, baseline_key
+from aetool.evaluation.catalogue import (
+    COMPARED,
+    PROBE,
+    TEST_ACCURACY,
+    TUNED_ACCURACY,
+    Metric,
+    baseline_key,
+)
 from aetool.evaluation.headline import subject_of
 from aetool.files import read_json
 from aetool.measures.statistics import (
@@ -56,11 +64,20 @@ class Side:
     @cached_property
     def correct(self) -> list[float] | None:
         """How often each test image is classified correctly over the runs; None where that is not kept."""
-        rows = {replicate(row): row for row in self.group.rows if self.key in row}
-        runs = [_correct(row, self.key) for row in rows.values()]
+        runs = [None if one is None else one.frequencies for one in self._kept]
         if not runs or None in runs or len({len(run) for run in runs if run}) > 1:
             return None
         return [statistics.fmean(image) for image in zip(*(run for run in runs if run), strict=True)]
+
+    @cached_property
+    def unreadable(self) -> list[str]:
+        """The files that say which test images are classified correctly, as far as they are missing or damaged."""
+        return [one.state for one in self._kept if one is not None and one.frequencies is None]
+
+    @cached_property
+    def _kept(self) -> "list[_Kept | None]":
+        rows = {replicate(row): row for row in self.group.rows if self.key in row}
+        return [_kept(row, self.key) for row in rows.values()]
 
 
 class Difference(NamedTuple):
@@ -71,6 +88,7 @@ class Difference(NamedTuple):
     over_seeds: Interval
     over_draws: Interval | None
     over_images: Interval | None
+    unreadable: Sequence[str] = ()  # files without which there is no interval over test images
 
     @property
     def p(self) -> float | None:
@@ -87,7 +105,7 @@ def from_baselines(groups: Sequence[Group]) -> list[str]:
     own = Side(title(best, groups), best, test.key)
     others = [Side(NAMES.get(name, name), best, baseline_key(test.key, name)) for name in COMPARED]
     differences = [_difference(own, other, test) for other in others if other.by_seed]
-    return _sentences([one for one in differences if one.p is not None], test)
+    return _sentences([one for one in differences if one.p is not None or one.unreadable], test)
 
 
 def between_groups(groups: Sequence[Group]) -> list[str]:
@@ -109,10 +127,12 @@ def _difference(first: Side, second: Side, metric: Metric) -> Difference:
     over_seeds = difference(one.by_seed, other.by_seed)
     over_draws = difference(one.by_draw, other.by_draw) if one.by_draw and other.by_draw else None
     single = first.group is not second.group and min(len(first.by_seed), len(second.by_seed)) < 2
+    if single:
+        return Difference(first, second, over_seeds, over_draws, None)
     over_images = None
-    if not single and one.correct and other.correct and len(one.correct) == len(other.correct):
+    if one.correct and other.correct and len(one.correct) == len(other.correct):
         over_images = paired_accuracy_interval(one.correct, other.correct)
-    return Difference(first, second, over_seeds, over_draws, over_images)
+    return Difference(first, second, over_seeds, over_draws, over_images, first.unreadable or second.unreadable)
 
 
 def _sentences(found: Sequence[Difference], metric: Metric) -> list[str]:
@@ -127,7 +147,7 @@ def _sentence(found: Difference, metric: Metric, p: float | None, comparisons: i
         few = (
             "only one seed" if min(len(first.by_seed), len(second.by_seed)) < 2 else "the same difference on every seed"
         )
-        return f"{first.name} and {second.name}: {few}, the difference cannot be assessed"
+        return f"{first.name} and {second.name}: {few}, the difference cannot be assessed{_unknown(found)}"
     form = f"z{metric.format.lstrip('+')}"  # z: no -0.0000
     corrected = f" by Holm over {comparisons} comparisons" if comparisons > 1 else ""
     basis = f"{_basis(found, form)}; p = {p:.2g}{corrected})"
@@ -150,24 +170,47 @@ def _basis(found: Difference, form: str) -> str:
     (basis, interval), *rest = ((name, gap) for name, gap in over.items() if gap and gap.is_known)
     unknown = "" if basis == seeds else ", one seed" if len(one) < 2 else ", the same difference on every seed"
     beside = "".join(f"; {name} {_bounds(gap, form)}" for name, gap in rest)
-    return f"{_bounds(interval, form)} ({CONFIDENCE * 100:.0f} %, {basis}{unknown}{beside}"
+    return f"{_bounds(interval, form)} ({CONFIDENCE * 100:.0f} %, {basis}{unknown}{beside}{_unknown(found)}"
+
+
+def _unknown(found: Difference) -> str:
+    return f"; over test images unknown: {found.unreadable[0]}" if found.unreadable else ""
 
 
 def _bounds(interval: Interval, form: str) -> str:
     return f"[{format(interval.low, form)}, {format(interval.high, form)}]"
 
 
-def _correct(row: Row, key: str) -> list[float] | None:
-    """How often each test image was classified correctly, from the measurement that an accuracy in a row came from."""
+@dataclass(frozen=True)
+class _Kept:
+    """Where a measurement keeps which test images are classified correctly."""
+
+    path: Path
+    subject: str
+
+    @cached_property
+    def frequencies(self) -> list[float] | None:
+        """How often each test image is classified correctly; None where the file is missing or damaged."""
+        from aetool.evaluation.correctness import frequencies, read_correct  # numpy takes a tenth of a second
+
+        found = read_correct(self.path).get(self.subject)
+        return None if found is None else frequencies(found)
+
+    @property
+    def state(self) -> str:
+        return f"{self.path} is {'damaged' if self.path.exists() else 'missing'}"
+
+
+def _kept(row: Row, key: str) -> _Kept | None:
+    """That of the measurement that an accuracy in a row came from; None where none is found."""
     stage, _, name = key.partition("/")
     subject = name.removesuffix(f"/{TEST_ACCURACY.name}")
+    if key == TUNED_ACCURACY.key:
+        return _Kept(directory(row) / "correct.npz", stage)
     if stage == PROBE:
         stage, subject = f"probe-{row.get('probe')}", subject_of(name, str(row.get("probe.tap")))
-    for path in sorted(directory(row).glob("probe-*/correct.npz")):
-        metrics = read_json(path.parent / "metrics.json")
+    for path in sorted(directory(row).glob("probe-*/metrics.json")):
+        metrics = read_json(path)
         if metrics and all(row.get(f"{stage}/{metric}") == value for metric, value in metrics.items()):
-            from aetool.evaluation.correctness import frequencies, read_correct  # numpy takes a tenth of a second
-
-            found = read_correct(path).get(subject)
-            return None if found is None else frequencies(found)
+            return _Kept(path.with_name("correct.npz"), subject)
     return None

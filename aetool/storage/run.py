@@ -31,6 +31,7 @@ WRITTEN = (  # files and folders of a run
     "evaluate-*",
     "probe-*",
     "predictions.npy",
+    "correct.npz",
     "sample-*",
     "codes-*",
     "events.out.tfevents.*",

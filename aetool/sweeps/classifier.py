@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from aetool.config.check import Targets
 from aetool.config.compose import Point, compose_one
@@ -25,6 +24,7 @@ from aetool.errors import UserError, deferred_signals, poll_signals
 from aetool.evaluation import figures
 from aetool.evaluation.background import Figures
 from aetool.evaluation.catalogue import tensorboard_headlines
+from aetool.evaluation.correctness import CORRECT, Correct, read_correct, write_correct
 from aetool.evaluation.probe import stage
 from aetool.evaluation.session import DataSession, Session
 from aetool.files import read_json, replacing
@@ -88,11 +88,14 @@ def classifier_runs(point: Point[FinetuneConfig], parent: Run[TrainConfig] | Non
     return [tuned, *([Run.of(_scratch(tuned.config), point.own_command)] if has_control else [])]
 
 
-def correct_images(run: Run[FinetuneRunConfig]) -> NDArray[np.bool_]:
+def correct_images(run: Run[FinetuneRunConfig]) -> Correct:
     """Which test images a finished fine-tune classifies correctly."""
+    found = read_correct(run.directory / CORRECT).get(STAGE)
+    if found is not None:
+        return found
     labels = DataSession(run.config, run.config).dataset.test.labels
     assert labels is not None
-    correct: NDArray[np.bool_] = np.load(run.directory / PREDICTIONS) == labels.numpy()
+    correct: Correct = np.load(run.directory / PREDICTIONS) == labels.numpy()
     return correct
 
 
@@ -204,6 +207,7 @@ def _train(run: Run[FinetuneRunConfig], parent: Run[TrainConfig] | None, session
         result = finetune(run, trained, session.dataset, session.device, progress)
     with replacing(run.directory / PREDICTIONS) as temporary, temporary.open("wb") as file:
         np.save(file, result.predictions.numpy())
+    write_correct(run.directory / CORRECT, {STAGE: result.correct.numpy()})
     run.add_metrics(STAGE, result.metrics)
     _draw(run, result, session.dataset.class_names)
 

@@ -108,11 +108,13 @@ def _add_probe(found: dict[str, Accuracies], run: Run[TrainConfig], budget: Budg
         subjects |= {f"untrained/{config.tap}": "untrained", "pca": "PCA", "pixels": "pixels"}
     measured = probe.measurement(run, settings, config.baselines)
     metrics, correct = _read(measured)
-    if any(f"{subject}/val/accuracy" not in metrics or subject not in correct for subject in subjects):
+    if config.tap not in correct or any((f"{one}/val/accuracy" in metrics) != (one in correct) for one in subjects):
         log.info(f"{run.directory}: {config.probe.name} probe with {described(budget)}")
         probe.probe(Session(run, config), settings, config.baselines, overwrite=True)
         metrics, correct = _read(measured)
     for subject, name in subjects.items():
+        if subject not in correct:  # pixels that do not fit in memory
+            continue
         tested = found.setdefault(name, Accuracies([], {}))
         tested.val.append(metrics[f"{subject}/val/accuracy"])
         for draw, images in enumerate(np.atleast_2d(correct[subject])):

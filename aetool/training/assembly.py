@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from aetool.components import LossTraits
 from aetool.config.schema import ComputeConfig, CorruptionConfig, DatasetConfig, LossConfig, RunConfig, TrainConfig
 from aetool.config.targets import build
 from aetool.data.cache import default_cache_dir
@@ -57,6 +58,14 @@ def load_dataset(config: DatasetConfig, cache: Path) -> Dataset:
     if config.image_shape and tuple(config.image_shape) != dataset.image_shape:
         raise UserError(f"dataset.image_shape={config.image_shape}: the images are {list(dataset.image_shape)}")
     return dataset
+
+
+def check_dataset(trained: Trained, dataset: Dataset) -> None:
+    """Raises UserError where this is not the dataset that the network was trained on."""
+    checkpoint = trained.checkpoint
+    if checkpoint.manifest["fingerprint"] != dataset.fingerprint:
+        run = checkpoint.path.parent.parent
+        raise UserError(f"{run}: the dataset has changed since it was trained; restore it")
 
 
 def initial_network(
@@ -125,8 +134,8 @@ def make_objective(
 def make_loss(config: LossConfig, **given: object) -> Loss:
     """The loss of a config, or a plain function with its signature."""
     loss: Loss = build(config, **given)
-    takes_logits = isinstance(loss, Loss) and loss.traits.logits
-    return OfLogits(loss) if config.logits and not takes_logits else loss
+    traits: LossTraits | None = getattr(loss, "traits", None)
+    return OfLogits(loss) if config.logits and traits and not traits.logits else loss
 
 
 def make_corruption(config: CorruptionConfig, pca: Callable[[], PCA]) -> Corruption | None:

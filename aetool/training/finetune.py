@@ -39,6 +39,7 @@ class Finetuned(NamedTuple):
     metrics: dict[str, float]  # "val/accuracy", "test/accuracy", …
     confusion: Tensor  # (K, K) test images by true class (row) and predicted class (column)
     predictions: Tensor  # (N,) int64, of the test images
+    correct: Tensor  # (N,) bool, whether these are right
 
 
 def finetune(
@@ -63,7 +64,7 @@ def finetune(
     metrics["mean/test/accuracy"] = _majority(train, dataset.test)
     fitted = Fitted(scores=lambda scores: scores, probabilistic=True, metrics=metrics, val_accuracy={})
     judged = judge(fitted, Labelled(logits, dataset.test.labels), dataset.num_classes)
-    return Finetuned(judged.metrics, judged.confusion, logits.argmax(dim=1))
+    return Finetuned(judged.metrics, judged.confusion, logits.argmax(dim=1), judged.correct)
 
 
 def make_trainer(

@@ -552,7 +552,7 @@ def test_a_run_that_says_nothing_of_augmentation(place, aetool):
             ["model: run=… decides it; leave out model=… or run=…", "dataset.path: run=… decides it"],
         ),
         (["run=nowhere"], ["run=nowhere: not a run folder"]),
-        (["run=outputs/begun"], ["run=outputs/begun: its training is running; finish it"]),
+        (["run=outputs/begun"], ["run=outputs/begun: its training is running; give the train command"]),
         (["run=outputs/parent", "tap=nowhere"], ["tap=nowhere: this model has code"]),
         (
             ["run=outputs/parent", "tapp=code", "layer_decay=0"],

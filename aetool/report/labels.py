@@ -155,7 +155,10 @@ def _markdown(curves: Curves, title: str, command: str) -> str:
 
 
 def draw(curves: Curves, title: str, images: float) -> Chart:
-    """Lines with a band of one standard deviation over a logarithmic axis, all labels at its right end."""
+    """Accuracies over a logarithmic axis, all labels at its right end.
+
+    A band is one standard deviation wide to either side; a single budget has bars.
+    """
     figure, (axes,) = sheet(1, 1, 7.2, 4.2)
     largest = max((budget for budget in curves if budget is not None), default=1)
     places = {budget: max(images, 2.0 * largest) if budget is None else float(budget) for budget in curves}
@@ -164,11 +167,12 @@ def draw(curves: Curves, title: str, images: float) -> Chart:
         if stats:
             mean, std = (100 * np.array([one[axis] for one in stats.values()]) for axis in (0, 1))
             looks = style(index) | {"linestyle": "-" if name in PRETRAINED else "--"}
-            axes.plot(list(stats), mean, marker="o", markersize=4, label=NAMES[name], **looks)
+            bars = std if len(stats) == 1 else None  # a band would have no width
+            axes.errorbar(list(stats), mean, bars, marker="o", markersize=4, label=NAMES[name], **looks)
             axes.fill_between(list(stats), mean - std, mean + std, color=looks["color"], alpha=0.15, linewidth=0)
     axes.set_xscale("log")
     axes.minorticks_off()
     axes.set_xticks(list(places.values()), list(map(budget_name, places)))
     titled(axes, title, "labels per class", "test accuracy, %")
     legend(axes, **BESIDE)
-    return Chart("labels", "Test accuracy over the number of labels; bands: one standard deviation.", figure)
+    return Chart("labels", "Test accuracy over the number of labels; bands or bars: one standard deviation.", figure)

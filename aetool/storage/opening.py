@@ -41,7 +41,7 @@ def open_trained(directory: str, targets: Targets) -> Run[TrainConfig]:
     run = open_run(directory, targets)
     state = run.status.get("state", "not started")
     if not isinstance(run.metrics.get("pretrain", {}).get("best_step"), int | float):
-        problem = "metrics.json is damaged" if state == "completed" else f"training is {state}"
+        problem = "metrics.json is missing or damaged" if state == "completed" else f"training is {state}"
         raise UserError(f"run={directory}: its {problem}; give the train command that started it again")
     return run
 

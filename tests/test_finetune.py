@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,12 +23,13 @@ from test_cli import WITHOUT_TORCH
 
 from aetool.cli import COMMANDS, COMPOSED, main
 from aetool.config.completion import candidates
-from aetool.config.compose import compose_one
+from aetool.config.compose import Point, compose_one
 from aetool.config.schema import FinetuneConfig, TrainConfig
 from aetool.data.augmentation import augment
 from aetool.errors import Interrupted
 from aetool.evaluation.classify import Budget, classify
 from aetool.evaluation.correctness import read_correct
+from aetool.measures.statistics import paired_accuracy_interval
 from aetool.models.attention import Attention
 from aetool.models.base import Batch
 from aetool.models.classifier import Classifier, ClassifierOutput
@@ -36,7 +38,8 @@ from aetool.probes.base import Fitted, Labelled
 from aetool.randomness import generator
 from aetool.storage.folder import RunFolder
 from aetool.storage.run import Run
-from aetool.sweeps.classifier import _own, correct_images
+from aetool.sweeps.classifier import Result, _own, correct_images
+from aetool.sweeps.control import print_points
 from aetool.training.assembly import load_trained
 from aetool.training.finetune import make_trainer
 from aetool.training.layers import encoder_layers, layer_of
@@ -500,6 +503,28 @@ def test_over_seeds_the_interval_is_students(place, aetool):
     folder = Path(left.partition(":")[0])
     assert {path.name for path in folder.iterdir()} >= {"report.html", "table.csv", "sweep.json"}
     assert len(json.loads((folder / "sweep.json").read_text())["runs"]) == 4
+
+
+def test_several_settings_are_corrected_by_holms_method(capsys):
+    """A difference on 6 of 100 test images counts alone, and not beside another that is none."""
+
+    def judged(*right: tuple[int, int]) -> list[str]:
+        done, points = {}, []
+        for number, (tuned, scratch) in enumerate(right):
+            correct = [i < tuned for i in range(100)], [i < scratch for i in range(100)]
+            metrics = {"fine-tuned": {"test/accuracy": tuned / 100}, "from scratch": {"test/accuracy": scratch / 100}}
+            done[number] = Result(metrics, correct, [], None)
+            points.append(Point(SimpleNamespace(seed=0), [f"optimizer.lr=0.{number}"]))
+        print_points(points, [SimpleNamespace(state="completed")] * len(points), done)
+        return [line for line in capsys.readouterr().out.splitlines() if "minus" in line]
+
+    p = paired_accuracy_interval([1.0] * 6 + [0.0] * 94, [0.0] * 100).p
+    assert 0.05 / 2 < p < 0.05
+    assert judged((56, 50))[0].endswith(": a difference")
+    first, second = judged((56, 50), (50, 50))
+    assert first.startswith("optimizer.lr=0.0: fine-tuned minus from scratch: +6.00 points")
+    assert first.endswith(": no difference shown (by Holm over 2 settings)")
+    assert second.endswith(": no difference shown (by Holm over 2 settings)")
 
 
 def test_one_failing_point_does_not_stop_the_others(place, aetool):

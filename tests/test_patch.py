@@ -268,7 +268,8 @@ def test_what_does_not_fit_is_refused(words, message, aetool, workplace):
 
 
 def test_lambda_may_be_steered_where_nothing_else_sets_how_many_units_are_active(workplace):
-    compose_one("train", TrainConfig, ["model=patch_sparse", "penalty.target_l0=4"])
+    found = compose_one("train", TrainConfig, ["model=patch_sparse", "penalty.target_l0=4"])
+    assert found.config.penalty.target_l0 == 4
 
 
 def test_other_training_loops_take_no_patches(aetool, workplace):

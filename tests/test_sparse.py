@@ -226,6 +226,13 @@ class TestJumpReLU:
     def test_thresholds_start_where_they_are_told(self):
         torch.testing.assert_close(JumpReLU(SHAPE, 5, 0.3 * ROOT, 0.1).threshold, torch.full((5,), 0.3))
 
+    def test_without_a_deviation_the_thresholds_stay(self):
+        model, x = JumpReLU(SHAPE, 5, 1.0, 0.5), torch.zeros(10, *SHAPE)
+        before = model.threshold.detach().clone()
+        model.init_from_data(x)
+        assert torch.equal(model.threshold.detach(), before)
+        assert model(x).reconstruction.isfinite().all()
+
     @pytest.mark.parametrize("code_size", [16, 4096])
     def test_images_set_the_scale_of_the_thresholds(self, code_size):
         """At any code size a threshold of one deviation leaves a sixth of the units active."""

@@ -54,19 +54,14 @@ def test_the_seeds_decide_which_one_it_is():
 def test_too_few_values_leave_it_open():
     for found in (paired_t_interval([0.1]), paired_t_interval([0.1, 0.1]), welch_interval([0.9], [0.8, 0.7])):
         assert (found.low, found.high) == (-math.inf, math.inf)
-        assert not found.excludes_zero
+        assert found.low < 0 < found.high
 
 
 @pytest.mark.parametrize("found", [paired_t_interval([0.1 + 0.2, 0.3, 0.3]), welch_interval([0.9] * 2, [0.8] * 3)])
 def test_values_without_a_spread_are_no_certainty(found):
     assert (found.low, found.high, found.p) == (-math.inf, math.inf, 1)
-    assert not found.excludes_zero
+    assert found.low < 0 < found.high
     assert not found.is_known
-
-
-@pytest.mark.parametrize(("low", "high", "expected"), [(0.1, 0.2, True), (-0.2, -0.1, True), (-0.1, 0.1, False)])
-def test_an_interval_without_zero_is_a_difference(low, high, expected):
-    assert Interval((low + high) / 2, low, high, 0.5).excludes_zero is expected
 
 
 class TestPairedAccuracy:
@@ -111,7 +106,7 @@ class TestPairedAccuracy:
         """McNemar's: a fair coin that shows the same side `first` times."""
         found = self.found(350, first, 0, 10 - first)
         exact = scipy.stats.binomtest(first, first).pvalue
-        assert [found.excludes_zero, found.p < 0.05, exact < 0.05] == [significant] * 3
+        assert [not found.low <= 0 <= found.high, found.p < 0.05, exact < 0.05] == [significant] * 3
 
     def test_the_same_answers_are_no_certainty(self):
         found = paired_accuracy_interval([True, False], [True, False])

@@ -44,8 +44,7 @@ def run(points: Sequence[Point[ProbeCommandConfig]]) -> int:
 
 def _config(point: Point[ProbeCommandConfig], run: Run[TrainConfig]) -> ProbeCommandConfig:
     """With the run's own probe where none is typed."""
-    typed = any(word.lstrip("+~").partition("=")[0].partition(".")[0] == "probe" for word in point.words)
-    return point.config if typed else point.config.model_copy(update={"probe": run.config.probe})
+    return point.config if point.words_of(["probe"]) else point.config.model_copy(update={"probe": run.config.probe})
 
 
 def _probe(session: Session, config: ProbeCommandConfig) -> Metrics:

@@ -2,7 +2,7 @@
 
 import itertools
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -36,6 +36,11 @@ class Point(NamedTuple, Generic[C]):
         name = self.command.split(" ", 2)[1] if self.command else "train"
         options = [] if self.config_dir is None else ["--config-dir", str(self.config_dir)]
         return shlex.join(["aetool", name, *options, *(word for word in self.words if word != "overwrite=true")])
+
+    def words_of(self, names: Collection[str]) -> list[str]:
+        """The words that set these keys, or anything in these groups."""
+        keys = {word: word.lstrip("+~").partition("=")[0] for word in self.words}
+        return [word for word in self.words if keys[word] in names or keys[word].partition(".")[0] in names]
 
 
 def compose_points(

@@ -41,9 +41,13 @@ class Interval(NamedTuple):
     def is_known(self) -> bool:
         return math.isfinite(self.low)
 
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
+
+def means(pairs: Iterable[tuple[Key, float]]) -> dict[Key, float]:
+    """The mean of the values of each key."""
+    found: dict[Key, list[float]] = {}
+    for key, value in pairs:
+        found.setdefault(key, []).append(value)
+    return {key: statistics.fmean(values) for key, values in found.items()}
 
 
 def difference(first: Mapping[Key, float], second: Mapping[Key, float]) -> Interval:

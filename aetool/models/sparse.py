@@ -193,10 +193,11 @@ class JumpReLU(Sparse):
 
     @torch.no_grad()
     def _set_threshold(self, deviation: float) -> None:
-        """θ and the bandwidth for pre-activations of this standard deviation."""
+        """θ and the bandwidth for pre-activations of this standard deviation; as they are, for 0."""
         threshold, bandwidth = self.relative
-        self.scaled_log_threshold.fill_(math.log(threshold * deviation) / STRIDE)
-        self.bandwidth.fill_(bandwidth * deviation)
+        if deviation > 0:
+            self.scaled_log_threshold.fill_(math.log(threshold * deviation) / STRIDE)
+            self.bandwidth.fill_(bandwidth * deviation)
 
     @property
     def threshold(self) -> Tensor:

@@ -1,17 +1,15 @@
 """Rows of a comparison, and groups of runs that differ in the seed alone."""
 
 import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from aetool.measures.statistics import Stat
+from aetool.measures.statistics import Stat, means
 
 DATASET = ("dataset.name", "dataset.path")  # keys that tell datasets apart
 Value = int | float | str | bool | list["Value"] | None  # of a config key, a metric or a fact about the run
 Row = Mapping[str, Value]  # run, directory, state, dotted config keys, and metrics as stage/name
-Key = TypeVar("Key")
 Order = tuple[bool, float, str]
 Seed = int | tuple[Value, ...] | None
 Replicate = tuple[Seed, int | None]  # seed and label draw
@@ -37,14 +35,14 @@ class Group(NamedTuple):
 
     def by_seed(self, key: str) -> dict[Seed, float]:
         """A metric by seed, its mean over the label draws."""
-        return _means((seed, value) for (seed, _), value in self.by_replicate(key).items())
+        return means((seed, value) for (seed, _), value in self.by_replicate(key).items())
 
     def by_draw(self, key: str) -> dict[int | None, float]:
         """A metric by label draw, its mean over the seeds; empty where no seed has several draws."""
         found = self.by_replicate(key)
         if len(found) == len({seed for seed, _ in found}):
             return {}
-        return _means((draw, value) for (_, draw), value in found.items())
+        return means((draw, value) for (_, draw), value in found.items())
 
     def stat(self, key: str) -> Stat | None:
         """A metric over seeds and label draws; None if no run has it."""
@@ -97,14 +95,6 @@ def replicate(row: Row) -> Replicate:
     seed: Seed = (own, parent) if parent != own else own if isinstance(own, int) else None
     draw = own if row.get("label_draw") is None else row["label_draw"]
     return seed, draw if isinstance(draw, int) else None
-
-
-def _means(pairs: Iterable[tuple[Key, float]]) -> dict[Key, float]:
-    """The mean of the values of each key."""
-    found: dict[Key, list[float]] = {}
-    for key, value in pairs:
-        found.setdefault(key, []).append(value)
-    return {key: statistics.fmean(values) for key, values in found.items()}
 
 
 def grouped(rows: Sequence[Row], keys: Sequence[str]) -> list[Group]:

@@ -15,6 +15,7 @@ from aetool.measures.statistics import (
     difference,
     holm,
     least_clear,
+    means,
     paired_accuracy_interval,
 )
 from aetool.report import charts
@@ -91,10 +92,7 @@ def _gap(first: Accuracies, second: Accuracies) -> Interval:
 
 def _means(tested: Accuracies, axis: int) -> dict[int, float]:
     """Test accuracy by seed (axis 0) or by label draw (1)."""
-    found: dict[int, list[float]] = {}
-    for key, images in tested.correct.items():
-        found.setdefault(key[axis], []).append(float(images.mean()))
-    return {key: statistics.fmean(values) for key, values in found.items()}
+    return means((key[axis], float(images.mean())) for key, images in tested.correct.items())
 
 
 def heading(curves: Curves) -> str:

@@ -39,7 +39,7 @@ from aetool.training.finetune import Finetuned, finetune
 from aetool.training.progress import TrainingProgress
 
 STAGE, PREDICTIONS, SUPERVISED = "finetune", "predictions.npy", "supervised"
-PRETRAINING = (*PARTS, "seed", "output", "device", "threads", "cache")
+PRETRAINING = (*PARTS, "seed", "output", "device", "threads", "cache", "trainer.precision")
 LAYER_DECAY = 0.75  # of a pretrained encoder (He et al. 2022)
 log = logging.getLogger("aetool")
 
@@ -118,15 +118,10 @@ def supervised_baseline(run: Run[TrainConfig]) -> dict[str, float]:
 
 def _pretrained(point: Point[FinetuneConfig]) -> Run[TrainConfig]:
     """The autoencoder of the same groups, trained first."""
-    own = [word for word in point.words if _is_of_pretraining(word.lstrip("+~").partition("=")[0])]
-    pretraining = compose_one("train", TrainConfig, own, config_dir=point.config_dir)
+    pretraining = compose_one("train", TrainConfig, point.words_of(PRETRAINING), config_dir=point.config_dir)
     run = Run.of(decided(pretraining.config), pretraining.own_command)
     bring_to_end(run)
     return run
-
-
-def _is_of_pretraining(key: str) -> bool:
-    return key.partition(".")[0] in PRETRAINING or key == "trainer.precision"
 
 
 def open_parent(directory: str, targets: Targets) -> Run[TrainConfig]:

@@ -38,12 +38,7 @@ def print_points(
     for (setting, found), p in zip(gaps.items(), holm(list(map(_p, gaps.values()))), strict=True):
         label = f"{setting}: " if setting else ""
         corrected = f" (by Holm over {len(gaps)} settings)" if len(gaps) > 1 else ""
-        print(f"{label}{_sentence(found, p)}{corrected}")
-
-
-def sentence(gaps: Mapping[str, Interval]) -> str:
-    """The difference, with its intervals by what they are over, and whether it exceeds all of these variations."""
-    return _sentence(gaps, _p(gaps))
+        print(f"{label}{sentence(found, p)}{corrected}")
 
 
 def _over_seeds(results: Sequence[tuple[int, Result]]) -> dict[str, Interval]:
@@ -63,7 +58,12 @@ def _p(gaps: Mapping[str, Interval]) -> float:
     return found.p if found else 1.0
 
 
-def _sentence(gaps: Mapping[str, Interval], p: float) -> str:
+def sentence(gaps: Mapping[str, Interval], p: float | None = None) -> str:
+    """The difference, with its intervals by what they are over, and whether it exceeds all of these variations.
+
+    It does where `p` says so; None: the largest of their p-values.
+    """
+    p = _p(gaps) if p is None else p
     known = {over: gap for over, gap in gaps.items() if gap.is_known}
     intervals = [f"{100 * gap.low:+.2f} to {100 * gap.high:+.2f} over {over}" for over, gap in known.items()]
     verdict = "a difference" if p <= 1 - CONFIDENCE else "no difference shown"

@@ -129,8 +129,7 @@ def _read(measured: Measurement) -> tuple[JsonObject, dict[str, Correct]]:
 def _tuning(point: Point[LabelsConfig]) -> Point[FinetuneConfig]:
     """The fine-tune with a control that the words describe."""
     shared = FinetuneConfig.model_fields.keys() & LabelsConfig.model_fields.keys() - {"probe"}  # there of pretraining
-    words = [word for word in point.words if word.lstrip("+~").partition("=")[0].partition(".")[0] in shared]
-    words += ["control=true", f"max_features={point.config.probe.max_features}"]
+    words = [*point.words_of(shared), "control=true", f"max_features={point.config.probe.max_features}"]
     return compose_one("finetune", FinetuneConfig, words, point.config_dir)
 
 

@@ -12,7 +12,7 @@ from aetool.report.published import refuse_unknown_metric, sentences
 from aetool.report.summary import print_summary
 from aetool.storage.run import Run
 from aetool.sweeps.autoencoder import bring_to_end
-from aetool.sweeps.classifier import supervised_baseline
+from aetool.sweeps.classifier import STAGE, SUPERVISED, finetune_of, finetune_own, supervised_baseline
 from aetool.sweeps.sweep import sweep
 from aetool.training.decisions import decided
 
@@ -20,7 +20,7 @@ from aetool.training.decisions import decided
 def train(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> Run[TrainConfig]:
     """Trains an autoencoder, then evaluates and probes it; a finished run is found, an interrupted one resumes."""
     (run,) = _runs_of([compose_one("train", TrainConfig, overrides, config_dir)])
-    return _train(run)
+    return _train(run, config_dir)
 
 
 def run(points: Sequence[Point[TrainConfig]], full: bool = False) -> int:
@@ -30,10 +30,10 @@ def run(points: Sequence[Point[TrainConfig]], full: bool = False) -> int:
         name = points[0].config.name
         raise UserError(f"name={name}: the points of a sweep need folders of their own; leave it out")
     if len(points) > 1 or points[0].overrides:
-        worst = sweep(points, runs, lambda index: _print_warnings(_train(runs[index])))
+        worst = sweep(points, runs, lambda index: _print_warnings(_train(runs[index], points[index].config_dir)))
         _print_published(runs)
         return worst
-    print_result(_train(runs[0]), full)
+    print_result(_train(runs[0], points[0].config_dir), full)
     return 0
 
 
@@ -46,21 +46,26 @@ def print_result(run: Run[TrainConfig], full: bool) -> None:
 
 
 def _runs_of(points: Sequence[Point[TrainConfig]]) -> list[Run[TrainConfig]]:
-    """Raises UserError for a published number of an unknown metric."""
+    """Raises UserError for a published number of an unknown metric, or for a fine-tune that cannot be."""
     found = []
     for point in without_foreign(points):
         config = point.config
+        classifiers = {STAGE: config.finetune is not None, SUPERVISED: config.supervised}
+        if config.finetune:
+            finetune_of(config, "…", config.finetune, point.config_dir)
         if config.published:
-            sections = ["pretrain", "evaluate", stage(config.probe), *(["supervised"] if config.supervised else [])]
-            refuse_unknown_metric(config.published, sections)
+            also = [section for section, wanted in classifiers.items() if wanted]
+            refuse_unknown_metric(config.published, ["pretrain", "evaluate", stage(config.probe), *also])
         found.append(Run.of(decided(config), point.own_command))
     return found
 
 
-def _train(run: Run[TrainConfig]) -> Run[TrainConfig]:
+def _train(run: Run[TrainConfig], config_dir: str | Path | None) -> Run[TrainConfig]:
     bring_to_end(run)
+    if run.config.finetune is not None:
+        finetune_own(run, config_dir)
     if run.config.supervised:
-        supervised_baseline(run)
+        supervised_baseline(run, config_dir)
     return run
 
 

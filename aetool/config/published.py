@@ -29,8 +29,13 @@ class Reproduction(NamedTuple):
 
     def measured_otherwise(self, config: object) -> list[str]:
         """What a run with this config, in plain values, is measured by that is set differently: `probe.c=[1]`."""
-        group = "probe" if self.published.metric.startswith("probe-") else "evaluation"
-        own, other = identity(getattr(self.config, group)), config.get(group) if isinstance(config, dict) else None
+        saved = config if isinstance(config, dict) else {}
+        section = self.published.metric.partition("/")[0]
+        if section == "finetune":
+            words = saved.get(section, self.config.finetune)
+            return [] if words == self.config.finetune else [f"finetune={words}"]
+        group = "probe" if section.startswith("probe-") else "evaluation"
+        own, other = identity(getattr(self.config, group)), saved.get(group)
         given = other if isinstance(other, dict) else {}
         keys = [key for key in own if key != "_target_" and given.get(key, own[key]) != own[key]]
         return [f"{group}.{key}={given[key]}" for key in keys]

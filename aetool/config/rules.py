@@ -207,6 +207,7 @@ def _model(config: TrainConfig) -> list[str]:
                 model.arguments.get(key) and not compares.squared
             ),
             f"supervised=true: {because}; set supervised=false": closed and config.supervised,
+            f"finetune: {because}; set finetune=null": closed and config.finetune is not None,
             f"penalty={', '.join(terms)}: {because}; set penalty=none": closed and terms,
             f"corruption.level={level:g}: {because}; set corruption=none": closed and level,
             f"corruption.level={level:g}: model={model.name} is trained on patches; set corruption=none": (

@@ -162,6 +162,7 @@ class TrainConfig(RunConfig, MeasureConfig):
     penalty: PenaltyConfig
     corruption: CorruptionConfig
     supervised: Unidentifying[bool]
+    finetune: Unidentifying[list[Text] | None]  # overrides of a fine-tune
     probe: Unidentifying[ProbeConfig]
     evaluation: Unidentifying[EvaluationConfig]
     published: Unidentifying[PublishedConfig | None]

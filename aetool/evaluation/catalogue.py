@@ -105,7 +105,7 @@ VAL_ACCURACY = TEST_ACCURACY._replace(
     key=f"{PROBE}/val/accuracy", label="val acc", title=f"{PROBED}accuracy, validation", headline=False
 )
 TUNED_ACCURACY = Metric("finetune/test/accuracy", "tuned acc", f"{TUNED}accuracy, test", ".4f", "higher",
-                        WIDELY | TENSORBOARD)  # fmt: skip
+                        WIDELY | TENSORBOARD, headline=True)  # fmt: skip
 TUNED_VAL_ACCURACY = Metric(
     "finetune/val/accuracy", "tuned val", f"{TUNED}accuracy, validation", ".4f", "higher", COMPARE | TABLE | TENSORBOARD
 )

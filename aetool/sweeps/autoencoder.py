@@ -77,8 +77,12 @@ def _check_before_training(session: Session) -> None:
     """Raises UserError before the training for what could not be measured after it."""
     if session.dataset.num_classes:
         probe.refuse_settings(session, session.run.config.probe)
-    elif session.run.config.supervised:
-        raise UserError("supervised=true: the dataset has no labels; set supervised=false")
+        return
+    unlabelled = "the dataset has no labels"
+    if session.run.config.supervised:
+        raise UserError(f"supervised=true: {unlabelled}; set supervised=false")
+    if session.run.config.finetune is not None:
+        raise UserError(f"finetune: {unlabelled}; set finetune=null")
 
 
 def _pretrain(session: Session) -> None:

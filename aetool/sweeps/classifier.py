@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from aetool.config.schema import (
     TrainConfig,
 )
 from aetool.config.tree import known_targets
-from aetool.errors import UserError, deferred_signals, poll_signals
+from aetool.errors import ConfigError, UserError, deferred_signals, poll_signals
 from aetool.evaluation import figures
 from aetool.evaluation.background import Figures
 from aetool.evaluation.catalogue import tensorboard_headlines
@@ -39,6 +40,9 @@ from aetool.training.finetune import Finetuned, finetune
 from aetool.training.progress import TrainingProgress
 
 STAGE, PREDICTIONS, SUPERVISED = "finetune", "predictions.npy", "supervised"
+BESIDE = ("seed", "output", "device", "threads", "cache")  # keys of a run that its classifiers share
+DECIDED = ("run", "pretrain", "control", "name", "overwrite")  # keys of a fine-tune that its run decides
+NOTED = ("val/accuracy", "test/accuracy", "epochs")
 PRETRAINING = (*PARTS, "seed", "output", "device", "threads", "cache", "trainer.precision")
 LAYER_DECAY = 0.75  # of a pretrained encoder (He et al. 2022)
 log = logging.getLogger("aetool")
@@ -99,21 +103,42 @@ def correct_images(run: Run[FinetuneRunConfig]) -> Correct:
     return correct
 
 
-def supervised_baseline(run: Run[TrainConfig]) -> dict[str, float]:
-    """The network of a run trained from scratch on all labels; its metrics are also written to the run's metrics.json.
+def supervised_baseline(run: Run[TrainConfig], config_dir: str | Path | None = None) -> None:
+    """Trains the network of a run from scratch on all labels, and notes its accuracy in the run's metrics.json.
 
     It is a run of its own beside this one, trained once for all runs that differ in their pretraining alone.
     """
-    keys = ("seed", "output", "device", "threads", "cache")
-    words = [f"{key}={getattr(run.config, key)}" for key in keys if getattr(run.config, key) is not None]
-    point = compose_one("finetune", FinetuneConfig, [f"run={run.directory}", *words])
-    scratch = Run.of(_scratch(_own(point.config, run)), point.own_command)
-    trained = finetuned(scratch, None)
-    found = {key: trained[key] for key in ("val/accuracy", "test/accuracy", "epochs")}
-    if run.metrics.get(SUPERVISED) != found:
+    point = finetune_of(run.config, str(run.directory), [], config_dir)
+    _note(run, SUPERVISED, finetuned(Run.of(_scratch(_own(point.config, run)), point.own_command), None))
+
+
+def finetune_own(run: Run[TrainConfig], config_dir: str | Path | None = None) -> None:
+    """Fine-tunes a run as its config says, in a run of its own, and notes its accuracy in the run's metrics.json."""
+    point = finetune_of(run.config, str(run.directory), run.config.finetune or [], config_dir)
+    _note(run, STAGE, finetuned(Run.of(_own(point.config, run), point.own_command), run))
+
+
+def finetune_of(
+    config: TrainConfig, directory: str, words: Sequence[str], config_dir: str | Path | None = None
+) -> Point[FinetuneConfig]:
+    """The fine-tune of a run with these overrides; raises ConfigError for those that the run decides."""
+    keys = [word.lstrip("+~").partition("=")[0] for word in words]
+    clashing = [f"finetune=[{key}=…]: the run decides it; leave it out" for key in keys if key in (*BESIDE, *DECIDED)]
+    if clashing:
+        raise ConfigError(clashing)
+    own = [f"{key}={getattr(config, key)}" for key in BESIDE if getattr(config, key) is not None]
+    try:
+        return compose_one("finetune", FinetuneConfig, [f"run={directory}", *own, *words], config_dir)
+    except ConfigError as error:
+        raise ConfigError([f"finetune: {problem}" for problem in error.problems]) from None
+
+
+def _note(run: Run[TrainConfig], section: str, metrics: dict[str, float]) -> None:
+    """Writes the accuracy of a classifier into the metrics.json of the run that it belongs to."""
+    found = {key: value for key, value in metrics.items() if key.startswith(NOTED)}
+    if run.metrics.get(section) != found:
         with run.hold():
-            run.add_metrics(SUPERVISED, found)
-    return found
+            run.add_metrics(section, found)
 
 
 def _pretrained(point: Point[FinetuneConfig]) -> Run[TrainConfig]:

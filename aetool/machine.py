@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-CPU_INFO = Path("/proc/cpuinfo")
+CPU_INFO, MEMORY_INFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's mallopt
 
 
@@ -31,6 +31,16 @@ def cpu_info() -> dict[str, str]:
         return {}
     pairs = (line.partition(":") for line in lines)
     return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def available_memory() -> int | None:
+    """Bytes that new processes can use without swapping, as Linux estimates them; None on other systems."""
+    try:
+        lines = MEMORY_INFO.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    pairs = (line.partition(":") for line in lines)
+    return next((int(value.split()[0]) * 1024 for key, _, value in pairs if key == "MemAvailable"), None)
 
 
 def keep_freed_memory() -> None:

@@ -38,6 +38,7 @@ TINY = [  # 64 training images of 8×8 in 4 steps an epoch, 3 epochs
     "probe.l2=[0.1]",
     "baselines=false",
     "threads=1",
+    "jobs=1",
     "evaluation.atlas_units=0",  # pictures take time
     "evaluation.projector_images=0",
 ]

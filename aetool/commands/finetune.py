@@ -10,7 +10,8 @@ from aetool.errors import Interrupted, UserError
 from aetool.report.summary import print_finetune
 from aetool.sweeps.classifier import Result, finetune_point
 from aetool.sweeps.control import print_points, sentence
-from aetool.sweeps.sweep import Outcome, conclude, each, entry, folder_of, write_sweep
+from aetool.sweeps.outcome import Outcome
+from aetool.sweeps.sweep import Work, conclude, each, entry, folder_of, write_sweep
 
 
 def finetune(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> Result:
@@ -34,22 +35,30 @@ def run(points: Sequence[Point[FinetuneConfig]], full: bool = False) -> int:
 def _sweep(points: Sequence[Point[FinetuneConfig]]) -> int:
     if points[0].config.name is not None:
         raise UserError(f"name={points[0].config.name}: points of a sweep need folders of their own; leave it out")
+    folder = folder_of(points, [" ".join(point.words) for point in points])
     results: dict[int, Result] = {}
-    outcomes: list[Outcome] = []
+    outcomes: dict[int, Outcome] = {}
     interrupted: Interrupted | None = None
+    work = Work(
+        do=lambda index: results.update({index: finetune_point(points[index])}),
+        read=lambda index: results.update({index: finetune_point(_resuming(points[index]))}),
+    )
     try:
-        for outcome in each(points, lambda index: results.update({index: finetune_point(points[index])})):
-            outcomes.append(outcome)
+        outcomes.update(each(points, work, folder))
     except Interrupted as error:
         interrupted = error
     print()
     print_points(points, outcomes, results)
     if results:
-        folder = folder_of(points, [" ".join(point.words) for point in points])
         runs = [(run, index) for index, result in results.items() for run in result.runs]
         entries = [entry(folder, run, points[index]) | outcomes[index].noted for run, index in runs]
         write_sweep(folder, points, entries)
         conclude(folder, drawn=interrupted is None, printed=False)
     if interrupted:
         raise interrupted
-    return max(outcome.exit_code for outcome in outcomes)
+    return max(outcome.exit_code for outcome in outcomes.values())
+
+
+def _resuming(point: Point[FinetuneConfig]) -> Point[FinetuneConfig]:
+    """The point without `overwrite`: finds what is done."""
+    return point._replace(config=point.config.model_copy(update={"overwrite": False}))

@@ -13,7 +13,7 @@ from aetool.report.summary import print_summary
 from aetool.storage.run import Run
 from aetool.sweeps.autoencoder import bring_to_end
 from aetool.sweeps.classifier import STAGE, SUPERVISED, finetune_of, finetune_own, supervised_baseline
-from aetool.sweeps.sweep import sweep
+from aetool.sweeps.sweep import Work, sweep
 from aetool.training.decisions import decided
 
 
@@ -30,7 +30,11 @@ def run(points: Sequence[Point[TrainConfig]], full: bool = False) -> int:
         name = points[0].config.name
         raise UserError(f"name={name}: the points of a sweep need folders of their own; leave it out")
     if len(points) > 1 or points[0].overrides:
-        worst = sweep(points, runs, lambda index: _print_warnings(_train(runs[index], points[index].config_dir)))
+        work = Work(
+            do=lambda index: _print_warnings(_train(runs[index], points[index].config_dir)),
+            read=lambda index: _print_warnings(runs[index]),
+        )
+        worst = sweep(points, runs, work)
         _print_published(runs)
         return worst
     print_result(_train(runs[0], points[0].config_dir), full)

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from aetool.config.check import check
 from aetool.config.diagnosis import diagnose
+from aetool.config.hydra_keys import LAUNCHER, refusals
 from aetool.config.node import Node
 from aetool.config.overrides import COMPOSITION_ERRORS, composed, first_line, parse, plain, spelled_out
 from aetool.config.points import Composer
@@ -19,6 +20,8 @@ from aetool.config.tree import config_tree, group_options
 from aetool.errors import ConfigError
 
 C = TypeVar("C", bound=Node)
+HYDRA = ("hydra.", "hydra/", "+hydra")  # what keys of Hydra itself start with
+BASIC = "basic"  # Hydra's default launcher: in this process or, by `jobs`, on this machine
 
 
 class Point(NamedTuple, Generic[C]):
@@ -29,13 +32,22 @@ class Point(NamedTuple, Generic[C]):
     words: Sequence[str] = ()  # all of its overrides
     command: str = ""  # as typed, for all points
     config_dir: str | Path | None = None
+    launcher: str = BASIC  # of Hydra, for the points of a sweep
+
+    @property
+    def command_name(self) -> str:
+        return self.command.split(" ", 2)[1] if self.command else "train"
 
     @property
     def own_command(self) -> str:
         """The command line of this point alone; it resumes where an overwriting one would start over."""
-        name = self.command.split(" ", 2)[1] if self.command else "train"
+        return shlex.join(["aetool", *(word for word in self.own_words if word != "overwrite=true")])
+
+    @property
+    def own_words(self) -> list[str]:
+        """The words of a command that does the work of this point, in a process of its own."""
         options = [] if self.config_dir is None else ["--config-dir", str(self.config_dir)]
-        return shlex.join(["aetool", name, *options, *(word for word in self.words if word != "overwrite=true")])
+        return [self.command_name, *options, *(word for word in self.words if not word.startswith(HYDRA))]
 
     def words_of(self, names: Collection[str]) -> list[str]:
         """The words that set these keys, or anything in these groups."""
@@ -52,7 +64,7 @@ def compose_points(
     with config_tree(config_dir) as loader:
         overrides = parse(words, loader)
         set_keys = [str(o.key_or_group) for o in overrides if o.is_sweep_override() or o.value() is not None]
-        clashing = given_twice(command, set_keys)
+        clashing = [*given_twice(command, set_keys), *refusals(command, overrides, multirun, loader)]
         if clashing:
             raise ConfigError(clashing)
         try:
@@ -60,6 +72,7 @@ def compose_points(
         except COMPOSITION_ERRORS as error:
             raise diagnose(command, overrides, loader, multirun, error) from None
         multirun = multirun or str(OmegaConf.select(base, "hydra.mode")) == "RunMode.MULTIRUN"
+        launcher = str(OmegaConf.select(base, "hydra.runtime.choices")["hydra/launcher"])
         if multirun:
             params = OmegaConf.select(base, "hydra.sweeper.params") or {}
             overrides += parse([f"{k}={v}" for k, v in params.items() if k not in set_keys], loader)
@@ -73,8 +86,10 @@ def compose_points(
         for values in itertools.product(*axes):
             try:
                 config = check(plain(compose(values) if multirun else base), schema, typed=set_keys)
+                if launcher != BASIC and "jobs" in set_keys:
+                    raise ConfigError([f"jobs: {LAUNCHER}={launcher} decides it; leave out one of them"])
                 own = [word for word in values if word]
-                points.append(Point(config, [values[index] for index in swept], own, line, config_dir))
+                points.append(Point(config, [values[index] for index in swept], own, line, config_dir, launcher))
             except ConfigError as error:
                 problems += error.problems
             except COMPOSITION_ERRORS as error:

@@ -9,6 +9,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from aetool.config.check import check
+from aetool.config.hydra_keys import LAUNCHER
 from aetool.config.overrides import COMPOSITION_ERRORS, composed, first_line, parse, plain, spelled_out, unknown_options
 from aetool.config.schema import SCHEMAS
 from aetool.config.tree import groups
@@ -32,6 +33,8 @@ def diagnose(
             unknown = unknown_options(item, loader)
             problems += unknown
             good += [] if unknown else spelled_out(item)[:1]
+        elif key == LAUNCHER:
+            good.append(line)
         else:
             values.append(item)
     try:
@@ -45,7 +48,8 @@ def diagnose(
     for item in values:
         key = str(item.key_or_group)
         if key not in known and not (item.is_add() or item.is_force_add()):
-            problems.append(f"{key}: unknown key; {_closest(key, visible, command)}")
+            choices = known if key.startswith("hydra.") else visible
+            problems.append(f"{key}: unknown key; {_closest(key, choices, command)}")
         else:
             typed += parse(spelled_out(item)[:1], loader)
     try:

@@ -138,6 +138,14 @@ class MeasureConfig(ComputeConfig):
     baselines: Unidentifying[bool]
 
 
+class SweepConfig(Node):
+    """How the points of a sweep share this machine."""
+
+    jobs: Unidentifying[Literal["auto"] | PositiveInt]  # processes at once
+    retries: Unidentifying[NonNegativeInt]  # of a point whose process was killed
+    fail_fast: Unidentifying[bool]
+
+
 class FitConfig(ComputeConfig):
     """What any run is trained with."""
 
@@ -157,7 +165,7 @@ class RunConfig(FitConfig):
     dataset: DatasetConfig
 
 
-class TrainConfig(RunConfig, MeasureConfig):
+class TrainConfig(RunConfig, MeasureConfig, SweepConfig):
     loss: LossConfig
     penalty: PenaltyConfig
     corruption: CorruptionConfig
@@ -212,7 +220,7 @@ class ClassifierConfig(FitConfig):
     label_draw: NonNegativeInt | None  # None: the seed
 
 
-class FinetuneConfig(ClassifierConfig):
+class FinetuneConfig(ClassifierConfig, SweepConfig):
     """What a user composes: one fine-tune, perhaps with its pretraining and its control."""
 
     run: Text | None  # the run to start from

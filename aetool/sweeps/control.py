@@ -8,16 +8,16 @@ from aetool.config.schema import FinetuneConfig
 from aetool.measures.statistics import CONFIDENCE, Interval, difference, holm, least_clear, paired_accuracy_interval
 from aetool.report.tables import print_measures
 from aetool.sweeps.classifier import Result
-from aetool.sweeps.sweep import Outcome
+from aetool.sweeps.outcome import Outcome
 
 
 def print_points(
-    points: Sequence[Point[FinetuneConfig]], outcomes: Sequence[Outcome], done: Mapping[int, Result]
+    points: Sequence[Point[FinetuneConfig]], outcomes: Mapping[int, Outcome], done: Mapping[int, Result]
 ) -> None:
     """A line a point, and for every setting the difference to the control over its seeds."""
     table: dict[str, dict[str, float | None]] = {}
     settings: dict[str, list[tuple[int, Result]]] = {}
-    for number, outcome in enumerate(outcomes):
+    for number, outcome in sorted(outcomes.items()):
         point = points[number]
         if number not in done:
             table[f"{' '.join(point.overrides)} ({outcome.state})"] = {}

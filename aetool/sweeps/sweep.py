@@ -1,5 +1,6 @@
-"""Runs the points of a sweep in order and compares them."""
+"""Runs the points of a sweep and compares them."""
 
+import contextlib
 import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -7,57 +8,92 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from aetool.config.compose import Point
+from aetool.config.compose import BASIC, Point
 from aetool.config.identity import digest
-from aetool.config.schema import FitConfig
-from aetool.errors import Interrupted, UserError, exit_code
+from aetool.config.schema import FinetuneConfig, TrainConfig
+from aetool.errors import Interrupted, UserError
 from aetool.evaluation.session import keeping_dataset
 from aetool.files import JsonObject, write_json
 from aetool.report.rows import NOT_STARTED, SWEEP
 from aetool.storage.run import C, Run
+from aetool.sweeps.launching import launched
+from aetool.sweeps.outcome import Outcome
+from aetool.sweeps.processes import in_processes
+from aetool.sweeps.progress import SweepProgress
+from aetool.sweeps.room import room_for
 
-F = TypeVar("F", bound=FitConfig)
-
-
-class Outcome(NamedTuple):
-    """How one point ended: completed, failed or interrupted."""
-
-    state: str
-    exit_code: int
-    error: str | None = None  # one line
-
-    @property
-    def noted(self) -> dict[str, str]:
-        """Its part of an entry in sweep.json."""
-        return {"state": self.state} | ({"error": self.error} if self.error else {})
+F = TypeVar("F", TrainConfig, FinetuneConfig)
+LOGS = "logs"  # in the folder of a sweep: what its points print in processes of their own
 
 
-def each(points: Sequence[Point[F]], work: Callable[[int], object]) -> Iterator[Outcome]:
-    """Does the work of every point, given its index; a failure is reported at once and does not stop the others.
+class Work(NamedTuple):
+    """What is done for a point, given its index."""
 
-    An interruption is the last outcome, and is raised after it.
+    do: Callable[[int], object]  # in this process
+    read: Callable[[int], object]  # where another process has done it
+
+
+def each(
+    points: Sequence[Point[F]], work: Work, folder: Path, runs: Sequence[Path] = ()
+) -> Iterator[tuple[int, Outcome]]:
+    """Does the work of every point; yields how each ended, with its index, as they end.
+
+    Here one after another, or in processes of their own where `jobs` or a launcher of Hydra says so; these print into
+    `logs/` in the folder of the sweep. A failure is reported at once and does not stop the others, unless by
+    `fail_fast`. After an interruption the outcomes so far are yielded, and it is raised. `runs` are the folders of the
+    points, where they are known, whose progress is shown.
     """
-    with keeping_dataset():
-        yield from _each(points, work)
+    config = points[0].config
+    room = room_for(config, config, len(points))
+    if points[0].launcher == BASIC and room.jobs == 1:
+        with keeping_dataset():
+            yield from _one_by_one(points, work.do, config.fail_fast)
+        return
+    progress = SweepProgress([" ".join(point.overrides) for point in points], runs)
+    if points[0].launcher == BASIC:
+        commands = [point.own_words for point in points]
+        ended = in_processes(commands, folder / LOGS, room, config.retries, progress.watch)
+    else:
+        ended = launched(points, folder / LOGS)
+    with progress, contextlib.closing(ended):
+        for index, outcome in ended:
+            found = _read(work, index) if outcome.state == "completed" else outcome
+            progress.ended(index, found)
+            yield index, found
+            if config.fail_fast and found.state == "failed":
+                return
 
 
-def _each(points: Sequence[Point[F]], work: Callable[[int], object]) -> Iterator[Outcome]:
+def _read(work: Work, index: int) -> Outcome:
+    """What another process has done may still be unreadable here."""
+    try:
+        work.read(index)
+    except Exception as error:
+        return Outcome.of_error(error)
+    return Outcome("completed", 0)
+
+
+def _one_by_one(
+    points: Sequence[Point[F]], work: Callable[[int], object], fail_fast: bool
+) -> Iterator[tuple[int, Outcome]]:
     for index, point in enumerate(points):
         print(f"\n[{index + 1}/{len(points)}] {' '.join(point.overrides)}")
         try:
             work(index)
         except Interrupted:
-            yield Outcome("interrupted", 0)
+            yield index, Outcome("interrupted", 0)
             raise
-        except Exception as error:
-            code = exit_code(error)
-            print(f"failed: {error}" if code != 1 else traceback.format_exc(), flush=True)
-            yield Outcome("failed", code, f"{type(error).__name__}: {error}".partition("\n")[0])
+        except (Exception, SystemExit) as error:
+            outcome = Outcome.of_error(error)
+            print(f"failed: {error}" if outcome.exit_code != 1 else traceback.format_exc(), flush=True)
+            yield index, outcome
+            if fail_fast:
+                return
         else:
-            yield Outcome("completed", 0)
+            yield index, Outcome("completed", 0)
 
 
-def sweep(points: Sequence[Point[F]], runs: Sequence[Run[C]], work: Callable[[int], object]) -> int:
+def sweep(points: Sequence[Point[F]], runs: Sequence[Run[C]], work: Work) -> int:
     """Every point is an ordinary run; one that fails does not stop the others.
 
     Its folder has what `aetool compare` needs from the start, and their comparison at the end.
@@ -67,8 +103,8 @@ def sweep(points: Sequence[Point[F]], runs: Sequence[Run[C]], work: Callable[[in
     write_sweep(folder, points, entries)
     worst, interrupted = 0, None
     try:
-        for outcome, noted in zip(each(points, work), entries, strict=False):
-            noted |= outcome.noted
+        for index, outcome in each(points, work, folder, [one.directory for one in runs]):
+            entries[index] |= outcome.noted
             worst = max(worst, outcome.exit_code)
             write_sweep(folder, points, entries)
     except Interrupted as error:

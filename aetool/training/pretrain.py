@@ -49,7 +49,7 @@ def fit(run: Run[C], trainer: Trainer) -> dict[str, float]:
             log.info(f"resuming at step {trainer.step}, epoch {trainer.epoch + 1} of {trainer.epochs}")
         else:
             record.rewind(0, -1)  # what an earlier start left before its first checkpoint
-        run.update(stage=trainer.journal.stage, step=trainer.step)
+        run.update(stage=trainer.journal.stage, step=trainer.step, total_steps=trainer.total_steps)
         return trainer.fit()
     finally:
         run.update(step=trainer.step)

@@ -1,0 +1,132 @@
+"""Points of a sweep in processes of their own: whatever ends one of them leaves the others alone."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aetool.errors import Interrupted, deferred_signals, poll_signals
+from aetool.sweeps.outcome import Outcome, last_words
+from aetool.sweeps.room import Room
+
+PRELOADED = ["aetool.commands.train", "aetool.commands.finetune"]  # once for all points: importing torch takes seconds
+POLLED = 0.5  # seconds between looks at signals and progress
+
+
+class Job(NamedTuple):
+    """A point that is being worked on."""
+
+    process: Any  # a multiprocessing.Process of the start method at hand
+    said: Connection  # its exit code, once it has ended by itself
+    slot: int
+    log: Path
+
+    def outcome(self) -> Outcome:
+        """Of a process that has ended. One that has not said so was killed, or called sys.exit()."""
+        self.process.join()
+        try:
+            code = self.said.recv()
+        except EOFError:
+            code = None
+        if code is None and self.process.exitcode >= 0:
+            return Outcome("failed", self.process.exitcode or 1, last_words(self.log) or "its process exited")
+        return Outcome.of_process(self.process.exitcode if code is None else code, last_words(self.log))
+
+
+def in_processes(
+    commands: Sequence[Sequence[str]],
+    folder: Path,
+    room: Room,
+    retries: int = 0,
+    watch: Callable[[Mapping[int, Job]], None] = lambda running: None,
+) -> Generator[tuple[int, Outcome], None, None]:
+    """Runs the words of `aetool` commands; yields how each ended, with its index, as they end.
+
+    What a command prints goes to `<index + 1>.log` in the folder. `watch` is called twice a second. A killed process is
+    started again up to `retries` times. On a signal to this process the others are asked to stop, yield their
+    outcomes, and Interrupted is raised; closing the iterator stops them as well.
+    """
+    methods = multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if "forkserver" in methods:
+        context.set_forkserver_preload(PRELOADED)
+    waiting, running = deque(enumerate([retries] * len(commands))), dict[int, Job]()
+    left = dict(waiting)
+    free = list(reversed(range(room.jobs)))
+    with deferred_signals():
+        try:
+            while waiting or running:
+                while waiting and free:
+                    index, left[index] = waiting.popleft()
+                    slot = free.pop()
+                    words = [*commands[index], *room.slots[slot]]
+                    if left[index] < retries:  # it goes on where it was
+                        words = [word for word in words if word != "overwrite=true"]
+                    running[index] = _start(context, words, folder / f"{index + 1}.log", slot)
+                wait([job.process.sentinel for job in running.values()], POLLED)
+                poll_signals()
+                for index, outcome in _ended(running, free):
+                    if outcome.was_killed and left[index]:
+                        waiting.appendleft((index, left[index] - 1))
+                    else:
+                        yield index, outcome
+                watch(running)
+        except Interrupted:
+            _stop(running)
+            yield from _ended(running, free)
+            raise
+        finally:
+            _stop(running)
+
+
+def _ended(running: dict[int, Job], free: list[int]) -> Iterator[tuple[int, Outcome]]:
+    """Takes the jobs that have ended out of those that run, and gives their slots back."""
+    for index, job in list(running.items()):
+        if not job.process.is_alive():
+            del running[index]
+            free.append(job.slot)
+            yield index, job.outcome()
+
+
+def _stop(running: Mapping[int, Job]) -> None:
+    """Asks them to save their work and to stop, and waits until they have."""
+    for job in running.values():
+        job.process.terminate()
+    for job in running.values():
+        job.process.join()
+
+
+def _start(context: Any, words: Sequence[str], log: Path, slot: int) -> Job:
+    said, saying = context.Pipe(duplex=False)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)
+    process = context.Process(target=_work, args=(list(words), str(log), saying))
+    process.start()
+    saying.close()
+    return Job(process, said, slot, log)
+
+
+def _work(words: list[str], log: str, saying: Connection) -> None:
+    """In the new process: runs one command, and says its exit code."""
+    from aetool.cli import main
+
+    os.setsid()  # the terminal's Ctrl-C reaches the sweep alone, which passes it on once
+    stream = Path(log).open("a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed with the process
+    os.dup2(stream.fileno(), 1)
+    os.dup2(stream.fileno(), 2)
+    sys.stdout = sys.stderr = stream
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    saying.send(main(words))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,194 @@
+"""Sweeps whose points run in processes of their own: `jobs`, Hydra's launchers, and what becomes of faulty points."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+from collections.abc import Collection
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+
+from aetool.config.compose import compose_one
+from aetool.config.schema import TrainConfig
+from aetool.sweeps import room
+from aetool.sweeps.progress import SweepProgress
+
+FAULTY = """
+import os, signal, sys, time
+from aetool.models.dense import Dense
+
+class Faulty(Dense):
+    def __init__(self, image_shape, fault: str, code_size: int):
+        super().__init__(image_shape, [], code_size, "relu", "identity", False)
+        self.fault = fault
+
+    def forward(self, x, generator=None):
+        if not self.training or len(x) < 16:
+            return super().forward(x, generator)
+        if self.fault == "raise":
+            raise RuntimeError("no luck")
+        if self.fault == "exit":
+            sys.exit(0)
+        if self.fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "memory":
+            raise MemoryError("no room")
+        if self.fault.startswith("slow"):
+            time.sleep(1.0)
+        if self.fault == "once" and not os.path.exists("once"):
+            open("once", "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x, generator)
+"""
+OPTION = """
+_target_: faulty.Faulty
+name: faulty             # model name
+code_size: 4             # number of code units
+fault: a                 # what goes wrong
+"""
+FAULTS = ["raise", "exit", "kill", "memory"]
+FAULTY_TRAINING = [*TINY[:2], *TINY[5:], "trainer.precision=fp32", "--config-dir", "own", "model=faulty"]
+
+
+@pytest.fixture
+def own(workplace: Path) -> Path:
+    """A conf tree with a model `faulty`, whose `fault` may be one of FAULTS."""
+    (workplace / "own" / "model").mkdir(parents=True)
+    (workplace / "own" / "faulty.py").write_text(FAULTY)
+    (workplace / "own" / "model" / "faulty.yaml").write_text(OPTION)
+    return workplace / "own"
+
+
+def states(workplace: Path) -> dict[str, str]:
+    """How the points of the sweep ended, by the value that tells each from the others."""
+    (path,) = (workplace / "outputs").glob("sweep-*/sweep.json")
+    return {run["overrides"][0].partition("=")[2]: run["state"] for run in json.loads(path.read_text())["runs"]}
+
+
+def weights(workplace: Path) -> dict[str, str]:
+    """The SHA-256 of the last weights of every run."""
+    paths = sorted((workplace / "outputs").glob("*/checkpoints/*/model.safetensors"))
+    return {path.parents[2].name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def test_faulty_points_leave_the_others_alone(own, workplace, aetool):
+    words = ["-m", *FAULTY_TRAINING, "jobs=2", "model.fault=good,raise,exit,kill,memory,fine"]
+    done = aetool("train", *words)
+    assert done.code == 137
+    assert states(workplace) == {"good": "completed", "fine": "completed"} | dict.fromkeys(FAULTS, "failed")
+    said = " ".join(done.out.split())
+    assert "model.fault=raise: failed: RuntimeError: no luck" in said
+    assert "model.fault=exit: failed" in said
+    assert (
+        "model.fault=kill: failed: its process was killed (SIGKILL; the system sends it when memory runs out)" in said
+    )
+    assert "model.fault=memory: failed: out of memory: no room" in said
+    assert aetool("train", *words).code == 137
+    logs = [log.read_text() for log in (workplace / "outputs").glob("sweep-*/logs/*.log")]
+    assert sum("already finished" in log for log in logs) == 2
+
+
+def test_a_killed_point_is_started_again_as_often_as_asked(own, workplace, aetool):
+    done = aetool("train", "-m", *FAULTY_TRAINING, "jobs=2", "retries=1", "model.fault=once,kill")
+    assert done.code == 137
+    assert states(workplace) == {"once": "completed", "kill": "failed"}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_fail_fast_ends_the_sweep(jobs, own, workplace, aetool):
+    words = ["-m", *FAULTY_TRAINING, f"jobs={jobs}", "fail_fast=true", "model.fault=raise,slow,good,fine"]
+    assert aetool("train", *words).code == 1
+    found = states(workplace)
+    assert found["raise"] == "failed"
+    assert found["fine"] == "not started"
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+def test_points_in_processes_of_their_own_are_the_same_runs(launcher, workplace, aetool):
+    words = [word for word in TINY if word != "jobs=1"]
+    assert aetool("train", "-m", *TINY, "seed=0,1").code == 0
+    here = weights(workplace)
+    shutil.rmtree(workplace / "outputs")
+    chosen = ["jobs=2"] if launcher == "basic" else [f"hydra/launcher={launcher}"]
+    done = aetool("train", "-m", *words, *chosen, "seed=0,1")
+    assert done.code == 0, done.err
+    assert states(workplace) == {"0": "completed", "1": "completed"}
+    assert weights(workplace) == here
+    assert len(here) == 2
+
+
+def test_a_signal_saves_the_running_points_and_ends_the_sweep(own, workplace, aetool, monkeypatch):
+    def interrupt(progress: SweepProgress, running: Collection[int]) -> None:
+        if list((workplace / "outputs").glob("faulty-*/checkpoints/step-*")):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SweepProgress, "watch", interrupt)
+        words = ["-m", *FAULTY_TRAINING, "jobs=2", "model.fault=slow,slower,slowest"]
+        done = aetool("train", *words)
+    assert done.code == 130
+    assert states(workplace) == {"slow": "interrupted", "slower": "interrupted", "slowest": "not started"}
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [
+        (
+            "train",
+            ["-m", "hydra.run.dir=x", "seed=0,1"],
+            "hydra.run.dir: aetool does not take it from Hydra; every run",
+        ),
+        ("train", ["-m", "hydra/sweeper=optuna", "seed=0,1"], "hydra/sweeper: aetool does not take it from Hydra"),
+        ("train", ["hydra.job.chdir=true"], "hydra.job.chdir: aetool does not take it from Hydra; leave it out"),
+        ("train", ["hydra.verbose=true"], "hydra.verbose: aetool does not take it from Hydra; use -v or -q"),
+        ("train", ["hydra/launcher=joblib"], "a launcher runs the points of a sweep; add -m"),
+        (
+            "train",
+            ["-m", "hydra/launcher=joblb", "seed=0,1"],
+            "hydra/launcher=joblb: no such option; did you mean joblib",
+        ),
+        ("train", ["-m", "hydra/launcher=ray", "seed=0,1"], "not installed; pip install 'hydra-ray-launcher'"),
+        ("train", ["-m", "hydra/launcher=joblib", "jobs=2", "seed=0,1"], "jobs: hydra/launcher=joblib decides it"),
+        ("train", ["-m", "hydra/launcher=joblib,basic"], "one launcher runs all points; give one value"),
+        (
+            "train",
+            ["-m", "hydra/launcher=joblib", "hydra.launcher.n_job=2", "seed=0,1"],
+            "hydra.launcher.n_job: unknown key; did you mean hydra.launcher.n_jobs?",
+        ),
+        ("probe", ["-m", "hydra/launcher=joblib", "run=a,b"], "only aetool train and finetune take a launcher"),
+    ],
+)
+def test_what_is_not_taken_from_hydra_is_refused_by_name(command, words, said, workplace, aetool):
+    done = aetool(command, *words)
+    assert done.code == 2
+    assert said in done.err
+    assert not (workplace / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("jobs", "threads", "points", "cores", "gpus", "memory", "expected"),
+    [
+        ("auto", None, 16, 8, 0, 64, (8, ["threads=1"])),
+        ("auto", None, 3, 8, 0, 64, (3, ["threads=2"])),
+        ("auto", 4, 16, 8, 0, 64, (2, [])),
+        ("auto", None, 16, 8, 0, 7, (3, ["threads=2"])),
+        ("auto", None, 16, 2, 0, 1, (1, ["threads=2"])),
+        (4, None, 16, 2, 0, 1, (4, ["threads=1"])),
+        (4, None, 2, 8, 0, 64, (2, ["threads=4"])),
+        ("auto", None, 16, 8, 1, 64, (1, ["threads=8"])),
+        ("auto", None, 16, 8, 2, 64, (2, ["threads=4", "device=cuda:0"])),
+    ],
+)
+def test_cores_gpus_and_memory_are_shared_out(monkeypatch, jobs, threads, points, cores, gpus, memory, expected):
+    monkeypatch.setattr(room, "available_threads", lambda: cores)
+    monkeypatch.setattr(room, "available_memory", lambda: memory * 2**30)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    words = [f"jobs={jobs}", *([f"threads={threads}"] if threads else [])]
+    config = compose_one("train", TrainConfig, words).config
+    found = room.room_for(config, config, points)
+    assert (found.jobs, found.slots[0]) == expected
+    assert len(found.slots) == found.jobs

@@ -20,6 +20,7 @@ COMMANDS = {
     "sample": "generate images, interpolations and traversals with a run (run=DIR)",
     "encode": "write the codes of a dataset to .npz, with labels (run=DIR)",
     "compare": "compare runs: a table, figures, an HTML report",
+    "status": "what runs and sweeps are doing, and the time left",
     "results": "published numbers beside those measured here, as a table",
     "list": "list every option of every group, and the cost of each model",
     "data": "list, download and verify the datasets",

@@ -24,6 +24,7 @@ OPTIONS = {
     "compare": ("--where", "--sort", "--each", "--csv", "--parquet", "--markdown", "--html", "--figures"),
     "data": TREE,
     "list": TREE,
+    "status": ("--all",),
     "results": ("-o", "--output", *TREE),
 }
 COMPOSED_OPTIONS = ("-m", "--multirun", "--full", *TREE, "--cfg")
@@ -77,7 +78,7 @@ def _words(command: str, before: list[str], word: str, composed: bool) -> Iterab
     if command == "list":
         with config_tree(config_dir) as loader:
             return list(plurals(loader))
-    return _runs(word) if command in ("compare", "results") else ()
+    return _runs(word) if command in ("compare", "results", "status") else ()
 
 
 def _groups_and_keys(command: str, before: list[str], word: str, config_dir: Path | None) -> Iterator[str]:

@@ -53,6 +53,7 @@ EXAMPLES = {
         "aetool compare outputs --where model=sparse --sort 'test acc'",
         "aetool compare outputs --html report.html --csv runs.csv",
     ),
+    "status": ("aetool status", "aetool status outputs/sweep-3f9c2a71", "aetool status --all"),
     "results": ("aetool results", "aetool results outputs more", "aetool results -o docs/results.md"),
     "list": ("aetool list", "aetool list penalties", "aetool list models dataset=cifar10"),
     "data": ("aetool data list", "aetool data fetch mnist cifar10", "aetool data check"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from aetool.report.status import clock
 from aetool.storage.live import live
 from aetool.sweeps.outcome import Outcome
 
@@ -75,11 +76,5 @@ class SweepProgress:
     def _done(self) -> str:
         """`3 of 16 done, 4:10 left`."""
         fraction, elapsed = self._fraction(), time.monotonic() - self.start
-        left = f", {_clock(elapsed * (1 - fraction) / fraction)} left" if 0 < fraction < 1 else ""
+        left = f", {clock(elapsed * (1 - fraction) / fraction)} left" if 0 < fraction < 1 else ""
         return f"{len(self.ended_points)} of {len(self.names)} done{left}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,79 @@
+"""What runs and sweeps are doing, also while other processes work on them; imports no torch."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+
+from aetool.report.groups import directory
+from aetool.report.rows import FOREIGN, MISSING, NOT_STARTED, SWEEP, Found, read_rows, read_sweep
+from aetool.report.tables import plain_console, print_measures
+from aetool.storage.folder import RunFolder
+from aetool.storage.live import live
+
+ORDER = ("running", "interrupted", "failed", "unreadable", NOT_STARTED, "completed")  # of what needs attention
+
+
+class Standing(NamedTuple):
+    """How far a run is."""
+
+    name: str
+    state: str
+    cells: dict[str, str]  # of a table line, by column
+
+
+def clock(seconds: float) -> str:
+    """`1:23:45`, or `4:05` below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def print_status(paths: Sequence[Path], everything: bool = False, console: Console | None = None) -> None:
+    """A line per run that is not completed, or with `everything` per run; then how many points of each sweep are."""
+    console = console or plain_console()
+    found = [_standing(row) for row in read_rows(paths) if row["state"] not in (FOREIGN, MISSING)]
+    shown = sorted((one for one in found if everything or one.state != "completed"), key=_rank)
+    if shown:
+        print_measures("runs", {one.name: one.cells for one in shown}, console)
+    console.print(f"{len(found)} runs: {_counts(one.state for one in found)}" if found else "no runs")
+    for folder in _sweeps(paths):
+        rows, sweep = read_sweep(folder)
+        console.print(f"{folder}: {len(rows)} points: {_counts(str(row['state']) for row in rows)}")
+        if sweep.command and any(row["state"] != "completed" for row in rows):
+            console.print(f"  {sweep.command}", soft_wrap=True)
+
+
+def _sweeps(paths: Sequence[Path]) -> Iterator[Path]:
+    """The folders of sweeps that are these paths, or in them."""
+    for path in paths:
+        yield from [path] if (path / SWEEP).exists() else sorted(file.parent for file in path.glob(f"*/{SWEEP}"))
+
+
+def _standing(row: Found) -> Standing:
+    state, folder = str(row["state"]), directory(row)
+    cells = {"state": state}
+    if state in ("running", "interrupted"):
+        now, config = live(folder), RunFolder(folder).saved.get("config")
+        trainer = config.get("trainer") if isinstance(config, dict) else None
+        epochs = trainer.get("epochs") if isinstance(trainer, dict) else None
+        training = now.stage in ("pretrain", "finetune")
+        cells |= {"stage": now.stage, "epoch": f"{now.epoch}/{epochs}", "done": f"{now.fraction:.0%}"}
+        cells |= {} if now.loss is None else {"loss": f"{now.loss:.4g}"}
+        if state == "running" and training and now.seconds_left is not None:
+            cells["left"] = clock(now.seconds_left)
+    elif row.get("reason"):
+        cells["stage"] = str(row["reason"])
+    return Standing(str(row["run"]), state, cells)
+
+
+def _rank(one: Standing) -> tuple[int, str]:
+    return (ORDER.index(one.state) if one.state in ORDER else len(ORDER)), one.name
+
+
+def _counts(states: Iterator[str]) -> str:
+    """`3 completed, 1 failed`."""
+    found = Counter(states)
+    return ", ".join(f"{found[state]} {state}" for state in dict.fromkeys([*ORDER, *found]) if found[state])

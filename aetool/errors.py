@@ -50,6 +50,14 @@ class Interrupted(Exception):  # noqa: N818 - a request to stop, not an error
         self.exit_code = 128 + signum
 
 
+class Paused(Exception):  # noqa: N818 - asked for
+    """Training has come to the end of the epoch that `pause_after` names; its state is saved."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(f"paused after epoch {epoch}")
+        self.epoch = epoch
+
+
 def suggest(word: str, choices: Collection[str]) -> str:
     """`did you mean …?` or the list of choices."""
     close = difflib.get_close_matches(word, sorted(choices), n=1, cutoff=0.6)

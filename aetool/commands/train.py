@@ -1,20 +1,24 @@
 """aetool train"""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from aetool.config.compose import Point, compose_one
 from aetool.config.published import without_foreign
 from aetool.config.schema import TrainConfig
-from aetool.errors import UserError
+from aetool.errors import Paused, UserError
 from aetool.evaluation.probe import stage
 from aetool.report.published import refuse_unknown_metric, sentences
 from aetool.report.summary import print_summary
 from aetool.storage.run import Run
 from aetool.sweeps.autoencoder import bring_to_end
 from aetool.sweeps.classifier import STAGE, SUPERVISED, finetune_of, finetune_own, supervised_baseline
+from aetool.sweeps.halving import note_score
 from aetool.sweeps.sweep import Work, sweep
 from aetool.training.decisions import decided
+
+log = logging.getLogger("aetool")
 
 
 def train(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> Run[TrainConfig]:
@@ -65,7 +69,12 @@ def _runs_of(points: Sequence[Point[TrainConfig]]) -> list[Run[TrainConfig]]:
 
 
 def _train(run: Run[TrainConfig], config_dir: str | Path | None) -> Run[TrainConfig]:
-    bring_to_end(run)
+    try:
+        bring_to_end(run)
+    except Paused as pause:
+        note_score(run, pause.epoch)
+        log.info(f"{run.directory}: {pause}; the command without pause_after goes on")
+        return run
     if run.config.finetune is not None:
         finetune_own(run, config_dir)
     if run.config.supervised:

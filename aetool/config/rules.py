@@ -39,6 +39,8 @@ def of_values(config: Node) -> list[str]:
         case FinetuneConfig():
             problems += [*_finetune(config), *_label_budget("", config)]
         case TrainConfig():
+            if config.halving and config.pause_after:
+                problems.append(f"pause_after={config.pause_after}: halving decides it; leave out one of them")
             problems += [*_label_budget("probe.", config.probe), *viewless(config.probe, config.dataset)]
             problems += _images(config)
         case ProbeCommandConfig():

@@ -169,6 +169,8 @@ class TrainConfig(RunConfig, MeasureConfig, SweepConfig):
     loss: LossConfig
     penalty: PenaltyConfig
     corruption: CorruptionConfig
+    halving: Unidentifying[Annotated[int, Ge(2)] | None]
+    pause_after: Unidentifying[PositiveInt | None]  # epochs
     supervised: Unidentifying[bool]
     finetune: Unidentifying[list[Text] | None]  # overrides of a fine-tune
     probe: Unidentifying[ProbeConfig]

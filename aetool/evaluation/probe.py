@@ -70,14 +70,19 @@ def probe_checkpoints(session: Session, settings: ProbeConfig) -> tuple[dict[flo
     path = session.figure(f"{name}.png")
     with session.figures, Events(run.directory, name) as events:
         for step in session.trained_steps:
-            found = measurement(run, settings, False, step).read()
-            metrics = found or _measure(session.at(step), settings, False, shown=False)
+            metrics = metrics_at(session, settings, step)
             events.scalars(step, _scalars(name, metrics))
             curve[step / session.steps_per_epoch] = metrics
         title = f"{run.directory.name}, {settings.name} probe"
         session.figures.draw(figures.save_probe_curve, path, curve, title)
     run.warn(events.warnings)
     return curve, path
+
+
+def metrics_at(session: Session, settings: ProbeConfig, step: int) -> dict[str, float]:
+    """The metrics at a kept checkpoint, without baselines; measured once."""
+    found = measurement(session.run, settings, False, step).read()
+    return found or _measure(session.at(step), settings, False, shown=False)
 
 
 def refuse_settings(session: Session, settings: ProbeConfig) -> None:

@@ -16,7 +16,7 @@ from aetool.report.groups import Value, directory
 from aetool.storage.folder import CONFIG, LOCK
 
 SWEEP = "sweep.json"
-STATES = ("completed", "running", "interrupted", "failed")  # of status.json
+STATES = ("completed", "running", "interrupted", "paused", "failed")  # of status.json
 UNREADABLE, FOREIGN, MISSING = "unreadable", "foreign", "missing"  # of any folder
 DELETED, NOT_STARTED = "deleted", "not started"  # of the points of a sweep
 NO_CONFIG = f"no {CONFIG}"
@@ -125,6 +125,8 @@ def _point(folder: Path, sweep: Sweep, entry: object) -> Found:
         status, _ = _read(own / "status.json")
         if sweep.updated >= str(status.get("updated") or ""):
             return row | {"state": "failed", "reason": entry.get("error")}
+    if row["state"] == state == "paused":
+        return row | {"reason": entry.get("error")}
     return row
 
 

@@ -13,7 +13,15 @@ from aetool.report.tables import plain_console, print_measures
 from aetool.storage.folder import RunFolder
 from aetool.storage.live import live
 
-ORDER = ("running", "interrupted", "failed", "unreadable", NOT_STARTED, "completed")  # of what needs attention
+ORDER = (
+    "running",
+    "interrupted",
+    "paused",
+    "failed",
+    "unreadable",
+    NOT_STARTED,
+    "completed",
+)  # of what needs attention
 
 
 class Standing(NamedTuple):
@@ -55,7 +63,7 @@ def _sweeps(paths: Sequence[Path]) -> Iterator[Path]:
 def _standing(row: Found) -> Standing:
     state, folder = str(row["state"]), directory(row)
     cells = {"state": state}
-    if state in ("running", "interrupted"):
+    if state in ("running", "interrupted", "paused"):
         now, config = live(folder), RunFolder(folder).saved.get("config")
         trainer = config.get("trainer") if isinstance(config, dict) else None
         epochs = trainer.get("epochs") if isinstance(trainer, dict) else None

@@ -20,7 +20,7 @@ class RunFolder:
 
     @property
     def status(self) -> JsonObject:
-        """state (running, completed, failed, interrupted), stage, step, warnings, …; empty before the first claim."""
+        """state (see report.rows.STATES), stage, step, warnings, …; empty before the first claim."""
         return read_json(self.directory / STATUS) or {}
 
     @property

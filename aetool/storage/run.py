@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from aetool.config.identity import digest, identity
 from aetool.config.schema import FinetuneRunConfig, RunConfig
-from aetool.errors import Interrupted, UserError
+from aetool.errors import Interrupted, Paused, UserError
 from aetool.files import flatten, write_json
 from aetool.storage.folder import CONFIG, LOCK, LOG, METRICS, STATUS, RunFolder
 from aetool.storage.notebook import html_table
@@ -119,6 +119,9 @@ class Run(RunFolder, Generic[C]):
 
             try:
                 yield
+            except Paused:
+                end(state="paused")
+                raise
             except (Interrupted, KeyboardInterrupt):
                 end(state="interrupted")
                 raise

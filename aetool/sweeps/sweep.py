@@ -3,7 +3,7 @@
 import contextlib
 import os
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -16,6 +16,7 @@ from aetool.evaluation.session import keeping_dataset
 from aetool.files import JsonObject, write_json
 from aetool.report.rows import NOT_STARTED, SWEEP
 from aetool.storage.run import C, Run
+from aetool.sweeps.halving import halved
 from aetool.sweeps.launching import launched
 from aetool.sweeps.outcome import Outcome
 from aetool.sweeps.processes import in_processes
@@ -93,7 +94,7 @@ def _one_by_one(
             yield index, Outcome("completed", 0)
 
 
-def sweep(points: Sequence[Point[F]], runs: Sequence[Run[C]], work: Work) -> int:
+def sweep(points: Sequence[Point[TrainConfig]], runs: Sequence[Run[TrainConfig]], work: Work) -> int:
     """Every point is an ordinary run; one that fails does not stop the others.
 
     Its folder has what `aetool compare` needs from the start, and their comparison at the end.
@@ -102,8 +103,11 @@ def sweep(points: Sequence[Point[F]], runs: Sequence[Run[C]], work: Work) -> int
     entries = [entry(folder, one, point) for one, point in zip(runs, points, strict=True)]
     write_sweep(folder, points, entries)
     worst, interrupted = 0, None
+    ended = each(points, work, folder, [one.directory for one in runs])
+    if points[0].config.halving:
+        ended = halved(points, runs, lambda pauses: _until(pauses, points, runs, work, folder))
     try:
-        for index, outcome in each(points, work, folder, [one.directory for one in runs]):
+        for index, outcome in ended:
             entries[index] |= outcome.noted
             worst = max(worst, outcome.exit_code)
             write_sweep(folder, points, entries)
@@ -113,6 +117,27 @@ def sweep(points: Sequence[Point[F]], runs: Sequence[Run[C]], work: Work) -> int
     if interrupted:
         raise interrupted
     return worst
+
+
+def _until(
+    pauses: Mapping[int, int | None],
+    points: Sequence[Point[TrainConfig]],
+    runs: Sequence[Run[TrainConfig]],
+    work: Work,
+    folder: Path,
+) -> Iterator[tuple[int, Outcome]]:
+    """`each` of some points, given by index with the epoch to pause after; it starts no run over a second time."""
+    chosen, some = list(pauses), []
+    for index in chosen:
+        again = points[index].config.pause_after != runs[index].config.pause_after
+        changes = {"pause_after": pauses[index]} | ({"overwrite": False} if again else {})
+        runs[index].config = runs[index].config.model_copy(update=changes)
+        words = [word for word in points[index].words if not (again and word == "overwrite=true")]
+        words += [] if pauses[index] is None else [f"pause_after={pauses[index]}"]
+        some.append(points[index]._replace(words=words))
+    of_these = Work(lambda at: work.do(chosen[at]), lambda at: work.read(chosen[at]))
+    for at, outcome in each(some, of_these, folder, [runs[index].directory for index in chosen]):
+        yield chosen[at], outcome
 
 
 def folder_of(points: Sequence[Point[F]], names: Sequence[str]) -> Path:

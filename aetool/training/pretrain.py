@@ -33,6 +33,7 @@ log = logging.getLogger("aetool")
 def pretrain(run: Run[TrainConfig], dataset: Dataset, device: torch.device, progress: Progress) -> dict[str, float]:
     """Trains the run's autoencoder from its newest checkpoint, or from scratch, and returns the final metrics."""
     trainer = make_trainer(run, dataset, device, progress)
+    trainer.pause_after = run.config.pause_after
     result = fit(run, trainer) | {"num_classes": dataset.num_classes}
     return result | ({} if trainer.objective.comparable else trainer.objective.eval().settings())
 

@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grads_with_norm_
 
 from aetool.config.schema import TrainerConfig
 from aetool.data.dataset import Split
-from aetool.errors import Interrupted, NonFiniteError, UserError, poll_signals
+from aetool.errors import Interrupted, NonFiniteError, Paused, UserError, poll_signals
 from aetool.models.base import Batch
 from aetool.randomness import seed_global
 from aetool.storage.checkpoint import Checkpoint, Checkpoints, State
@@ -72,6 +72,7 @@ class Trainer:
         self.steps_per_epoch = 0 if fitted else batches.steps_per_epoch
         self.total_steps = self.epochs * self.steps_per_epoch
 
+        self.pause_after: int | None = None  # epochs
         self.step = 0
         self.epoch = 0  # finished epochs, validation included
         self.best_step, self.best_rank = 0, math.inf
@@ -101,11 +102,14 @@ class Trainer:
     def fit(self) -> dict[str, float]:
         """Trains to the end and returns the metrics of the best epoch.
 
-        Raises NonFiniteError, with the last checkpoint as it was, and Interrupted with the state saved.
+        Raises NonFiniteError, with the last checkpoint as it was, Interrupted with the state saved, and Paused at the
+        end of epoch `pause_after` unless that is the last one.
         """
         try:
             with tensor_float32(self.device):
                 while not self.finished:
+                    if self.epoch == self.pause_after:
+                        raise Paused(self.epoch)
                     self._train_epoch()
                     self._finish_epoch()
         except Interrupted:

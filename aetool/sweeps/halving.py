@@ -1,0 +1,96 @@
+"""Successive halving (Jamieson & Talwalkar 2016): the worse settings of a sweep are paused early."""
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+from aetool.config.compose import Point
+from aetool.config.schema import TrainConfig
+from aetool.evaluation.headline import headline
+from aetool.evaluation.probe import metrics_at, stage
+from aetool.evaluation.session import Session
+from aetool.storage.record import read_rows
+from aetool.storage.run import Run
+from aetool.sweeps.outcome import Outcome
+
+RUNGS = 3  # at 1/n², 1/n and all of the epochs
+SCORES = "scores"  # key of status.json: the scores of a run by the epoch after which it was paused
+
+Train = Callable[[Mapping[int, int | None]], Iterator[tuple[int, Outcome]]]
+
+
+def halved(
+    points: Sequence[Point[TrainConfig]], runs: Sequence[Run[TrainConfig]], train: Train
+) -> Iterator[tuple[int, Outcome]]:
+    """How each point of a sweep ended, with its index.
+
+    `train` brings points to the end of an epoch, or of the training (None), by index. Points that differ in the seed
+    alone go on or pause together, by their mean score. No step is taken twice: a run goes on from where it was paused.
+    """
+    rate = points[0].config.halving
+    assert rate is not None
+    alive = _by_setting(points)
+    for rung in reversed(range(_rungs(len(alive), rate))):
+        epochs = {i: math.ceil(points[i].config.trainer.epochs / rate**rung) for setting in alive for i in setting}
+        ended = {}
+        print(f"\n{len(alive)} settings up to epoch {_range(epochs.values())}")
+        for index, outcome in train({i: epoch if rung else None for i, epoch in epochs.items()}):
+            ended[index] = outcome.state
+            if not rung or outcome.state != "completed":
+                yield index, outcome
+        if not rung:
+            return
+        ready = [found for setting in alive if (found := [i for i in setting if ended.get(i) == "completed"])]
+        scores = [sum(_saved_score(runs[i], epochs[i]) for i in setting) / len(setting) for setting in ready]
+        order = sorted(range(len(ready)), key=lambda at: -scores[at])
+        kept = math.ceil(len(alive) / rate)
+        for rank, at in enumerate(order[kept:], kept + 1):
+            for i in ready[at]:
+                said = f"after epoch {epochs[i]}, rank {rank} of {len(order)} with {scores[at]:.4f}"
+                print(f"paused {' '.join(points[i].overrides)}: {said}")
+                yield i, Outcome("paused", 0, said)
+        alive = [ready[at] for at in sorted(order[:kept])]
+
+
+def note_score(run: Run[TrainConfig], epoch: int) -> None:
+    """Measures what a run paused after this epoch is ranked by, and writes it into status.json.
+
+    The validation accuracy of its own probe or, without labels, minus the reconstruction loss on validation.
+    """
+    saved = run.status.get(SCORES, {})
+    if str(epoch) in saved:
+        return
+    with run.hold():
+        session = Session(run, run.config)
+        if session.dataset.num_classes:
+            found = headline(metrics_at(session, run.config.probe, session.trained_steps[-1]))["val/accuracy"]
+        else:
+            losses = [row["val/loss/reconstruction"] for row in read_rows(run.directory) if "val/loss" in row]
+            found = -losses[-1]
+        run.update(**{SCORES: saved | {str(epoch): found}})
+
+
+def _saved_score(run: Run[TrainConfig], epoch: int) -> float:
+    """Of a run that was trained to the end before: that of its best epoch."""
+    scores = run.status.get(SCORES, {})
+    if str(epoch) in scores:
+        return float(scores[str(epoch)])
+    return float(headline(run.metrics.get(stage(run.config.probe), {})).get("val/accuracy", -math.inf))
+
+
+def _by_setting(points: Sequence[Point[TrainConfig]]) -> list[list[int]]:
+    """The points that differ in the seed alone, by index."""
+    found: dict[tuple[str, ...], list[int]] = {}
+    for index, point in enumerate(points):
+        setting = tuple(word for word in point.overrides if not word.startswith("seed="))
+        found.setdefault(setting, []).append(index)
+    return list(found.values())
+
+
+def _rungs(settings: int, rate: int) -> int:
+    """So many that a setting is left at the last one."""
+    return min(RUNGS, 1 + int(math.log(settings, rate) + 1e-9))
+
+
+def _range(epochs: Collection[int]) -> str:
+    first, last = min(epochs), max(epochs)
+    return str(first) if first == last else f"{first} to {last}"

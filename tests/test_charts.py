@@ -36,7 +36,7 @@ def row(metrics, **config):
 def comparison(rows, keys, fronts=()):
     groups = grouped(rows, keys)
     metrics = [metric for metric in METRICS if any(group.stat(metric.key) for group in groups)]
-    return Comparison("title", rows, keys, groups, metrics, list(fronts), [], [], [], [], None)
+    return Comparison("title", rows, keys, groups, metrics, list(fronts), [], [], [], [], [], None)
 
 
 def drawn(rows, keys, fronts=()):

@@ -17,7 +17,7 @@ from aetool.errors import UserError
 from aetool.evaluation.catalogue import PROTOCOL
 from aetool.report.comparison import compare, open_comparison
 from aetool.report.groups import comparable_sets
-from aetool.report.rows import read, read_rows, read_sweep
+from aetool.report.rows import Sweep, read, read_rows, read_sweep
 
 
 def identifying(config: dict) -> dict:
@@ -525,3 +525,58 @@ def test_parts_that_differ_are_named_even_where_another_key_says_as_much(workpla
     said = " ".join(aetool("compare").out.split())
     assert "loss" in said
     assert "optimizer" in said
+
+
+class TestLikeForLike:
+    """Runs that differ in more than model, loss and penalty."""
+
+    def write(self, folder: Path, lam: float, seed: int, epochs: int) -> None:
+        run = write_run(folder, lam, seed, accuracy=0.9 + lam + epochs / 1000 + seed / 1000)
+        saved = json.loads((run / "config.json").read_text())
+        for part in ("config", "identity"):
+            saved[part]["trainer"]["epochs"] = epochs
+        (run / "config.json").write_text(json.dumps(saved))
+        run.rename(folder / f"{run.name}-{epochs}")
+
+    def test_what_differs_is_said_and_only_like_is_compared_with_like(self, tmp_path):
+        for seed in (0, 1, 2):
+            self.write(tmp_path, 0.01, seed, 30)
+            self.write(tmp_path, 0.02, seed, 30)
+            self.write(tmp_path, 0.01, seed, 100)
+        found = open_comparison([tmp_path])
+        assert found.unlike == ["not like for like: trainer.epochs 30 / 100; compared: trainer.epochs=30"]
+        (recommended,) = found.recommendations
+        assert recommended.startswith("penalty.weight=0.02 has the best")
+        assert not any("trainer.epochs=100" in sentence for sentence in found.differences)
+
+    def test_several_sets_are_named(self, tmp_path):
+        for epochs in (30, 100):
+            for lam in (0.01, 0.02):
+                self.write(tmp_path, lam, 0, epochs)
+        found = open_comparison([tmp_path])
+        assert len(found.recommendations) == 2
+        assert found.recommendations[0].startswith("trainer.epochs=30: penalty.weight=0.02")
+        assert found.recommendations[1].startswith("trainer.epochs=100: penalty.weight=0.02")
+
+    def test_where_none_are_alike_the_best_stands_alone(self, tmp_path):
+        self.write(tmp_path, 0.01, 0, 30)
+        self.write(tmp_path, 0.01, 0, 100)
+        found = open_comparison([tmp_path])
+        assert found.unlike == ["not like for like: trainer.epochs 30 / 100; compared: trainer.epochs=100"]
+        assert found.recommendations == []
+
+    def test_what_is_swept_is_meant_to_differ(self, tmp_path):
+        for epochs in (30, 100):
+            self.write(tmp_path, 0.01, 0, epochs)
+        rows = read_rows([tmp_path])
+        found = compare(rows, Sweep(["trainer.epochs"], None, ""))
+        assert found.unlike == []
+        assert len(found.recommendations) == 1
+
+    def test_the_report_and_the_tables_say_it(self, tmp_path, aetool):
+        for epochs in (30, 100):
+            self.write(tmp_path / "outputs", 0.01, 0, epochs)
+        files = ["--html", str(tmp_path / "x.html"), "--markdown", str(tmp_path / "x.md")]
+        done = aetool("compare", str(tmp_path / "outputs"), *files)
+        for text in (" ".join(done.out.split()), (tmp_path / "x.html").read_text(), (tmp_path / "x.md").read_text()):
+            assert "not like for like: trainer.epochs 30 / 100" in text

@@ -1,13 +1,23 @@
 """A comparison of runs: the one structure behind the tables, the figures and the report."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from aetool.errors import UserError
 from aetool.evaluation.catalogue import Metric, measured
 from aetool.report import differences, findings, pareto
-from aetool.report.groups import Group, Order, Row, comparable_sets, format_value, grouped, rank
+from aetool.report.groups import (
+    Group,
+    Order,
+    Row,
+    comparable_sets,
+    decisions,
+    format_value,
+    grouped,
+    like_for_like,
+    rank,
+)
 from aetool.report.rows import FOREIGN, META, MISSING, SWEEP, Sweep, read_rows, read_sweep
 from aetool.report.selection import select, sort_key
 from aetool.storage.notebook import html_table
@@ -15,6 +25,7 @@ from aetool.storage.notebook import html_table
 SHOWN_FIRST = ("model.name", "dataset.name", "penalty.weight", "model.code_size")  # whenever they differ
 NEXT = ("start", "penalty", "penalty.target_l0", "model.code_channels", "corruption.level", "loss", "optimizer.lr")
 PARTS = ("loss", "penalty", "corruption", "optimizer", "scheduler", "probe")
+LIKE_SETS = 3  # sets of groups on which there are findings
 BY_SEED = ("seed", "parent", "parent.seed", "label_draw")  # see groups.seed
 
 
@@ -28,6 +39,7 @@ class Comparison:
     groups: list[Group]  # of the completed runs
     metrics: list[Metric]  # those that a run has
     fronts: list[pareto.Front]
+    unlike: list[str]  # sentences on what differs beside model, loss and penalty, and is not swept
     recommendations: list[str]  # a sentence for each set of comparable groups with a choice to make
     differences: list[str]  # sentences on the best group of each set against its baselines and the others
     excluded: list[str]  # sentences on failed, running, missing and foreign folders
@@ -80,15 +92,19 @@ def compare(rows: Sequence[Row], sweep: Sweep | None = None, title: str = "", so
         order = sort_key(rows, sort)
         rows = sorted(rows, key=lambda row: order(Group.of_one(row)))
         groups.sort(key=order)
-    fronts, recommendations, said = [], [], []
+    fronts, unlike, recommendations, said = [], [], [], []
     for name, members in comparable_sets(groups).items():
-        prefix = f"{name}: " if name else ""
         fronts += pareto.fronts(members, name)
-        recommended = findings.recommendation(members)
-        recommendations += [prefix + recommended] if recommended else []
-        said += [prefix + sentence for sentence in differences.from_baselines(members)]
-        others = differences.between_groups(members)
-        said += others if others == [differences.ONE_SEED] else [prefix + sentence for sentence in others]
+        differing = decisions(members, axes)
+        sets = _alike(members, differing)
+        unlike += [findings.unlike(name, differing, list(sets))] if differing else []
+        for setting, alike in sets.items():
+            prefix = "".join(f"{part}: " for part in (name, setting if len(sets) > 1 else "") if part)
+            recommended = findings.recommendation(alike)
+            recommendations += [prefix + recommended] if recommended else []
+            said += [prefix + sentence for sentence in differences.from_baselines(alike)]
+            others = differences.between_groups(alike)
+            said += others if others == [differences.ONE_SEED] else [prefix + sentence for sentence in others]
     return Comparison(
         title=title or f"Sweep over {', '.join(axes)}",
         rows=list(rows),
@@ -96,12 +112,23 @@ def compare(rows: Sequence[Row], sweep: Sweep | None = None, title: str = "", so
         groups=groups,
         metrics=measured(row for group in groups for row in group.rows),
         fronts=fronts,
+        unlike=unlike,
         recommendations=recommendations,
         differences=list(dict.fromkeys(said)),
         excluded=findings.excluded(rows),
         notes=findings.duplicates(groups) + findings.outdated(rows),
         command=sweep.command if sweep else None,
     )
+
+
+def _alike(groups: Sequence[Group], differing: Mapping[str, object]) -> dict[str, list[Group]]:
+    """The largest sets of groups that are alike in what differs; where no two groups are, the best group by itself."""
+    sets = like_for_like(groups, differing)
+    several = {setting: found for setting, found in sets.items() if len(found) > 1}
+    if several:
+        return dict(sorted(several.items(), key=lambda item: -len(item[1]))[:LIKE_SETS])
+    ranked = findings.ranked(groups)
+    return {setting: found for setting, found in sets.items() if ranked is None or found[0] is ranked[0][0]}
 
 
 def distinguishing_keys(rows: Sequence[Row], axes: Sequence[str] = ()) -> list[str]:

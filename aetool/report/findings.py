@@ -5,7 +5,7 @@ Groups are chosen by validation metrics alone; what is reported of the chosen on
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from aetool.evaluation.catalogue import CODE_SIZE, PROTOCOL, SELECTION, VAL_L0, Metric, error_key
 from aetool.measures.statistics import Stat
@@ -77,6 +77,13 @@ def recommendation(groups: Sequence[Group]) -> str | None:
         return f"{title(best, order)} has {what}{alone}: {tested}"
     fewer = f"{f'{many / few:.1f}× fewer' if few > 0 else 'no'} {unit} ({_count(few)} instead of {_count(many)})"
     return f"{title(small, order)} is within {width} of {what}, {title(best, order)}, with {fewer}: {tested}"
+
+
+def unlike(name: str, differing: Mapping[str, Sequence[Value]], compared: Sequence[str]) -> str:
+    """`mnist: not like for like: trainer.epochs 30 / 100; compared: trainer.epochs=30`."""
+    values = "; ".join(f"{key} {' / '.join(map(format_value, found))}" for key, found in differing.items())
+    prefix = f"{name}: " if name else ""
+    return f"{prefix}not like for like: {values}; compared: {', '.join(compared)}"
 
 
 def is_accuracy(metric: Metric) -> bool:

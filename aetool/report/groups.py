@@ -1,12 +1,13 @@
 """Rows of a comparison, and groups of runs that differ in the seed alone."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from aetool.measures.statistics import Stat, means
 
+DECISIONS = ("trainer", "optimizer", "scheduler", "augmentation", "probe")  # what is asked to be alike in a comparison
 DATASET = ("dataset.name", "dataset.path")  # keys that tell datasets apart
 Value = int | float | str | bool | list["Value"] | None  # of a config key, a metric or a fact about the run
 Row = Mapping[str, Value]  # run, directory, state, dotted config keys, and metrics as stage/name
@@ -118,3 +119,26 @@ def comparable_sets(groups: Sequence[Group]) -> dict[str, list[Group]]:
         dataset = " ".join(str(group.value(key)) for key in DATASET if group.value(key) is not None)
         found.setdefault(f"{dataset}, fine-tuned" if is_finetune(group) else dataset, []).append(group)
     return found if len(found) > 1 else {"": list(groups)}
+
+
+def decisions(groups: Sequence[Group], swept: Collection[str] = ()) -> dict[str, list[Value]]:
+    """The values of keys in DECISIONS that all groups have and not all share, by size; swept keys are left out."""
+    keys = dict.fromkeys(key for group in groups for key in group.rows[0] if key.partition(".")[0] in DECISIONS)
+    found = {}
+    for key in keys:
+        values = {format_value(group.value(key)): group.value(key) for group in groups if key in group.rows[0]}
+        if (
+            len(values) > 1
+            and key not in (*swept, "probe.taps", "probe.tap")
+            and all(key in group.rows[0] for group in groups)
+        ):
+            found[key] = sorted(values.values(), key=rank)
+    return found
+
+
+def like_for_like(groups: Sequence[Group], keys: Collection[str]) -> dict[str, list[Group]]:
+    """Groups with the same values of these keys, by the words that set them; a single set has the name ``""``."""
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        found.setdefault(" ".join(f"{key}={format_value(group.value(key))}" for key in keys), []).append(group)
+    return found

@@ -56,6 +56,7 @@ def _content(comparison: Comparison, figures: Iterable[Chart]) -> dict[str, obje
     datasets = [str(row.get("dataset.name")) for row in order]
     return {
         "title": comparison.title,
+        "unlike": comparison.unlike,
         "recommendations": comparison.recommendations,
         "best": _best(comparison.groups),
         "differences": comparison.differences,

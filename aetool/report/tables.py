@@ -48,7 +48,7 @@ def print_comparison(comparison: Comparison, each: bool = False, console: Consol
     if comparison.fronts and not each:
         fronts = {front.mark: f"{front.mark} = {front.x.label} and {front.y.label}" for front in comparison.fronts}
         console.print(f"Pareto front: {', '.join(fronts.values())}; · = dominated", style="dim")
-    for sentence in [*comparison.recommendations, *comparison.differences]:
+    for sentence in [*comparison.unlike, *comparison.recommendations, *comparison.differences]:
         console.print(f"• {sentence}")
     for head, sentences in (("excluded:", comparison.excluded), ("notes:", comparison.notes)):
         if sentences:
@@ -191,7 +191,7 @@ def write_markdown(path: Path, comparison: Comparison) -> None:
     fronts = {
         front.mark: f"Pareto front {front.mark}: {front.x.heading}; {front.y.heading}" for front in comparison.fronts
     }
-    findings = [*comparison.recommendations, *comparison.differences]
+    findings = [*comparison.unlike, *comparison.recommendations, *comparison.differences]
     sentences = [*fronts.values(), *findings, *comparison.excluded, *comparison.notes]
     text += "".join(f"\n- {sentence}" for sentence in sentences) + "\n" * bool(sentences)
     with writing(path) as target:

@@ -141,7 +141,7 @@ def test_a_bad_option_of_a_command_is_exit_2(workplace, aetool):
         ("aetool data fetch --c", ["--config-dir"]),
         ("aetool list pen", ["penalties"]),
         ("aetool list --c", ["--config-dir"]),
-        ("aetool compare --ma", ["--markdown"]),
+        ("aetool compare --mar", ["--markdown"]),
     ],
 )
 def test_completion(line, expected):

@@ -84,7 +84,8 @@ def report(tmp_path_factory, config):
     groups = grouped(rows[:3], ["penalty.weight", "corruption"])
     metrics = [metric for metric in METRICS if any(group.stat(metric.key) for group in groups)]
     said = Comparison(
-        EVIL, rows, ["penalty.weight", "corruption"], groups, metrics, [], ["not like for like"], ["The recommendation is here"],
+        EVIL, rows, ["penalty.weight", "corruption"], groups, metrics, [], ["not like for like"],
+        ["The recommendation is here"],
         ["one differs"],
         ["b: failed: no memory"], ["a note"], "aetool train -m penalty.weight=1,2",
     )  # fmt: skip

@@ -8,6 +8,7 @@ from aetool.config import help
 from aetool.errors import UserError
 from aetool.report import tables
 from aetool.report.comparison import Comparison, open_comparison
+from aetool.report.matching import Budget, print_matched
 
 
 def compare(
@@ -28,6 +29,9 @@ def run(words: list[str]) -> int:
     )
     parser.add_argument("--sort", metavar="COLUMN", help="a column of the table or of the csv; metrics best first")
     parser.add_argument("--each", action="store_true", help="one line per run, no mean over seeds")
+    parser.add_argument(
+        "--match", metavar="BUDGET", help="models at the same l0, parameters, flops or seconds, or at a value: l0=50"
+    )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="every config key and metric, one line per run")
     parser.add_argument("--parquet", type=Path, metavar="FILE", help="the same as parquet (needs pyarrow)")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="the table with every metric")
@@ -38,8 +42,12 @@ def run(words: list[str]) -> int:
     options = parser.parse_args(words)
     if options.html and options.html.is_dir():
         raise UserError(f"--html {options.html}: a folder; name the runs first: aetool compare {options.html} --html")
+    budget = Budget.parse(options.match) if options.match else None
     comparison = compare(options.directories or ["outputs"], options.where, options.sort)
     tables.print_comparison(comparison, options.each)
+    if budget:
+        print()
+        print_matched(comparison.groups, budget)
     if options.csv:
         tables.write_csv(options.csv, comparison.rows)
     if options.parquet:

@@ -21,7 +21,7 @@ complete -F _aetool aetool"""
 COMMON = ("-v", "--verbose", "-q", "--quiet", "-h", "--help")
 TREE = ("-cd", "--config-dir")
 OPTIONS = {
-    "compare": ("--where", "--sort", "--each", "--csv", "--parquet", "--markdown", "--html", "--figures"),
+    "compare": ("--where", "--sort", "--each", "--match", "--csv", "--parquet", "--markdown", "--html", "--figures"),
     "data": TREE,
     "list": TREE,
     "status": ("--all",),

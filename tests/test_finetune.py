@@ -360,7 +360,7 @@ def test_the_command_leaves_a_run_with_a_parent(compared, trained, monkeypatch):
     assert f"{frozen:.4g}" in compared.split("frozen, linear probe")[1]
     events = EventAccumulator(str(run))
     events.Reload()
-    assert {"train/accuracy", "val/accuracy", "finetune/test/accuracy"} <= set(events.Tags()["scalars"])
+    assert {"train/accuracy", "val/accuracy", "results/accuracy"} <= set(events.Tags()["scalars"])
     assert "test/confusion" in events.Tags()["images"]
 
 
@@ -515,7 +515,7 @@ def test_several_settings_are_corrected_by_holms_method(capsys):
             metrics = {"fine-tuned": {"test/accuracy": tuned / 100}, "from scratch": {"test/accuracy": scratch / 100}}
             done[number] = Result(metrics, correct, [], None)
             points.append(Point(SimpleNamespace(seed=0), [f"optimizer.lr=0.{number}"]))
-        print_points(points, [SimpleNamespace(state="completed")] * len(points), done)
+        print_points(points, dict.fromkeys(range(len(points)), SimpleNamespace(state="completed")), done)
         return [line for line in capsys.readouterr().out.splitlines() if "minus" in line]
 
     p = paired_accuracy_interval([1.0] * 6 + [0.0] * 94, [0.0] * 100).p

@@ -46,7 +46,7 @@ def test_rows_after_the_checkpoint_that_a_run_goes_on_from_are_forgotten(tmp_pat
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     expected = [(1, 1.0), (2, 2.0), (3, 30.0), (4, 40.0)]
     assert [(row["step"], row["train/loss"]) for row in rows] == expected
-    assert [(event.step, event.value) for event in read(tmp_path).Scalars("train/loss")] == expected
+    assert [(event.step, event.value) for event in read(tmp_path).Scalars("loss/train")] == expected
 
 
 def test_an_interrupted_and_resumed_run_shows_each_step_once(workplace, aetool, monkeypatch, shown, seconds):
@@ -63,8 +63,8 @@ def test_an_interrupted_and_resumed_run_shows_each_step_once(workplace, aetool, 
             aetool("train", *TINY)
     assert aetool("train", *TINY).code == 0
     found = shown(only_run(workplace))
-    assert found["train/loss"] == list(range(1, 13))
-    assert found["val/loss"] == [4, 8, 12]
+    assert found["loss/train"] == list(range(1, 13))
+    assert found["loss/val"] == [4, 8, 12]
     assert all(len(steps) == len(set(steps)) for steps in found.values())
 
 
@@ -92,7 +92,7 @@ def test_each_stage_has_its_charts(tmp_path):
         (event,) = read(tmp_path / stage).Tensors("custom_scalars__config__")
         (category,) = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0]).category
         assert category.title == stage
-        assert list(category.chart[0].multiline.tag) == ["train/loss$", "val/loss$"]
+        assert list(category.chart[0].multiline.tag) == ["loss/train$", "loss/val$"]
 
 
 def test_hparams_are_declared_without_an_experiment_so_that_all_runs_are_seen(tmp_path):

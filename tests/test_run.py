@@ -51,8 +51,22 @@ def test_the_id_is_pinned():
 
 def test_folder_names(tmp_path):
     run = Run.of(config("output=there"))
-    assert str(run.directory) == f"there/sparse-digits-{run.id}"
+    assert str(run.directory) == f"there/sparse-digits-lambda0.05-code1024-seed0-{run.id}"
     assert str(Run.of(config("name=mine")).directory) == "outputs/mine"
+    dense = Run.of(config("model=dense", "seed=3"))
+    assert dense.directory.name == f"dense-digits-code64-seed3-{dense.id}"
+    steered = Run.of(config("penalty.target_l0=20"))
+    assert steered.directory.name == f"sparse-digits-l0-20-code1024-seed0-{steered.id}"
+
+
+def test_a_folder_is_found_by_the_id_at_its_end(workplace):
+    run = Run.of(config())
+    assert Run.of(config()).directory == run.directory
+    with run.claim():
+        pass
+    run.directory.rename(workplace / "outputs" / f"of an earlier version-{run.id}")
+    assert Run.of(config()).directory.name == f"of an earlier version-{run.id}"
+    assert Run.of(config("seed=1")).directory.name.startswith("sparse-digits-")
 
 
 def test_status_follows_the_work(workplace):

@@ -10,6 +10,7 @@ from aetool.evaluation.catalogue import (
     FIGURE,
     LOSSLESS_PSNR,
     METRICS,
+    RESULTS,
     SELECTION,
     baseline_key,
     bounds,
@@ -18,7 +19,6 @@ from aetool.evaluation.catalogue import (
     measured,
     split_probe_key,
     table_metrics,
-    tensorboard_headlines,
 )
 from aetool.evaluation.headline import headline, headline_tap, probe_stage, subject_of
 from aetool.measures.reconstruction import PSNR_CAP
@@ -201,9 +201,10 @@ class TestCatalogue:
         assert all(map(is_uncertainty, beside))
         assert not any(is_uncertainty(metric.key) for metric in METRICS)
 
-    def test_tensorboard_headlines_are_keys_within_the_stage(self):
-        assert {"test/mse", "test/fvu", "parameters"} <= set(tensorboard_headlines("evaluate"))
-        assert all(f"evaluate/{name}" in {m.key for m in METRICS} for name in tensorboard_headlines("evaluate"))
+    def test_what_tensorboard_shows_are_metrics(self):
+        keys = {metric.key for metric in METRICS} | {"pretrain/val/loss", "finetune/val/loss", "finetune/seconds"}
+        assert {key for several in RESULTS.values() for key in several} <= keys
+        assert list(RESULTS)[:3] == ["accuracy", "fvu", "l0"] == sorted(RESULTS)[:3]
 
     def test_any_probe_has_the_same_rows(self):
         linear, knn = table_metrics("probe-linear"), table_metrics("probe-knn-10-labels-per-class")

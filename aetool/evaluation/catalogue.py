@@ -28,10 +28,9 @@ class Shown(Flag):
     COMPARE = auto()  # column of the tables of aetool compare
     FIGURE = auto()  # figures over many runs
     TABLE = auto()  # full table of a run
-    TENSORBOARD = auto()  # sorts runs in TensorBoard, which shows the first five in alphabetical order
 
 
-COMPARE, FIGURE, TABLE, TENSORBOARD = Shown
+COMPARE, FIGURE, TABLE = Shown
 WIDELY = COMPARE | FIGURE | TABLE
 
 
@@ -105,15 +104,15 @@ VAL_ACCURACY = TEST_ACCURACY._replace(
     key=f"{PROBE}/val/accuracy", label="val acc", title=f"{PROBED}accuracy, validation", headline=False
 )
 TUNED_ACCURACY = Metric("finetune/test/accuracy", "tuned acc", f"{TUNED}accuracy, test", ".4f", "higher",
-                        WIDELY | TENSORBOARD, headline=True)  # fmt: skip
+                        WIDELY, headline=True)  # fmt: skip
 TUNED_VAL_ACCURACY = Metric(
-    "finetune/val/accuracy", "tuned val", f"{TUNED}accuracy, validation", ".4f", "higher", COMPARE | TABLE | TENSORBOARD
+    "finetune/val/accuracy", "tuned val", f"{TUNED}accuracy, validation", ".4f", "higher", COMPARE | TABLE
 )
 TEST_FVU = Metric("evaluate/test/fvu", "FVU", "fraction of variance unexplained, test", ".4f", "lower",
-                  COMPARE | FIGURE | TENSORBOARD)  # fmt: skip
+                  COMPARE | FIGURE)  # fmt: skip
 VAL_FVU = Metric("evaluate/val/fvu", "val FVU", "fraction of variance unexplained, validation", ".4f", "lower", COMPARE)
 TRAIN_FVU = Metric("evaluate/train/fvu", "train FVU", "fraction of variance unexplained, train", ".4f", "lower",
-                   COMPARE | TENSORBOARD)  # fmt: skip
+                   COMPARE)  # fmt: skip
 VAL_L0 = Metric("evaluate/val/l0", "val L0", "active units (L0), validation", ".1f", "lower", COMPARE)
 CODE_SIZE = Metric("evaluate/code_size", "code size", "values in a code", ",.0f", "lower", Shown(0))
 RATE = Metric("evaluate/compression/bytes_per_image", "bytes/img", "8-bit code size per image", ",.1f", "lower",
@@ -129,12 +128,12 @@ METRICS = (  # a narrow terminal drops the last columns first
     Metric("evaluate/train/explained_variance", "train EV", "explained variance, train", ".4f", "higher",
            headline=True),
     Metric("evaluate/test/explained_variance", "expl. var", "explained variance, test", ".4f", "higher", headline=True),
-    Metric("evaluate/test/l0", "L0", "active units (L0), test", ".1f", "lower", WIDELY | TENSORBOARD, headline=True),
-    Metric("evaluate/test/dead_fraction", "dead", "dead units, test", ".1%", "lower", WIDELY | TENSORBOARD),
+    Metric("evaluate/test/l0", "L0", "active units (L0), test", ".1f", "lower", WIDELY, headline=True),
+    Metric("evaluate/test/dead_fraction", "dead", "dead units, test", ".1%", "lower", WIDELY),
     Metric("evaluate/train/dead_fraction", "dead train", "dead units, train", ".1%", "lower",
-           COMPARE | TABLE | TENSORBOARD, headline=True),
+           COMPARE | TABLE, headline=True),
     Metric("evaluate/train/rare_fraction", "rare train", "units active on under 0.1 % of images, train", ".1%", "lower",
-           COMPARE | TABLE | TENSORBOARD),
+           COMPARE | TABLE),
     Metric("pretrain/lambda", "lambda", "lambda found for penalty.target_l0", ".3g", None, COMPARE),
     Metric("pretrain/seconds", "seconds", "training time", ".0f", "lower", COMPARE, "s"),
     VAL_ACCURACY,
@@ -162,12 +161,12 @@ METRICS = (  # a narrow terminal drops the last columns first
     _of_baseline(TEST_ACCURACY, "untrained", "untrained"),
     _of_baseline(TEST_ACCURACY, "supervised", "supervised"),
     _of_baseline(TEST_ACCURACY, "pixels", "pixels acc"),
-    Metric("evaluate/test/mse", "MSE", "mean squared error, test", ".5f", "lower", COMPARE | TABLE | TENSORBOARD),
+    Metric("evaluate/test/mse", "MSE", "mean squared error, test", ".5f", "lower", COMPARE | TABLE),
     Metric("evaluate/test/squared_error", "sq. error", "squared error per image, test", ".2f", "lower"),
-    Metric("evaluate/val/mse", "val MSE", "mean squared error, validation", ".5f", "lower", TENSORBOARD),
+    Metric("evaluate/val/mse", "val MSE", "mean squared error, validation", ".5f", "lower", Shown(0)),
     _of_baseline(TEST_FVU, "pca", "pca FVU"),
-    Metric("evaluate/test/psnr", "PSNR", "PSNR of clamped images, test", ".2f", "higher", TABLE | TENSORBOARD, "dB"),
-    Metric("evaluate/test/ssim", "SSIM", "structural similarity, test", ".3f", "higher", COMPARE | TABLE | TENSORBOARD),
+    Metric("evaluate/test/psnr", "PSNR", "PSNR of clamped images, test", ".2f", "higher", TABLE, "dB"),
+    Metric("evaluate/test/ssim", "SSIM", "structural similarity, test", ".3f", "higher", COMPARE | TABLE),
     Metric("evaluate/val/norm_ratio", "‖x̂‖/‖x‖", "‖x̂ - x̄‖ / ‖x - x̄‖, validation", ".3g"),
     Metric("evaluate/val/hidden_mse", "hidden MSE", "mean squared error on hidden patches, validation", ".5f", "lower"),
     Metric("evaluate/val/visible_mse", "seen MSE", "mean squared error on visible patches, validation", ".5f", "lower"),
@@ -179,14 +178,14 @@ METRICS = (  # a narrow terminal drops the last columns first
     Metric("evaluate/val/relative_jacobian", "‖J‖ / σ", "Jacobian relative to the spread of codes, validation", ".3g",
            None, TABLE),
     Metric("evaluate/val/trustworthiness", "trustw.", "trustworthiness, validation", ".4f", "higher",
-           TABLE | TENSORBOARD),
-    Metric("evaluate/val/continuity", "continuity", "continuity, validation", ".4f", "higher", TABLE | TENSORBOARD),
+           TABLE),
+    Metric("evaluate/val/continuity", "continuity", "continuity, validation", ".4f", "higher", TABLE),
     Metric("evaluate/val/intrinsic_dimension", "int. dim", "intrinsic dimension, validation", ".2f", None,
-           TABLE | TENSORBOARD),
+           TABLE),
     Metric("evaluate/val/silhouette", "silhouette", "silhouette by class, validation", ".4f", "higher",
-           TABLE | TENSORBOARD),
+           TABLE),
     Metric("evaluate/val/class_selectivity", "selectiv.", "class selectivity of units, validation", ".4f", None,
-           TABLE | TENSORBOARD),
+           TABLE),
     Metric("evaluate/likelihood/elbo", "ELBO", "evidence lower bound, test", ".2f", "higher", unit="nats"),
     Metric("evaluate/likelihood/nll", "NLL", "bound on -log p(x), test", ".2f", "lower", unit="nats"),
     Metric("evaluate/likelihood/bits_per_dim", "bits/dim", "bits per dimension, test", ".3f", "lower"),
@@ -198,7 +197,7 @@ METRICS = (  # a narrow terminal drops the last columns first
            "lower", unit="nats"),
     Metric("evaluate/rate_distortion/distortion_mse", "distn. MSE", "distortion: mean squared error, validation",
            ".5f", "lower"),
-    Metric("evaluate/parameters", "parameters", "parameters", ",.0f", "lower", COMPARE | TABLE | TENSORBOARD,
+    Metric("evaluate/parameters", "parameters", "parameters", ",.0f", "lower", COMPARE | TABLE,
            headline=True),
     Metric("evaluate/flops", "FLOPs", "FLOPs per image", ",.0f", "lower", COMPARE | TABLE),
     Metric("evaluate/model_bytes", "bytes", "model size", ",.0f", "lower", COMPARE | TABLE, "bytes"),
@@ -223,15 +222,24 @@ FRONTS = (  # Pareto fronts: letter in tables, the two metrics
 )
 
 
+RESULTS = {  # one number each that TensorBoard sorts runs by, in its alphabetical order: the first of these metrics
+    "accuracy": (TEST_ACCURACY.key, TUNED_ACCURACY.key),
+    "fvu": (TEST_FVU.key,),
+    "l0": ("evaluate/test/l0",),
+    "parameters": ("evaluate/parameters", "finetune/parameters"),
+    "psnr": ("evaluate/test/psnr",),
+    "seconds": ("pretrain/seconds", "finetune/seconds"),
+    "ssim": ("evaluate/test/ssim",),
+    "units_dead": ("evaluate/train/dead_fraction",),
+    "val_accuracy": (VAL_ACCURACY.key, TUNED_VAL_ACCURACY.key),
+    "val_loss": ("pretrain/val/loss", "finetune/val/loss"),
+}
+
+
 def table_metrics(stage: str) -> list[Metric]:
     """The rows of a full table of a stage; the same for every probe, with keys in the stage PROBE."""
     own = PROBE if stage.startswith("probe-") else stage
     return [metric for metric in METRICS if TABLE in metric.shown and metric.key.startswith(f"{own}/")]
-
-
-def tensorboard_headlines(stage: str) -> tuple[str, ...]:
-    """What TensorBoard sorts runs by: metrics by their key within the stage."""
-    return tuple(m.name for m in METRICS if TENSORBOARD in m.shown and m.key.startswith(f"{stage}/"))
 
 
 def split_probe_key(name: str) -> tuple[str, str]:

@@ -10,9 +10,10 @@ from aetool.config.schema import EvaluationConfig, TrainConfig
 from aetool.evaluation import drawing
 from aetool.evaluation.atlas import Atlas, atlas
 from aetool.evaluation.background import Figure
-from aetool.evaluation.catalogue import PROTOCOL, tensorboard_headlines
+from aetool.evaluation.catalogue import PROTOCOL
 from aetool.evaluation.diagnosis import collapsed_posterior, degenerate
 from aetool.evaluation.family import family_metrics
+from aetool.evaluation.hparams import write_hparams
 from aetool.evaluation.measurement import Measurement, best_step
 from aetool.evaluation.metrics import (
     LARGEST_MAP,
@@ -57,6 +58,7 @@ def evaluate(
         metrics = found or _measure(session, settings, baselines)
     if wanted.folder == own.folder:
         run.add_metrics(STAGE, metrics)
+        write_hparams(run)
     return metrics
 
 
@@ -80,7 +82,7 @@ def _measure(session: Session, settings: EvaluationConfig, baselines: bool) -> d
     drawing.draw_jacobian(session, jacobian)
     drawn: dict[str, Figure | None] = {}
     if units is not None:
-        drawn["atlas"] = drawing.draw_atlas(session, result, units, settings.atlas_units, target.path("atlas.csv"))
+        drawing.draw_atlas(session, result, units, settings.atlas_units, target.path("atlas.csv"))
     if frequency is not None:
         drawn["firing_frequency"] = drawing.draw_firing_frequency(session, frequency, settings.firing_images)
     if kl is not None:
@@ -91,7 +93,6 @@ def _measure(session: Session, settings: EvaluationConfig, baselines: bool) -> d
         with Events(run.directory, STAGE) as events:
             if codes is not None:
                 events.embedding(*codes)
-            events.scalars(session.step, _headlines(metrics))
             shown = {name: figure.picture() for name, figure in drawn.items() if figure is not None}
             events.images(session.step, {**pictures, **shown})
         run.warn(warnings + events.warnings)
@@ -115,7 +116,6 @@ def _measure_patches(session: Session, settings: EvaluationConfig, baselines: bo
 
     def complete() -> None:
         with Events(run.directory, STAGE) as events:
-            events.scalars(session.step, _headlines(metrics))
             events.images(session.step, pictures)
         run.warn(warnings + events.warnings)
         session.figures.wait()
@@ -153,9 +153,3 @@ def _measured(session: Session, settings: EvaluationConfig, baselines: bool) -> 
         if any(parameter.requires_grad for parameter in trained.model.parameters()):
             metrics["untrained/val/norm_ratio"] = initial_norm_ratio(session.untrained(), dataset, device)
     return _Found(metrics, warnings, result, jacobian, units, frequency, family.kl)
-
-
-def _headlines(metrics: dict[str, float]) -> dict[str, float]:
-    """What TensorBoard shows."""
-    values = {key: metrics.get(key, math.nan) for key in tensorboard_headlines(STAGE)}
-    return {f"{STAGE}/{key}": value for key, value in values.items() if math.isfinite(value)}

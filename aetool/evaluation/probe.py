@@ -14,12 +14,13 @@ from aetool.data.dataset import Dataset
 from aetool.errors import UserError
 from aetool.evaluation import figures
 from aetool.evaluation.background import Figure
-from aetool.evaluation.catalogue import BASELINES, COMPARED, PROTOCOL, gain_name, is_uncertainty
+from aetool.evaluation.catalogue import BASELINES, COMPARED, PROTOCOL, gain_name
 from aetool.evaluation.classify import Budget, classify, labels_of
 from aetool.evaluation.correctness import CORRECT, Classified, gain, write_correct
 from aetool.evaluation.diagnosis import below_baselines
 from aetool.evaluation.frozen import Frozen
 from aetool.evaluation.headline import probe_stage
+from aetool.evaluation.hparams import write_hparams
 from aetool.evaluation.measurement import Measurement, best_step
 from aetool.evaluation.session import Session
 from aetool.models.taps import choose_taps
@@ -61,6 +62,7 @@ def probe(session: Session, settings: ProbeConfig, baselines: bool, overwrite: b
         metrics = found or _measure(session, settings, baselines, shown=_is_of_stage(run, settings, baselines))
     if _is_of_stage(run, settings, baselines):
         run.add_metrics(stage(settings), metrics)
+        write_hparams(run)
     return metrics
 
 
@@ -71,7 +73,9 @@ def probe_checkpoints(session: Session, settings: ProbeConfig) -> tuple[dict[flo
     with session.figures, Events(run.directory, name) as events:
         for step in session.trained_steps:
             metrics = metrics_at(session, settings, step)
-            events.scalars(step, _scalars(name, metrics))
+            events.scalars(
+                step, {f"{name}/{key}": value for key, value in metrics.items() if key.endswith("/accuracy")}
+            )
             curve[step / session.steps_per_epoch] = metrics
         title = f"{run.directory.name}, {settings.name} probe"
         session.figures.draw(figures.save_probe_curve, path, curve, title)
@@ -109,7 +113,7 @@ def _is_of_stage(run: Run[TrainConfig], settings: ProbeConfig, baselines: bool) 
 
 
 def _measure(session: Session, settings: ProbeConfig, baselines: bool, shown: bool) -> dict[str, float]:
-    """Measures and draws; with `shown` TensorBoard gets the metrics."""
+    """Measures and draws; with `shown` TensorBoard gets the pictures."""
     classifier: Probe = build(settings)
     budget = Budget(settings.labels_per_class, settings.label_fraction, settings.label_draws)
     frozen = Frozen(session, settings)
@@ -128,7 +132,6 @@ def _measure(session: Session, settings: ProbeConfig, baselines: bool, shown: bo
         if shown:
             name = stage(settings)
             with Events(session.run.directory, name) as events:
-                events.scalars(session.step, _scalars(name, metrics))
                 images = {f"{name}/{tap}/confusion": figure.picture() for tap, figure in confusions.items()}
                 events.images(session.step, images)
             session.run.warn(events.warnings + below_baselines(metrics))
@@ -176,14 +179,6 @@ def _draw(session: Session, path: Path, tap: str, result: ProbeResult) -> Figure
     title = f"{session.run.directory.name}, {tap}: {result.metrics['test/accuracy']:.4f}"
     confusion = result.confusion.cpu().numpy()
     return session.figures.draw(figures.save_confusion, path, confusion, session.dataset.class_names, title)
-
-
-def _scalars(name: str, metrics: dict[str, float]) -> dict[str, float]:
-    return {
-        f"{name}/{key}": value
-        for key, value in metrics.items()
-        if "/test/class_accuracy/" not in key and key != "protocol" and not is_uncertainty(key)
-    }
 
 
 def _baselines(

@@ -19,7 +19,7 @@ log = logging.getLogger("aetool")
 PROJECTOR = "projector"  # folder of what TensorBoard's embedding projector shows
 PROJECTOR_CONFIG = "projector_config.pbtxt"  # where TensorBoard looks for it
 _TRAINING = {  # charts of the custom scalars tab: regular expressions of the tags on each
-    "loss": ["train/loss$", "val/loss$"],
+    "loss": ["loss/train$", "loss/val$"],
     "learning rate": ["train/lr.*"],
     "gradient norm": ["train/gradient_norm$"],
 }
@@ -36,6 +36,9 @@ LAYOUTS = {  # the custom scalars tab, by stage
     },
     "finetune": {**_TRAINING, "accuracy": ["train/accuracy$", "val/accuracy$"]},
 }
+
+
+TAGS = {"train/loss": "loss/train", "val/loss": "loss/val"}  # of keys of the record: side by side, before all others
 
 
 class Events:
@@ -85,16 +88,15 @@ class Events:
     def hparams(self, hparams: Mapping[str, Any]) -> None:
         """Declares hyper-parameters in this folder; every scalar of the run is a metric beside them.
 
-        SummaryWriter.add_hparams would make a run folder of its own, and declare an "experiment": TensorBoard takes
-        one run's for all, and shows no key or metric that this one run lacks. Without, it collects those of all runs.
+        Runs with the same ones are one row, with the means of their metrics. SummaryWriter.add_hparams would make a run
+        folder of its own, and declare an "experiment": TensorBoard takes one run's for all, and shows no key or metric
+        that this one run lacks. Without, it collects those of all runs.
         """
-        from torch.utils.tensorboard.summary import hparams as summaries
+        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
-        numbers = (int, float)  # torch takes a bool for one of them, so it is given as a word
+        numbers = (int, float)
         plain = {k: v if isinstance(v, numbers) and not isinstance(v, bool) else str(v) for k, v in hparams.items()}
-        _, *session = summaries(plain, {})
-        for summary in session:
-            self._show("_add_summary", summary)
+        self._show("_add_summary", hparams_pb(plain))
 
     def embedding(self, points: np.ndarray, sprites: np.ndarray, size: tuple[int, int], labels: Sequence[str]) -> None:
         """Points (N, D) for the embedding projector, in the place of those from before.
@@ -192,7 +194,7 @@ class Record(Events):
         if not self._laid_out:
             self.layout(stage)
             self._laid_out = True
-        self.scalars(step, values)
+        self.scalars(step, {TAGS.get(key, key): value for key, value in values.items()})
 
     def close(self) -> None:
         self._file.close()

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from filelock import FileLock, Timeout
 
 from aetool.config.identity import digest, identity
-from aetool.config.schema import FinetuneRunConfig, RunConfig
+from aetool.config.schema import FinetuneRunConfig, RunConfig, TrainConfig
 from aetool.errors import Interrupted, Paused, UserError
 from aetool.files import flatten, write_json
 from aetool.storage.folder import CONFIG, LOCK, LOG, METRICS, STATUS, RunFolder
@@ -51,12 +51,16 @@ class Run(RunFolder, Generic[C]):
 
     @classmethod
     def of(cls, config: C, command: str | None = None) -> "Run[C]":
-        """The run of a checked config, whether it exists yet or not."""
-        kind = ""
-        if isinstance(config, FinetuneRunConfig):
-            kind = "finetune-" if config.parent else "scratch-"
-        default = f"{kind}{config.model.name}-{config.dataset.name}-{digest(identity(config))}"
-        return cls(Path(config.output) / (config.name or default), config, command)
+        """The run of a checked config, whether it exists yet or not.
+
+        Without `name=…` its folder is the one whose name ends in its id, whatever the rest of the name is.
+        """
+        output = Path(config.output)
+        if config.name:
+            return cls(output / config.name, config, command)
+        suffix = f"-{digest(identity(config))}"
+        found = (path.parent for path in sorted(output.glob(f"*{suffix}/{CONFIG}")))
+        return cls(next(found, output / f"{readable_name(config)}{suffix}"), config, command)
 
     def __repr__(self) -> str:
         return f"<Run {self.directory}: {self.status.get('state', 'not started')}>"
@@ -191,6 +195,19 @@ class Run(RunFolder, Generic[C]):
             for path in self.directory.glob(pattern):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         return True
+
+
+def readable_name(config: RunConfig) -> str:
+    """What runs differ in most often: `sparse-mnist-lambda0.1-code256-seed0`."""
+    words = [config.model.name, config.dataset.name]
+    if isinstance(config, FinetuneRunConfig):
+        words.insert(0, "finetune" if config.parent else "scratch")
+    if isinstance(config, TrainConfig) and config.penalty.terms:
+        target = config.penalty.target_l0
+        words.append(f"lambda{config.penalty.weight:g}" if target is None else f"l0-{target:g}")
+    size = config.model.arguments.get("code_size")
+    words += [f"code{size}"] if size else []
+    return "-".join([*words, f"seed{config.seed}"])
 
 
 def _now() -> str:

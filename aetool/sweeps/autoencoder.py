@@ -2,27 +2,17 @@
 
 import logging
 
-from aetool.config.identity import identity
 from aetool.config.schema import TrainConfig
 from aetool.errors import UserError, deferred_signals, poll_signals
 from aetool.evaluation import evaluate, figures, probe
 from aetool.evaluation.background import Figures
 from aetool.evaluation.session import Session
-from aetool.files import flatten
 from aetool.machine import release_memory
-from aetool.storage.record import Events, read_rows
-from aetool.storage.run import C, Run
+from aetool.storage.record import read_rows
+from aetool.storage.run import Run
 from aetool.training.pretrain import pretrain
 from aetool.training.progress import TrainingProgress
 
-NOT_COMPARED = (  # keys that nobody compares runs by
-    "_target_",
-    "dataset.num_classes",
-    "dataset.num_train",
-    "dataset.val_fraction",
-    "loss.logits",
-    "loss.pixels",
-)
 log = logging.getLogger("aetool")
 
 
@@ -44,19 +34,7 @@ def bring_to_end(run: Run[TrainConfig]) -> None:
                 if not session.figure("loss.png").exists():
                     draw_curves(session.figures, {"loss.png": "loss", **_dead_units(run)})
                 _measure(session)
-            result = run.metrics["pretrain"]
-            declare_hparams(run, {f"pretrain/{key}": result[key] for key in ("val/loss", "seconds")})
         poll_signals()  # a signal since the last poll still ends a sweep
-
-
-def declare_hparams(run: Run[C], headline: dict[str, float]) -> None:
-    """The identifying config for TensorBoard's HParams tab, beside a stage's headline metrics."""
-    scalars = ((k, v) for k, v in flatten(identity(run.config)) if isinstance(v, bool | int | float | str))
-    stage = next(iter(run.metrics))
-    with Events(run.directory, "hparams") as events:
-        events.hparams({key: value for key, value in scalars if not key.endswith(NOT_COMPARED)})
-        events.scalars(int(run.metrics[stage]["best_step"]), headline)
-    run.warn(events.warnings)
 
 
 def draw_curves(drawn: Figures, quantities: dict[str, str]) -> None:

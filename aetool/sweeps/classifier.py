@@ -24,8 +24,8 @@ from aetool.config.tree import known_targets
 from aetool.errors import ConfigError, UserError, deferred_signals, poll_signals
 from aetool.evaluation import figures
 from aetool.evaluation.background import Figures
-from aetool.evaluation.catalogue import tensorboard_headlines
 from aetool.evaluation.correctness import CORRECT, Correct, read_correct, write_correct
+from aetool.evaluation.hparams import write_hparams
 from aetool.evaluation.probe import stage
 from aetool.evaluation.session import DataSession, Session
 from aetool.files import read_json, replacing
@@ -34,7 +34,7 @@ from aetool.storage.notebook import html_table
 from aetool.storage.opening import open_trained
 from aetool.storage.record import Events
 from aetool.storage.run import Run
-from aetool.sweeps.autoencoder import bring_to_end, declare_hparams, draw_curves
+from aetool.sweeps.autoencoder import bring_to_end, draw_curves
 from aetool.training.decisions import decided
 from aetool.training.finetune import Finetuned, finetune
 from aetool.training.progress import TrainingProgress
@@ -240,8 +240,7 @@ def _draw(run: Run[FinetuneRunConfig], result: Finetuned, class_names: Sequence[
     with Figures(run) as drawn:
         confusion = drawn.draw(figures.save_confusion, path, result.confusion.cpu().numpy(), class_names, title)
         draw_curves(drawn, {"loss.png": "loss", "accuracy.png": "accuracy"})
-    shown = {f"{STAGE}/{key}": metrics[key] for key in tensorboard_headlines(STAGE) if key in metrics}
-    declare_hparams(run, shown)
+    write_hparams(run)
     with Events(run.directory, STAGE) as events:
         events.images(int(metrics["best_step"]), {"test/confusion": confusion.picture()})
     run.warn(events.warnings)

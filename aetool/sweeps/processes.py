@@ -1,5 +1,6 @@
 """Points of a sweep in processes of their own: whatever ends one of them leaves the others alone."""
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -114,15 +115,13 @@ def _start(context: Any, words: Sequence[str], log: Path, slot: int) -> Job:
 
 def _work(words: list[str], log: str, saying: Connection) -> None:
     """In the new process: runs one command, and says its exit code."""
-    from aetool.cli import main
-
     os.setsid()  # the terminal's Ctrl-C reaches the sweep alone, which passes it on once
     stream = Path(log).open("a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed with the process
     os.dup2(stream.fileno(), 1)
     os.dup2(stream.fileno(), 2)
     sys.stdout = sys.stderr = stream
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    saying.send(main(words))
+    saying.send(importlib.import_module("aetool.cli").main(words))  # as a shell would, with what is imported already
 
 
 def _end_with_parent() -> None:

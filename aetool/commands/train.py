@@ -17,6 +17,7 @@ from aetool.sweeps.classifier import STAGE, SUPERVISED, finetune_of, finetune_ow
 from aetool.sweeps.halving import note_score
 from aetool.sweeps.sweep import Work, sweep
 from aetool.training.decisions import decided
+from aetool.training.ranks import is_beside_the_first, is_one_of_several
 
 log = logging.getLogger("aetool")
 
@@ -33,6 +34,11 @@ def run(points: Sequence[Point[TrainConfig]], full: bool = False) -> int:
     if len({one.id for one in runs}) > len({one.directory for one in runs}):
         name = points[0].config.name
         raise UserError(f"name={name}: the points of a sweep need folders of their own; leave it out")
+    if len(points) > 1 and is_one_of_several():
+        raise UserError("-m: torchrun has several processes train one run; leave out one of them")
+    if is_beside_the_first():
+        bring_to_end(runs[0])
+        return 0
     if len(points) > 1 or points[0].overrides:
         work = Work(
             do=lambda index: _print_warnings(_train(runs[index], points[index].config_dir)),

@@ -43,10 +43,15 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of a run: the newest `keep`, or all where it is None, and the best one."""
+    """The checkpoints of a run: the newest `keep`, or all where it is None, and the best one.
 
-    def __init__(self, directory: Path, info: JsonObject | None = None, keep: int | None = None) -> None:
-        self.directory = directory
+    Without `writes` `save` does nothing, in a process beside the one that writes them.
+    """
+
+    def __init__(
+        self, directory: Path, info: JsonObject | None = None, keep: int | None = None, writes: bool = True
+    ) -> None:
+        self.directory, self.writes = directory, writes
         self.info = info or {}  # what every manifest says of the run
         self.keep = keep
         self.warnings: list[str] = []
@@ -56,6 +61,8 @@ class Checkpoints:
 
         Raises UserError when the disk is full; the checkpoints before stay as they were.
         """
+        if not self.writes:
+            return
         target = self.directory / f"step-{step:08d}"
         try:
             self.directory.mkdir(parents=True, exist_ok=True)

@@ -203,3 +203,26 @@ class Record(Events):
 
 def _finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
+
+
+class NoRecord(Record):
+    """Of a process beside the one that writes the record: nothing is written."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    @property
+    def position(self) -> int:
+        return 0
+
+    def rewind(self, position: int, step: int) -> None:
+        """There is nothing to forget."""
+
+    def row(self, stage: str, step: int, epoch: int, seconds: float, values: Mapping[str, float]) -> None:
+        """Nothing is written."""
+
+    def image(self, name: str, image: np.ndarray, step: int) -> None:
+        """Nothing is written."""
+
+    def close(self) -> None:
+        """Nothing is open."""

@@ -12,14 +12,30 @@ from aetool.storage.record import read_rows
 from aetool.storage.run import Run
 from aetool.training.pretrain import pretrain
 from aetool.training.progress import TrainingProgress
+from aetool.training.ranks import Ranks, joined
 
 log = logging.getLogger("aetool")
 
 
 def bring_to_end(run: Run[TrainConfig]) -> None:
-    """Trains and measures a run, from where it stands; what is done already is not done again."""
+    """Trains and measures a run, from where it stands; what is done already is not done again.
+
+    Of several processes (see training.ranks) all train, and the first one alone measures.
+    """
+    with joined() as ranks:
+        if ranks.is_first:
+            _bring_to_end(run, ranks)
+        elif ranks.broadcast(False):
+            session = Session(run, run.config)
+            with deferred_signals():
+                pretrain(run, session.dataset, session.device, lambda trainer: None, ranks)
+
+
+def _bring_to_end(run: Run[TrainConfig], ranks: Ranks) -> None:
+    """In the first process, which tells the others whether there is anything to train."""
     if not run.config.overwrite and run.agree() and _is_finished(run):
         log.info(f"{run.directory}: already finished; overwrite=true trains it again")
+        ranks.broadcast(False)
         return
     session = Session(run, run.config)
     with deferred_signals():
@@ -28,9 +44,12 @@ def bring_to_end(run: Run[TrainConfig]) -> None:
         with run.claim():
             log.info(f"{run.config.model.name} on {run.config.dataset.name} → {run.directory}")
             with session.figures:  # drawn while the run is evaluated and probed
-                if "pretrain" not in run.metrics:
+                to_train = "pretrain" not in run.metrics
+                if to_train:
                     _check_before_training(session)
-                    _pretrain(session)
+                ranks.broadcast(to_train)
+                if to_train:
+                    _pretrain(session, ranks)
                 if not session.figure("loss.png").exists():
                     draw_curves(session.figures, {"loss.png": "loss", **_dead_units(run)})
                 _measure(session)
@@ -63,10 +82,10 @@ def _check_before_training(session: Session) -> None:
         raise UserError(f"finetune: {unlabelled}; set finetune=null")
 
 
-def _pretrain(session: Session) -> None:
+def _pretrain(session: Session, ranks: Ranks) -> None:
     run = session.run
     with TrainingProgress() as progress:
-        run.add_metrics("pretrain", pretrain(run, session.dataset, session.device, progress))
+        run.add_metrics("pretrain", pretrain(run, session.dataset, session.device, progress, ranks))
     release_memory()  # the pixel probe needs as much again
 
 

@@ -10,6 +10,7 @@ from aetool.data.dataset import Split
 from aetool.data.preprocessing import Preprocessing
 from aetool.models.base import BATCH, Batch
 from aetool.randomness import derive, generator
+from aetool.training.ranks import Ranks
 from aetool.training.supply import Supply, Taken, fits
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]  # uint8 images (B, C, H, W) of any batch
@@ -32,11 +33,13 @@ class Batches:
         corruption: Corruption | None = None,
         augmentation: Augmentation | None = None,
         passes: int = 1,
+        ranks: Ranks | None = None,
     ) -> None:
         self.train, self.val, self.preprocessing = train, val, preprocessing
         self.batch_size, self.seed, self.device = batch_size, seed, device
         self.corruption, self.augmentation = corruption, augmentation
         self.passes = passes  # over the training images in an epoch
+        self.ranks = ranks or Ranks()  # that share every training batch
         resident = fits(device, train, val)
         self.supplies = [Supply(split, device, resident) for split in (train, val)]
         self.noise = torch.Generator(device)
@@ -54,9 +57,10 @@ class Batches:
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from the step `first` of it on."""
         size = self.batch_size
-        order = self.order(epoch)[first * size : self.steps_per_epoch * size]
-        for step, taken in enumerate(self.supplies[0].each(order, size), start=epoch * self.steps_per_epoch + first):
-            self.reseed("step", step)
+        order = self.ranks.share(self.order(epoch)[first * size : self.steps_per_epoch * size], size)
+        taken_in_turn = self.supplies[0].each(order, size // self.ranks.size)
+        for step, taken in enumerate(taken_in_turn, start=epoch * self.steps_per_epoch + first):
+            self.reseed("step" if self.ranks.is_first else f"step of rank {self.ranks.rank}", step)
             yield self.assemble(taken)
 
     def training(self, indices: Tensor, step: int) -> Batch:

@@ -22,7 +22,7 @@ log = logging.getLogger("aetool")
 
 def prepare_torch(config: ComputeConfig) -> torch.device:
     """Sets torch up for this process as the config says, and returns its device."""
-    torch.set_num_threads(config.threads or available_threads())
+    torch.set_num_threads(config.threads or max(1, available_threads() // processes_here()))
     log.debug(f"torch {torch.__version__}, device={config.device}, {torch.get_num_threads()} threads")
     run_optimizers_eagerly()
     torch.set_flush_denormal(True)  # moments of silent units decay into denormals, which are slow
@@ -46,6 +46,11 @@ def choose_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise UserError(f"device={name}: not available here ({reason}); auto picks the available device") from error
     return device
+
+
+def processes_here() -> int:
+    """The processes that torchrun has started on this machine; 1 without it."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if torch.distributed.is_torchelastic_launched() else 1
 
 
 def available_threads(quota: Path = CPU_QUOTA) -> int:

@@ -16,7 +16,7 @@ from aetool.errors import UserError
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.randomness import generator
 from aetool.storage.checkpoint import Checkpoint, Checkpoints
-from aetool.storage.record import Record
+from aetool.storage.record import NoRecord, Record
 from aetool.storage.run import C, Run
 from aetool.training.assembly import cache_dir, initial_network, make_corruption, make_objective
 from aetool.training.batches import Batches
@@ -24,23 +24,34 @@ from aetool.training.cached_pca import pca_of
 from aetool.training.decisions import warning_of_slow_bf16
 from aetool.training.hardware import has_fused_optimizers
 from aetool.training.objective import Objective
+from aetool.training.ranks import Ranks
 from aetool.training.trainer import Journal, Trainer
 
 Progress = Callable[[Trainer], None]
 log = logging.getLogger("aetool")
 
 
-def pretrain(run: Run[TrainConfig], dataset: Dataset, device: torch.device, progress: Progress) -> dict[str, float]:
+def pretrain(
+    run: Run[TrainConfig], dataset: Dataset, device: torch.device, progress: Progress, ranks: Ranks
+) -> dict[str, float]:
     """Trains the run's autoencoder from its newest checkpoint, or from scratch, and returns the final metrics."""
-    trainer = make_trainer(run, dataset, device, progress)
+    trainer = make_trainer(run, dataset, device, progress, ranks)
     trainer.pause_after = run.config.pause_after
     result = fit(run, trainer) | {"num_classes": dataset.num_classes}
     return result | ({} if trainer.objective.comparable else trainer.objective.eval().settings())
 
 
 def fit(run: Run[C], trainer: Trainer) -> dict[str, float]:
-    """Trains to the end, from the run's newest checkpoint where there is one; the run's status tells what happens."""
+    """Trains to the end, from the run's newest checkpoint where there is one; the run's status tells what happens.
+
+    Of several processes the first one alone writes.
+    """
     checkpoints, record = trainer.journal.checkpoints, trainer.journal.record
+    if not trainer.ranks.is_first:
+        found = checkpoints.newest()
+        if found is not None:
+            trainer.restore(found)
+        return trainer.fit()
     run.warn(warning_of_slow_bf16(trainer.settings.precision, trainer.device))
     try:
         found = checkpoints.newest()
@@ -59,11 +70,15 @@ def fit(run: Run[C], trainer: Trainer) -> dict[str, float]:
 
 
 def make_trainer(
-    run: Run[TrainConfig], dataset: Dataset, device: torch.device, progress: Progress = lambda trainer: None
+    run: Run[TrainConfig],
+    dataset: Dataset,
+    device: torch.device,
+    progress: Progress = lambda trainer: None,
+    ranks: Ranks | None = None,
 ) -> Trainer:
-    """The trainer of a run at step 0."""
-    config, cache = run.config, cache_dir(run.config)
-    check_batch_size(config.trainer, dataset)
+    """The trainer of a run at step 0, in one process or in several."""
+    config, cache, ranks = run.config, cache_dir(run.config), ranks or Ranks()
+    check_batch_size(config.trainer, dataset, ranks)
     model, preprocessing = initial_network(config, dataset, device, config.loss.logits, lambda: pca_of(dataset, cache))
     batches = Batches(
         dataset.train,
@@ -73,6 +88,7 @@ def make_trainer(
         config.seed,
         device,
         corruption=make_corruption(config.corruption, lambda: pca_of(dataset, cache)),
+        ranks=ranks,
     )
     objective = _fitting_objective(
         config, dataset, model, preprocessing, config.trainer.epochs * batches.steps_per_epoch
@@ -89,16 +105,21 @@ def make_trainer(
         config.trainer,
         Journal(
             "pretrain",
-            Record(run.directory),
+            Record(run.directory) if ranks.is_first else NoRecord(),
             make_checkpoints(run, dataset, batches),
             progress,
-            None if model.traits.patches else _picture,
+            _picture if ranks.is_first and not model.traits.patches else None,
         ),
     )
 
 
-def check_batch_size(settings: TrainerConfig, dataset: Dataset) -> None:
+def check_batch_size(settings: TrainerConfig, dataset: Dataset, ranks: Ranks) -> None:
+    """Raises UserError for one that is larger than the training set or cannot be shared among the processes."""
     images = len(dataset.train.images)
+    if settings.batch_size % ranks.size:
+        raise UserError(f"trainer.batch_size={settings.batch_size}: not a multiple of the {ranks.size} processes")
+    if settings.cuda_graph and ranks.size > 1:
+        raise UserError("trainer.cuda_graph=true: a step of several processes cannot be captured; set it to false")
     if settings.batch_size > images:
         raise UserError(f"trainer.batch_size={settings.batch_size}: there are {images} training images")
 
@@ -115,7 +136,8 @@ def make_checkpoints(run: Run[C], dataset: Dataset, batches: Batches) -> Checkpo
         "compile": run.config.trainer.compile,
         "cuda_graph": run.config.trainer.cuda_graph,
     }
-    return Checkpoints(run.directory / "checkpoints", info, run.config.trainer.keep_checkpoints)
+    kept = run.config.trainer.keep_checkpoints
+    return Checkpoints(run.directory / "checkpoints", info, kept, writes=batches.ranks.is_first)
 
 
 @torch.no_grad()

@@ -56,6 +56,7 @@ class Trainer:
     ) -> None:
         self.model, self.objective, self.optimizer, self.schedule = model, objective, optimizer, schedule
         self.batches, self.settings, self.journal = batches, settings, journal
+        self.ranks = batches.ranks
         everything = [*model.parameters(), *objective.parameters()]
         self.parameters = [parameter for parameter in everything if parameter.requires_grad]
         self.device = everything[0].device
@@ -105,6 +106,7 @@ class Trainer:
         Raises NonFiniteError, with the last checkpoint as it was, Interrupted with the state saved, and Paused at the
         end of epoch `pause_after` unless that is the last one.
         """
+        self.ranks.broadcast_weights(self.model, self.objective)
         try:
             with tensor_float32(self.device):
                 while not self.finished:
@@ -150,8 +152,10 @@ class Trainer:
         output = self.forward(batch)
         loss, terms = self.objective(self.model, batch, output)
         loss.backward()
+        self.ranks.average_([parameter.grad for parameter in self.parameters if parameter.grad is not None])
         norm = self.gradient_norm()
         scalars = self.scalars.row(loss, terms, norm)
+        self.ranks.average_([scalars])
         if self.skips is None:
             self.scalars.check(self.step, scalars)
         else:
@@ -160,7 +164,7 @@ class Trainer:
         if self.settings.clip_norm is not None:
             clip_grads_with_norm_(self.parameters, self.settings.clip_norm, norm)
         self.optimizer.step()
-        self.objective.observe(self.model, output)
+        self.objective.observe(self.model, self.ranks.with_all_codes(output))
         return scalars
 
     def gradient_norm(self) -> Tensor:
@@ -176,7 +180,7 @@ class Trainer:
         if every and self.step % every == 0:
             self.save()
         self.journal.progress(self)
-        poll_signals()
+        self.ranks.poll_signals()
 
     @torch.no_grad()
     def evaluate(self, split: Split) -> dict[str, float]:
@@ -276,7 +280,7 @@ class Trainer:
 
     def _finish_epoch(self) -> None:
         self.scalars.collect()
-        values = self.evaluate(self.batches.val)
+        values = self.ranks.broadcast(self.evaluate(self.batches.val))
         if not math.isfinite(values["loss"]):
             lower = self.objective.keys_to_lower
             raise NonFiniteError(

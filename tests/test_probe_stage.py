@@ -201,6 +201,9 @@ class TestCommand:
         monkeypatch.setattr(features, "pooled", None)  # a call would raise
         done = aetool("probe", "-m", f"run={run}", "baselines=false", "probe=linear,ridge", "threads=1")
         assert done.code == 0, done.err
+        table = [line.split()[:2] for line in done.out.splitlines()[-4:]]
+        assert ["probe=linear", "code"] in table  # all in one table at the end
+        assert ["probe=ridge", "code"] in table
         assert {"probe-linear", "probe-ridge"} <= json.loads((run / "metrics.json").read_text()).keys()
 
     def test_a_run_of_an_older_version_lacks_keys_of_measuring_alone(self, aetool, workplace):

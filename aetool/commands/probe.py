@@ -7,6 +7,8 @@ from aetool.config.compose import Point, compose_one
 from aetool.config.schema import ProbeCommandConfig, TrainConfig
 from aetool.config.tree import known_targets
 from aetool.evaluation import probe as probing
+from aetool.evaluation.catalogue import COMPARED, TEST_ACCURACY
+from aetool.evaluation.headline import headline, headline_tap
 from aetool.evaluation.session import Session
 from aetool.report.summary import print_probe
 from aetool.report.tables import print_measures
@@ -26,7 +28,8 @@ def probe(
 
 
 def run(points: Sequence[Point[ProbeCommandConfig]]) -> int:
-    """Probes every run, or prints what was measured before."""
+    """Probes every run, or prints what was measured before; several points end with one table."""
+    table: dict[str, dict[str, str]] = {}
     for point in points:
         with opened(point.config.run, known_targets(point.config_dir)) as found:
             config = _config(point, found)
@@ -39,6 +42,9 @@ def run(points: Sequence[Point[ProbeCommandConfig]]) -> int:
                 curve, figure = probing.probe_checkpoints(session, config.probe)
                 _print_curve(curve)
                 print(figure)
+            table[" ".join(point.overrides)] = _line(metrics)
+    if len(points) > 1:
+        print_measures("accuracy", table)
     return 0
 
 
@@ -49,6 +55,14 @@ def _config(point: Point[ProbeCommandConfig], run: Run[TrainConfig]) -> ProbeCom
 
 def _probe(session: Session, config: ProbeCommandConfig) -> Metrics:
     return Metrics(probing.probe(session, config.probe, config.baselines, config.overwrite))
+
+
+def _line(metrics: Metrics) -> dict[str, str]:
+    """Accuracies at the headline tap, by column."""
+    found = headline(metrics)
+    keys = {"val": "val/accuracy", "test": "test/accuracy"} | {name: f"{name}/test/accuracy" for name in COMPARED}
+    cells = {column: format(found[key], TEST_ACCURACY.format) for column, key in keys.items() if key in found}
+    return {"tap": headline_tap(metrics) or ""} | cells
 
 
 def _print_curve(curve: Mapping[float, Mapping[str, float]]) -> None:

@@ -85,6 +85,26 @@ class Events:
         if charts:
             self._show("add_custom_scalars", {stage: charts})
 
+    def margins(self, charts: Mapping[str, Sequence[str]]) -> None:
+        """Charts of the custom scalars tab by title: for each tag a curve with a band from `<tag>/low` to `<tag>/high`.
+
+        SummaryWriter.add_custom_scalars takes a single curve for such a chart.
+        """
+        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+        from tensorboard.compat.proto.tensor_pb2 import TensorProto
+        from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+        from tensorboard.plugins.custom_scalar import layout_pb2 as proto
+
+        drawn = []
+        for title, tags in charts.items():
+            curves = [proto.MarginChartContent.Series(value=t, lower=f"{t}/low", upper=f"{t}/high") for t in tags]
+            drawn.append(proto.Chart(title=title, margin=proto.MarginChartContent(series=curves)))
+        layout = proto.Layout(category=[proto.Category(title="mean ± std over seeds", chart=drawn)])
+        text = TensorProto(dtype="DT_STRING", string_val=[layout.SerializeToString()], tensor_shape=TensorShapeProto())
+        plugin = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="custom_scalars"))
+        value = Summary.Value(tag="custom_scalars__config__", tensor=text, metadata=plugin)
+        self._show("_add_summary", Summary(value=[value]))
+
     def hparams(self, hparams: Mapping[str, Any]) -> None:
         """Declares hyper-parameters in this folder; every scalar of the run is a metric beside them.
 

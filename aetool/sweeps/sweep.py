@@ -177,6 +177,7 @@ def conclude(folder: Path, drawn: bool, printed: bool = True) -> None:
     """The comparison of its points; figures and report only where nobody waits for the command to stop."""
     from aetool.report import charts, page, tables
     from aetool.report.comparison import compare
+    from aetool.report.margins import write_margins
     from aetool.report.rows import read_sweep
 
     comparison = compare(*read_sweep(folder))
@@ -185,6 +186,7 @@ def conclude(folder: Path, drawn: bool, printed: bool = True) -> None:
         tables.print_comparison(comparison)
     tables.write_csv(folder / "table.csv", comparison.rows)
     tables.write_markdown(folder / "table.md", comparison)
+    write_margins(folder, comparison.groups)
     written = "table.csv, table.md"
     if drawn:
         figures = list(charts.draw(comparison))

@@ -16,6 +16,7 @@ from aetool.report.comparison import Comparison
 from aetool.report.findings import ranked, title
 from aetool.report.groups import Group, Row, Value, comparable_sets, directory, format_stat, number
 from aetool.report.layout import baseline_keys, text
+from aetool.report.parallel import parallel
 from aetool.report.plots import Chart
 from aetool.report.tables import html_table, writing
 from aetool.storage.folder import RunFolder
@@ -63,6 +64,11 @@ def _content(comparison: Comparison, figures: Iterable[Chart]) -> dict[str, obje
         "counts": _counts(comparison),
         "marks": {front.mark: f"{front.y.title} against {front.x.title}" for front in comparison.fronts if front.mark},
         "tables": [html_table(comparison, part) for part in ([first, others] if others else [first])],
+        "parallel": [
+            (name, drawing)
+            for name, groups in comparable_sets(comparison.groups).items()
+            if (drawing := parallel(groups, comparison.keys))
+        ],
         "figures": [pictures.figure(chart) for chart in figures],
         "keys": comparison.keys,
         "text": text,

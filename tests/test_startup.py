@@ -8,7 +8,7 @@ from aetool.config.schema import TrainConfig
 from aetool.data.dataset import Dataset
 from aetool.data.digits import digits
 from aetool.evaluation.session import DataSession
-from aetool.sweeps.sweep import each
+from aetool.sweeps.sweep import Work, each
 
 HEAVY = {"torch._dynamo", "sklearn", "scipy.stats", "matplotlib"}
 TRAINING = """
@@ -77,7 +77,7 @@ def test_training_imports_nothing_heavy(workplace):
 
 
 def test_the_points_of_a_sweep_share_one_dataset(workplace):
-    words = ["dataset=arrays", "dataset.path=images.npz", "seed=0,1", "dataset.val_fraction=0.1,0.2"]
+    words = ["dataset=arrays", "dataset.path=images.npz", "seed=0,1", "dataset.val_fraction=0.1,0.2", "jobs=1"]
     points = compose_points("train", TrainConfig, words, multirun=True)
     found: list[Dataset] = []
 
@@ -85,11 +85,13 @@ def test_the_points_of_a_sweep_share_one_dataset(workplace):
         config = points[index].config
         found.append(DataSession(config, config).dataset)
 
-    assert [outcome.state for outcome in each(points, work)] == ["completed"] * 4
+    ended = each(points, Work(work, work), workplace)
+    assert [(index, outcome.state) for index, outcome in ended] == [(i, "completed") for i in range(4)]
     work(0)
     assert [len(dataset.val.images) for dataset in found] == [7, 14, 7, 14, 7]
     assert found[-1] is not found[0]
-    assert [outcome.error for outcome in each([points[0], points[2]], lambda index: work(2 * index))] == [None, None]
+    others = Work(lambda index: work(2 * index), work)
+    assert [outcome.error for _, outcome in each([points[0], points[2]], others, workplace)] == [None, None]
     assert found[-1] is found[-2]
 
 

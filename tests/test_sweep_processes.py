@@ -107,7 +107,7 @@ def test_fail_fast_ends_the_sweep(jobs, own, workplace, aetool):
     assert found["fine"] == "not started"
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["basic", "joblib", pytest.param("submitit_local", marks=pytest.mark.real)])
 def test_points_in_processes_of_their_own_are_the_same_runs(launcher, workplace, aetool):
     words = [word for word in TINY if word != "jobs=1"]
     assert aetool("train", "-m", *TINY, "seed=0,1").code == 0

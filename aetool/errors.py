@@ -51,7 +51,7 @@ class Interrupted(Exception):  # noqa: N818 - a request to stop, not an error
 
 
 class Paused(Exception):  # noqa: N818 - asked for
-    """Training has come to the end of the epoch that `pause_after` names; its state is saved."""
+    """Training has come to the end of the epoch that `pause_after` names, or is beyond it; its state is saved."""
 
     def __init__(self, epoch: int) -> None:
         super().__init__(f"paused after epoch {epoch}")

@@ -573,6 +573,16 @@ class TestLikeForLike:
         assert found.unlike == []
         assert len(found.recommendations) == 1
 
+    def test_a_swept_group_is_meant_to_differ_with_all_of_its_keys(self):
+        rows = [
+            {"run": name, "directory": name, "state": "completed", "optimizer": name, "optimizer._target_": f"t.{name}",
+             "optimizer.lr": lr, "trainer.precision": precision, "probe/val/accuracy": lr, "probe/test/accuracy": lr}
+            for name, lr, precision in (("adam", 0.1, "fp32"), ("sgd", 0.2, "bf16"))
+        ]  # fmt: skip
+        assert compare(rows, Sweep(["optimizer"], None, "")).unlike == []
+        (said,) = compare(rows).unlike
+        assert said.startswith("not like for like: optimizer adam / sgd; optimizer.lr 0.1 / 0.2; compared:")
+
     def test_the_report_and_the_tables_say_it(self, tmp_path, aetool):
         for epochs in (30, 100):
             self.write(tmp_path / "outputs", 0.01, 0, epochs)

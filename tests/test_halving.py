@@ -30,7 +30,8 @@ def weights(workplace):
 
 
 def test_the_best_settings_are_trained_to_the_end_and_the_others_wait(workplace, aetool):
-    done = aetool("train", "-m", *TINY, *FOUR, "halving=2")
+    processes = [*(word for word in TINY if word != "jobs=1"), "jobs=2"]
+    done = aetool("train", "-m", *processes, *FOUR, "halving=2")
     assert done.code == 0, done.err
     found = statuses(workplace)
     assert sorted(status["state"] for status in found.values()) == ["completed"] + 3 * ["paused"]
@@ -44,6 +45,9 @@ def test_the_best_settings_are_trained_to_the_end_and_the_others_wait(workplace,
     assert "paused: after epoch 1, rank 4 of 4 with" in " ".join(done.out.split())  # in the table of the sweep
 
     halfway = weights(workplace)
+    again = aetool("train", "-m", *TINY, *FOUR, "halving=2")
+    assert again.code == 0, again.err
+    assert weights(workplace) == halfway
     assert aetool("train", "-m", *TINY, *FOUR).code == 0
     assert {status["state"] for status in statuses(workplace).values()} == {"completed"}
     resumed = weights(workplace)
@@ -89,6 +93,14 @@ def test_a_failed_point_is_not_ranked():
     assert trained[1] == {1: None}
 
 
+def test_nothing_goes_on_where_all_points_fail_or_one_ends_the_sweep():
+    given, scores = points("penalty.weight=1,2,3"), [FakeRun({"6": 0.5})] * 3
+    _, trained = outcomes(given, scores, fails=[0, 1, 2])
+    assert len(trained) == 1
+    _, trained = outcomes(points("penalty.weight=1,2,3", "fail_fast=true"), scores, fails=[1])
+    assert len(trained) == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "rungs"), [(2, [18]), (3, [6, 18]), (8, [6, 18]), (9, [2, 6, 18]), (40, [2, 6, 18])]
 )
@@ -126,7 +138,7 @@ def test_a_run_pauses_where_it_is_told_and_goes_on_without(workplace, aetool):
     (status,) = statuses(workplace).values()
     assert (status["state"], status["step"]) == ("paused", 8)
     paused = aetool("status")
-    assert "1 runs: 1 paused" in paused.out
+    assert "runs: 1 paused" in paused.out
     assert aetool("train", *TINY).code == 0
     (status,) = statuses(workplace).values()
     assert (status["state"], status["step"]) == ("completed", 12)

@@ -92,6 +92,15 @@ def test_faulty_points_leave_the_others_alone(own, workplace, aetool):
     assert sum("already finished" in log for log in logs) == 2
 
 
+def test_points_that_share_a_run_wait_for_each_other(workplace, aetool):
+    words = [word for word in TINY if word != "jobs=1"]
+    done = aetool("train", "-m", *words, "jobs=2", "supervised=true", "penalty=l1", "penalty.weight=1e-3,1e-2")
+    assert done.code == 0, done.out
+    found = [json.loads(path.read_text()) for path in (workplace / "outputs").glob("dense-*/metrics.json")]
+    assert len({one["supervised"]["test/accuracy"] for one in found}) == 1
+    assert len(list((workplace / "outputs").glob("scratch-*"))) == 1
+
+
 def test_a_killed_point_is_started_again_as_often_as_asked(own, workplace, aetool):
     done = aetool("train", "-m", *FAULTY_TRAINING, "jobs=2", "retries=1", "model.fault=once,kill")
     assert done.code == 137

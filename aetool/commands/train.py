@@ -1,5 +1,6 @@
 """aetool train"""
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,8 @@ def run(points: Sequence[Point[TrainConfig]], full: bool = False) -> int:
     if len(points) > 1 and is_one_of_several():
         raise UserError("-m: torchrun has several processes train one run; leave out one of them")
     if is_beside_the_first():
-        bring_to_end(runs[0])
+        with contextlib.suppress(Paused):
+            bring_to_end(runs[0])
         return 0
     if len(points) > 1 or points[0].overrides:
         work = Work(

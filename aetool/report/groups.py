@@ -8,6 +8,11 @@ from typing import NamedTuple
 from aetool.measures.statistics import Stat, means
 
 DECISIONS = ("trainer", "optimizer", "scheduler", "augmentation", "probe")  # what is asked to be alike in a comparison
+UNDECIDED = (
+    "probe.taps",
+    "probe.tap",
+    "trainer.precision",
+)  # of these; the precision is chosen by the size of a network
 DATASET = ("dataset.name", "dataset.path")  # keys that tell datasets apart
 Value = int | float | str | bool | list["Value"] | None  # of a config key, a metric or a fact about the run
 Row = Mapping[str, Value]  # run, directory, state, dotted config keys, and metrics as stage/name
@@ -123,15 +128,14 @@ def comparable_sets(groups: Sequence[Group]) -> dict[str, list[Group]]:
 
 def decisions(groups: Sequence[Group], swept: Collection[str] = ()) -> dict[str, list[Value]]:
     """The values of keys in DECISIONS that all groups have and not all share, by size; swept keys are left out."""
-    keys = dict.fromkeys(key for group in groups for key in group.rows[0] if key.partition(".")[0] in DECISIONS)
+    left_out = {*swept, *UNDECIDED}
     found = {}
-    for key in keys:
+    for key in dict.fromkeys(key for group in groups for key in group.rows[0]):
+        part, _, last = key.partition(".")
+        if part not in DECISIONS or key in left_out or part in left_out or last == "_target_":
+            continue
         values = {format_value(group.value(key)): group.value(key) for group in groups if key in group.rows[0]}
-        if (
-            len(values) > 1
-            and key not in (*swept, "probe.taps", "probe.tap")
-            and all(key in group.rows[0] for group in groups)
-        ):
+        if len(values) > 1 and all(key in group.rows[0] for group in groups):
             found[key] = sorted(values.values(), key=rank)
     return found
 

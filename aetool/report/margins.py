@@ -27,7 +27,7 @@ def write_margins(folder: Path, groups: Sequence[Group]) -> None:
             records = [read_rows(directory(row)) for row in group.rows]
             for chart, key in CURVES.items():
                 curves = [{row["step"]: row[key] for row in rows if row.get(key) is not None} for rows in records]
-                common = sorted(set.intersection(*map(set, curves)))
+                common = sorted(set.intersection(*map(set, curves)))  # steps
                 tag = f"sweep {chart}/{title(group, groups)}"
                 for step in common:
                     values = [curve[step] for curve in curves]

@@ -36,7 +36,8 @@ def parallel(groups: Sequence[Group], keys: Sequence[str]) -> str | None:
     if not 3 <= len(groups) <= LINES or len(axes) < 3:
         return None
     found = ranked(groups)
-    order = found[0] if found else list(groups)
+    order = found[0] if found else []
+    order = [*order, *(group for group in groups if group not in order)]
     best = order[0]
     step = (WIDTH - 2 * SIDE) / (len(axes) - 1)
     parts = [f'<svg class="parallel" viewBox="0 0 {WIDTH} {HEIGHT + 2 * TOP}" role="img" aria-label="{_label(axes)}">']

@@ -28,6 +28,7 @@ class Standing(NamedTuple):
     """How far a run is."""
 
     name: str
+    directory: str
     state: str
     cells: dict[str, str]  # of a table line, by column
 
@@ -45,11 +46,13 @@ def print_status(paths: Sequence[Path], everything: bool = False, console: Conso
     found = [_standing(row) for row in read_rows(paths) if row["state"] not in (FOREIGN, MISSING)]
     shown = sorted((one for one in found if everything or one.state != "completed"), key=_rank)
     if shown:
-        print_measures("runs", {one.name: one.cells for one in shown}, console)
-    console.print(f"{len(found)} runs: {_counts(one.state for one in found)}" if found else "no runs")
+        names = Counter(one.name for one in shown)
+        lines = {(one.name if names[one.name] == 1 else one.directory): one.cells for one in shown}
+        print_measures("runs", lines, console)
+    console.print(f"runs: {_counts(one.state for one in found)}" if found else "no runs")
     for folder in _sweeps(paths):
         rows, sweep = read_sweep(folder)
-        console.print(f"{folder}: {len(rows)} points: {_counts(str(row['state']) for row in rows)}")
+        console.print(f"{folder}, points: {_counts(str(row['state']) for row in rows)}")
         if sweep.command and any(row["state"] != "completed" for row in rows):
             console.print(f"  {sweep.command}", soft_wrap=True)
 
@@ -68,13 +71,13 @@ def _standing(row: Found) -> Standing:
         trainer = config.get("trainer") if isinstance(config, dict) else None
         epochs = trainer.get("epochs") if isinstance(trainer, dict) else None
         training = now.stage in ("pretrain", "finetune")
-        cells |= {"stage": now.stage, "epoch": f"{now.epoch}/{epochs}", "done": f"{now.fraction:.0%}"}
+        cells |= {"stage": now.stage, "epoch": f"{now.epoch}/{epochs or '?'}", "done": f"{now.fraction:.0%}"}
         cells |= {} if now.loss is None else {"loss": f"{now.loss:.4g}"}
         if state == "running" and training and now.seconds_left is not None:
             cells["left"] = clock(now.seconds_left)
     elif row.get("reason"):
         cells["stage"] = str(row["reason"])
-    return Standing(str(row["run"]), state, cells)
+    return Standing(str(row["run"]), str(folder), state, cells)
 
 
 def _rank(one: Standing) -> tuple[int, str]:

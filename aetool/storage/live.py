@@ -1,6 +1,7 @@
 """How far a run has come, read from its folder while another process trains it; imports no torch."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -50,7 +51,7 @@ def live(directory: Path) -> Live:
 
 
 def _integer(value: object) -> int:
-    return int(value) if isinstance(value, int | float) else 0
+    return int(value) if isinstance(value, int | float) and math.isfinite(value) else 0
 
 
 def _last_row(path: Path) -> dict[str, object]:
@@ -64,7 +65,7 @@ def _last_row(path: Path) -> dict[str, object]:
     for line in reversed(lines):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             return row

@@ -177,9 +177,10 @@ class Events:
 
 
 def read_rows(directory: Path) -> list[JsonObject]:
-    """The rows of metrics.jsonl; a line that a power cut has torn is skipped."""
+    """The rows of metrics.jsonl, none without it; a line that a power cut has torn is skipped."""
     rows = []
-    for line in (directory / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
+    path = directory / "metrics.jsonl"
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):
             rows.append(json.loads(line))
     return rows

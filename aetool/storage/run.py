@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import shutil
 import socket
@@ -12,11 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from aetool.config.identity import digest, identity
 from aetool.config.schema import FinetuneRunConfig, RunConfig, TrainConfig
-from aetool.errors import Interrupted, Paused, UserError
+from aetool.errors import Interrupted, Paused, UserError, poll_signals
 from aetool.files import flatten, write_json
 from aetool.storage.folder import CONFIG, LOCK, LOG, METRICS, STATUS, RunFolder
 from aetool.storage.notebook import html_table
@@ -77,18 +78,28 @@ class Run(RunFolder, Generic[C]):
     def hold(self) -> Iterator[None]:
         """Keeps other processes out of the folder, which is made where it does not exist.
 
-        Raises UserError when another process holds it or it cannot be written.
+        A point of a sweep waits for another process that holds it, perhaps a point that shares this run. Elsewhere, and
+        where the folder cannot be written, raises UserError.
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.directory / LOCK).acquire(timeout=0)
-        except Timeout:
-            holder = f"process {self.status.get('pid')} on {self.status.get('host')}"
-            raise UserError(f"{self.directory}: in use by {holder}; wait for it or stop it") from None
+            lock = self._acquire()
         except OSError as error:
             raise UserError(f"{self.directory}: cannot write there: {error}") from error
         with lock, self._logged():
             yield
+
+    def _acquire(self) -> AcquireReturnProxy:
+        file = FileLock(self.directory / LOCK)
+        waits = multiprocessing.parent_process() is not None
+        while True:
+            try:
+                return file.acquire(timeout=1 if waits else 0)
+            except Timeout:
+                poll_signals()
+                if not waits:
+                    holder = f"process {self.status.get('pid')} on {self.status.get('host')}"
+                    raise UserError(f"{self.directory}: in use by {holder}; wait for it or stop it") from None
 
     @contextlib.contextmanager
     def _logged(self) -> Iterator[None]:

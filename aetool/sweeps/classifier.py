@@ -203,8 +203,9 @@ def finetuned(run: Run[FinetuneRunConfig], parent: Run[TrainConfig] | None) -> d
             _ = session.device, session.dataset
         with run.claim():
             start = parent.directory if parent else "scratch"
-            log.info(f"{run.config.model.name} on {run.config.dataset.name} from {start} → {run.directory}")
-            _train(run, parent, session)
+            if run.config.overwrite or STAGE not in run.metrics:  # nor in another point meanwhile
+                log.info(f"{run.config.model.name} on {run.config.dataset.name} from {start} → {run.directory}")
+                _train(run, parent, session)
         poll_signals()  # a signal since the last poll still ends a sweep
     return run.metrics[STAGE]
 

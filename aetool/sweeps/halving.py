@@ -29,6 +29,7 @@ def halved(
     rate = points[0].config.halving
     assert rate is not None
     alive = _by_setting(points)
+    fail_fast = points[0].config.fail_fast
     for rung in reversed(range(_rungs(len(alive), rate))):
         epochs = {i: math.ceil(points[i].config.trainer.epochs / rate**rung) for setting in alive for i in setting}
         ended = {}
@@ -37,7 +38,7 @@ def halved(
             ended[index] = outcome.state
             if not rung or outcome.state != "completed":
                 yield index, outcome
-        if not rung:
+        if not rung or (fail_fast and "failed" in ended.values()):
             return
         ready = [found for setting in alive if (found := [i for i in setting if ended.get(i) == "completed"])]
         scores = [sum(_saved_score(runs[i], epochs[i]) for i in setting) / len(setting) for setting in ready]
@@ -49,6 +50,8 @@ def halved(
                 print(f"paused {' '.join(points[i].overrides)}: {said}")
                 yield i, Outcome("paused", 0, said)
         alive = [ready[at] for at in sorted(order[:kept])]
+        if not alive:
+            return
 
 
 def note_score(run: Run[TrainConfig], epoch: int) -> None:
@@ -57,16 +60,21 @@ def note_score(run: Run[TrainConfig], epoch: int) -> None:
     The validation accuracy of its own probe or, without labels, minus the reconstruction loss on validation.
     """
     saved = run.status.get(SCORES, {})
-    if str(epoch) in saved:
+    if {str(epoch), str(run.config.pause_after)} & saved.keys():
         return
     with run.hold():
         session = Session(run, run.config)
         if session.dataset.num_classes:
             found = headline(metrics_at(session, run.config.probe, session.trained_steps[-1]))["val/accuracy"]
         else:
-            losses = [row["val/loss/reconstruction"] for row in read_rows(run.directory) if "val/loss" in row]
-            found = -losses[-1]
+            found = -_losses(run)[-1]
         run.update(**{SCORES: saved | {str(epoch): found}})
+
+
+def _losses(run: Run[TrainConfig]) -> list[float]:
+    """The reconstruction loss on validation after each epoch."""
+    rows = read_rows(run.directory)
+    return [row["val/loss/reconstruction"] for row in rows if row.get("val/loss/reconstruction") is not None]
 
 
 def _saved_score(run: Run[TrainConfig], epoch: int) -> float:
@@ -74,7 +82,8 @@ def _saved_score(run: Run[TrainConfig], epoch: int) -> float:
     scores = run.status.get(SCORES, {})
     if str(epoch) in scores:
         return float(scores[str(epoch)])
-    return float(headline(run.metrics.get(stage(run.config.probe), {})).get("val/accuracy", -math.inf))
+    found = headline(run.metrics.get(stage(run.config.probe), {})).get("val/accuracy")
+    return float(found) if found is not None else -min(_losses(run), default=math.inf)
 
 
 def _by_setting(points: Sequence[Point[TrainConfig]]) -> list[list[int]]:

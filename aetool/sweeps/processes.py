@@ -68,7 +68,7 @@ def in_processes(
                     slot = free.pop()
                     words = [*commands[index], *room.slots[slot]]
                     if left[index] < retries:  # it goes on where it was
-                        words = [word for word in words if word != "overwrite=true"]
+                        words.append("overwrite=false")
                     running[index] = _start(context, words, folder / f"{index + 1}.log", slot)
                 wait([job.process.sentinel for job in running.values()], POLLED)
                 poll_signals()
@@ -78,6 +78,7 @@ def in_processes(
                     else:
                         yield index, outcome
                 watch(running)
+            poll_signals()
         except Interrupted:
             _stop(running)
             yield from _ended(running, free)

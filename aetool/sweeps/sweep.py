@@ -132,8 +132,8 @@ def _until(
         again = points[index].config.pause_after != runs[index].config.pause_after
         changes = {"pause_after": pauses[index]} | ({"overwrite": False} if again else {})
         runs[index].config = runs[index].config.model_copy(update=changes)
-        words = [word for word in points[index].words if not (again and word == "overwrite=true")]
-        words += [] if pauses[index] is None else [f"pause_after={pauses[index]}"]
+        typed = "null" if pauses[index] is None else pauses[index]
+        words = [*points[index].words, "halving=null", f"pause_after={typed}", *(["overwrite=false"] if again else [])]
         some.append(points[index]._replace(words=words))
     of_these = Work(lambda at: work.do(chosen[at]), lambda at: work.read(chosen[at]))
     for at, outcome in each(some, of_these, folder, [runs[index].directory for index in chosen]):

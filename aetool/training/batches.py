@@ -60,7 +60,7 @@ class Batches:
         order = self.ranks.share(self.order(epoch)[first * size : self.steps_per_epoch * size], size)
         taken_in_turn = self.supplies[0].each(order, size // self.ranks.size)
         for step, taken in enumerate(taken_in_turn, start=epoch * self.steps_per_epoch + first):
-            self.reseed("step" if self.ranks.is_first else f"step of rank {self.ranks.rank}", step)
+            self.reseed(self.ranks.purpose("step"), step)
             yield self.assemble(taken)
 
     def training(self, indices: Tensor, step: int) -> Batch:

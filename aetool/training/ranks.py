@@ -30,6 +30,10 @@ class Ranks:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    def purpose(self, name: str) -> str:
+        """What to seed a random generator for, so that every process draws noise of its own."""
+        return name if self.is_first else f"{name} of rank {self.rank}"
+
     def share(self, order: Tensor, batch_size: int) -> Tensor:
         """Of batches in a row, (steps · batch_size,), what this process takes, (steps · batch_size / size,)."""
         return order.view(-1, batch_size)[:, self.rank :: self.size].flatten()

@@ -110,7 +110,7 @@ class Trainer:
         try:
             with tensor_float32(self.device):
                 while not self.finished:
-                    if self.epoch == self.pause_after:
+                    if self.pause_after is not None and self.epoch >= self.pause_after:
                         raise Paused(self.epoch)
                     self._train_epoch()
                     self._finish_epoch()
@@ -139,7 +139,7 @@ class Trainer:
             else:
                 group["lr"] = lr
         self.objective.start(self.step)
-        seed_global(self.device, self.batches.seed, "global", self.step)  # for layers that draw from it, as Dropout
+        seed_global(self.device, self.batches.seed, self.ranks.purpose("global"), self.step)  # for Dropout and its like
 
     def update(self, batch: Batch) -> Tensor:
         """The step itself, which changes tensors alone; returns its scalars.
@@ -163,8 +163,9 @@ class Trainer:
             torch.maximum(self.skips, broken.to(self.skips), out=self.skips)
         if self.settings.clip_norm is not None:
             clip_grads_with_norm_(self.parameters, self.settings.clip_norm, norm)
+        output = self.ranks.with_all_codes(output)  # before the step, which is taken whole or not at all
         self.optimizer.step()
-        self.objective.observe(self.model, self.ranks.with_all_codes(output))
+        self.objective.observe(self.model, output)
         return scalars
 
     def gradient_norm(self) -> Tensor:

@@ -359,7 +359,7 @@ class TestSweep:
 
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("aetool.commands.train.bring_to_end", killed)
-        assert aetool("train", "-m", "seed=3,4").code == 130
+        assert aetool("train", "-m", "seed=3,4", "jobs=1").code == 130
         (folder,) = (tmp_path / "outputs").iterdir()
         done = aetool("compare", str(folder))
         assert done.code == 0, done.err

@@ -1,6 +1,7 @@
 """The commands end to end, in-process, on a tiny run."""
 
 import csv
+import importlib
 import json
 import shlex
 
@@ -128,6 +129,7 @@ def test_out_of_memory_in_a_sweep_is_exit_4(workplace, aetool, monkeypatch):
     def fail(*args: object, **kwargs: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
+    importlib.import_module("aetool.commands.train")  # which would keep the failing one otherwise
     monkeypatch.setattr("aetool.training.assembly.make_model", fail)
     assert aetool("train", "-m", *LINE, "model.code_size=2,3").code == 4
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from aetool.dynamo import run_eagerly
 from aetool.models.base import Autoencoder
@@ -31,7 +32,8 @@ def flops(model: Autoencoder, image_shape: Sequence[int], call: Callable[[Tensor
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), flop_counter.FlopCounterMode(display=False) as counter:
+        # the counter knows attention by its matrix products, not the CPU's fused kernel
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), flop_counter.FlopCounterMode(display=False) as counter:
             call(image)
     finally:
         model.train(training)

@@ -94,7 +94,9 @@ class Run(RunFolder, Generic[C]):
         file = FileLock(self.directory / LOCK)
         with contextlib.suppress(Timeout):
             return file.acquire(timeout=0)
-        used = f"{self.directory}: in use by process {self.status.get('pid')} on {self.status.get('host')}"
+        status = self.status  # empty where the other process is just starting
+        holder = f"process {status['pid']} on {status['host']}" if "pid" in status else "another process"
+        used = f"{self.directory}: in use by {holder}"
         if WAITS not in os.environ:
             raise UserError(f"{used}; wait for it or stop it")
         log.info(f"{used}; waiting for it")

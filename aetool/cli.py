@@ -9,7 +9,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from aetool.errors import Interrupted, NonFiniteError, NoValidCheckpointError, UserError, exit_code, suggest
+from aetool.errors import (
+    ConfigError,
+    Interrupted,
+    NonFiniteError,
+    NoValidCheckpointError,
+    UserError,
+    exit_code,
+    suggest,
+)
+from aetool.torchrun import prints, processes
 
 COMMANDS = {
     "train": "train an autoencoder, then evaluate and probe it; -m for a sweep",
@@ -60,6 +69,8 @@ def main(words: Sequence[str] | None = None) -> int:
         try:
             return _run([word for word in words if word not in VERBOSITY])
         except (UserError, NonFiniteError, NoValidCheckpointError) as error:
+            if isinstance(error, ConfigError) and not prints():
+                return 0  # the process that prints it fails; torchrun would end that one at once if this one did
             text = str(error)
             print("aetool:" + ("\n  " + text.replace("\n", "\n  ") if "\n" in text else f" {text}"), file=sys.stderr)
             return error.exit_code
@@ -117,6 +128,8 @@ def _run(words: list[str]) -> int:
         raise UserError(f"{command}: unknown option; expected a command: {', '.join(COMMANDS)}")
     if command not in COMMANDS:
         raise UserError(f"{command}: unknown command; {suggest(command, COMMANDS)}")
+    if command != "train" and processes() > 1:
+        raise ConfigError([f"aetool {command}: torchrun starts several processes for aetool train alone; leave it out"])
     if command not in COMPOSED:
         return int(importlib.import_module(f"aetool.commands.{command}").run(rest))
     return _composed(command, rest)

@@ -2,11 +2,15 @@
 
 import contextlib
 import ctypes
+import os
 from pathlib import Path
 
 import torch
 
+from aetool import cgroup
+
 CPU_INFO, MEMORY_INFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
+CPUS = Path("/sys/devices/system/cpu")
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's mallopt
 
 
@@ -33,14 +37,35 @@ def cpu_info() -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
+def processors() -> set[int]:
+    """The numbers of the processors that this process may use."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def cores() -> int:
+    """Of these processors; two threads of one core count once where Linux tells."""
+
+    def core(processor: int) -> str:
+        try:
+            return (CPUS / f"cpu{processor}/topology/thread_siblings_list").read_text()
+        except OSError:
+            return str(processor)
+
+    return len({core(processor) for processor in processors()})
+
+
 def available_memory() -> int | None:
-    """Bytes that new processes can use without swapping, as Linux estimates them; None on other systems."""
+    """Bytes that new processes can use without swapping, as Linux estimates them; None on other systems.
+
+    No more than its control groups leave to this process.
+    """
     try:
         lines = MEMORY_INFO.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     pairs = (line.partition(":") for line in lines)
-    return next((int(value.split()[0]) * 1024 for key, _, value in pairs if key == "MemAvailable"), None)
+    free = next((int(value.split()[0]) * 1024 for key, _, value in pairs if key == "MemAvailable"), None)
+    return None if free is None else int(min(free, cgroup.memory()))
 
 
 def keep_freed_memory() -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.path import Path as MatplotlibPath
 
 from aetool.errors import UserError
-from aetool.evaluation.catalogue import METRICS
+from aetool.evaluation.catalogue import METRICS, baseline_key
 from aetool.report import charts, plots
 from aetool.report.comparison import Comparison
 from aetool.report.groups import grouped
@@ -167,6 +168,7 @@ class TestLines:
         chart = drawn(rows, ["model.name", "dataset.name", "model.code_size"])["lines-fvu"]
         assert [axes.get_title() for axes in chart.figure.axes] == ["digits", "mnist"]
         assert [bars.get_label() for bars in chart.figure.axes[0].containers] == ["dense", "conv"]
+        assert chart.figure.axes[0].get_legend().get_title().get_text() == "model.name"
         assert chart.figure.axes[0].get_xscale() == "linear"
 
 
@@ -189,10 +191,11 @@ class TestPareto:
         assert len(faded.lines[0].get_xdata()) == 3
 
     def test_no_label_covers_another(self):
-        rows, front = self.front(40)
-        figure = drawn(rows, ["lr"], [front])["pareto-l0-test-acc"].figure
-        boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+        rows, front = self.front(150)
+        chart = drawn(rows, ["lr"], [front])["pareto-l0-test-acc"]
+        boxes = [text.get_window_extent() for text in chart.figure.axes[0].texts]
         assert len(boxes) > 5
+        assert f" {150 - len(boxes)} of the front are without a label" in chart.caption
         assert not [1 for index, box in enumerate(boxes) for other in boxes[:index] if box.overlaps(other)]
 
     def test_where_there_is_room_no_label_is_on_the_line(self):
@@ -204,6 +207,38 @@ class TestPareto:
         boxes = [text.get_window_extent() for text in axes.texts]
         assert len(boxes) == 5
         assert not [box for box in boxes if line.intersects_bbox(box, filled=False)]
+
+    def test_no_label_is_on_a_line_or_an_error_bar_or_nearer_to_another_point(self):
+        rows = [
+            row({"L0": 10.0 * step + across, "test acc": 0.2 * step + up, "pca acc": 0.66}, lr=step, seed=seed)
+            for step in range(1, 8)
+            for seed, across, up in ((0, -1, -0.1), (1, 1, 0.1))
+        ]
+        groups = grouped(rows, ["lr", "seed"])
+        chart = drawn(rows, ["lr", "seed"], [Front(L0, ACCURACY, groups, [])])["pareto-l0-test-acc"]
+        axes = chart.figure.axes[0]
+        boxes = {text.get_text(): text.get_window_extent() for text in axes.texts}
+        assert len(boxes) == 7
+        lines = [line.get_transform().transform_path(line.get_path()) for line in axes.lines if line.get_ls() != "None"]
+        bars = [part for bars in axes.containers[0].lines[2] for part in bars.get_segments()]
+        lines += [axes.transData.transform_path(MatplotlibPath(bar)) for bar in bars]
+        assert len(lines) == 16  # the front, a baseline, two bars for every point
+        assert not [name for name, box in boxes.items() for line in lines if line.intersects_bbox(box, filled=False)]
+        places = {f"{step}": axes.transData.transform((10 * step, 0.2 * step)) for step in range(1, 8)}
+        for name, box in boxes.items():
+            centre = (box.min + box.max) / 2
+            assert min(places, key=lambda step: np.linalg.norm(places[step] - centre)) == name
+
+    def test_baselines_at_one_level_are_one_line(self):
+        rows = [
+            row({"L0": step, "test acc": step / 10, "pca acc": 0.2, "pixels acc": 0.2}, lr=step) for step in (1, 2, 3)
+        ]
+        for line in rows:
+            line[baseline_key(ACCURACY.key, "untrained")] = 0.1 * line["lr"]
+        groups = grouped(rows, ["lr"])
+        axes = drawn(rows, ["lr"], [Front(L0, ACCURACY, groups, [])])["pareto-l0-test-acc"].figure.axes[0]
+        labels = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert labels == ["Pareto front", "pca, pixels", "best untrained"]
 
     def test_nothing_where_one_number_is_the_same_for_all(self):
         rows, _ = self.front()
@@ -254,6 +289,27 @@ class TestCurves:
         assert colours[0] == colours[1] != colours[2] == colours[3]
         assert [line.get_label() for line in lines if not line.get_label().startswith("_")] == ["0", "0.1"]
         assert list(lines[0].get_ydata()) == [1, 1 / 2, 1 / 3, 1 / 4]  # without lambda times the penalty
+
+    def swept(self, folder, sizes):
+        rows = self.rows(folder)
+        return [line | {"model.code_size": size} for line in rows for size in sizes]
+
+    def test_a_second_key_is_told_by_dashes(self, tmp_path):
+        rows = self.swept(tmp_path, (4, 8))
+        (chart,) = (one for name, one in drawn(rows, KEYS).items() if name == "curves")
+        axes = chart.figure.axes[0]
+        looks = {(line.get_color(), line.get_linestyle()) for line in axes.lines if len(line.get_xdata())}
+        assert {len({look[axis] for look in looks}) for axis in (0, 1)} == {2}
+        assert len(looks) == 4
+        legend = axes.get_legend()
+        entries = [legend.get_title().get_text(), *(text.get_text() for text in legend.get_texts())]
+        assert entries == ["penalty.weight", "0", "0.1", "model.code_size", "4", "8"]
+        assert "Dashes: model.code_size." in chart.caption
+
+    def test_more_values_than_dashes_are_not_told_apart(self, tmp_path):
+        chart = drawn(self.swept(tmp_path, range(4, 9)), KEYS)["curves"]
+        assert {line.get_linestyle() for line in chart.figure.axes[0].lines} == {"-"}
+        assert "Not told apart: model.code_size." in chart.caption
 
     def test_fine_tunes_have_a_figure_of_their_own(self, tmp_path):
         rows = self.rows(tmp_path)

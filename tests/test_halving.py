@@ -43,6 +43,10 @@ def test_the_best_settings_are_trained_to_the_end_and_the_others_wait(workplace,
     assert "4 settings up to epoch 1\n" in done.out
     assert f"rank 4 of 4 with {first[-1]:.4f}" in done.out
     assert "paused: after epoch 1, rank 4 of 4 with" in " ".join(done.out.split())  # in the table of the sweep
+    logs = [path.stem for path in (workplace / "outputs").glob("sweep-*/logs/*.log")]
+    second = {name.partition("-")[0] for name in logs if name.endswith("-epoch2")}
+    assert sorted(logs) == sorted([*(f"{n}-epoch1" for n in range(1, 5)), *(f"{n}-epoch2" for n in second)])
+    assert len(second) == 2  # the last one of them is trained in this process
 
     halfway = weights(workplace)
     again = aetool("train", "-m", *TINY, *FOUR, "halving=2")

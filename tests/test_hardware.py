@@ -9,10 +9,10 @@ import torch
 from conftest import TINY, only_run
 from torch import nn
 
-from aetool import machine
+from aetool import cgroup, machine
 from aetool.config.compose import compose_one
 from aetool.config.schema import TrainConfig
-from aetool.machine import has_bf16, keep_freed_memory, release_memory
+from aetool.machine import available_memory, has_bf16, keep_freed_memory, release_memory
 from aetool.storage.folder import RunFolder
 from aetool.training import decisions, hardware
 from aetool.training.hardware import arrange, available_threads
@@ -21,20 +21,93 @@ CPU = torch.device("cpu")
 HEAVY = ["dataset=cifar10", "model=conv"]
 
 
+@pytest.fixture
+def groups(tmp_path, monkeypatch):
+    """Writes the control groups of this process: the lines of /proc/self/cgroup, and files by their path."""
+    monkeypatch.setattr(cgroup, "GROUPS", tmp_path / "own")
+    monkeypatch.setattr(cgroup, "MOUNT", tmp_path / "mount")
+
+    def write(lines: str, files: dict[str, str]) -> None:
+        (tmp_path / "own").write_text(lines)
+        for name, text in files.items():
+            path = tmp_path / "mount" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    return write
+
+
 class TestThreads:
+    @pytest.fixture(autouse=True)
+    def four_cores(self, monkeypatch, groups):
+        monkeypatch.setattr(hardware, "DEFAULT_THREADS", 4)
+        monkeypatch.setattr(machine, "processors", lambda: set(range(8)))
+
     @pytest.mark.parametrize(
         ("quota", "threads"), [("max 100000", 4), ("250000 100000", 3), ("50000 100000", 1), ("800000 100000", 4)]
     )
-    def test_no_more_than_a_container_may_use(self, tmp_path, monkeypatch, quota, threads):
-        monkeypatch.setattr(hardware, "DEFAULT_THREADS", 4)
-        monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
-        (tmp_path / "cpu.max").write_text(quota)
-        assert available_threads(tmp_path / "cpu.max") == threads
+    def test_no_more_than_a_container_may_use(self, groups, quota, threads):
+        groups("0::/\n", {"cpu.max": quota})
+        assert available_threads() == threads
 
-    def test_no_more_than_the_processors_of_the_process(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(hardware, "DEFAULT_THREADS", 4)
-        monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda process: {1, 5}, raising=False)
-        assert available_threads(tmp_path / "missing") == 2
+    def test_no_more_than_the_groups_around_this_one_may_use(self, groups):
+        groups("0::/job/step\n", {"job/cpu.max": "200000 100000", "job/step/cpu.max": "max 100000"})
+        assert available_threads() == 2
+
+    def test_no_more_than_a_group_of_version_1_may_use(self, groups):
+        quota, period = "cpu/job/cpu.cfs_quota_us", "cpu/job/cpu.cfs_period_us"
+        groups("3:cpuset:/\n2:cpu,cpuacct:/job\n", {quota: "300000", period: "100000", "cpu/cpu.cfs_quota_us": "-1"})
+        assert available_threads() == 3
+
+    def test_no_more_than_the_processors_of_the_process(self, monkeypatch):
+        monkeypatch.setattr(machine, "processors", lambda: {1, 5})
+        assert available_threads() == 2
+
+    def test_torchrun_does_not_hide_the_cores(self, tmp_path, monkeypatch):
+        for processor in range(8):
+            topology = tmp_path / "cpus" / f"cpu{processor}" / "topology"
+            topology.mkdir(parents=True)
+            (topology / "thread_siblings_list").write_text(f"{processor % 6},{processor % 6 + 6}")
+        monkeypatch.setattr(machine, "CPUS", tmp_path / "cpus")
+        monkeypatch.setattr(hardware, "DEFAULT_THREADS", 1)
+        assert available_threads() == 1
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert available_threads() == 6
+
+
+class TestMemory:
+    @pytest.fixture(autouse=True)
+    def eight_gigabytes(self, tmp_path, monkeypatch, groups):
+        (tmp_path / "meminfo").write_text("MemFree: 1000 kB\nMemAvailable: 8000000 kB\n")
+        monkeypatch.setattr(machine, "MEMORY_INFO", tmp_path / "meminfo")
+
+    def test_without_a_limit_it_is_that_of_the_machine(self, groups):
+        groups("0::/\n", {"memory.max": "max", "memory.current": "5"})
+        assert available_memory() == 8_192_000_000
+
+    @pytest.mark.parametrize(
+        ("lines", "files"),
+        [
+            ("0::/job/step\n", {"job/memory.max": "5000", "job/memory.current": "4000", "job/memory.stat": "anon 7"}),
+            ("0::/gone\n", {"memory.max": "5000", "memory.current": "4500", "memory.stat": "inactive_file 500\n"}),
+            (
+                "4:memory:/job\n0::/\n",
+                {
+                    "memory/job/memory.limit_in_bytes": "5000",
+                    "memory/job/memory.usage_in_bytes": "4900",
+                    "memory/job/memory.stat": "inactive_file 1\ntotal_inactive_file 900\n",
+                },
+            ),
+        ],
+    )
+    def test_no_more_than_a_container_or_a_batch_job_may_use(self, groups, lines, files):
+        groups(lines, files)
+        assert available_memory() == 1000
+
+    def test_nothing_is_left_where_a_limit_is_exceeded(self, groups):
+        groups("0::/\n", {"memory.max": "5000", "memory.current": "6000", "memory.stat": ""})
+        assert available_memory() == 0
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")

@@ -17,10 +17,10 @@ LAYERS = [  # a module may import from its own layer and from those below it
     {"storage"},
     {"config"},
     {"models", "losses", "penalties", "data", "probes", "measures"},
-    {"components", "dynamo", "errors", "files", "machine", "randomness"},
+    {"cgroup", "components", "dynamo", "errors", "files", "machine", "randomness", "torchrun"},
 ]
 LEAVES = {"models", "losses", "penalties", "data", "probes", "measures"}
-TORCH_FREE = {"cli", "config", "components", "errors", "files", "report"}
+TORCH_FREE = {"cli", "config", "cgroup", "components", "errors", "files", "report", "torchrun"}
 
 
 def modules() -> list[Path]:

@@ -14,6 +14,8 @@ from conftest import TINY, dataset_of, only_run
 from aetool.config.compose import compose_one
 from aetool.config.schema import TrainConfig
 from aetool.errors import UserError
+from aetool.evaluation import evaluate, probe
+from aetool.training import pretrain
 from aetool.training.pretrain import check_batch_size
 from aetool.training.ranks import Ranks
 
@@ -103,13 +105,60 @@ def test_a_batch_that_cannot_be_shared_is_refused(workplace):
         check_batch_size(captured, dataset_of(config), Ranks(0, 2))
 
 
-def test_several_processes_train_one_run(workplace, aetool, monkeypatch):
-    for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "0"}.items():
+@pytest.fixture(params=["0", "1"])
+def rank(request, monkeypatch):
+    """This process is one of two that torchrun has started."""
+    size = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in (size | {"RANK": request.param, "LOCAL_RANK": request.param}).items():
         monkeypatch.setenv(name, value)
-    done = aetool("train", "-m", *TINY, "seed=0,1")
-    assert done.code == 2
-    assert "-m: torchrun has several processes train one run; leave out one of them" in done.err
+    return int(request.param)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "-m", *TINY, "seed=0,1"], "-m: torchrun has several processes train one run; leave out one of them"),
+        (
+            ["train", *TINY, "device=cuda:0"],
+            "device=cuda:0: torchrun gives every process a device of its own; set device=cuda",
+        ),
+        (
+            ["probe", "run=outputs/none"],
+            "aetool probe: torchrun starts several processes for aetool train alone; leave it out",
+        ),
+        (["status"], "aetool status: torchrun starts several processes for aetool train alone; leave it out"),
+        (["train", *TINY, "trainer.epoch=3"], "trainer.epoch: unknown key"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_refused_by_one_of_them(words, said, rank, workplace, aetool):
+    done = aetool(*words)
+    assert done.code == (2 if rank == 0 else 0)  # torchrun ends the others as soon as one fails
+    assert said in done.err if rank == 0 else not done.err
+    assert not done.out
     assert not (workplace / "outputs").exists()
+
+
+def test_the_first_process_measures_with_the_threads_of_all(workplace, aetool, monkeypatch):
+    """The others have ended by then; here they never were."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    found = {}
+
+    def note(module, name):
+        function = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *args: found.update({name: torch.get_num_threads()}) or function(*args)
+        )
+
+    note(pretrain, "fit")
+    note(evaluate, "evaluate")
+    note(probe, "probe")
+    words = [word for word in TINY if word != "threads=1"]
+    code = aetool("train", *words, "threads=4").code
+    torch.set_num_threads(1)
+    assert code == 0
+    assert found == {"fit": 2, "evaluate": 4, "probe": 4}
 
 
 def test_every_process_takes_its_share_of_a_batch():

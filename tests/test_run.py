@@ -5,13 +5,14 @@ import subprocess
 import sys
 
 import pytest
+from filelock import FileLock
 
 from aetool.config.compose import compose_one
 from aetool.config.identity import digest
 from aetool.config.schema import TrainConfig
 from aetool.errors import Interrupted, UserError
 from aetool.files import write_json
-from aetool.storage.folder import RunFolder
+from aetool.storage.folder import LOCK, RunFolder
 from aetool.storage.run import Run
 
 
@@ -172,6 +173,13 @@ def test_two_processes_cannot_hold_one_run(workplace):
     assert f"in use by process {run.status['pid']}" in done.stdout
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=workplace, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_that_another_process_is_about_to_start(workplace):
+    run = Run.of(config())
+    run.directory.mkdir(parents=True)
+    with FileLock(run.directory / LOCK), pytest.raises(UserError, match="in use by another process; wait"), run.claim():
+        pass
 
 
 def test_an_output_that_is_a_file(workplace):

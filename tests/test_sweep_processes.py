@@ -7,24 +7,37 @@ import shutil
 import signal
 from collections.abc import Collection
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, only_run
+from filelock import FileLock
+from omegaconf import OmegaConf
 
-from aetool.config.compose import compose_one
+from aetool.config.compose import compose_one, compose_points
 from aetool.config.schema import TrainConfig
-from aetool.sweeps import room
-from aetool.sweeps.progress import SweepProgress
+from aetool.storage.folder import LOCK
+from aetool.storage.run import WAITS
+from aetool.sweeps import launching, room
+from aetool.sweeps.outcome import Outcome
+from aetool.sweeps.progress import Goal, SweepProgress, goal_of
 
 FAULTY = """
-import os, signal, sys, time
+import multiprocessing, os, signal, sys, time
 from aetool.models.dense import Dense
 
 class Faulty(Dense):
     def __init__(self, image_shape, fault: str, code_size: int):
         super().__init__(image_shape, [], code_size, "relu", "identity", False)
-        self.fault = fault
+        self.fault, self.steps = fault, 0
+        if fault == "early" and multiprocessing.parent_process():
+            self.die_once()
+
+    def die_once(self):
+        if os.path.exists(self.fault):
+            os.remove(self.fault)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def forward(self, x, generator=None):
         if not self.training or len(x) < 16:
@@ -39,9 +52,9 @@ class Faulty(Dense):
             raise MemoryError("no room")
         if self.fault.startswith("slow"):
             time.sleep(1.0)
-        if self.fault == "once" and not os.path.exists("once"):
-            open("once", "w").close()
-            os.kill(os.getpid(), signal.SIGKILL)
+        self.steps += 1
+        if self.fault == "late" and self.steps == 4:
+            self.die_once()
         return super().forward(x, generator)
 """
 OPTION = """
@@ -102,9 +115,97 @@ def test_points_that_share_a_run_wait_for_each_other(workplace, aetool):
 
 
 def test_a_killed_point_is_started_again_as_often_as_asked(own, workplace, aetool):
-    done = aetool("train", "-m", *FAULTY_TRAINING, "jobs=2", "retries=1", "model.fault=once,kill")
+    (workplace / "late").touch()
+    done = aetool("train", "-m", *FAULTY_TRAINING, "jobs=2", "retries=1", "model.fault=late,kill")
     assert done.code == 137
-    assert states(workplace) == {"once": "completed", "kill": "failed"}
+    assert states(workplace) == {"late": "completed", "kill": "failed"}
+
+
+def test_a_point_killed_while_it_overwrites_a_run_does_not_keep_the_old_one(own, workplace, aetool):
+    words = [*FAULTY_TRAINING, "trainer.checkpoint_every=2"]
+    assert aetool("train", "-m", *words, "jobs=1", "model.fault=early,late").code == 0
+    old = weights(workplace)
+    for path in (workplace / "outputs").glob("faulty-*/checkpoints/*/model.safetensors"):
+        path.write_bytes(b"old")
+    for fault in ("early", "late"):
+        (workplace / fault).touch()
+    assert aetool("train", "-m", *words, "jobs=2", "retries=1", "overwrite=true", "model.fault=early,late").code == 0
+    assert not [fault for fault in ("early", "late") if (workplace / fault).exists()]
+    assert weights(workplace) == old
+    (logs,) = (workplace / "outputs").glob("sweep-*/logs")
+    assert ["resuming at step 2" in (logs / f"{n}.log").read_text() for n in (1, 2)] == [False, True]
+
+
+def test_equal_points_are_one(workplace):
+    words = ["seed=0,1,0", "penalty.weight=0.1,1e-1", "probe=linear,ridge"]
+    found = compose_points("train", TrainConfig, words, multirun=True)
+    assert [(point.config.seed, point.config.probe.name) for point in found] == [
+        (0, "linear"),
+        (0, "ridge"),
+        (1, "linear"),
+        (1, "ridge"),
+    ]
+    assert found[0].overrides == ["seed=0", "penalty.weight=0.1", "probe=linear"]
+
+
+def test_a_job_of_a_launcher_waits_for_runs_that_others_hold(workplace, monkeypatch):
+    calls = []
+    hydra = SimpleNamespace(overrides=SimpleNamespace(task=["seed=1"]), job=SimpleNamespace(num=1))
+    monkeypatch.setattr(launching.HydraConfig, "get", lambda: hydra)
+    done = SimpleNamespace(returncode=0)
+    monkeypatch.setattr(launching.subprocess, "run", lambda words, env, **rest: calls.append((words, env)) or done)
+    assert launching.run_one("train", None, [Path("1.log"), Path("2.log")], OmegaConf.create()) == 0
+    ((words, environment),) = calls
+    assert words[1:] == ["-m", "aetool", "train", "seed=1"]
+    assert environment[WAITS] == "1"
+    assert Path("2.log").exists()
+
+
+def test_a_sweep_waits_for_runs_that_another_process_holds(workplace, aetool, monkeypatch):
+    assert aetool("train", *TINY, "pause_after=1").code == 0
+    run = only_run(workplace)
+    held = FileLock(run / LOCK)
+    with held:
+        assert "wait for it or stop it" in aetool("train", *TINY).err
+        monkeypatch.setattr("aetool.storage.run.poll_signals", held.release)  # while it waits
+        done = aetool("train", "-m", *TINY, "seed=0,1")
+    assert done.code == 0
+    assert f"{run.relative_to(workplace)}: in use by process {os.getpid()} on " in done.out
+    assert states(workplace) == {"0": "completed", "1": "completed"}
+
+
+class TestProgress:
+    def write(self, step, state="running", pid=1):
+        status = {"state": state, "pid": pid, "started": "now", "stage": "pretrain", "step": step, "total_steps": 12}
+        Path("status.json").write_text(json.dumps(status))
+
+    def done(self, goals):
+        progress = SweepProgress(["a", "b"], goals)
+        progress.start -= 60
+        return progress
+
+    def test_a_run_that_is_to_be_replaced_is_not_done(self, workplace):
+        self.write(12, "completed")
+        progress = self.done([Goal(workplace, anew=True), Goal(workplace / "none")])
+        assert progress._fraction() == 0
+        self.write(6, pid=2)
+        assert progress._fraction() == 0.25
+        assert progress._done().startswith("0 of 2 done, 3:00 left")
+
+    def test_a_finished_run_is_done_however_early_it_stopped(self, workplace):
+        self.write(6, "completed")
+        progress = self.done([Goal(workplace), Goal(workplace / "none")])
+        assert progress._fraction() == 0
+        progress.ended(0, Outcome("completed", 0))
+        assert progress._fraction() == 0
+
+    def test_of_halving_the_steps_up_to_the_pause_count(self, workplace):
+        self.write(2, "paused")
+        progress = self.done([goal_of(workplace, compose_one("train", TrainConfig, [*TINY, "pause_after=1"]).config)])
+        assert progress._fraction() == 0
+        self.write(3)
+        assert progress._fraction() == pytest.approx(0.5)
+        assert progress._done() == "0 of 2 done, 1:00 until they pause"
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

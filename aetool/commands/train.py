@@ -8,7 +8,7 @@ from pathlib import Path
 from aetool.config.compose import Point, compose_one
 from aetool.config.published import without_foreign
 from aetool.config.schema import TrainConfig
-from aetool.errors import Paused, UserError
+from aetool.errors import ConfigError, Paused, UserError
 from aetool.evaluation.probe import stage
 from aetool.report.published import refuse_unknown_metric, sentences
 from aetool.report.summary import print_summary
@@ -17,8 +17,8 @@ from aetool.sweeps.autoencoder import bring_to_end
 from aetool.sweeps.classifier import STAGE, SUPERVISED, finetune_of, finetune_own, supervised_baseline
 from aetool.sweeps.halving import note_score
 from aetool.sweeps.sweep import Work, sweep
+from aetool.torchrun import is_beside_the_first, processes, processes_here
 from aetool.training.decisions import decided
-from aetool.training.ranks import is_beside_the_first, is_one_of_several
 
 log = logging.getLogger("aetool")
 
@@ -31,12 +31,11 @@ def train(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -
 
 def run(points: Sequence[Point[TrainConfig]], full: bool = False) -> int:
     """Trains and measures; several points are a sweep."""
+    _refuse_torchrun(points)
     runs = _runs_of(points)
     if len({one.id for one in runs}) > len({one.directory for one in runs}):
         name = points[0].config.name
         raise UserError(f"name={name}: the points of a sweep need folders of their own; leave it out")
-    if len(points) > 1 and is_one_of_several():
-        raise UserError("-m: torchrun has several processes train one run; leave out one of them")
     if is_beside_the_first():
         with contextlib.suppress(Paused):
             bring_to_end(runs[0])
@@ -59,6 +58,16 @@ def print_result(run: Run[TrainConfig], full: bool) -> None:
     _print_published([run])
     _print_warnings(run)
     print(f"{run.directory}: figures/, metrics.json; tensorboard --logdir {run.directory.parent}")
+
+
+def _refuse_torchrun(points: Sequence[Point[TrainConfig]]) -> None:
+    """Raises ConfigError for what the processes that torchrun has started cannot share."""
+    device = points[0].config.device
+    if len(points) > 1 and processes() > 1:
+        raise ConfigError(["-m: torchrun has several processes train one run; leave out one of them"])
+    if ":" in device and processes_here() > 1:
+        kind = device.partition(":")[0]
+        raise ConfigError([f"device={device}: torchrun gives every process a device of its own; set device={kind}"])
 
 
 def _runs_of(points: Sequence[Point[TrainConfig]]) -> list[Run[TrainConfig]]:

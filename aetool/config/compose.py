@@ -80,7 +80,7 @@ def compose_points(
             raise diagnose(command, overrides, loader, multirun, None)
         axes = [spelled_out(item) for item in overrides]
         swept = [index for index, item in enumerate(overrides) if item.is_sweep_override()]
-        points: list[Point[C]] = []
+        points: dict[str, Point[C]] = {}  # equal ones once, however their values are spelled
         problems: list[str] = []
         compose = Composer(command, overrides, loader)
         for values in itertools.product(*axes):
@@ -89,14 +89,15 @@ def compose_points(
                 if launcher != BASIC and "jobs" in set_keys:
                     raise ConfigError([f"jobs: {LAUNCHER}={launcher} decides it; leave out one of them"])
                 own = [word for word in values if word]
-                points.append(Point(config, [values[index] for index in swept], own, line, config_dir, launcher))
+                point = Point(config, [values[index] for index in swept], own, line, config_dir, launcher)
+                points.setdefault(repr(config.model_dump()), point)
             except ConfigError as error:
                 problems += error.problems
             except COMPOSITION_ERRORS as error:
                 problems += diagnose(command, parse(values, loader), loader, multirun, error).problems
         if problems:
             raise ConfigError(list(dict.fromkeys(problems)))
-        return points
+        return list(points.values())
 
 
 def compose_one(

@@ -12,6 +12,7 @@ from aetool.report.groups import Group, directory, is_finetune, number
 from aetool.report.plots import BESIDE, PALETTE, STYLES, Chart, legend, sheet, style, titled
 
 POINTS = 200  # of a curve
+DASHES = ("-", "--", ":", "-.")
 STAGES = ("pretrain", "finetune")  # of which a run has one
 Losses = dict[str, list[tuple[float, float]]]  # (step, loss) by split
 
@@ -20,6 +21,7 @@ class Curve(NamedTuple):
     """The losses of one run."""
 
     label: str
+    dash: str  # what it differs in from others of its label
     rank: float | None  # in [0, 1] where the runs have an order
     points: Losses
 
@@ -32,6 +34,11 @@ def curves(groups: Sequence[Group], keys: Sequence[str], file: str) -> Iterator[
     ordered = coloured is not None and coloured in layout.numeric_keys(groups, keys)
     order = sorted({layout.numeric(group, coloured) for group in groups}) if ordered and coloured else []
     penalties_differ = layout.varies(groups, "penalty.weight") or layout.varies(groups, "penalty")
+    rest = [key for key in candidates if key != coloured]
+    dashes = list(dict.fromkeys(layout.group_name(group, rest) for group in groups)) if rest else []
+    cycled = not ordered and len(layout.split_by(groups, [coloured] if coloured else [])) > len(PALETTE)
+    if len(dashes) > len(DASHES) or cycled:
+        dashes = []
     part = "loss/reconstruction" if penalties_differ else "loss"
     panels: dict[str, list[Curve]] = {}
     for panel, own in layout.panels(groups).items():
@@ -41,31 +48,41 @@ def curves(groups: Sequence[Group], keys: Sequence[str], file: str) -> Iterator[
             for row in group.rows:
                 points = losses(directory(row) / "metrics.jsonl", part)
                 if any(len(curve) > 1 for curve in points.values()):
-                    panels.setdefault(panel, []).append(Curve(label, rank, points))
+                    dash = layout.group_name(group, rest) if dashes else ""
+                    panels.setdefault(panel, []).append(Curve(label, dash, rank, points))
     if not panels:
         return
     caption = f"Learning curves{' of fine-tuning' if is_finetune(groups[0]) else ''}, one line per run. "
     caption += f"Colour: {coloured}; seeds share a colour. " if coloured else ""
+    caption += f"{'Dashes' if dashes else 'Not told apart'}: {', '.join(rest)}. " if rest else ""
     caption += "Reconstruction loss only, without the penalty. " if penalties_differ else ""
     caption += "Levels compare only between runs with the same loss and dataset." + layout.omitted_panels(groups)
     title = "reconstruction loss" if penalties_differ else "loss"
-    yield Chart(file, caption, _draw(panels, title, coloured or ""))
+    yield Chart(file, caption, _draw(panels, title, coloured or "", ", ".join(rest) if dashes else ""))
 
 
-def _draw(panels: Mapping[str, list[Curve]], title: str, key: str) -> Any:
-    """Training and validation loss over steps: a line for each run, a row of axes for each panel."""
+def _draw(panels: Mapping[str, list[Curve]], title: str, key: str, dashed: str) -> Any:
+    """Training and validation loss over steps: a line for each run, a row of axes for each panel.
+
+    `key` is what the colour tells, `dashed` what the dashes tell.
+    """
+    dashes = list(dict.fromkeys(run.dash for runs in panels.values() for run in runs))
     everything = [run.points for runs in panels.values() for run in runs]
     splits = [split for split in ("training", "validation") if any(len(one.get(split, [])) > 1 for one in everything)]
     figure, places = sheet(len(panels) * len(splits), len(splits), 4.6, 3.4)
     for axes, ((panel, runs), split) in zip(places, product(panels.items(), splits), strict=True):
-        several = _lines(axes, sorted(runs, key=lambda run: run.rank or 0), split)
+        several = _lines(axes, sorted(runs, key=lambda run: run.rank or 0), split, dashes)
         titled(axes, f"{panel}: {split}" if panel else split, "step", title if split == splits[0] else "")
         if split == splits[-1] and several:
+            if dashed:
+                axes.plot([], [], color="none", label=dashed)
+                for dash, pattern in zip(dashes, DASHES, strict=False):
+                    axes.plot([], [], color="#777777", linestyle=pattern, linewidth=1, label=dash)
             legend(axes, key, **BESIDE)
     return figure
 
 
-def _lines(axes: Any, runs: Sequence[Curve], split: str) -> bool:
+def _lines(axes: Any, runs: Sequence[Curve], split: str, dashes: Sequence[str]) -> bool:
     """Returns whether there are several labels."""
     from matplotlib import colormaps
 
@@ -79,6 +96,8 @@ def _lines(axes: Any, runs: Sequence[Curve], split: str) -> bool:
             looks = style(labels.index(run.label))
             if run.rank is not None:
                 looks = {"color": colormaps["viridis"](0.92 * run.rank), "linestyle": "-"}
+            if len(dashes) > 1:
+                looks["linestyle"] = DASHES[dashes.index(run.dash)]
             label = run.label if run.label in shown else None
             shown.discard(run.label)  # one entry for all seeds
             heights += [loss for _, loss in points]

@@ -33,14 +33,15 @@ def lines(groups: Sequence[Group], keys: Sequence[str], metrics: Sequence[Metric
             own = [part for part in parts if any(part[0] is group for group in members)]
             hidden += max(0, len(own) - SERIES)
             named = layout.by_name(own[:SERIES], rest)
+            told = ", ".join(layout.minimal_keys([part[0] for part in named.values()], rest))
             if any(group.stat(metric.key) for part in named.values() for group in part):
                 alone = layout.group_name(own[0][0], naming) if len(own) == 1 else ""
-                panels.append((alone or title, named))
+                panels.append((alone or title, named, told))
         if panels:
             figure, places = sheet(len(panels), min(len(panels), 2), 5.6, 3.6, metric.heading)
             baselines = False
-            for axes, (title, named) in zip(places, panels, strict=True):
-                baselines |= _draw(axes, named, key, metric)
+            for axes, (title, named, told) in zip(places, panels, strict=True):
+                baselines |= _draw(axes, named, key, metric, told)
                 titled(axes, title, key)
             caption = f"{layout.sentence(metric)} against {key}.{layout.error_bars(groups)}"
             caption += f" {metric.direction.capitalize()} is better." if metric.direction else ""
@@ -49,8 +50,11 @@ def lines(groups: Sequence[Group], keys: Sequence[str], metrics: Sequence[Metric
             yield Chart(f"lines-{layout.slug(metric.label)}", caption, figure)
 
 
-def _draw(axes: Any, parts: dict[str, list[Group]], key: str, metric: Metric) -> bool:
-    """Lines with error bars; on a logarithmic axis zero is left of a break. Returns whether there are baselines."""
+def _draw(axes: Any, parts: dict[str, list[Group]], key: str, metric: Metric, told: str) -> bool:
+    """Lines with error bars, labelled by values of the keys `told`; on a logarithmic axis zero is left of a break.
+
+    Returns whether there are baselines.
+    """
     series = {
         label: sorted((layout.numeric(group, key), stat) for group in part if (stat := group.stat(metric.key)))
         for label, part in parts.items()
@@ -69,7 +73,7 @@ def _draw(axes: Any, parts: dict[str, list[Group]], key: str, metric: Metric) ->
         axes.set_yscale("log")
     entries = len(series) + len(baselines)
     if entries > 1:
-        legend(axes, **(BESIDE if entries > 4 else {}))
+        legend(axes, told, **(BESIDE if entries > 4 else {}))
     return bool(baselines)
 
 

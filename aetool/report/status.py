@@ -1,5 +1,6 @@
 """What runs and sweeps are doing, also while other processes work on them; imports no torch."""
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from rich.console import Console
 
 from aetool.report.groups import directory
 from aetool.report.rows import FOREIGN, MISSING, NOT_STARTED, SWEEP, Found, read_rows, read_sweep
-from aetool.report.tables import plain_console, print_measures
+from aetool.report.tables import plain_console
 from aetool.storage.folder import RunFolder
 from aetool.storage.live import live
 
@@ -30,7 +31,7 @@ class Standing(NamedTuple):
     name: str
     directory: str
     state: str
-    cells: dict[str, str]  # of a table line, by column
+    text: str  # `pretrain, epoch 3 of 10 (30 %), loss 0.0426, 1:23 left`
 
 
 def clock(seconds: float) -> str:
@@ -41,14 +42,21 @@ def clock(seconds: float) -> str:
 
 
 def print_status(paths: Sequence[Path], everything: bool = False, console: Console | None = None) -> None:
-    """A line per run that is not completed, or with `everything` per run; then how many points of each sweep are."""
+    """Each run that is not completed, or with `everything` each run; then how many points of each sweep are."""
     console = console or plain_console()
     found = [_standing(row) for row in read_rows(paths) if row["state"] not in (FOREIGN, MISSING)]
     shown = sorted((one for one in found if everything or one.state != "completed"), key=_rank)
-    if shown:
-        names = Counter(one.name for one in shown)
-        lines = {(one.name if names[one.name] == 1 else one.directory): one.cells for one in shown}
-        print_measures("runs", lines, console)
+    names, margin = Counter(one.name for one in shown), max((len(one.state) for one in shown), default=0) + 2
+    for one in shown:
+        name = one.name if names[one.name] == 1 else one.directory
+        line = f"{one.state:<{margin}}{name}  {one.text}".rstrip()
+        if len(line) <= console.width:
+            console.print(line)
+            continue
+        console.print(f"{one.state:<{margin}}{name}", soft_wrap=True)
+        indent = " " * margin
+        for part in textwrap.wrap(one.text, console.width, initial_indent=indent, subsequent_indent=indent):
+            console.print(part, soft_wrap=True)
     console.print(f"runs: {_counts(one.state for one in found)}" if found else "no runs")
     for folder in _sweeps(paths):
         rows, sweep = read_sweep(folder)
@@ -65,19 +73,18 @@ def _sweeps(paths: Sequence[Path]) -> Iterator[Path]:
 
 def _standing(row: Found) -> Standing:
     state, folder = str(row["state"]), directory(row)
-    cells = {"state": state}
+    parts = [str(row.get("reason") or "")]
     if state in ("running", "interrupted", "paused"):
         now, config = live(folder), RunFolder(folder).saved.get("config")
         trainer = config.get("trainer") if isinstance(config, dict) else None
         epochs = trainer.get("epochs") if isinstance(trainer, dict) else None
-        training = now.stage in ("pretrain", "finetune")
-        cells |= {"stage": now.stage, "epoch": f"{now.epoch}/{epochs or '?'}", "done": f"{now.fraction:.0%}"}
-        cells |= {} if now.loss is None else {"loss": f"{now.loss:.4g}"}
-        if state == "running" and training and now.seconds_left is not None:
-            cells["left"] = clock(now.seconds_left)
-    elif row.get("reason"):
-        cells["stage"] = str(row["reason"])
-    return Standing(str(row["run"]), str(folder), state, cells)
+        killed = state == "interrupted" and parts[0].startswith("killed")
+        parts = [f"killed in {now.stage}" if killed else now.stage]
+        parts.append(f"epoch {now.epoch} of {epochs or '?'} ({100 * now.fraction:.0f} %)")
+        parts += [] if now.loss is None else [f"loss {now.loss:.4g}"]
+        if state == "running" and now.stage in ("pretrain", "finetune") and now.seconds_left is not None:
+            parts.append(f"{clock(now.seconds_left)} left")
+    return Standing(str(row["run"]), str(folder), state, ", ".join(filter(None, parts)))
 
 
 def _rank(one: Standing) -> tuple[int, str]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import multiprocessing
 import os
 import shutil
 import socket
@@ -23,6 +22,7 @@ from aetool.storage.folder import CONFIG, LOCK, LOG, METRICS, STATUS, RunFolder
 from aetool.storage.notebook import html_table
 
 C = TypeVar("C", bound=RunConfig)
+WAITS = "AETOOL_WAITS"  # environment variable: this process waits for runs that others hold
 WRITTEN = (  # files and folders of a run
     STATUS,
     "metrics.json*",
@@ -40,6 +40,7 @@ WRITTEN = (  # files and folders of a run
     "projector_config.pbtxt",
     CONFIG,
 )
+log = logging.getLogger("aetool")
 
 
 class Run(RunFolder, Generic[C]):
@@ -78,8 +79,8 @@ class Run(RunFolder, Generic[C]):
     def hold(self) -> Iterator[None]:
         """Keeps other processes out of the folder, which is made where it does not exist.
 
-        A point of a sweep waits for another process that holds it, perhaps a point that shares this run. Elsewhere, and
-        where the folder cannot be written, raises UserError.
+        A point of a sweep waits for another process that holds it: the same sweep started twice, or another point of
+        this run. Elsewhere, and where the folder cannot be written, raises UserError.
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -91,15 +92,18 @@ class Run(RunFolder, Generic[C]):
 
     def _acquire(self) -> AcquireReturnProxy:
         file = FileLock(self.directory / LOCK)
-        waits = multiprocessing.parent_process() is not None
+        with contextlib.suppress(Timeout):
+            return file.acquire(timeout=0)
+        status = self.status  # empty where the other process is just starting
+        holder = f"process {status['pid']} on {status['host']}" if "pid" in status else "another process"
+        used = f"{self.directory}: in use by {holder}"
+        if WAITS not in os.environ:
+            raise UserError(f"{used}; wait for it or stop it")
+        log.info(f"{used}; waiting for it")
         while True:
-            try:
-                return file.acquire(timeout=1 if waits else 0)
-            except Timeout:
-                poll_signals()
-                if not waits:
-                    holder = f"process {self.status.get('pid')} on {self.status.get('host')}"
-                    raise UserError(f"{self.directory}: in use by {holder}; wait for it or stop it") from None
+            poll_signals()
+            with contextlib.suppress(Timeout):
+                return file.acquire(timeout=1)
 
     @contextlib.contextmanager
     def _logged(self) -> Iterator[None]:
@@ -206,6 +210,18 @@ class Run(RunFolder, Generic[C]):
             for path in self.directory.glob(pattern):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         return True
+
+
+@contextlib.contextmanager
+def waiting() -> Iterator[None]:
+    """Inside, a run that another process holds is waited for."""
+    before = os.environ.get(WAITS)
+    os.environ[WAITS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[WAITS]
 
 
 def readable_name(config: RunConfig) -> str:

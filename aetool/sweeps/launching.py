@@ -1,6 +1,7 @@
 """The points of a sweep handed to one of Hydra's launchers: joblib, submitit (Slurm), ray, …"""
 
 import functools
+import os
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from aetool.config.compose import Point
 from aetool.config.schema import FinetuneConfig, TrainConfig
 from aetool.config.tree import config_tree
 from aetool.errors import Interrupted
+from aetool.storage.run import WAITS
 from aetool.sweeps.outcome import Outcome, last_words
 from aetool.training.hardware import available_threads
 
@@ -25,40 +27,44 @@ QUIET = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logg
 
 
 def launched(
-    points: Sequence[Point[TrainConfig] | Point[FinetuneConfig]], logs: Path
+    points: Sequence[Point[TrainConfig] | Point[FinetuneConfig]], logs: Sequence[Path]
 ) -> Generator[tuple[int, Outcome], None, None]:
     """How each point ended, with its index, once the launcher has run them all.
 
-    Every job is an `aetool` process that prints into `<index + 1>.log` in the folder of logs, so that whatever ends
-    it leaves the launcher alone. Raises Interrupted where Ctrl-C has ended the launcher.
+    Every job is an `aetool` process that prints into its log, so that whatever ends it leaves the launcher alone; the
+    logs are in one folder. Raises Interrupted where Ctrl-C has ended the launcher.
     """
     first = points[0]
     common = [word for word in first.words if word not in first.overrides]
-    sweep_dir = logs.parent.parent / ".hydra" / logs.parent.name
+    folder = logs[0].parent
+    sweep_dir = folder.parent.parent / ".hydra" / folder.parent.name
     with config_tree(first.config_dir) as loader:
         words = [*common, *QUIET, f"hydra.sweep.dir='{sweep_dir}'"]
         master = loader.load_configuration(first.command_name, words, run_mode=RunMode.MULTIRUN)
         context = HydraContext(config_loader=loader, callbacks=Callbacks())
-        task = functools.partial(run_one, first.command_name, first.config_dir, logs.resolve())
+        task = functools.partial(run_one, first.command_name, first.config_dir, [log.resolve() for log in logs])
         launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=master)
         threads = [] if first.config.threads else _threads(master, len(points))
         jobs = [[*(word for word in point.words if not word.startswith("hydra")), *threads] for point in points]
-        logs.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         try:
             returned = launcher.launch(jobs, 0)
         except KeyboardInterrupt:
             raise Interrupted(signal.SIGINT) from None
     for index, job in enumerate(returned):
-        yield index, _outcome(job, logs / f"{index + 1}.log")
+        yield index, _outcome(job, logs[index])
 
 
-def run_one(command: str, config_dir: str | Path | None, logs: Path, config: DictConfig) -> int:
+def run_one(command: str, config_dir: str | Path | None, logs: Sequence[Path], config: DictConfig) -> int:
     """In a job of the launcher: runs one point in a process of its own, and returns its exit code."""
     hydra = HydraConfig.get()
     options = [] if config_dir is None else ["--config-dir", str(config_dir)]
     words = [sys.executable, "-m", "aetool", command, *options, *hydra.overrides.task]
-    with (logs / f"{hydra.job.num + 1}.log").open("w", encoding="utf-8") as stream:
-        return subprocess.run(words, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
+    with logs[hydra.job.num].open("w", encoding="utf-8") as stream:
+        found = subprocess.run(
+            words, env=os.environ | {WAITS: "1"}, stdout=stream, stderr=subprocess.STDOUT, check=False
+        )
+    return found.returncode
 
 
 def _outcome(job: JobReturn, path: Path) -> Outcome:

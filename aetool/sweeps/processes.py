@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aetool.errors import Interrupted, deferred_signals, poll_signals
+from aetool.storage.run import WAITS
 from aetool.sweeps.outcome import Outcome, last_words
 from aetool.sweeps.room import Room
 
@@ -42,58 +43,60 @@ class Job(NamedTuple):
 
 def in_processes(
     commands: Sequence[Sequence[str]],
-    folder: Path,
+    logs: Sequence[Path],
     room: Room,
     retries: int = 0,
+    claimed: Sequence[Callable[[int], bool]] = (),
     watch: Callable[[Mapping[int, Job]], None] = lambda running: None,
 ) -> Generator[tuple[int, Outcome], None, None]:
     """Runs the words of `aetool` commands; yields how each ended, with its index, as they end.
 
-    What a command prints goes to `<index + 1>.log` in the folder. `watch` is called twice a second. A killed process is
-    started again up to `retries` times. On a signal to this process the others are asked to stop, yield their
-    outcomes, and Interrupted is raised; closing the iterator stops them as well.
+    What a command prints goes to its log. `watch` is called twice a second. A killed process is started again up to
+    `retries` times; it resumes, whatever `overwrite` says, if the one before had `claimed` the run, given its id. On a
+    signal to this process the others are asked to stop, yield their outcomes, and Interrupted is raised; closing the
+    iterator stops them as well.
     """
     methods = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
         context.set_forkserver_preload(PRELOADED)
-    waiting, running = deque(enumerate([retries] * len(commands))), dict[int, Job]()
-    left = dict(waiting)
+    waiting, running = deque(range(len(commands))), dict[int, Job]()
+    words, left = list(commands), [retries] * len(commands)
     free = list(reversed(range(room.jobs)))
     with deferred_signals():
         try:
             while waiting or running:
                 while waiting and free:
-                    index, left[index] = waiting.popleft()
-                    slot = free.pop()
-                    words = [*commands[index], *room.slots[slot]]
-                    if left[index] < retries:  # it goes on where it was
-                        words.append("overwrite=false")
-                    running[index] = _start(context, words, folder / f"{index + 1}.log", slot)
+                    index, slot = waiting.popleft(), free.pop()
+                    running[index] = _start(context, [*words[index], *room.slots[slot]], logs[index], slot)
                 wait([job.process.sentinel for job in running.values()], POLLED)
                 poll_signals()
-                for index, outcome in _ended(running, free):
+                for index, job in _ended(running, free):
+                    outcome = job.outcome()
                     if outcome.was_killed and left[index]:
-                        waiting.appendleft((index, left[index] - 1))
+                        left[index] -= 1
+                        waiting.appendleft(index)
+                        if claimed and claimed[index](job.process.pid):
+                            words[index] = [*commands[index], "overwrite=false"]
                     else:
                         yield index, outcome
                 watch(running)
             poll_signals()
         except Interrupted:
             _stop(running)
-            yield from _ended(running, free)
+            yield from ((index, job.outcome()) for index, job in _ended(running, free))
             raise
         finally:
             _stop(running)
 
 
-def _ended(running: dict[int, Job], free: list[int]) -> Iterator[tuple[int, Outcome]]:
+def _ended(running: dict[int, Job], free: list[int]) -> Iterator[tuple[int, Job]]:
     """Takes the jobs that have ended out of those that run, and gives their slots back."""
     for index, job in list(running.items()):
         if not job.process.is_alive():
             del running[index]
             free.append(job.slot)
-            yield index, job.outcome()
+            yield index, job
 
 
 def _stop(running: Mapping[int, Job]) -> None:
@@ -116,6 +119,7 @@ def _start(context: Any, words: Sequence[str], log: Path, slot: int) -> Job:
 
 def _work(words: list[str], log: str, saying: Connection) -> None:
     """In the new process: runs one command, and says its exit code."""
+    os.environ[WAITS] = "1"
     os.setsid()  # the terminal's Ctrl-C reaches the sweep alone, which passes it on once
     stream = Path(log).open("a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed with the process
     os.dup2(stream.fileno(), 1)

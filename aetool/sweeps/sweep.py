@@ -1,7 +1,9 @@
 """Runs the points of a sweep and compares them."""
 
 import contextlib
+import functools
 import os
+import socket
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,12 +17,13 @@ from aetool.errors import Interrupted, UserError
 from aetool.evaluation.session import keeping_dataset
 from aetool.files import JsonObject, write_json
 from aetool.report.rows import NOT_STARTED, SWEEP
-from aetool.storage.run import C, Run
+from aetool.storage.folder import RunFolder
+from aetool.storage.run import C, Run, waiting
 from aetool.sweeps.halving import halved
 from aetool.sweeps.launching import launched
 from aetool.sweeps.outcome import Outcome
 from aetool.sweeps.processes import in_processes
-from aetool.sweeps.progress import SweepProgress
+from aetool.sweeps.progress import SweepProgress, goal_of
 from aetool.sweeps.room import room_for
 
 F = TypeVar("F", TrainConfig, FinetuneConfig)
@@ -35,27 +38,30 @@ class Work(NamedTuple):
 
 
 def each(
-    points: Sequence[Point[F]], work: Work, folder: Path, runs: Sequence[Path] = ()
+    points: Sequence[Point[F]], work: Work, folder: Path, runs: Sequence[Path] = (), names: Sequence[str] = ()
 ) -> Iterator[tuple[int, Outcome]]:
     """Does the work of every point; yields how each ended, with its index, as they end.
 
     Here one after another, or in processes of their own where `jobs` or a launcher of Hydra says so; these print into
-    `logs/` in the folder of the sweep. A failure is reported at once and does not stop the others, unless by
-    `fail_fast`. After an interruption the outcomes so far are yielded, and it is raised. `runs` are the folders of the
-    points, where they are known, whose progress is shown.
+    `logs/<name>.log` in the folder of the sweep, by default 1, 2, …. A failure is reported at once and does not stop
+    the others, unless by `fail_fast`. A run that another process holds is waited for. After an interruption the
+    outcomes so far are yielded, and it is raised. `runs` are the folders of the points, where they are known.
     """
     config = points[0].config
     room = room_for(config, config, len(points))
     if points[0].launcher == BASIC and room.jobs == 1:
-        with keeping_dataset():
+        with keeping_dataset(), waiting():
             yield from _one_by_one(points, work.do, config.fail_fast)
         return
-    progress = SweepProgress([" ".join(point.overrides) for point in points], runs)
+    goals = [goal_of(run, point.config) for run, point in zip(runs, points, strict=False)]
+    progress = SweepProgress([" ".join(point.overrides) for point in points], goals)
+    logs = [folder / LOGS / f"{name}.log" for name in names or range(1, len(points) + 1)]
     if points[0].launcher == BASIC:
         commands = [point.own_words for point in points]
-        ended = in_processes(commands, folder / LOGS, room, config.retries, progress.watch)
+        claimed = [functools.partial(_is_claimed_by, run) for run in runs]
+        ended = in_processes(commands, logs, room, config.retries, claimed, progress.watch)
     else:
-        ended = launched(points, folder / LOGS)
+        ended = launched(points, logs)
     with progress, contextlib.closing(ended):
         for index, outcome in ended:
             found = _read(work, index) if outcome.state == "completed" else outcome
@@ -63,6 +69,12 @@ def each(
             yield index, found
             if config.fail_fast and found.state == "failed":
                 return
+
+
+def _is_claimed_by(run: Path, pid: int) -> bool:
+    """Whether a process of this machine was the last to start or resume the run."""
+    status = RunFolder(run).status
+    return (status.get("pid"), status.get("host")) == (pid, socket.gethostname())
 
 
 def _read(work: Work, index: int) -> Outcome:
@@ -127,16 +139,18 @@ def _until(
     folder: Path,
 ) -> Iterator[tuple[int, Outcome]]:
     """`each` of some points, given by index with the epoch to pause after; it starts no run over a second time."""
-    chosen, some = list(pauses), []
+    chosen, some, names = list(pauses), [], []
     for index in chosen:
         again = points[index].config.pause_after != runs[index].config.pause_after
         changes = {"pause_after": pauses[index]} | ({"overwrite": False} if again else {})
         runs[index].config = runs[index].config.model_copy(update=changes)
         typed = "null" if pauses[index] is None else pauses[index]
         words = [*points[index].words, "halving=null", f"pause_after={typed}", *(["overwrite=false"] if again else [])]
-        some.append(points[index]._replace(words=words))
+        config = points[index].config.model_copy(update=changes)
+        some.append(points[index]._replace(words=words, config=config))
+        names.append(f"{index + 1}" if pauses[index] is None else f"{index + 1}-epoch{pauses[index]}")
     of_these = Work(lambda at: work.do(chosen[at]), lambda at: work.read(chosen[at]))
-    for at, outcome in each(some, of_these, folder, [runs[index].directory for index in chosen]):
+    for at, outcome in each(some, of_these, folder, [runs[index].directory for index in chosen], names):
         yield chosen[at], outcome
 
 

@@ -2,27 +2,26 @@
 
 import logging
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from torch import nn
 
+from aetool import cgroup, machine
 from aetool.config.schema import ComputeConfig
 from aetool.dynamo import run_optimizers_eagerly
 from aetool.errors import UserError
 from aetool.machine import keep_freed_memory
+from aetool.torchrun import processes, processes_here
 
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: "<microseconds per period> <period>", or "max <period>"
 DEFAULT_THREADS = torch.get_num_threads()  # torch's choice, before anything sets them: the physical cores
 log = logging.getLogger("aetool")
 
 
 def prepare_torch(config: ComputeConfig) -> torch.device:
     """Sets torch up for this process as the config says, and returns its device."""
-    torch.set_num_threads(config.threads or max(1, available_threads() // processes_here()))
+    torch.set_num_threads(config.threads or available_threads())
     log.debug(f"torch {torch.__version__}, device={config.device}, {torch.get_num_threads()} threads")
     run_optimizers_eagerly()
     torch.set_flush_denormal(True)  # moments of silent units decay into denormals, which are slow
@@ -48,24 +47,25 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def processes_here() -> int:
-    """The processes that torchrun has started on this machine; 1 without it."""
-    return int(os.environ["LOCAL_WORLD_SIZE"]) if torch.distributed.is_torchelastic_launched() else 1
+@contextmanager
+def sharing_threads() -> Iterator[None]:
+    """Inside, the processes that torchrun has started on this machine have an equal share of the threads each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // processes_here()))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
-def available_threads(quota: Path = CPU_QUOTA) -> int:
+def available_threads() -> int:
     """The physical cores, but no more than the processors and the time that this process may use.
 
-    torch counts the cores of the whole machine, also in a container that is allowed the time of two.
+    torch counts the cores of the whole machine, also in a container that is allowed the time of two; and one alone
+    where torchrun has set OMP_NUM_THREADS.
     """
-    threads = DEFAULT_THREADS
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        threads = min(threads, len(os.sched_getaffinity(0)))
-    try:
-        allowed, period = quota.read_text().split()
-        return max(1, min(threads, math.ceil(int(allowed) / int(period))))
-    except (OSError, ValueError):  # no container, another system, or no limit
-        return threads
+    cores = DEFAULT_THREADS if processes() == 1 else machine.cores()
+    return max(1, math.ceil(min(cores, len(machine.processors()), cgroup.processors())))
 
 
 def arrange(model: nn.Module) -> None:

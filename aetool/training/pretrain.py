@@ -22,7 +22,7 @@ from aetool.training.assembly import cache_dir, initial_network, make_corruption
 from aetool.training.batches import Batches
 from aetool.training.cached_pca import pca_of
 from aetool.training.decisions import warning_of_slow_bf16
-from aetool.training.hardware import has_fused_optimizers
+from aetool.training.hardware import has_fused_optimizers, sharing_threads
 from aetool.training.objective import Objective
 from aetool.training.ranks import Ranks
 from aetool.training.trainer import Journal, Trainer
@@ -35,9 +35,10 @@ def pretrain(
     run: Run[TrainConfig], dataset: Dataset, device: torch.device, progress: Progress, ranks: Ranks
 ) -> dict[str, float]:
     """Trains the run's autoencoder from its newest checkpoint, or from scratch, and returns the final metrics."""
-    trainer = make_trainer(run, dataset, device, progress, ranks)
-    trainer.pause_after = run.config.pause_after
-    result = fit(run, trainer) | {"num_classes": dataset.num_classes}
+    with sharing_threads():
+        trainer = make_trainer(run, dataset, device, progress, ranks)
+        trainer.pause_after = run.config.pause_after
+        result = fit(run, trainer) | {"num_classes": dataset.num_classes}
     return result | ({} if trainer.objective.comparable else trainer.objective.eval().settings())
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, distributed, nn
 
 from aetool.errors import Interrupted, poll_signals
 from aetool.models.base import AutoencoderOutput
+from aetool.torchrun import processes
 
 T = TypeVar("T")
 SIGTERM = 15
@@ -91,20 +92,10 @@ class Ranks:
             raise Interrupted(int(found))
 
 
-def is_one_of_several() -> bool:
-    """Whether torchrun has started this process and others."""
-    return distributed.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1
-
-
-def is_beside_the_first() -> bool:
-    """Whether it is not the one that writes."""
-    return is_one_of_several() and os.environ["RANK"] != "0"
-
-
 @contextlib.contextmanager
 def joined() -> Iterator[Ranks]:
     """The processes that torchrun has started; without it, this one alone."""
-    if not is_one_of_several():
+    if processes() == 1:
         yield Ranks()
         return
     if torch.cuda.is_available():

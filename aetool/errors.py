@@ -88,6 +88,8 @@ def deferred_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if _handle not in before.values():  # the outermost block: what is polled later is no longer meant
+            _received.clear()
 
 
 def poll_signals() -> None:

@@ -1,6 +1,8 @@
 """What the tests share: a small labelled dataset, a tiny run of it, and the real command line in-process."""
 
 import contextlib
+import inspect
+import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -17,7 +19,7 @@ from aetool.cli import main
 from aetool.config.schema import RunConfig, TrainConfig
 from aetool.config.tree import known_targets
 from aetool.data.dataset import Dataset
-from aetool.evaluation.background import Figure, Figures
+from aetool.evaluation.background import Draw, Figure, Figures
 from aetool.probes.base import Labelled, Probe, ProbeResult, judge
 from aetool.storage.opening import open_run
 from aetool.storage.run import Run
@@ -25,6 +27,7 @@ from aetool.training.assembly import cache_dir, load_dataset
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 
+DRAW = Figures.draw
 TINY = [  # 64 training images of 8×8 in 4 steps an epoch, 3 epochs
     "dataset=arrays",
     "dataset.path=images.npz",
@@ -86,18 +89,9 @@ class Said(NamedTuple):
     err: str
 
 
-@pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder with images.npz: 4 classes of blurred blobs, and a cache of its own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("AETOOL_CACHE", str(tmp_path / "cache"))
-    write_images(tmp_path / "images.npz")
-    return tmp_path
-
-
 @contextlib.contextmanager
 def working_in(folder: Path) -> Iterator[None]:
-    """In this folder, with a cache of its own; figures of runs are not drawn."""
+    """In this folder, with a cache of its own; figures of runs are not drawn, which takes as long as the run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("AETOOL_CACHE", str(folder / "cache"))
@@ -105,13 +99,29 @@ def working_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def _undrawn(figures: Figures, function: object, path: Path, *arguments: object) -> Figure:
-    """In the place of a figure's drawing."""
+def _undrawn(figures: Figures, function: Draw, path: Path, *arguments: object) -> Figure:
+    """In the place of a figure's drawing: a dot, if it could be asked of the process that draws."""
+    inspect.signature(function).bind(path, *arguments)
+    pickle.dumps((function, arguments))
     done: Future[str | None] = Future()
     done.set_result(None)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (1, 1)).save(path)
     return Figure(path, done)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Iterator[Path]:
+    """An empty working folder with images.npz: 4 classes of blurred blobs; see `working_in`."""
+    with working_in(tmp_path):
+        write_images(tmp_path / "images.npz")
+        yield tmp_path
+
+
+@pytest.fixture
+def drawing(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the workplace, figures of runs are drawn."""
+    monkeypatch.setattr(Figures, "draw", DRAW)
 
 
 def write_images(path: Path, seed: int = 0) -> None:

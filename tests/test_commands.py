@@ -29,6 +29,7 @@ def metrics(run) -> dict:
     return json.loads((run / "metrics.json").read_text())
 
 
+@pytest.mark.usefixtures("drawing")
 def test_train_leaves_what_the_readme_promises(workplace, aetool):
     done = aetool("train", *TINY, "model.code_activation=relu")
     assert done.code == 0, done.err
@@ -45,6 +46,7 @@ def test_train_leaves_what_the_readme_promises(workplace, aetool):
     assert not list(workplace.glob("*.log"))
 
 
+@pytest.mark.usefixtures("drawing")
 def test_tensorboard_has_scalars_pictures_and_hparams_in_the_runs_own_folder(workplace, aetool):
     aetool("train", *TINY, "penalty=l1")
     run = only_run(workplace)
@@ -134,6 +136,7 @@ def test_out_of_memory_in_a_sweep_is_exit_4(workplace, aetool, monkeypatch):
     assert aetool("train", "-m", *LINE, "model.code_size=2,3").code == 4
 
 
+@pytest.mark.usefixtures("drawing")
 def test_odd_names_are_drawn_and_listed_as_they_are(workplace, aetool):
     done = aetool("train", *TINY, "name=a$x_$b [bold] ü")
     assert done.code == 0, done.err

@@ -25,6 +25,7 @@ def evaluated(workplace) -> dict[str, float]:
     return json.loads((only_run(workplace) / "metrics.json").read_text())["evaluate"]
 
 
+@pytest.mark.usefixtures("drawing")
 def test_the_jacobian_norm_is_that_of_the_validation_images(aetool, workplace):
     assert aetool("train", *TINY, "model=contractive", "model.code_size=6", "evaluation.jacobian_images=5").code == 0
     run = package.load(only_run(workplace))
@@ -68,6 +69,7 @@ def test_the_level_of_training_is_measured_once(aetool, workplace):
     assert {key.split("/")[1] for key in evaluated(workplace) if key.startswith("denoising")} == {"trained", "0.5"}
 
 
+@pytest.mark.usefixtures("drawing")
 def test_firing_frequencies_are_those_of_the_training_images(aetool, workplace, shown):
     words = [word for word in TINY if not word.startswith("model")]
     words += ["model=topk", "model.k=2", "model.code_size=40", "evaluation.firing_images=50"]
@@ -150,6 +152,7 @@ def test_a_masked_run_has_the_error_of_hidden_and_of_visible_patches(aetool, wor
     assert found["val/visible_mse"] == pytest.approx(np.mean(visible), rel=1e-5)
 
 
+@pytest.mark.usefixtures("drawing")
 def test_a_variational_run_has_likelihood_bounds(aetool, workplace):
     said = aetool("train", *TINY, "model=vae", "model.widths=[8]", "model.code_size=4", "penalty.weight=1000")
     found = evaluated(workplace)

@@ -127,6 +127,7 @@ input()
     worker.wait(timeout=20)
 
 
+@pytest.mark.usefixtures("drawing")
 def test_a_run_without_its_figures_is_completed_with_warnings(workplace, aetool, monkeypatch):
     failed: Future[str | None] = Future()
     failed.set_result("ValueError: no ink")
@@ -139,6 +140,7 @@ def test_a_run_without_its_figures_is_completed_with_warnings(workplace, aetool,
     assert run.metrics.keys() == {"pretrain", "evaluate", "probe-linear"}
 
 
+@pytest.mark.usefixtures("drawing")
 def test_what_was_stopped_before_its_figures_were_drawn_is_measured_again(workplace, aetool, monkeypatch):
     def stopped(figures: Figures) -> None:
         raise RuntimeError("stopped")

@@ -15,7 +15,7 @@ FAILING = """
 from aetool.models.base import Autoencoder
 
 class Failing(Autoencoder):
-    def __init__(self, image_shape):
+    def __init__(self, image_shape, code_size):
         raise RuntimeError("only square images")
 
     def encode(self, x):
@@ -94,34 +94,31 @@ def test_models_have_a_cost_on_the_dataset(aetool):
     assert on_mnist["patch"].endswith("code 3200")  # of an image: 400 atoms, 2 signs, 4 cells
 
 
-def test_another_dataset_and_a_value(aetool):
-    """Of images whose shape is not known before they are read, and so is given."""
-    images = ["dataset=arrays", "dataset.path=x", "dataset.image_shape=[1,8,8]"]
-    done = aetool("list", "models", *images, "model.code_size=5")
+def test_the_users_own_options_on_another_dataset_and_why_one_cannot_be_built(workplace, aetool):
+    tree = workplace / "mine"
+    (tree / "model").mkdir(parents=True)
+    (tree / "loss").mkdir()
+    (tree / "failing_model.py").write_text(FAILING)
+    (tree / "model" / "failing.yaml").write_text(
+        "# Fails.\n_target_: failing_model.Failing\nname: failing\ncode_size: 3\n"
+    )
+    (tree / "model" / "open.yaml").write_text(
+        "# Open.\n_target_: aetool.models.wta.WTA\nname: open\ncode_size: 5\nrate: ???\nmomentum: 0.5\n"
+    )
+    (tree / "model" / "a_very_long_name_indeed.yaml").write_text(
+        "_target_: failing_model.Absent\nname: absent\ncode_size: 3\n"
+    )
+    (tree / "loss" / "own.yaml").write_text("# My own loss.\n_target_: aetool.losses.MSE\n")
+    images = ["dataset=arrays", "dataset.path=x", "dataset.image_shape=[1,8,8]"]  # known only when they are read
+    done = aetool("list", "models", "--config-dir", str(tree), *images, "model.code_size=5")
     assert done.code == 0, done.err
     found = costs(done.out)
     parameters = 64 * 128 + 128 + 128 * 5 + 5 + 5 * 128 + 128 + 128 * 64 + 64
     assert found["dense_128_64"].startswith(f"{parameters:,} parameters")
     assert found["dense_128_64"].endswith("code 5")
     assert "model.k=" in found["topk"]  # 5 units cannot have as many active ones
-
-
-def test_the_users_own_options_and_why_one_cannot_be_built(workplace, aetool):
-    tree = workplace / "mine"
-    (tree / "model").mkdir(parents=True)
-    (tree / "loss").mkdir()
-    (tree / "failing_model.py").write_text(FAILING)
-    (tree / "model" / "failing.yaml").write_text("# Fails.\n_target_: failing_model.Failing\nname: failing\n")
-    (tree / "model" / "open.yaml").write_text(
-        "# Open.\n_target_: aetool.models.closed_form.PCAModel\nname: open\ncode_size: ???\n"
-    )
-    (tree / "model" / "a_very_long_name_indeed.yaml").write_text("_target_: failing_model.Absent\nname: absent\n")
-    (tree / "loss" / "own.yaml").write_text("# My own loss.\n_target_: aetool.losses.MSE\n")
-    done = aetool("list", "models", "--config-dir", str(tree))
-    assert done.code == 0, done.err
-    found = costs(done.out)
     assert found["failing"] == "cannot be built: RuntimeError: only square images"
-    assert found["open"] == "model.code_size: missing; set model.code_size=…"
+    assert found["open"] == "model.rate: missing; set model.rate=…"
     assert "has no 'Absent'" in found["a_very_long_name_indeed"]
     assert "  failing          Fails." in done.out
     assert "own              My own loss." in aetool("list", "losses", "-cd", str(tree)).out

@@ -2,53 +2,36 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
+import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
+import killed
 import pytest
 import torch
-from conftest import TINY, only_run, write_images
+from conftest import TINY, only_run, working_in, write_images
 
 from aetool.cli import main
 from aetool.errors import NoValidCheckpointError, UserError
 from aetool.storage.checkpoint import Checkpoints
 from aetool.storage.folder import RunFolder
-
-KILLED = """
-import os, signal, sys
-import aetool.training.trainer as trainer
-from aetool.cli import main
-kind, moment, words = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
-number = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM, "INT": signal.SIGINT}.get(kind)
-if kind == "write":  # killed inside the write of a checkpoint, at its n-th sync
-    import aetool.files as files
-    sync, count = files.sync, []
-    def dying(path):
-        if "checkpoints" in path.parts:
-            count.append(path)
-        if len(count) == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
-        sync(path)
-    files.sync = dying
-else:
-    after = trainer.Trainer.after_step
-    def dying(self):
-        if self.step == moment:
-            os.kill(os.getpid(), number)
-        after(self)
-    trainer.Trainer.after_step = dying
-sys.exit(main(words))
-"""
+from aetool.sweeps.processes import PRELOADED
 
 
-def start(folder: Path, kind: str, moment: int, *words: str) -> subprocess.CompletedProcess:
-    """Trains in a process of its own that a signal ends at a step, or SIGKILL inside a checkpoint's write."""
-    environment = os.environ | {"AETOOL_CACHE": str(folder / "cache")}
-    command = [sys.executable, "-c", KILLED, kind, str(moment), "train", *TINY, *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
+def start(kind: str, moment: int) -> int:
+    """Trains in the working folder, in a process of its own that a signal ends (see `killed`); its exit code.
+
+    The processes are forks of one that has imported torch.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(target=killed.train, args=(kind, moment, TINY, os.environ["AETOOL_CACHE"]))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
 
 
 def finish(*words: str) -> None:
@@ -78,11 +61,26 @@ def fingerprint(folder: Path) -> tuple[str, list[dict]]:
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
     write_images(folder / "images.npz")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("AETOOL_CACHE", str(folder / "cache"))
+    with working_in(folder):
         finish()
     return fingerprint(folder)
+
+
+@pytest.fixture(scope="module")
+def killed_once(tmp_path_factory):
+    """A folder with a run that was killed in its 7th step of 12."""
+    folder = tmp_path_factory.mktemp("killed")
+    write_images(folder / "images.npz")
+    with working_in(folder):
+        assert start("KILL", 7) == -signal.SIGKILL
+    return folder
+
+
+@pytest.fixture
+def interrupted(workplace, killed_once):
+    """The working folder with a copy of it."""
+    shutil.copytree(killed_once, workplace, dirs_exist_ok=True)
+    return workplace
 
 
 @pytest.mark.parametrize(
@@ -91,8 +89,8 @@ def uninterrupted(tmp_path_factory):
 )
 def test_the_same_command_goes_on_to_the_same_bits(workplace, uninterrupted, kind, moments):
     for moment in moments:
-        done = start(workplace, kind, moment)
-        assert done.returncode == {"TERM": 143, "INT": 130}.get(kind, -signal.SIGKILL), done.stderr
+        expected = {"TERM": 143, "INT": 130}.get(kind, -signal.SIGKILL)
+        assert start(kind, moment) == expected, Path("killed.log").read_text()
         if kind in ("TERM", "INT"):
             assert RunFolder(only_run(workplace)).status["state"] == "interrupted"
             newest = Checkpoints(only_run(workplace) / "checkpoints").newest()
@@ -106,10 +104,9 @@ def test_the_same_command_goes_on_to_the_same_bits(workplace, uninterrupted, kin
 
 
 @pytest.mark.parametrize("ingredient", ["optimizer", "step", "sums"])
-def test_every_ingredient_of_a_checkpoint_is_needed(workplace, uninterrupted, ingredient):
+def test_every_ingredient_of_a_checkpoint_is_needed(interrupted, uninterrupted, ingredient):
     """The negative control: without one of them the resumed run must end elsewhere."""
-    assert start(workplace, "KILL", 7).returncode == -signal.SIGKILL
-    newest = Checkpoints(only_run(workplace) / "checkpoints").newest()
+    newest = Checkpoints(only_run(interrupted) / "checkpoints").newest()
     assert newest is not None
     assert newest.step == 6
     state = newest.state()
@@ -121,13 +118,12 @@ def test_every_ingredient_of_a_checkpoint_is_needed(workplace, uninterrupted, in
         state["sums"], state["summed"] = {name: value + 1 for name, value in state["sums"].items()}, 1
     rewrite(newest.path, state)
     finish()
-    found = fingerprint(workplace)
+    found = fingerprint(interrupted)
     assert found != uninterrupted
 
 
-def test_a_checkpoint_of_another_version_is_refused(workplace, aetool):
-    assert start(workplace, "KILL", 7).returncode == -signal.SIGKILL
-    newest = Checkpoints(only_run(workplace) / "checkpoints").newest()
+def test_a_checkpoint_of_another_version_is_refused(interrupted, aetool):
+    newest = Checkpoints(only_run(interrupted) / "checkpoints").newest()
     assert newest is not None
     rewrite(newest.path, {key: value for key, value in newest.state().items() if key != "best_rank"})
     done = aetool("train", *TINY)
@@ -156,9 +152,8 @@ def test_another_seed_changes_the_weights(workplace, uninterrupted):
     assert fingerprint(workplace)[0] != uninterrupted[0]
 
 
-def test_changed_data_is_refused_on_resume(workplace, aetool):
-    assert start(workplace, "KILL", 7).returncode == -signal.SIGKILL
-    write_images(workplace / "images.npz", seed=1)
+def test_changed_data_is_refused_on_resume(interrupted, aetool):
+    write_images(interrupted / "images.npz", seed=1)
     done = aetool("train", *TINY)
     assert done.code == 2
     assert "the dataset has changed" in done.err

@@ -163,16 +163,23 @@ def test_two_processes_cannot_hold_one_run(workplace):
         "import sys; from aetool.storage.run import Run; from aetool.config.compose import compose_one\n"
         "from aetool.config.schema import TrainConfig\n"
         "from aetool.errors import UserError\n"
-        "try:\n"
-        "    with Run.of(compose_one('train', TrainConfig).config).claim(): pass\n"
-        "except UserError as error: print(error); sys.exit(2)\n"
+        "for line in sys.stdin:\n"
+        "    try:\n"
+        "        with Run.of(compose_one('train', TrainConfig).config).claim(): print('held', flush=True)\n"
+        "    except UserError as error: print(error, flush=True)\n"
     )
-    with run.claim():
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=workplace, check=False)
-    assert done.returncode == 2
-    assert f"in use by process {run.status['pid']}" in done.stdout
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=workplace, check=False)
-    assert done.returncode == 0, done.stderr
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+
+        def answer() -> str:
+            other.stdin.write("try\n")
+            other.stdin.flush()
+            return other.stdout.readline()
+
+        with run.claim():
+            assert f"in use by process {run.status['pid']}" in answer()
+        assert answer() == "held\n"
 
 
 def test_a_run_that_another_process_is_about_to_start(workplace):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, dataset_of, only_run, run_in, write_images
+from conftest import TINY, dataset_of, only_run, run_in, working_in, write_images
 from torch import Tensor
 
 import aetool as package
@@ -37,8 +37,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one tiny run, which the tests copy."""
     folder = tmp_path_factory.mktemp("trained")
     write_images(folder / "images.npz")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    with working_in(folder):
         assert main(["train", *TRAINED]) == 0
     return folder / "outputs"
 
@@ -217,6 +216,7 @@ class TestFigures:
 
 
 class TestSampleCommand:
+    @pytest.mark.usefixtures("drawing")
     def test_leaves_pictures_codes_and_numbers(self, run, aetool):
         done = aetool("sample", f"run={run}", "count=10", "seed=3")
         assert done.code == 0, done.err

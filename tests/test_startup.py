@@ -67,7 +67,7 @@ for kind, options in KINDS.items():
 
 def test_training_imports_nothing_heavy(workplace):
     digits(workplace / "cache" / "datasets")
-    words = ["train", "trainer.epochs=1", "probe.l2=[0.1]", "threads=1"]
+    words = ["train", "model.code_size=16", "trainer.epochs=1", "probe.l2=[0.1]", "threads=1"]
     called = [sys.executable, "-c", TRAINING, *words]
     done = subprocess.run(called, capture_output=True, text=True, cwd=workplace, check=False)
     assert done.returncode == 0, done.stderr

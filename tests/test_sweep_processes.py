@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from aetool.config.compose import compose_one, compose_points
 from aetool.config.schema import TrainConfig
+from aetool.errors import poll_signals
 from aetool.storage.folder import LOCK
 from aetool.storage.run import WAITS
 from aetool.sweeps import launching, room
@@ -217,13 +218,19 @@ def test_fail_fast_ends_the_sweep(jobs, own, workplace, aetool):
     assert found["fine"] == "not started"
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib", pytest.param("submitit_local", marks=pytest.mark.real)])
-def test_points_in_processes_of_their_own_are_the_same_runs(launcher, workplace, aetool):
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        ["jobs=2"],
+        ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"],
+        pytest.param(["hydra/launcher=submitit_local"], marks=pytest.mark.real),
+    ],
+)
+def test_points_in_processes_of_their_own_are_the_same_runs(chosen, workplace, aetool):
     words = [word for word in TINY if word != "jobs=1"]
     assert aetool("train", "-m", *TINY, "seed=0,1").code == 0
     here = weights(workplace)
     shutil.rmtree(workplace / "outputs")
-    chosen = ["jobs=2"] if launcher == "basic" else [f"hydra/launcher={launcher}"]
     done = aetool("train", "-m", *words, *chosen, "seed=0,1")
     assert done.code == 0, done.err
     assert states(workplace) == {"0": "completed", "1": "completed"}
@@ -242,6 +249,7 @@ def test_a_signal_saves_the_running_points_and_ends_the_sweep(own, workplace, ae
         done = aetool("train", *words)
     assert done.code == 130
     assert states(workplace) == {"slow": "interrupted", "slower": "interrupted", "slowest": "not started"}
+    poll_signals()  # the signal was for the sweep alone
 
 
 @pytest.mark.parametrize(

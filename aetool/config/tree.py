@@ -5,16 +5,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import yaml
 from hydra import initialize_config_module
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigSource
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from aetool.errors import UserError
 from aetool.files import flatten
@@ -82,9 +83,13 @@ def text_of(loader: ConfigLoader, name: str) -> str:
     """The YAML that Hydra takes for a config such as `model/sparse`: the first on its search path."""
     for source in loader.get_sources():
         if source.scheme() in ("pkg", "file") and source.is_config(name):
-            root = resources.files(source.path) if source.scheme() == "pkg" else Path(source.path)
-            return root.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+            return _text(source, name)
     return ""
+
+
+def _text(source: ConfigSource, name: str) -> str:
+    root = resources.files(source.path) if source.scheme() == "pkg" else Path(source.path)
+    return root.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def description(text: str) -> str:
@@ -105,8 +110,8 @@ def known_targets(config_dir: str | Path | None = None) -> "Targets":
                 for name in source.list(folder, ObjectType.CONFIG) if source.is_group(folder) else ():
                     path = f"{folder}/{name}".lstrip("/")
                     try:
-                        config = OmegaConf.to_container(source.load_config(path).config)
-                    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+                        config = _values(source, path)
+                    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
                         raise UserError(f"{source.path}/{path}.yaml: {error}") from error
                     for key, value in flatten(config if isinstance(config, dict) else {}):
                         first, last = key.partition(".")[0], key.rpartition(".")[2]
@@ -114,3 +119,10 @@ def known_targets(config_dir: str | Path | None = None) -> "Targets":
                             group = first if first in folders else folder.partition("/")[0]
                             found.setdefault(group, {}).setdefault(stable_name(str(value)), str(value))
         return found
+
+
+def _values(source: ConfigSource, name: str) -> Any:
+    """A config as written, as plain values. Hydra's own way takes ten times as long."""
+    if source.scheme() in ("pkg", "file"):
+        return yaml.load(_text(source, name), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return OmegaConf.to_container(source.load_config(name).config)

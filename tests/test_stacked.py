@@ -1,6 +1,5 @@
 """Points of a sweep in one vectorised step: the runs that they would be alone, to rounding."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +46,8 @@ SWEEPS = {
         "corruption.level=0.1,0.4",
     ],
     "wta": ["model=wta", *SPARSE, "optimizer.lr=1e-3,1e-2", "seed=0,1"],
+    "classification": [*DENSE, "penalty=classification", "penalty.weight=0.1,1", "seed=0,1"],
+    "conv": ["model=conv", "model.channels=[3]", "model.code_size=4", "penalty=l1", "penalty.weight=1e-3,1e-1"],
     "vae": ["model=vae", "model.widths=[8]", "model.code_size=4", "penalty.weight=0.1,1"],
     "denoising": [*DENSE, "corruption=gaussian", "corruption.level=0,0.2", "seed=0,1"],
 }
@@ -88,12 +89,6 @@ def test_every_point_is_the_run_that_it_would_be_alone(name, workplace):
 LAMBDAS = [*TINY, "penalty=l1", "penalty.weight=1e-3,1e-2,1e-1"]
 
 
-def states(workplace: Path) -> dict[str, str]:
-    """How the points of the sweep ended, by what tells them apart."""
-    (path,) = (workplace / "outputs").glob("sweep-*/sweep.json")
-    return {" ".join(run["overrides"]): run["state"] for run in json.loads(path.read_text())["runs"]}
-
-
 def of_sweep(*words: str) -> tuple[list[Point[TrainConfig]], list[Run[TrainConfig]]]:
     points = compose_points("train", TrainConfig, words, multirun=True)
     return points, [Run.of(decided(point.config)) for point in points]
@@ -130,9 +125,9 @@ def numbers(row: dict[str, float]) -> dict[str, float]:
 
 def test_a_stacked_sweep_is_of_ordinary_runs(workplace, aetool):
     with working_in(workplace):
-        done = aetool("train", "-m", *LAMBDAS, "stack=true")
+        done = aetool("train", "-m", *LAMBDAS, "stack=true", "overwrite=true")  # which is done once
         assert done.code == 0, done.err
-        assert "3 points in one step, from step 0 on" in done.out
+        assert done.out.count("3 points in one step, from step 0 on") == 1
         _, runs = of_sweep(*LAMBDAS)
         assert [run.status["state"] for run in runs] == 3 * ["completed"]
         assert [run.metrics["pretrain"]["stacked"] for run in runs] == [3, 3, 3]
@@ -209,17 +204,19 @@ def test_runs_that_were_begun_alone_are_stacked(workplace, monkeypatch):
     assert "resumed at step 4 with stacked 1 → 3: the last bits may differ" in runs[0].warnings
 
 
-def test_a_point_that_is_not_finite_fails_alone(workplace, aetool):
-    with working_in(workplace):
-        words = [*TINY, "optimizer.lr=1e-3,1e30,1e-2"]
-        done = aetool("train", "-m", *words, "stack=true")
-        assert done.code == 3
-        assert list(states(workplace).values()) == ["completed", "failed", "completed"]
-        _, (first, broken, _) = of_sweep(*words)
-        assert "not finite at step" in broken.status["error"]
-        _, (other, *_) = of_sweep(*words, "output=alone")
-        train_alone(other)
-        assert_close([first], [other])
+def test_a_point_that_is_not_finite_fails_alone(workplace):
+    words = [*TINY, "optimizer.lr=1e-3,1e30,1e-2"]
+    points, runs = of_sweep(*words)
+    ended = dict(stacking.stacked(points, runs))
+    assert ended.keys() == {0, 1, 2}
+    assert ended[0] is ended[2] is None
+    assert ended[1].state == "failed"
+    assert ended[1].exit_code == 3
+    assert "not finite at step" in runs[1].status["error"]
+    _, others = of_sweep(*words, "output=alone")
+    for index in (0, 2):
+        train_alone(others[index])
+    assert_close(runs[::2], others[::2])
 
 
 def test_fail_fast_leaves_the_others_to_resume(workplace):
@@ -245,7 +242,7 @@ ALONE = {  # why: words
     "noise is drawn in its step": ["model=vae", "model.widths=[8]", "model.code_size=4", "seed=0,1"],
     "trainer.compile=true is for the step of one network": ["trainer.compile=true", "seed=0,1"],
     "model=pca is fitted in closed form": ["model=pca", "model.code_size=4", "seed=0,1"],
-    "a CPU gains nothing": ["model=dense", "model.widths=[16384]", "seed=0,1"],
+    "a CPU is busy computing": ["model=dense", "model.widths=[16384]", "seed=0,1"],
 }
 
 
@@ -270,12 +267,11 @@ def test_what_stack_does_not_go_with(workplace, aetool):
     assert not (workplace / "outputs").exists()
 
 
-def test_overwrite_trains_once(workplace, aetool):
-    with working_in(workplace):
-        words = [*TINY, "seed=0,1", "stack=true"]
-        assert aetool("train", "-m", *words).code == 0
-        done = aetool("train", "-m", *words, "overwrite=true")
-        assert done.code == 0
-        assert done.out.count("2 points in one step") == 1
-        _, runs = of_sweep(*words)
-        assert [run.metrics["pretrain"]["stacked"] for run in runs] == [2, 2]
+def test_a_stack_that_fails_as_a_whole_leaves_its_points_to_be_trained_one_by_one(workplace, monkeypatch, capsys):
+    points, runs = of_sweep(*LAMBDAS)
+    monkeypatch.setattr(stacked, "poll_signals", end_at(7, MemoryError("no room")))
+    assert not list(stacking.stacked(points, runs))
+    assert "3 points (penalty.weight=0.001, …): trained one by one: MemoryError: no room" in capsys.readouterr().out
+    assert [run.status["state"] for run in runs] == 3 * ["paused"]
+    train_alone(runs[0])
+    assert runs[0].metrics["pretrain"]["best_step"] == 12

@@ -26,7 +26,7 @@ from aetool.training.stacked import NotStackable, Stack
 from aetool.training.trainer import Trainer
 
 MOST = 64  # points in one step: bounds memory and open files
-STACK_FLOPS = 2e7  # of a batch's forward pass: above, computing takes longer than calling the kernels
+STACK_FLOPS = 2e7  # of a batch's forward pass: above, a CPU core takes 1.3 times less for a step of each at most
 
 Ended = tuple[int, Outcome | None]
 log = logging.getLogger("aetool")
@@ -56,8 +56,6 @@ class Member:
             self.leave(Paused(self.trainer.epoch))
             return None
         self.leave(error)
-        if isinstance(error, Interrupted):
-            return Outcome("interrupted", 0)
         print(f"{self.name}: failed: {error}", flush=True)
         return Outcome.of_error(error)
 
@@ -65,8 +63,8 @@ class Member:
 def stacked(points: Sequence[Point[TrainConfig]], runs: Sequence[Run[TrainConfig]]) -> Generator[Ended, None, None]:
     """Pretrains points that share their shapes together; says which are left to be trained one by one, and why.
 
-    Yields the index of each that has ended, with how it failed or was interrupted; None: it waits, paused, to be
-    evaluated and probed as any run whose pretraining is done. Raises Interrupted after all of these.
+    Yields the index of each that is trained, and None where it waits, paused, to be evaluated and probed as any run
+    whose pretraining is done; else how it failed or was interrupted. Raises Interrupted after all of these.
     """
     groups: dict[Hashable, list[int]] = {}
     for index, run in enumerate(runs):
@@ -91,7 +89,7 @@ def _is_to_train(run: Run[TrainConfig]) -> bool:
 
 
 def _shapes(config: TrainConfig) -> str:
-    """Equal for points that differ in values of tensors, in batches, and in what each does by itself, alone."""
+    """Equal for points that differ only in the values of tensors, in their batches, and in what their trainers do."""
     values: dict[str, Any] = identity(config)
     for key in ("seed", "corruption", "scheduler"):
         del values[key]
@@ -112,20 +110,19 @@ def _refusal(config: TrainConfig, points: int) -> str | None:
             return f"trainer.{key}=true is for the step of one network; set it to false"
     work, _ = work_of(config)
     if choose_device(config.device).type == "cpu" and work > STACK_FLOPS:
-        most = f"above {STACK_FLOPS / 1e6:.0f} a CPU gains nothing from computing several at once"
-        return f"a forward pass takes {work / 1e6:.0f} MFLOP a batch; {most}"
+        most = f"above {STACK_FLOPS / 1e6:.0f} a CPU is busy computing, and gains little from computing several at once"
+        return f"a batch's forward pass takes {work / 1e6:.0f} MFLOP; {most}"
     return None
 
 
 def _train(
     points: Sequence[Point[TrainConfig]], runs: Sequence[Run[TrainConfig]], group: Sequence[int]
 ) -> Iterator[Ended]:
-    """The points of a group, by index."""
+    """Trains a group, given by index; what cannot be stacked, or fails as a whole, is left to be trained one by one."""
     config = runs[group[0]].config
     threads = points[group[0]].config.threads or _threads(config, len(group))
     compute = config.model_copy(update={"threads": threads})
     waiting: dict[Trainer, Member] = {}
-    end: Exception = Paused(0)  # of those that are left at the end
     try:
         with TrainingProgress() as progress:
             for index in group:
@@ -138,18 +135,18 @@ def _train(
                     member = waiting.pop(trainer)
                     yield member.index, member.ended(error, together)
                     if error is not None and config.fail_fast:
-                        stack.save()
                         return
-    except Exception as error:
-        end = error
+    except Interrupted as signal:
         for trainer in list(waiting):
             member = waiting.pop(trainer)
-            yield member.index, member.ended(error, 0)
-        if isinstance(error, Interrupted):
-            raise
+            member.leave(signal)
+            yield member.index, Outcome("interrupted", 0)
+        raise
+    except Exception as error:  # such as of memory; each goes on from its last checkpoint
+        _say_alone([member.name for member in waiting.values()], f"{type(error).__name__}: {error}")
     finally:
         for member in waiting.values():
-            member.leave(end)
+            member.leave(Paused(member.trainer.epoch))
 
 
 def _joined(

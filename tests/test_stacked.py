@@ -18,10 +18,11 @@ from aetool.storage.run import Run
 from aetool.sweeps import stacking
 from aetool.training import stacked
 from aetool.training.decisions import decided
+from aetool.training.journal import Journal
 from aetool.training.pretrain import make_trainer, pretrain
 from aetool.training.ranks import Ranks
 from aetool.training.stacked import Stack
-from aetool.training.trainer import Journal, Trainer
+from aetool.training.trainer import Trainer
 
 DATA = [word for word in TINY if not word.startswith("model")]
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}  # of weights after twelve steps

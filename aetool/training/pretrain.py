@@ -24,9 +24,10 @@ from aetool.training.batches import Batches
 from aetool.training.cached_pca import pca_of
 from aetool.training.decisions import warning_of_slow_bf16
 from aetool.training.hardware import has_fused_optimizers
+from aetool.training.journal import Journal
 from aetool.training.objective import Objective
 from aetool.training.ranks import Ranks
-from aetool.training.trainer import Journal, Trainer
+from aetool.training.trainer import Trainer
 
 Progress = Callable[[Trainer], None]
 log = logging.getLogger("aetool")

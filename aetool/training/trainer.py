@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,24 +13,14 @@ from aetool.data.dataset import Split
 from aetool.errors import Interrupted, NonFiniteError, Paused, UserError, poll_signals
 from aetool.models.base import Batch
 from aetool.randomness import seed_global
-from aetool.storage.checkpoint import Checkpoint, Checkpoints, State
-from aetool.storage.record import Record
+from aetool.storage.checkpoint import Checkpoint, State
 from aetool.training.batches import Batches
 from aetool.training.captured import Captured
 from aetool.training.hardware import tensor_float32
+from aetool.training.journal import Journal
 from aetool.training.objective import Terms, TrainingObjective
 from aetool.training.scalars import Scalars
 from aetool.training.schedules import Schedule
-
-
-class Journal(NamedTuple):
-    """Where a trainer writes its record and checkpoints, and its callbacks."""
-
-    stage: str  # of the rows of the record
-    record: Record
-    checkpoints: Checkpoints
-    progress: Callable[["Trainer"], None]  # called after every step
-    picture: Callable[["Trainer"], None] | None = None  # called after about ten of the epochs
 
 
 class Trainer:

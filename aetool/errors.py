@@ -51,7 +51,8 @@ class Interrupted(Exception):  # noqa: N818 - a request to stop, not an error
 
 
 class Paused(Exception):  # noqa: N818 - asked for
-    """Training has come to the end of the epoch that `pause_after` names, or is beyond it; its state is saved."""
+    """Work on a run stops here, with its state saved: at the end of the epoch that `pause_after` names or beyond it, or
+    because the rest is done elsewhere."""
 
     def __init__(self, epoch: int) -> None:
         super().__init__(f"paused after epoch {epoch}")

@@ -205,6 +205,7 @@ class TestIdentity:
             "supervised",
             "finetune",
             "halving",
+            "stack",
             "pause_after",
             "jobs",
             "retries",

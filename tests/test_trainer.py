@@ -208,8 +208,8 @@ def test_evaluation_disturbs_no_randomness(trainer):
     quiet.fit()
     after = torch.rand(1)
     torch.manual_seed(123)
-    finish = watched._finish_epoch
-    watched._finish_epoch = lambda: (watched.evaluate(watched.batches.train), finish())
+    finish = watched.finish_epoch
+    watched.finish_epoch = lambda: (watched.evaluate(watched.batches.train), finish())
     watched.fit()
     assert torch.equal(after, torch.rand(1))
     for one, two in zip(quiet.model.parameters(), watched.model.parameters(), strict=True):

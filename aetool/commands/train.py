@@ -48,6 +48,8 @@ def run(points: Sequence[Point[TrainConfig]], full: bool = False) -> int:
         worst = sweep(points, runs, work)
         _print_published(runs)
         return worst
+    if points[0].config.stack:
+        log.info("stack=true: one run alone; give several values of a key, with -m")
     print_result(_train(runs[0], points[0].config_dir), full)
     return 0
 

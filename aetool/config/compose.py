@@ -41,7 +41,8 @@ class Point(NamedTuple, Generic[C]):
     @property
     def own_command(self) -> str:
         """The command line of this point alone; it resumes where an overwriting one would start over."""
-        return shlex.join(["aetool", *(word for word in self.own_words if word != "overwrite=true")])
+        others = ("overwrite=true", "stack=true")
+        return shlex.join(["aetool", *(word for word in self.own_words if word not in others)])
 
     @property
     def own_words(self) -> list[str]:
@@ -88,6 +89,9 @@ def compose_points(
                 config = check(plain(compose(values) if multirun else base), schema, typed=set_keys)
                 if launcher != BASIC and "jobs" in set_keys:
                     raise ConfigError([f"jobs: {LAUNCHER}={launcher} decides it; leave out one of them"])
+                if launcher != BASIC and getattr(config, "stack", False):
+                    alone = f"{LAUNCHER}={launcher} trains every point by itself"
+                    raise ConfigError([f"stack=true: {alone}; leave out one of them"])
                 own = [word for word in values if word]
                 point = Point(config, [values[index] for index in swept], own, line, config_dir, launcher)
                 points.setdefault(repr(config.model_dump()), point)

@@ -41,6 +41,7 @@ def of_values(config: Node) -> list[str]:
         case TrainConfig():
             if config.halving and config.pause_after:
                 problems.append(f"pause_after={config.pause_after}: halving decides it; leave out one of them")
+            problems += _stack(config)
             problems += [*_label_budget("probe.", config.probe), *viewless(config.probe, config.dataset)]
             problems += _images(config)
         case ProbeCommandConfig():
@@ -150,6 +151,15 @@ def _finetune(config: FinetuneConfig) -> list[str]:
             ),
         }
     )
+
+
+def _stack(config: TrainConfig) -> list[str]:
+    until = {"halving": config.halving, "pause_after": config.pause_after}
+    return [
+        f"stack=true: stacked points are trained to their ends; set {key}=null, or stack=false"
+        for key, value in until.items()
+        if config.stack and value is not None
+    ]
 
 
 def _label_budget(prefix: str, node: ProbeConfig | ClassifierConfig) -> list[str]:

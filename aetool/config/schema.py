@@ -169,6 +169,7 @@ class TrainConfig(RunConfig, MeasureConfig, SweepConfig):
     loss: LossConfig
     penalty: PenaltyConfig
     corruption: CorruptionConfig
+    stack: Unidentifying[bool]
     halving: Unidentifying[Annotated[int, Ge(2)] | None]
     pause_after: Unidentifying[PositiveInt | None]  # epochs
     supervised: Unidentifying[bool]

@@ -90,6 +90,11 @@ def is_variational(model: Autoencoder) -> bool:
     return {"mean", "log_variance"} <= set(model.traits.extras)
 
 
+def is_readable(tensor: Tensor) -> bool:
+    """Whether its values can be looked at without waiting: on a CPU, unless `torch.func.vmap` computes several."""
+    return tensor.device.type == "cpu" and not torch._C._functorch.is_batchedtensor(tensor)
+
+
 Layer = TypeVar("Layer", bound=nn.Module)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from aetool.components import Fraction, OpenFraction, PenaltyTraits, PositiveFloat, PositiveInt
 from aetool.errors import UserError
-from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
+from aetool.models.base import Autoencoder, AutoencoderOutput, Batch, is_readable
 from aetool.models.sparse import keep_largest
 from aetool.penalties.base import Penalty
 
@@ -121,8 +121,7 @@ class AuxK(Penalty, nn.Module):
 
     def __call__(self, model: Autoencoder, batch: Batch, output: AutoencoderOutput) -> Tensor:
         dead = self.silent_for >= self.dead_after
-        # Looked at on a CPU alone: it would have to wait for an accelerator.
-        if not model.training or (dead.device.type == "cpu" and not dead.any()):
+        if not model.training or (is_readable(dead) and not dead.any()):
             return output.code.new_zeros(())
         return self.of(model, batch, output, dead)
 

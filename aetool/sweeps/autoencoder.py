@@ -40,13 +40,13 @@ def _bring_to_end(run: Run[TrainConfig], ranks: Ranks) -> None:
     session = Session(run, run.config)
     with deferred_signals():
         if run.config.overwrite:  # nothing is deleted for a run that cannot start
-            _check_before_training(session)
+            check_before_training(session)
         with run.claim():
             log.info(f"{run.config.model.name} on {run.config.dataset.name} → {run.directory}")
             with session.figures:  # drawn while the run is evaluated and probed
                 to_train = "pretrain" not in run.metrics
                 if to_train:
-                    _check_before_training(session)
+                    check_before_training(session)
                 ranks.broadcast(to_train)
                 if to_train:
                     _pretrain(session, ranks)
@@ -70,7 +70,7 @@ def _dead_units(run: Run[TrainConfig]) -> dict[str, str]:
     return {"dead_units.png": "dead_fraction"} if dead else {}
 
 
-def _check_before_training(session: Session) -> None:
+def check_before_training(session: Session) -> None:
     """Raises UserError before the training for what could not be measured after it."""
     if session.dataset.num_classes:
         probe.refuse_settings(session, session.run.config.probe)

@@ -2,13 +2,14 @@
 
 import contextlib
 import functools
+import json
 import os
 import socket
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from aetool.config.compose import BASIC, Point
 from aetool.config.identity import digest
@@ -25,6 +26,7 @@ from aetool.sweeps.outcome import Outcome
 from aetool.sweeps.processes import in_processes
 from aetool.sweeps.progress import SweepProgress, goal_of
 from aetool.sweeps.room import room_for
+from aetool.sweeps.stacking import stacked
 
 F = TypeVar("F", TrainConfig, FinetuneConfig)
 LOGS = "logs"  # in the folder of a sweep: what its points print in processes of their own
@@ -116,6 +118,8 @@ def sweep(points: Sequence[Point[TrainConfig]], runs: Sequence[Run[TrainConfig]]
     write_sweep(folder, points, entries)
     worst, interrupted = 0, None
     ended = each(points, work, folder, [one.directory for one in runs])
+    if points[0].config.stack:
+        ended = _stacked(points, runs, work, folder)
     if points[0].config.halving:
         ended = halved(points, runs, lambda pauses: _until(pauses, points, runs, work, folder))
     try:
@@ -139,16 +143,47 @@ def _until(
     folder: Path,
 ) -> Iterator[tuple[int, Outcome]]:
     """`each` of some points, given by index with the epoch to pause after; it starts no run over a second time."""
-    chosen, some, names = list(pauses), [], []
-    for index in chosen:
+    changes: dict[int, dict[str, Any]] = {}
+    for index, epoch in pauses.items():
         again = points[index].config.pause_after != runs[index].config.pause_after
-        changes = {"pause_after": pauses[index]} | ({"overwrite": False} if again else {})
-        runs[index].config = runs[index].config.model_copy(update=changes)
-        typed = "null" if pauses[index] is None else pauses[index]
-        words = [*points[index].words, "halving=null", f"pause_after={typed}", *(["overwrite=false"] if again else [])]
-        config = points[index].config.model_copy(update=changes)
-        some.append(points[index]._replace(words=words, config=config))
-        names.append(f"{index + 1}" if pauses[index] is None else f"{index + 1}-epoch{pauses[index]}")
+        changes[index] = {"halving": None, "pause_after": epoch} | ({"overwrite": False} if again else {})
+    yield from _some(changes, points, runs, work, folder)
+
+
+def _stacked(
+    points: Sequence[Point[TrainConfig]], runs: Sequence[Run[TrainConfig]], work: Work, folder: Path
+) -> Iterator[tuple[int, Outcome]]:
+    """`each` of all points, after the pretraining of those that can be trained in one step."""
+    left: dict[int, dict[str, Any]] = {index: {"stack": False} for index in range(len(points))}
+    with contextlib.closing(stacked(points, runs)) as ended:
+        for index, outcome in ended:
+            if outcome is None:
+                left[index]["overwrite"] = False
+                continue
+            del left[index]
+            yield index, outcome
+            if points[0].config.fail_fast and outcome.state == "failed":
+                return
+    if left:
+        yield from _some(left, points, runs, work, folder)
+
+
+def _some(
+    changes: Mapping[int, Mapping[str, Any]],
+    points: Sequence[Point[TrainConfig]],
+    runs: Sequence[Run[TrainConfig]],
+    work: Work,
+    folder: Path,
+) -> Iterator[tuple[int, Outcome]]:
+    """`each` of some points, given by index with the keys that are changed."""
+    chosen, some, names = list(changes), [], []
+    for index, changed in changes.items():
+        runs[index].config = runs[index].config.model_copy(update=dict(changed))
+        words = [f"{key}={json.dumps(value)}" for key, value in changed.items()]
+        config = points[index].config.model_copy(update=dict(changed))
+        some.append(points[index]._replace(words=[*points[index].words, *words], config=config))
+        epoch = changed.get("pause_after")
+        names.append(f"{index + 1}" if epoch is None else f"{index + 1}-epoch{epoch}")
     of_these = Work(lambda at: work.do(chosen[at]), lambda at: work.read(chosen[at]))
     for at, outcome in each(some, of_these, folder, [runs[index].directory for index in chosen], names):
         yield chosen[at], outcome

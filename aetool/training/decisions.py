@@ -32,7 +32,7 @@ def decided(config: C) -> C:
     if trainer.cuda_graph and device.type != "cuda":
         raise UserError(f"trainer.cuda_graph=true: the device is {device.type}, not cuda; set trainer.cuda_graph=false")
     closed_form = load(config.model.target).traits.closed_form  # fitted without training steps
-    work, weights = (0, 1) if closed_form else _work(config)
+    work, weights = (0, 1) if closed_form else work_of(config)
     if trainer.precision == "auto":
         fast = has_bf16(device) and work >= weights * BF16_FLOPS
         trainer = trainer.model_copy(update={"precision": "bf16" if fast else "fp32"})
@@ -43,7 +43,7 @@ def decided(config: C) -> C:
     return config.model_copy(update={"trainer": trainer, "threads": threads})
 
 
-def _work(config: RunConfig) -> tuple[int, int]:
+def work_of(config: RunConfig) -> tuple[int, int]:
     """FLOPs of a batch's forward pass, and the number of matrices and kernels of weights that it goes through."""
     shape = config.dataset.image_shape or load_dataset(config.dataset, cache_dir(config)).image_shape
     model = make_model(config, tuple(shape))

@@ -27,10 +27,11 @@ from aetool.training.assembly import Trained, cache_dir, initial_network
 from aetool.training.batches import Augmentation, Batches
 from aetool.training.cached_pca import pca_of
 from aetool.training.hardware import has_fused_optimizers
+from aetool.training.journal import Journal
 from aetool.training.layers import encoder_layers, parameter_groups
 from aetool.training.objective import CrossEntropy
 from aetool.training.pretrain import Progress, fit, make_checkpoints
-from aetool.training.trainer import Journal, Trainer
+from aetool.training.trainer import Trainer
 
 LEAST_SPREAD = 0.1  # of a feature's std, as a fraction of the root mean square of all of them
 

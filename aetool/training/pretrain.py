@@ -1,8 +1,9 @@
 """Reconstruction pretraining."""
 
+import contextlib
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -23,9 +24,10 @@ from aetool.training.batches import Batches
 from aetool.training.cached_pca import pca_of
 from aetool.training.decisions import warning_of_slow_bf16
 from aetool.training.hardware import has_fused_optimizers, sharing_threads
+from aetool.training.journal import Journal
 from aetool.training.objective import Objective
 from aetool.training.ranks import Ranks
-from aetool.training.trainer import Journal, Trainer
+from aetool.training.trainer import Trainer
 
 Progress = Callable[[Trainer], None]
 log = logging.getLogger("aetool")
@@ -38,32 +40,46 @@ def pretrain(
     with sharing_threads():
         trainer = make_trainer(run, dataset, device, progress, ranks)
         trainer.pause_after = run.config.pause_after
-        result = fit(run, trainer) | {"num_classes": dataset.num_classes}
-    return result | ({} if trainer.objective.comparable else trainer.objective.eval().settings())
+        fit(run, trainer)
+    return final_metrics(trainer, dataset.num_classes)
+
+
+def final_metrics(trainer: Trainer, num_classes: int) -> dict[str, float]:
+    """Of a finished training."""
+    found = trainer.result | {"num_classes": num_classes}
+    return found | ({} if trainer.objective.comparable else trainer.objective.eval().settings())
 
 
 def fit(run: Run[C], trainer: Trainer) -> dict[str, float]:
-    """Trains to the end, from the run's newest checkpoint where there is one; the run's status tells what happens.
+    """Trains to the end, from the run's newest checkpoint where there is one.
 
     Of several processes the first one alone writes.
     """
-    checkpoints, record = trainer.journal.checkpoints, trainer.journal.record
     if not trainer.ranks.is_first:
-        found = checkpoints.newest()
+        found = trainer.journal.checkpoints.newest()
         if found is not None:
             trainer.restore(found)
         return trainer.fit()
+    with resumed(run, trainer):
+        if trainer.step:
+            log.info(f"resuming at step {trainer.step}, epoch {trainer.epoch + 1} of {trainer.epochs}")
+        return trainer.fit()
+
+
+@contextlib.contextmanager
+def resumed(run: Run[C], trainer: Trainer) -> Iterator[None]:
+    """Inside, the trainer is where the run's newest checkpoint left it; the run's status tells what happens."""
+    checkpoints, record = trainer.journal.checkpoints, trainer.journal.record
     run.warn(warning_of_slow_bf16(trainer.settings.precision, trainer.device))
     try:
         found = checkpoints.newest()
         if found is not None:
             _agree(run, found, checkpoints)
             trainer.restore(found)
-            log.info(f"resuming at step {trainer.step}, epoch {trainer.epoch + 1} of {trainer.epochs}")
         else:
             record.rewind(0, -1)  # what an earlier start left before its first checkpoint
         run.update(stage=trainer.journal.stage, step=trainer.step, total_steps=trainer.total_steps)
-        return trainer.fit()
+        yield
     finally:
         run.update(step=trainer.step)
         run.warn(checkpoints.warnings + record.warnings)
@@ -136,6 +152,7 @@ def make_checkpoints(run: Run[C], dataset: Dataset, batches: Batches) -> Checkpo
         "device": batches.device.type,
         "compile": run.config.trainer.compile,
         "cuda_graph": run.config.trainer.cuda_graph,
+        "stacked": 1,  # networks in one step
     }
     kept = run.config.trainer.keep_checkpoints
     return Checkpoints(run.directory / "checkpoints", info, kept, writes=batches.ranks.is_first)
@@ -200,7 +217,7 @@ def _agree(run: Run[C], checkpoint: Checkpoint, checkpoints: Checkpoints) -> Non
             f"{run.directory}: the dataset has changed since {checkpoint.path.name} ({change}); restore it, or start "
             "over with overwrite=true"
         )
-    keys = ("torch", "threads", "device", "compile", "cuda_graph")
+    keys = ("torch", "threads", "device", "compile", "cuda_graph", "stacked")
     changed = [f"{key} {saved[key]} → {info[key]}" for key in keys if saved.get(key, info[key]) != info[key]]
     if changed:
         warning = f"resumed at step {checkpoint.step} with {', '.join(changed)}: the last bits may differ"

@@ -26,9 +26,9 @@ class Scalars:
         self.count = 0  # steps in the sums
 
     def row(self, loss: Tensor, terms: Mapping[str, Tensor], norm: Tensor) -> Tensor:
-        """The scalars of a step in one tensor: the loss first, the gradient norm last."""
+        """The scalars of a step in one tensor: the loss first, the gradient norm last; (N, scalars) of N networks."""
         self.names = ("loss", *terms, "gradient_norm")
-        return torch.stack([loss.detach(), *terms.values(), norm])
+        return torch.stack([loss.detach(), *terms.values(), norm], dim=-1)
 
     def append(self, step: int, row: Tensor) -> None:
         """Adds a step. Raises NonFiniteError where the pending steps are many and one of them is not finite."""

@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,24 +13,14 @@ from aetool.data.dataset import Split
 from aetool.errors import Interrupted, NonFiniteError, Paused, UserError, poll_signals
 from aetool.models.base import Batch
 from aetool.randomness import seed_global
-from aetool.storage.checkpoint import Checkpoint, Checkpoints, State
-from aetool.storage.record import Record
+from aetool.storage.checkpoint import Checkpoint, State
 from aetool.training.batches import Batches
 from aetool.training.captured import Captured
 from aetool.training.hardware import tensor_float32
-from aetool.training.objective import TrainingObjective
+from aetool.training.journal import Journal
+from aetool.training.objective import Terms, TrainingObjective
 from aetool.training.scalars import Scalars
 from aetool.training.schedules import Schedule
-
-
-class Journal(NamedTuple):
-    """Where a trainer writes its record and checkpoints, and its callbacks."""
-
-    stage: str  # of the rows of the record
-    record: Record
-    checkpoints: Checkpoints
-    progress: Callable[["Trainer"], None]  # called after every step
-    picture: Callable[["Trainer"], None] | None = None  # called after about ten of the epochs
 
 
 class Trainer:
@@ -96,6 +85,12 @@ class Trainer:
         return self.epoch >= self.epochs or stopped
 
     @property
+    def result(self) -> dict[str, float]:
+        """The metrics of the best epoch."""
+        best = {f"val/{name}": value for name, value in self.best.items()}
+        return best | {"best_step": self.best_step, "epochs": self.epoch, "seconds": self.seconds}
+
+    @property
     def mean_loss(self) -> float:
         """Of the steps since the last row of the record, or of that row."""
         return self.scalars.means().get("loss", self.logged_loss)
@@ -113,12 +108,12 @@ class Trainer:
                     if self.pause_after is not None and self.epoch >= self.pause_after:
                         raise Paused(self.epoch)
                     self._train_epoch()
-                    self._finish_epoch()
+                    self.finish_epoch()
+                    self.save()
         except Interrupted:
             self.save()
             raise
-        best = {f"val/{name}": value for name, value in self.best.items()}
-        return best | {"best_step": self.best_step, "epochs": self.epoch, "seconds": self.seconds}
+        return self.result
 
     def train_step(self, batch: Batch) -> None:
         """Forward, backward, update."""
@@ -149,8 +144,7 @@ class Trainer:
         """
         for parameter in self.parameters:
             parameter.grad = None
-        output = self.forward(batch)
-        loss, terms = self.objective(self.model, batch, output)
+        loss, terms, output = self.loss_of(batch)
         loss.backward()
         self.ranks.average_([parameter.grad for parameter in self.parameters if parameter.grad is not None])
         norm = self.gradient_norm()
@@ -175,13 +169,17 @@ class Trainer:
 
     def after_step(self) -> None:
         """Logs, saves, shows progress and stops for a signal, each when it is due."""
+        self.log_and_save()
+        self.journal.progress(self)
+        self.ranks.poll_signals()
+
+    def log_and_save(self) -> None:
+        """A row of the record and a checkpoint, each when it is due."""
         if self.step % self.settings.log_every == 0:
             self._log()
         every = self.settings.checkpoint_every
         if every and self.step % every == 0:
             self.save()
-        self.journal.progress(self)
-        self.ranks.poll_signals()
 
     @torch.no_grad()
     def evaluate(self, split: Split) -> dict[str, float]:
@@ -192,8 +190,7 @@ class Trainer:
         statistics = self.objective.statistics()
         for batch in self.batches.of(split):
             poll_signals()
-            output = self.forward(batch)
-            loss, terms = self.objective(self.model, batch, output)
+            loss, terms, output = self.loss_of(batch)
             for name, value in {"loss": loss, **terms}.items():
                 total = value.double() * len(batch.x)
                 sums[name] = sums[name] + total if name in sums else total
@@ -254,6 +251,11 @@ class Trainer:
         self.seconds_before, self.started = state["seconds"], time.monotonic()
         self.journal.record.rewind(state["record_position"], self.step)
 
+    def loss_of(self, batch: Batch) -> tuple[Tensor, Terms, Any]:
+        """The loss, its terms by name, and the model's output in float32."""
+        output = self.forward(batch)
+        return *self.objective(self.model, batch, output), output
+
     def forward(self, batch: Batch) -> Any:
         """The model's output in float32."""
         with self.autocast:
@@ -279,7 +281,8 @@ class Trainer:
     def _record(self, row: dict[str, float]) -> None:
         self.journal.record.row(self.journal.stage, self.step, self.epoch, self.seconds, row)
 
-    def _finish_epoch(self) -> None:
+    def finish_epoch(self) -> None:
+        """Validates and writes what was found to the record; raises NonFiniteError."""
         self.scalars.collect()
         values = self.ranks.broadcast(self.evaluate(self.batches.val))
         if not math.isfinite(values["loss"]):
@@ -301,4 +304,3 @@ class Trainer:
         self._record(row)
         if self.journal.picture is not None and (self.epoch % max(1, self.epochs // 10) == 0 or self.finished):
             self.journal.picture(self)
-        self.save()

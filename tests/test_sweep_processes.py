@@ -130,10 +130,12 @@ def test_points_in_processes_of_their_own_are_the_same_runs(chosen, seeds, workp
     words = [word for word in TINY if word != "jobs=1"]
     assert aetool("train", "-m", *TINY, f"seed={seeds}").code == 0
     here = weights(workplace)
-    shutil.rmtree(workplace / "outputs")
+    shutil.rmtree("outputs")
     done = aetool("train", "-m", *words, *chosen, f"seed={seeds}")
     assert done.code == 0, done.err
-    assert states(workplace) == dict.fromkeys(seeds.split(","), "completed")
+    (swept,) = workplace.glob("outputs/sweep-*")
+    assert [one["state"] for one in json.loads((swept / "sweep.json").read_text())["runs"]] == ["completed"] * len(here)
+    assert {path.stem for path in swept.glob("logs/*.log")} == {str(index + 1) for index in range(len(here))}
     assert weights(workplace) == here
     assert len(here) == len(seeds.split(","))
 

@@ -219,23 +219,26 @@ def test_fail_fast_ends_the_sweep(jobs, own, workplace, aetool):
 
 
 @pytest.mark.parametrize(
-    "chosen",
+    ("chosen", "seeds"),
     [
-        ["jobs=2"],
-        ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"],
-        pytest.param(["hydra/launcher=submitit_local"], marks=pytest.mark.real),
+        (["jobs=2"], "0,1"),
+        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"], "0"),  # a process that imports torch takes seconds
+        pytest.param(["hydra/launcher=joblib"], "0,1", marks=pytest.mark.real),
+        pytest.param(["hydra/launcher=submitit_local"], "0,1", marks=pytest.mark.real),
     ],
 )
-def test_points_in_processes_of_their_own_are_the_same_runs(chosen, workplace, aetool):
+def test_points_in_processes_of_their_own_are_the_same_runs(chosen, seeds, workplace, aetool):
     words = [word for word in TINY if word != "jobs=1"]
-    assert aetool("train", "-m", *TINY, "seed=0,1").code == 0
+    assert aetool("train", "-m", *TINY, f"seed={seeds}").code == 0
     here = weights(workplace)
-    shutil.rmtree(workplace / "outputs")
-    done = aetool("train", "-m", *words, *chosen, "seed=0,1")
+    shutil.rmtree("outputs")
+    done = aetool("train", "-m", *words, *chosen, f"seed={seeds}")
     assert done.code == 0, done.err
-    assert states(workplace) == {"0": "completed", "1": "completed"}
+    (swept,) = workplace.glob("outputs/sweep-*")
+    assert [one["state"] for one in json.loads((swept / "sweep.json").read_text())["runs"]] == ["completed"] * len(here)
+    assert {path.stem for path in swept.glob("logs/*.log")} == {str(index + 1) for index in range(len(here))}
     assert weights(workplace) == here
-    assert len(here) == 2
+    assert len(here) == len(seeds.split(","))
 
 
 def test_a_signal_saves_the_running_points_and_ends_the_sweep(own, workplace, aetool, monkeypatch):

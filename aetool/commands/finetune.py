@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aetool.commands.train import print_result
-from aetool.config.compose import Point, compose_one
+from aetool.config.compose import BASIC, Point, compose_one
 from aetool.config.schema import FinetuneConfig
 from aetool.errors import Interrupted, UserError
 from aetool.report.summary import print_finetune
@@ -21,7 +21,7 @@ def finetune(overrides: Sequence[str] = (), config_dir: str | Path | None = None
 
 def run(points: Sequence[Point[FinetuneConfig]], full: bool = False) -> int:
     """Fine-tunes; several points are a sweep."""
-    if len(points) > 1:
+    if len(points) > 1 or points[0].launcher != BASIC:
         return _sweep(points)
     result = finetune_point(points[0])
     if result.pretrained:
@@ -33,7 +33,7 @@ def run(points: Sequence[Point[FinetuneConfig]], full: bool = False) -> int:
 
 
 def _sweep(points: Sequence[Point[FinetuneConfig]]) -> int:
-    if points[0].config.name is not None:
+    if points[0].config.name is not None and len(points) > 1:
         raise UserError(f"name={points[0].config.name}: points of a sweep need folders of their own; leave it out")
     folder = folder_of(points, [" ".join(point.words) for point in points])
     results: dict[int, Result] = {}

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from aetool.config.compose import Point, compose_one
+from aetool.config.compose import BASIC, Point, compose_one
 from aetool.config.published import without_foreign
 from aetool.config.schema import TrainConfig
 from aetool.errors import ConfigError, Paused, UserError
@@ -40,7 +40,7 @@ def run(points: Sequence[Point[TrainConfig]], full: bool = False) -> int:
         with contextlib.suppress(Paused):
             bring_to_end(runs[0])
         return 0
-    if len(points) > 1 or points[0].overrides:
+    if len(points) > 1 or points[0].overrides or points[0].launcher != BASIC:
         work = Work(
             do=lambda index: _print_warnings(_train(runs[index], points[index].config_dir)),
             read=lambda index: _print_warnings(runs[index]),

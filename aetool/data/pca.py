@@ -75,7 +75,7 @@ class PCA:
         return torch.cat(parts).unflatten(1, self.image_shape)
 
     def whitening(self, epsilon: float) -> Tensor:
-        """ZCA matrix, (D, D) symmetric float32: V (Λ + epsilon)^(-1/2) Vᵀ; the variances Λ are divided by their mean."""
+        """ZCA matrix, (D, D) symmetric float32: V (Λ + epsilon)^(-1/2) Vᵀ, the variances Λ divided by their mean."""
         relative = (self.spectrum / self.spectrum.mean()).float()
         return (self.components.T / (relative + epsilon).sqrt()) @ self.components
 

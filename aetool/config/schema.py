@@ -90,7 +90,7 @@ class TrainerConfig(Node):
 
 class ProbeConfig(Component):
     name: Text
-    taps: list[Text] | None  # where features are read; None: the code, and the feature map where there is one
+    taps: list[Text] | None  # layers to probe; None: the code, and the feature map if there is one
     max_features: PositiveInt  # larger maps are average-pooled
     labels_per_class: PositiveInt | None
     label_fraction: PositiveFraction | None
@@ -270,7 +270,7 @@ class FinetuneRunConfig(ClassifierConfig, RunConfig):
     """One fine-tune; model and dataset come from its parent, if any."""
 
     parent: ParentConfig | None  # None: from scratch
-    run: Unidentifying[str | None]  # the parent's folder, beside this one
+    run: Unidentifying[str | None]  # the parent's folder, next to this one
     layer_decay: PositiveFraction
     label_draw: NonNegativeInt
     augmentation: AugmentationConfig | None  # of the training images

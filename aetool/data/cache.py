@@ -27,7 +27,7 @@ from aetool.files import read_json, replacing_folder, write_json
 logger = logging.getLogger("aetool")
 
 MANIFEST = "manifest.json"
-VERIFIED = "verified.json"  # beside the manifest: the state of each large file when its content was last verified
+VERIFIED = "verified.json"  # next to the manifest: the state of each large file when last verified
 LOCK_POLL_SECONDS = 0.1
 ELSEWHERE = "Set AETOOL_CACHE to use another folder."
 

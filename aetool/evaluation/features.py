@@ -20,7 +20,7 @@ from aetool.training.assembly import Network
 class Views(NamedTuple):
     """Random augmentations that features are averaged over, and whether training images are also seen mirrored."""
 
-    number: int  # beside the image itself; 0: the image alone
+    number: int  # in addition to the image itself; 0: only the image
     flip: bool
     shift: int  # pixels
     mirror: bool = False

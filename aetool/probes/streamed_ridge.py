@@ -39,7 +39,7 @@ class Moments(NamedTuple):
 def moments(split: Streamed, num_classes: int, poll: Poll) -> Moments:
     """One pass over the features. Raises NonFiniteError if they are NaN or infinite."""
     samples, width = split.features.shape
-    shift: Tensor | None = None  # the mean of the first block: keeps small variances precise beside large means
+    shift: Tensor | None = None  # the mean of the first block: keeps small variances precise despite large means
     gram, total, products = torch.zeros(width, width), torch.zeros(width), torch.zeros(width, num_classes)
     for part, labels in zip(split.features.split(READ), split.labels.split(READ), strict=True):
         poll()

@@ -39,7 +39,7 @@ class Comparison:
     groups: list[Group]  # of the completed runs
     metrics: list[Metric]  # those that a run has
     fronts: list[pareto.Front]
-    unlike: list[str]  # sentences on what differs beside model, loss and penalty, and is not swept
+    unlike: list[str]  # sentences on other unswept differences than model, loss and penalty
     recommendations: list[str]  # a sentence for each set of comparable groups with a choice to make
     differences: list[str]  # sentences on the best group of each set against its baselines and the others
     excluded: list[str]  # sentences on failed, running, missing and foreign folders

@@ -162,7 +162,7 @@ def _own(config: FinetuneConfig, parent: Run[TrainConfig] | None) -> FinetuneRun
     """The config of one fine-tune, with the model and the dataset of its parent."""
     model, dataset = (parent.config.model, parent.config.dataset) if parent else (config.model, config.dataset)
     assert isinstance(model, ModelConfig)
-    assert isinstance(dataset, DatasetConfig)  # as the rules ask where there is no parent
+    assert isinstance(dataset, DatasetConfig)  # required by the rules if there is no parent
     values = {key: getattr(config, key) for key in ClassifierConfig.model_fields}
     values["label_draw"] = config.seed if config.label_draw is None else config.label_draw
     own = FinetuneRunConfig.model_construct(

@@ -144,7 +144,7 @@ def _train(
             member.leave(signal)
             yield member.index, Outcome("interrupted", 0)
         raise
-    except Exception as error:  # such as of memory; each goes on from its last checkpoint
+    except Exception as error:  # such as out of memory; each resumes from its last checkpoint
         _say_alone([member.name for member in waiting.values()], f"{type(error).__name__}: {error}")
     finally:
         for member in waiting.values():

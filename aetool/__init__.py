@@ -1,7 +1,7 @@
 """aetool: an experiment bench for autoencoders.
 
-Each function does what the command of its name does, and takes the same overrides as words, such as
-``["model=sparse", "penalty.weight=0.01"]``. A wrong config or wrong data raises ``aetool.errors.UserError``.
+Each function does the same as the command of that name and takes the same overrides, as a list such as
+``["model=sparse", "penalty.weight=0.01"]``. An invalid config or invalid data raises ``aetool.errors.UserError``.
 """
 
 from typing import TYPE_CHECKING, Any

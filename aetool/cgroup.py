@@ -1,4 +1,4 @@
-"""What the control groups of Linux (cgroups, version 1 or 2) leave to this process; imports no torch."""
+"""Limits that Linux control groups (cgroups v1 or v2) set for this process; imports no torch."""
 
 import contextlib
 import math
@@ -13,7 +13,7 @@ MEMORY = (  # files with the limit and the use in bytes, and the key in memory.s
 
 
 def processors() -> float:
-    """Processors' worth of time that the strictest of the groups may use, such as 2.5; infinite without a limit."""
+    """CPU quota of the strictest group in processors, such as 2.5; infinite without a limit."""
     found = [math.inf]
     for folder in _groups("cpu"):
         with contextlib.suppress(OSError, ValueError):  # "max": no limit
@@ -26,7 +26,7 @@ def processors() -> float:
 
 
 def memory() -> float:
-    """Bytes until one of the groups reaches its limit, cached files not counted; infinite without a limit."""
+    """Bytes left before a group reaches its limit, not counting cached files; infinite without a limit."""
     found = [math.inf]
     for folder in _groups("memory"):
         for limit, used, cached in MEMORY:
@@ -38,7 +38,7 @@ def memory() -> float:
 
 
 def _groups(controller: str) -> Iterator[Path]:
-    """The folders of the group that this process is in and of those around it; a container may not see its own."""
+    """The folders of this process's group and its ancestors; a container may not see its own."""
     try:
         lines = GROUPS.read_text().splitlines()
     except OSError:  # another system

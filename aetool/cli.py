@@ -1,4 +1,4 @@
-"""The command line: the first word is the command, everything after it is Hydra's; imports no torch."""
+"""The command line: the first word selects the command, the rest are Hydra overrides; imports no torch."""
 
 import argparse
 import contextlib
@@ -60,7 +60,7 @@ more
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit code; a bug's traceback is left to the interpreter."""
+    """Runs one command and returns the exit code; unexpected exceptions propagate to the interpreter."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? for →
@@ -95,7 +95,7 @@ VERBOSITY = {"-v": logging.DEBUG, "--verbose": logging.DEBUG, "-q": logging.WARN
 
 @contextlib.contextmanager
 def _logging(words: Sequence[str]) -> Iterator[None]:
-    """What happens goes to stdout, warnings to stderr."""
+    """Logs information to stdout and warnings to stderr."""
     logger = logging.getLogger("aetool")
     level = next((VERBOSITY[word] for word in words if word in VERBOSITY), logging.INFO)
     logger.setLevel(min(level, logging.INFO))  # a run's log file has the progress even when the screen has not
@@ -172,7 +172,7 @@ def _composed(command: str, words: list[str]) -> int:
 
 
 def _show(command: str, words: list[str], overrides: list[str], options: argparse.Namespace) -> None:
-    """Has Hydra show the config; raises UserError where the words do not compose."""
+    """Lets Hydra print the config; raises UserError if the overrides do not compose."""
     if options.multirun:
         raise UserError("--cfg shows the config of one run: leave out -m, and give one value of each key")
     import hydra

@@ -1,8 +1,8 @@
 """What a component declares: the types and ranges of its arguments, and its traits.
 
-The signature of a component is the schema of its arguments (``code_size: PositiveInt``), checked before work. Ranges
-are those of annotated-types, which pydantic enforces. `traits`, a class attribute, says what a component offers and
-needs; the rules of a config are read from there. Imports no torch.
+The signature of a component is the schema of its arguments (``code_size: PositiveInt``), checked before any work.
+Ranges come from annotated-types and are enforced by pydantic. The class attribute `traits` declares what a component
+provides and needs; the config rules read it. Imports no torch.
 """
 
 from abc import ABCMeta
@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 
 class NotIdentifying:
-    """Marks a config key or an argument that does not change the trained network, so it is left out of the run id."""
+    """Marks a config key or argument that does not affect the trained network and is not part of the run id."""
 
 
 PositiveInt = Annotated[int, Ge(1)]

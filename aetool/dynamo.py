@@ -1,7 +1,8 @@
-"""Keeps torch._dynamo unloaded, torch's compiler, whose import takes longer than a short training.
+"""Avoids importing torch._dynamo, torch's compiler, which takes longer to import than a short training run.
 
-torch imports it in the first call of some methods, as of its optimizers, only to tell it not to compile them. Here they
-run without it until something else loads it, such as torch.compile; then they are torch's own again.
+torch imports it on the first call of some methods, such as those of optimizers, only to mark them as not to be
+compiled. Here they run without it until something else loads it, such as torch.compile; from then on torch's own
+methods run.
 """
 
 import functools
@@ -17,7 +18,7 @@ METHODS = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
 
 
 def run_optimizers_eagerly() -> None:
-    """For all optimizers that are defined by now."""
+    """Applies to all optimizers defined so far."""
     for name in METHODS:
         run_eagerly(Optimizer, name)
     for kind in _subclasses(Optimizer):
@@ -27,9 +28,9 @@ def run_optimizers_eagerly() -> None:
 def run_eagerly(
     kind: type, name: str, wrapper: str = "inner", eager: Callable[[Method], Method] = lambda method: method
 ) -> None:
-    """For a method that torch wraps in a function of this name, by default that of `torch._disable_dynamo`.
+    """Patches a method that torch wraps in a function of this name, by default that of `torch._disable_dynamo`.
 
-    `eager` makes what runs instead of the method as it is defined. Where torch's internals are others, nothing changes.
+    `eager` creates the replacement from the method as defined. If torch's internals differ, nothing is changed.
     """
     method = vars(kind).get(name)
     defined, code = getattr(method, "__wrapped__", None), getattr(method, "__code__", None)
@@ -45,7 +46,7 @@ def run_eagerly(
 
 
 def _without_grad(step: Method) -> Method:
-    """An optimizer's step with what else torch's wrapper does."""
+    """An optimizer's step, including the other effects of torch's wrapper."""
 
     @functools.wraps(step)
     def eager_step(self: Optimizer, *args: Any, **kwargs: Any) -> Any:

@@ -1,5 +1,6 @@
-"""How work ends early: errors with the exit code of the command that raises them, and SIGINT and SIGTERM as requests
-that long work polls for."""
+"""Early termination: errors with the exit code of the command, and SIGINT and SIGTERM as requests that long-running
+work polls for.
+"""
 
 import difflib
 import os
@@ -13,7 +14,7 @@ _received: list[int] = []  # signals since `deferred_signals` was entered
 
 
 class UserError(Exception):
-    """Wrong configuration, data or usage: one short message naming the key, the value and the remedy."""
+    """Invalid configuration, data or usage: one short message naming the key, the value and the fix."""
 
     exit_code = 2
 
@@ -27,7 +28,7 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """A dataset is missing, damaged or does not fit; the message names the file and the remedy."""
+    """A dataset is missing, damaged or unsuitable; the message names the file and the fix."""
 
 
 class NonFiniteError(Exception):
@@ -37,13 +38,13 @@ class NonFiniteError(Exception):
 
 
 class NoValidCheckpointError(Exception):
-    """Checkpoints exist, and none of them passes its manifest."""
+    """Checkpoints exist, but none of them matches its manifest."""
 
     exit_code = 5
 
 
 class Interrupted(Exception):  # noqa: N818 - a request to stop, not an error
-    """SIGINT or SIGTERM arrived; the work so far is saved. `signum` is the signal's number."""
+    """SIGINT or SIGTERM arrived; progress is saved. `signum` is the signal number."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"interrupted by signal {signum}")
@@ -51,8 +52,9 @@ class Interrupted(Exception):  # noqa: N818 - a request to stop, not an error
 
 
 class Paused(Exception):  # noqa: N818 - asked for
-    """Work on a run stops here, with its state saved: at the end of the epoch that `pause_after` names or beyond it, or
-    because the rest is done elsewhere."""
+    """Work on a run stops with its state saved: at or after the epoch given by `pause_after`, or because the rest is
+    done elsewhere.
+    """
 
     def __init__(self, epoch: int) -> None:
         super().__init__(f"paused after epoch {epoch}")
@@ -66,9 +68,9 @@ def suggest(word: str, choices: Collection[str]) -> str:
 
 
 def exit_code(error: BaseException) -> int:
-    """The exit code that an error ends a command with; 1 for a bug.
+    """The exit code of a command that ends with this error; 1 for a bug.
 
-    Out of memory is Python's MemoryError, CUDA's torch.OutOfMemoryError, or on the CPU a plain RuntimeError of torch.
+    Out of memory is a MemoryError, on CUDA a torch.OutOfMemoryError, or on the CPU a plain RuntimeError from torch.
     """
     memory = type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and memory):
@@ -78,7 +80,7 @@ def exit_code(error: BaseException) -> int:
 
 @contextmanager
 def deferred_signals() -> Iterator[None]:
-    """Inside, a first SIGINT or SIGTERM only waits to be polled; a second one exits at once."""
+    """Within the block, a first SIGINT or SIGTERM is recorded for polling; a second one exits at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

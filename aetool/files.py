@@ -1,4 +1,6 @@
-"""The one way to write: beside the target, synced to disk, then renamed, so that no reader sees half of anything."""
+"""Atomic writes: to a temporary file next to the target, synced to disk, then renamed, so that no reader sees partial
+files.
+"""
 
 import json
 import os
@@ -14,7 +16,7 @@ JsonObject = dict[str, Any]  # as a JSON file holds it
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` to write to; it takes the place of `path` unless the block raises."""
+    """A temporary file next to `path` to write to; it replaces `path` unless the block raises."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
     try:
         yield temporary
@@ -27,7 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(folder: Path, temporary: Path) -> Iterator[None]:
-    """A new folder `temporary` to fill; it takes the place of `folder`, on the same disk, unless the block raises."""
+    """A new folder `temporary` to fill; it replaces `folder`, on the same disk, unless the block raises."""
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir()

@@ -1,4 +1,4 @@
-"""Reconstruction losses: the error of each pixel, of which `Objective` takes the mean."""
+"""Reconstruction losses: per-pixel errors, averaged by `Objective`."""
 
 import math
 from abc import abstractmethod
@@ -16,9 +16,9 @@ from aetool.measures.reconstruction import ssim_map
 
 
 class Loss(HasTraits):
-    """(reconstruction, target) -> error of each pixel. A plain function with this signature is a loss as well.
+    """(reconstruction, target) -> per-pixel error. A plain function with this signature is also a loss.
 
-    One with parameters, which are trained with the model's, is `class Mine(Loss, nn.Module)` without `forward`.
+    A loss with parameters, which are trained with the model's, is `class Mine(Loss, nn.Module)` without `forward`.
     """
 
     traits: ClassVar[LossTraits] = LossTraits()
@@ -28,7 +28,7 @@ class Loss(HasTraits):
         """All (B, C, H, W), in the range of the network's input: standardised, or in [0, 1] without standardisation."""
 
     def mean(self, reconstruction: Tensor, target: Tensor) -> Tensor:
-        """The mean error of all pixels, a scalar; overridden where that takes fewer passes over the images."""
+        """The mean error of all pixels, a scalar; overridden if that takes fewer passes over the images."""
         return self(reconstruction, target).mean()
 
 
@@ -117,7 +117,7 @@ class Gaussian(Loss, nn.Module):
 class Likelihood(Loss, nn.Module):
     """-log p(x), in nats, for logits r and pixels x in [0, 1]: Bernoulli for grey images, else Gaussian around σ(r).
 
-    Grey levels pass for probabilities of white; the levels of colours do not. The Gaussian's standard deviation is one
+    Grey levels can be read as probabilities of white; colour levels cannot. The Gaussian's standard deviation is one
     learned number, as in `Gaussian`.
     """
 

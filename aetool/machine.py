@@ -1,4 +1,4 @@
-"""What the processor can do, and the memory of this process."""
+"""CPU features, and the memory of this process."""
 
 import contextlib
 import ctypes
@@ -15,7 +15,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's mallopt
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies matrices in bfloat16 by instructions of its own."""
+    """Whether the device has native instructions for bfloat16 matrix products."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and not cpu_flags().isdisjoint(("avx512_bf16", "amx_bf16", "bf16"))
@@ -28,7 +28,7 @@ def cpu_flags() -> set[str]:
 
 
 def cpu_info() -> dict[str, str]:
-    """What Linux says of the first processor; empty on other systems."""
+    """/proc/cpuinfo of the first processor; empty on other systems."""
     try:
         lines = CPU_INFO.read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
     except OSError:
@@ -43,7 +43,7 @@ def processors() -> set[int]:
 
 
 def cores() -> int:
-    """Of these processors; two threads of one core count once where Linux tells."""
+    """Physical cores of these processors; two threads of one core count once if Linux reports them."""
 
     def core(processor: int) -> str:
         try:
@@ -57,7 +57,7 @@ def cores() -> int:
 def available_memory() -> int | None:
     """Bytes that new processes can use without swapping, as Linux estimates them; None on other systems.
 
-    No more than its control groups leave to this process.
+    At most what the control groups of this process allow.
     """
     try:
         lines = MEMORY_INFO.read_text(encoding="utf-8").splitlines()
@@ -69,10 +69,10 @@ def available_memory() -> int | None:
 
 
 def keep_freed_memory() -> None:
-    """Has the C library keep what is freed for the next allocation instead of returning it to the system.
+    """Makes the C library keep freed memory for reuse instead of returning it to the system.
 
-    By default every large tensor is mapped anew and its pages are filled with zeros by the system at first touch: half
-    of a step's time for feature maps on a CPU. `release_memory` gives it back.
+    By default every large tensor is newly mapped, and the system zeroes its pages on first touch: half the time of a
+    step for feature maps on a CPU. `release_memory` returns the memory.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
         libc, largest = ctypes.CDLL("libc.so.6"), 2**31 - 1

@@ -1,4 +1,4 @@
-"""Randomness as a pure function of the seed and named counters, so that nothing about it has to be saved."""
+"""Randomness as a pure function of the seed and named counters, so that no random state has to be saved."""
 
 import hashlib
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import torch
 
 
 def derive(seed: int, purpose: str, *counters: int) -> int:
-    """A 63-bit seed of its own for every purpose and counter (an epoch, a step)."""
+    """A separate 63-bit seed for every purpose and counter (an epoch, a step)."""
     text = ":".join(map(str, (seed, purpose, *counters)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
@@ -25,13 +25,13 @@ def seed_global(device: torch.device, seed: int, purpose: str, *counters: int) -
 
 
 def subset(size: int, count: int) -> torch.Tensor:
-    """Indices of up to `count` of `size` images, in their order: at random, and the same for every run."""
+    """Ascending indices of up to `count` of `size` images, random but the same for every run."""
     return torch.randperm(size, generator=generator(0, "subset"))[:count].sort().values
 
 
 @contextmanager
 def seeded(seed: int, purpose: str) -> Iterator[None]:
-    """torch's global generator, seeded inside and left as it was: for the initial weights of modules."""
+    """Seeds torch's global generator within the block, then restores it; for the initial weights of modules."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, purpose))
         yield

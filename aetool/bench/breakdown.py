@@ -1,4 +1,4 @@
-"""Where the time of a training step goes."""
+"""Breakdown of the time of a training step."""
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -12,9 +12,9 @@ PARTS = ("data", "forward", "backward", "optimizer", "rest")
 
 
 class Stopwatch:
-    """Sums the seconds spent in chosen functions, by part.
+    """Sums the seconds spent in selected functions, by part.
 
-    On a GPU it waits at the end of every function, so the sum is a little more than a step without a stopwatch.
+    On a GPU it synchronises at the end of every function, so the sum slightly exceeds the time of an untimed step.
     """
 
     def __init__(self, device: torch.device, clock: Clock) -> None:

@@ -13,7 +13,7 @@ from aetool.bench.timing import Clock, best_seconds
 
 
 class Like(NamedTuple):
-    """What a tensor looks like."""
+    """Shape, layout and type of a tensor."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -28,7 +28,7 @@ class Like(NamedTuple):
         return size
 
     def make(self) -> Tensor:
-        """A tensor that looks so, of normal values."""
+        """A tensor of this description with normally distributed values."""
         last = sum((length - 1) * stride for length, stride in zip(self.shape, self.stride, strict=True))
         return torch.randn(last + 1, device=self.device).to(self.dtype).as_strided(self.shape, self.stride)
 
@@ -76,7 +76,9 @@ class _Recorder(TorchDispatchMode):
 
 
 def primitives(loss: Callable[[], Tensor]) -> list[Call]:
-    """The matrix products and convolutions of one forward and backward pass, of every layer, a user's own included."""
+    """The matrix products and convolutions of one forward and backward pass, in all layers, including user-defined
+    ones.
+    """
     layers: dict[int, str] = {}  # by the storage of an input or a weight, which a backward call has as well
     kept: list[Tensor] = []  # until the end, so that no gradient gets the storage of one of them
 
@@ -105,7 +107,7 @@ def peak_flops(dtype: torch.dtype, device: torch.device, clock: Clock) -> float:
 
 
 def peak_bandwidth(device: torch.device, clock: Clock) -> float:
-    """Bytes per second read and written by a copy that no cache holds."""
+    """Bytes per second read and written by a copy too large for any cache."""
     source = torch.zeros(2**26 if device.type == "cuda" else 2**25, device=device)
     target = torch.zeros_like(source)
     return 2 * source.nbytes / best_seconds(lambda: target.copy_(source), device, 5, clock)

@@ -1,4 +1,4 @@
-"""What the machine is: it belongs to every time that is measured on it."""
+"""Description of the machine, recorded with every timing."""
 
 import os
 import platform

@@ -21,7 +21,7 @@ def bare_loop(
     batch_size: int,
     autocast: torch.autocast,
 ) -> Iterator[None]:
-    """What one writes by hand for speed: all images are float tensors (N, C, H, W) on the device, in x's layout."""
+    """A loop hand-written for speed: all images are float tensors (N, C, H, W) on the device, in the layout of x."""
     model.train()
     while True:
         order = torch.randperm(len(x), device=x.device)
@@ -43,7 +43,9 @@ def usual_loop(
     batch_size: int,
     device: torch.device,
 ) -> Iterator[None]:
-    """What tutorials show: DataLoader without workers (its default), ToTensor, NCHW, fp32, `loss.item()` every step."""
+    """The loop of most tutorials: DataLoader without workers (its default), ToTensor, NCHW, fp32, `loss.item()` every
+    step.
+    """
     loader = DataLoader(images, batch_size, shuffle=True, drop_last=True)
     model.train()
     running_loss = 0.0
@@ -59,7 +61,7 @@ def usual_loop(
 
 
 class Pictures(Dataset[Tensor]):
-    """uint8 images (N, C, H, W) as torchvision's datasets give them: a PIL image each, then ToTensor and Normalize."""
+    """uint8 images (N, C, H, W) as in torchvision's datasets: one PIL image each, then ToTensor and Normalize."""
 
     def __init__(self, images: Tensor, preprocessing: Preprocessing) -> None:
         self.arrays = images.permute(0, 2, 3, 1).contiguous().numpy()

@@ -21,9 +21,9 @@ from aetool.training.pretrain import make_trainer
 
 
 class Ours:
-    """The trainer of a config: it takes steps on the training split, without validation or checkpoints.
+    """The trainer of a config, which runs steps on the training split without validation or checkpoints.
 
-    Raises UserError for a model that no gradient step trains.
+    Raises UserError for a model that is not trained by gradient steps.
     """
 
     def __init__(self, config: BenchConfig, folder: Path, dataset: Dataset, device: torch.device) -> None:
@@ -62,7 +62,7 @@ class Ours:
         return loss
 
     def watched_steps(self, watch: Stopwatch) -> Generator[None, None, None]:
-        """As `steps`, with the parts of each step timed."""
+        """Like `steps`, with the parts of each step timed."""
         trainer = self.trainer
         with (
             watch.on(self, "_next_batch", "data"),

@@ -27,10 +27,10 @@ class Fit(NamedTuple):
 
 
 def rounds(config: BenchConfig, clock: Callable[[], float]) -> list[tuple[Fit, Fit]]:
-    """(ours, scikit-learn's), one pair a round, the two in turn; each time is that of a whole fit from nothing.
+    """Pairs (ours, scikit-learn's), one per round, run in turn; each time is for a complete fit from scratch.
 
-    Both minimise `mean cross-entropy + l2/2 · ‖W‖²` in float32. They measure the distance from the minimum in ways of
-    their own, so how far each has come is compared with the minimum itself, of a fit in float64.
+    Both minimise `mean cross-entropy + l2/2 · ‖W‖²` in float32. Their stopping criteria differ, so both are compared
+    with the minimum of a float64 fit.
     """
     device, settings = prepare_torch(config), config.features
     classes, l2 = settings.classes, settings.l2
@@ -69,9 +69,10 @@ def rounds(config: BenchConfig, clock: Callable[[], float]) -> list[tuple[Fit, F
 
 
 def synthetic(samples: int, width: int, classes: int, seed: int) -> tuple[Labelled, Labelled]:
-    """Standardised Gaussian features, and a fifth as many more, with classes drawn from a linear teacher's softmax.
+    """Standardised Gaussian features, plus another 20 % held out, with classes drawn from the softmax of a linear
+    teacher.
 
-    The i-th largest variance is 1/i in a random basis: features are correlated, and some directions hardly vary.
+    The i-th largest variance is 1/i in a random basis, so features are correlated and some directions hardly vary.
     """
     generator = torch.Generator().manual_seed(seed)
     total = samples + samples // 5

@@ -98,7 +98,7 @@ def write(folder: Path, result: Result, config: dict[str, object]) -> None:
 
 
 def draw_roofline(result: Result, path: Path) -> None:
-    """GFLOP/s over FLOPs per byte: every layer alone, and whole steps, under the measured roofs."""
+    """GFLOP/s against FLOPs per byte for every layer alone and for whole steps, below the measured roofs."""
     figure, (axes,) = sheet(1, 1, 7.5, 5)
     roof, bandwidth = result.roof / 1e9, result.peak_bytes_per_second / 1e9
     points = {layer.name: (layer.flops / layer.nbytes, layer.flops_per_second / 1e9) for layer in result.layers}

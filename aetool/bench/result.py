@@ -1,4 +1,4 @@
-"""What a benchmark of the trainer found."""
+"""Results of a benchmark of the trainer."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ AETOOL, BARE, FASTEST, USUAL = "aetool", "bare loop", "fastest bare loop", "PyTo
 
 @dataclass
 class LayerTime:
-    """The primitives of a layer alone, at their best."""
+    """Best times of a layer's primitives alone."""
 
     name: str
     seconds: dict[str, float] = field(default_factory=lambda: {"forward": 0.0, "backward": 0.0})
@@ -30,7 +30,7 @@ class LayerTime:
 
 @dataclass(frozen=True)
 class Result:
-    """All lists are over rounds, which are paired: in a round everything is measured in turn."""
+    """All lists are over rounds, which are paired: each round measures everything in turn."""
 
     title: str
     hardware: dict[str, Any]
@@ -53,7 +53,7 @@ class Result:
 
     @property
     def ratios(self) -> dict[str, Spread]:
-        """aetool's images per second over those of every other loop."""
+        """Ratio of aetool's images per second to that of every other loop."""
         ours = self.images_per_second[AETOOL]
         others = {name: values for name, values in self.images_per_second.items() if name != AETOOL}
         return {
@@ -77,12 +77,12 @@ class Result:
         return {name: Spread.of([one[name] for one in self.parts]).median for name in self.parts[0]}
 
     def flops_per_second(self, name: str) -> float:
-        """Of the primitives, over the whole step of a loop."""
+        """Time of the primitives as a fraction of the whole step of a loop."""
         return self.flops / self.batch_size * self.rates[name].median
 
     @property
     def roof(self) -> float:
-        """The best measured FLOP/s: of a large matrix product or of a layer."""
+        """The best FLOP/s measured, for a large matrix product or a layer."""
         return max(self.peak_flops_per_second, *(layer.flops_per_second for layer in self.layers))
 
     def plain(self) -> dict[str, Any]:

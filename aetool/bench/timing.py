@@ -1,4 +1,4 @@
-"""How things are timed: in turn, with medians and quartiles."""
+"""Timing: alternating runs, medians and quartiles."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ class Spread(NamedTuple):
 
 
 def finished(device: torch.device, clock: Clock) -> float:
-    """The time when the device has done all that it was given."""
+    """The current time, after the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return clock()
@@ -38,7 +38,7 @@ def finished(device: torch.device, clock: Clock) -> float:
 def best_seconds(
     call: Callable[[], object], device: torch.device, samples: int, clock: Clock, min_seconds: float = 1e-3
 ) -> float:
-    """Seconds per call, the least of some samples; a sample repeats short calls for about `min_seconds`."""
+    """Seconds per call, the minimum of several samples; a sample repeats short calls for about `min_seconds`."""
 
     def sample(repeats: int) -> float:
         started = finished(device, clock)

@@ -1,4 +1,4 @@
-"""The trainer's speed against other loops and the measured ceiling, and where its steps go."""
+"""The trainer's speed against other loops and the measured ceiling, and a breakdown of its steps."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +31,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass
 class Bench:
-    """What a measurement needs."""
+    """Everything that a measurement needs."""
 
     config: BenchConfig
     ours: Ours
@@ -47,7 +47,7 @@ class Bench:
         return finished(self.device, self.clock) - started
 
     def steps(self, loop: Loop) -> int:
-        """Warms a loop up for about `config.seconds`, and returns the number of steps that take as long."""
+        """Warms up a loop for about `config.seconds`, and returns the number of steps that this took."""
         next(loop)
         steps, seconds = 1, self.seconds(loop, 1)
         while seconds < self.config.seconds / 2:
@@ -120,7 +120,7 @@ def _rounds(
 
 
 def _bare_variants(bench: Bench) -> dict[str, Loop]:
-    """Bare loops in the precisions that the device computes fast, and in both layouts where there are convolutions."""
+    """Bare loops in all precisions that are fast on the device and, with convolutions, in both layouts."""
     precisions = ["fp32", "bf16"] if has_bf16(bench.device) else sorted({"fp32", bench.ours.precision})
     maps = any(parameter.ndim == 4 for parameter in bench.ours.model.parameters())
     x = torch.cat([bench.ours.preprocessing.to_input(part) for part in bench.images.split(1000)]).to(bench.device)
@@ -141,7 +141,7 @@ def _bare_variants(bench: Bench) -> dict[str, Loop]:
 
 
 def _usual(bench: Bench) -> Loop:
-    """With the optimizer of the config in torch's default implementation."""
+    """Uses the config's optimizer in torch's default implementation."""
     config = bench.config
     model = copy.deepcopy(bench.ours.model).to(memory_format=torch.contiguous_format)
     optimizer = build(config.optimizer, params=model.parameters())
@@ -150,7 +150,7 @@ def _usual(bench: Bench) -> Loop:
 
 
 def _mean_error(bench: Bench) -> MeanError:
-    """The trainer's loss, with parameters of its own."""
+    """The trainer's loss, with its own parameters."""
     loss = copy.deepcopy(bench.ours.pixel_loss)
     return loss.mean if isinstance(loss, Loss) else lambda reconstruction, x: loss(reconstruction, x).mean()
 
@@ -175,7 +175,7 @@ def _layers(calls: list[Call], ceilings: list[list[float]]) -> list[LayerTime]:
 
 
 def _layout(model: nn.Module) -> str:
-    """Words for the layout of its convolutions, if there are any."""
+    """Description of the layout of its convolutions, if there are any."""
     weights = [parameter for parameter in model.parameters() if parameter.ndim == 4]
     first = all(weight.is_contiguous() for weight in weights)
     return (", channels-first" if first else ", channels-last") if weights else ""

@@ -22,7 +22,7 @@ log = logging.getLogger("aetool")
 
 
 def run(points: Sequence[Point[BenchConfig]], quick: bool = False) -> int:
-    """Times ours and what one would use instead in turn, and prints medians and quartiles of the paired ratios."""
+    """Times aetool and the alternatives in turn, and prints medians and quartiles of the paired ratios."""
     if len(points) > 1:
         raise UserError("aetool bench takes one configuration at a time, not -m")
     config = points[0].config
@@ -46,7 +46,7 @@ def _trainer(config: BenchConfig) -> None:
 
 
 def _folder(config: BenchConfig) -> Path:
-    """Of this config on this device with as many threads; the same command writes to the same folder."""
+    """Keyed by config, device and number of threads, so that the same command writes to the same folder."""
     settings = [identity(config), config.device, config.threads]
     return Path(config.output) / (config.name or f"bench-{config.model.name}-{config.dataset.name}-{digest(settings)}")
 

@@ -14,12 +14,12 @@ from aetool.report.matching import Budget, print_matched
 def compare(
     directories: Sequence[str | Path] = ("outputs",), where: Sequence[str] = (), sort: str | None = None
 ) -> Comparison:
-    """Runs side by side: a table over seeds, and what the differences allow to say; see `aetool compare --help`."""
+    """Compares runs: a table over seeds and the significance of differences; see `aetool compare --help`."""
     return open_comparison(directories, where, sort)
 
 
 def run(words: list[str]) -> int:
-    """Runs side by side: the config keys that differ, the metrics over seeds, and the findings."""
+    """Compares runs: the config keys that differ, the metrics over seeds, and the findings."""
     parser = help.parser("compare", "Runs side by side: a table, figures, a report.")
     parser.add_argument(
         "directories", nargs="*", type=Path, metavar="DIR", help="runs, folders of runs, or sweeps [outputs]"

@@ -16,7 +16,7 @@ Points = dict[str, Point[TrainConfig]]
 
 
 def run(words: list[str]) -> int:
-    """Lists what is here, prepares datasets, or hashes the prepared ones again."""
+    """Lists available datasets, prepares datasets, or re-hashes prepared ones."""
     parser = help.parser("data", "List, fetch or verify the datasets.")
     parser.add_argument("action", choices=["list", "fetch", "check"])
     parser.add_argument("names", nargs="*", metavar="NAME", help="dataset names [all that need no path]")

@@ -12,7 +12,7 @@ from aetool.storage.opening import opened
 
 
 def run(points: Sequence[Point[EncodeConfig]]) -> int:
-    """Writes the codes of every run; those in the run's own folder once."""
+    """Writes the codes of every run; files inside the run folder are written only once."""
     for point in points:
         check(point.config, len(points))
     targets = known_targets(points[0].config_dir)
@@ -28,7 +28,7 @@ def run(points: Sequence[Point[EncodeConfig]]) -> int:
 
 
 def check(config: EncodeConfig, runs: int) -> None:
-    """Raises UserError for splits or a file that make no sense."""
+    """Raises UserError for invalid splits or an invalid file."""
     if not config.splits or len(set(config.splits)) < len(config.splits):
         raise UserError(f"splits=[{','.join(config.splits)}]: name one or more of train, val, test, each once")
     if config.file and not config.file.endswith(".npz"):

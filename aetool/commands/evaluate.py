@@ -17,12 +17,12 @@ from aetool.storage.run import Run
 def evaluate(
     run: Run[TrainConfig] | str | Path, overrides: Sequence[str] = (), config_dir: str | Path | None = None
 ) -> Metrics:
-    """Reconstruction, code and cost metrics of a trained run by `split/name`, beside the baselines."""
+    """Reconstruction, code and cost metrics of a trained run by `split/name`, with the baselines."""
     return _evaluate(compose_one("evaluate", EvaluateConfig, [word_for(run), *overrides], config_dir))[1]
 
 
 def run(points: Sequence[Point[EvaluateConfig]]) -> int:
-    """Evaluates every run, or prints what was measured before."""
+    """Evaluates every run, or prints existing results."""
     for point in points:
         found, metrics = _evaluate(point)
         if len(points) > 1:

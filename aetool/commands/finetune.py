@@ -20,7 +20,7 @@ def finetune(overrides: Sequence[str] = (), config_dir: str | Path | None = None
 
 
 def run(points: Sequence[Point[FinetuneConfig]], full: bool = False) -> int:
-    """Fine-tunes; several points are a sweep."""
+    """Fine-tunes one run, or a sweep if there are several points."""
     if len(points) > 1 or points[0].launcher != BASIC:
         return _sweep(points)
     result = finetune_point(points[0])
@@ -60,5 +60,5 @@ def _sweep(points: Sequence[Point[FinetuneConfig]]) -> int:
 
 
 def _resuming(point: Point[FinetuneConfig]) -> Point[FinetuneConfig]:
-    """The point without `overwrite`: finds what is done."""
+    """The point without `overwrite`, so that it finds completed work."""
     return point._replace(config=point.config.model_copy(update={"overwrite": False}))

@@ -12,7 +12,7 @@ from aetool.sweeps.labels import over_labels
 
 
 def run(points: Sequence[Point[LabelsConfig]]) -> int:
-    """Prints and draws test accuracies over the number of labels; several points are several seeds of a run."""
+    """Prints and plots test accuracy against the number of labels; several points are several seeds of a run."""
     swept = {word.partition("=")[0] for point in points for word in point.overrides} - {"run"}
     if swept:
         raise UserError(f"-m: {', '.join(sorted(swept))}: aetool labels takes several values of run= alone")

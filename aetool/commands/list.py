@@ -15,7 +15,7 @@ DATASET = "dataset=mnist"  # that models are measured on by default
 
 
 def run(words: list[str]) -> int:
-    """Every option of one group, or of all, with the line that its YAML starts with; models also with their cost."""
+    """Lists the options of one group or of all, with the first line of each YAML; models also with their cost."""
     parser = help.parser("list", "Every option of a group, or of all groups.")
     parser.add_argument(
         "words",
@@ -51,7 +51,7 @@ def run(words: list[str]) -> int:
 
 
 def _costs(overrides: list[str], config_dir: Path | None) -> dict[str, str]:
-    """One line a model: what it costs on a dataset's images, or why it cannot be built."""
+    """One line per model: its cost on the images of a dataset, or why it cannot be built."""
     from aetool.config.compose import compose_each, compose_one
     from aetool.config.schema import TrainConfig
 

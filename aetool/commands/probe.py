@@ -20,7 +20,7 @@ from aetool.storage.run import Run
 def probe(
     run: Run[TrainConfig] | str | Path, overrides: Sequence[str] = (), config_dir: str | Path | None = None
 ) -> Metrics:
-    """Classification on the frozen features of a trained run: metrics by `tap/split/name`, beside the baselines."""
+    """Classification on the frozen features of a trained run: metrics by `tap/split/name`, with the baselines."""
     point = compose_one("probe", ProbeCommandConfig, [word_for(run), *overrides], config_dir)
     with opened(point.config.run, known_targets(point.config_dir)) as found:
         config = _config(point, found)
@@ -28,7 +28,7 @@ def probe(
 
 
 def run(points: Sequence[Point[ProbeCommandConfig]]) -> int:
-    """Probes every run, or prints what was measured before; several points end with one table."""
+    """Probes every run, or prints existing results; several points end with one table."""
     table: dict[str, dict[str, str]] = {}
     for point in points:
         with opened(point.config.run, known_targets(point.config_dir)) as found:
@@ -49,7 +49,7 @@ def run(points: Sequence[Point[ProbeCommandConfig]]) -> int:
 
 
 def _config(point: Point[ProbeCommandConfig], run: Run[TrainConfig]) -> ProbeCommandConfig:
-    """With the run's own probe where none is typed."""
+    """Uses the run's own probe if none is given."""
     return point.config if point.words_of(["probe"]) else point.config.model_copy(update={"probe": run.config.probe})
 
 

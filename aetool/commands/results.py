@@ -7,7 +7,7 @@ from aetool.report.published import print_results, read_results, write_results
 
 
 def run(words: list[str]) -> int:
-    """Published numbers beside those that runs here have measured."""
+    """Published numbers next to those measured by runs here."""
     parser = help.parser("results", "Published numbers beside those measured here, for every experiment with one.")
     parser.add_argument("directories", nargs="*", type=Path, metavar="DIR", help="runs or folders of runs [outputs]")
     parser.add_argument(

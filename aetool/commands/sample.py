@@ -12,7 +12,7 @@ from aetool.storage.opening import opened
 
 
 def run(points: Sequence[Point[SampleConfig]]) -> int:
-    """Draws images from every run, or names the folder where they stand already."""
+    """Samples images from every run, or names the folder of existing ones."""
     targets = known_targets(points[0].config_dir)
     for point in points:
         with opened(point.config.run, targets) as found:

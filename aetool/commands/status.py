@@ -8,7 +8,7 @@ from aetool.report.status import print_status
 
 
 def run(words: list[str]) -> int:
-    """What runs and sweeps are doing; from another terminal or machine, too."""
+    """Shows the state of runs and sweeps, from this or another terminal or machine."""
     parser = help.parser("status", "What runs and sweeps are doing: state, epoch, loss, time left.")
     parser.add_argument(
         "directories", nargs="*", type=Path, metavar="DIR", help="runs, folders of runs, or sweeps [outputs]"

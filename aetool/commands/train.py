@@ -24,13 +24,13 @@ log = logging.getLogger("aetool")
 
 
 def train(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> Run[TrainConfig]:
-    """Trains an autoencoder, then evaluates and probes it; a finished run is found, an interrupted one resumes."""
+    """Trains an autoencoder, then evaluates and probes it. Finished runs are reused; interrupted ones resume."""
     (run,) = _runs_of([compose_one("train", TrainConfig, overrides, config_dir)])
     return _train(run, config_dir)
 
 
 def run(points: Sequence[Point[TrainConfig]], full: bool = False) -> int:
-    """Trains and measures; several points are a sweep."""
+    """Trains and measures one run, or a sweep if there are several points."""
     _refuse_torchrun(points)
     runs = _runs_of(points)
     if len({one.id for one in runs}) > len({one.directory for one in runs}):
@@ -63,7 +63,7 @@ def print_result(run: Run[TrainConfig], full: bool) -> None:
 
 
 def _refuse_torchrun(points: Sequence[Point[TrainConfig]]) -> None:
-    """Raises ConfigError for what the processes that torchrun has started cannot share."""
+    """Raises ConfigError for settings that torchrun's processes cannot share."""
     device = points[0].config.device
     if len(points) > 1 and processes() > 1:
         raise ConfigError(["-m: torchrun has several processes train one run; leave out one of them"])
@@ -73,7 +73,7 @@ def _refuse_torchrun(points: Sequence[Point[TrainConfig]]) -> None:
 
 
 def _runs_of(points: Sequence[Point[TrainConfig]]) -> list[Run[TrainConfig]]:
-    """Raises UserError for a published number of an unknown metric, or for a fine-tune that cannot be."""
+    """Raises UserError for a published number of an unknown metric, or for an impossible fine-tune."""
     found = []
     for point in without_foreign(points):
         config = point.config

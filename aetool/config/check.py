@@ -1,8 +1,7 @@
-"""The check of a config before any work: plain values in, the typed config out, or all problems at once.
+"""Checks a config before any work: plain values in, the typed config out, or all problems at once.
 
-First what the config alone shows: unknown and missing keys, types, ranges and contradictions. Then what only the
-classes that it names can show, which imports them: the types, ranges and names of their arguments, and what goes with
-what.
+The first pass uses only the config: unknown and missing keys, types, ranges and contradictions. The second pass imports
+the classes it names: the names, types and ranges of their arguments, and which components can be combined.
 """
 
 import copy
@@ -33,14 +32,14 @@ def check(
     typed: Collection[str] | None = None,
     known: Sequence[str] = (),
 ) -> C:
-    """The typed config of plain values.
+    """The typed config for plain values.
 
-    `targets`, where given, are the only ones that it may name. `typed` are the keys that the user set, where known:
-    when the config alone shows problems, only classes whose arguments are among them are imported to find more.
-    `known` are problems found earlier, which are reported too.
+    If given, `targets` are the only targets it may name. `typed` are the keys set by the user, if known: when the first
+    pass finds problems, only classes with arguments among these keys are imported to find more. `known` are problems
+    found earlier, which are also reported.
 
     Raises ConfigError with every problem: unknown or missing keys, wrong types, out-of-range values, arguments that a
-    target does not take, and parts that do not go together.
+    target does not accept, and incompatible components.
     """
     values = copy.deepcopy(dict(plain))
     components = list(_components((), values, schema))
@@ -98,7 +97,7 @@ Found = tuple[Location, type[Component], JsonObject]
 
 
 def _components(location: Location, node: Any, annotation: Any) -> Iterator[Found]:
-    """Every component of a config, with where it stands and its plain values."""
+    """Every component of a config, with its location and plain values."""
     kind = without_null(annotation)
     if not isinstance(node, dict):
         return
@@ -114,7 +113,7 @@ def _components(location: Location, node: Any, annotation: Any) -> Iterator[Foun
 
 
 def _resolve(components: Sequence[Found], targets: Targets) -> list[str]:
-    """Replaces each target by the known one of the same name, wherever its module is now; refuses all others."""
+    """Replaces each target by the known one of the same name, even if its module has moved; rejects all others."""
     problems = []
     for location, _, node in components:
         target = node.get("_target_")
@@ -135,7 +134,7 @@ def _is_typed(component: Found, typed: Collection[str]) -> bool:
 
 
 def _argument_problems(location: Location, kind: type[Component], node: JsonObject) -> list[str]:
-    """What the signature of the target says of its arguments; numbers take the types that it states."""
+    """Checks the arguments against the signature of the target; numbers are converted to the declared types."""
     target, prefix = node.get("_target_"), f"{dotted(location)}."
     if not isinstance(target, str):
         return []  # the schema names it
@@ -162,7 +161,7 @@ def _argument_problems(location: Location, kind: type[Component], node: JsonObje
 
 
 def _value_problems(location: Location, value: Any, annotation: Any, error: ValidationError) -> list[str]:
-    """One problem per value: the item of a list that does not fit, or the whole value."""
+    """One problem per value: for the offending list item, or the whole value."""
     lines = error.errors(include_url=False)
     wrong_length = any(line["type"] == "missing" for line in lines)  # of a tuple
     items = {line["loc"][0]: line["input"] for line in lines if line["loc"] and isinstance(line["loc"][0], int)}

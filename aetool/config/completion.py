@@ -45,7 +45,7 @@ def complete(words: list[str], commands: Iterable[str], composed: Container[str]
 
 
 def candidates(line: str, commands: Iterable[str], composed: Container[str]) -> list[str]:
-    """What the last word of `line` (which starts with the program's name) can become.
+    """Completions of the last word of `line`, which starts with the program's name.
 
     The first word is one of `commands`; a `composed` one takes groups and keys.
     """

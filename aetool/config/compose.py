@@ -1,4 +1,4 @@
-"""From the words on the command line to checked configs, by Hydra's compose API; imports no torch."""
+"""From command-line overrides to checked configs with Hydra's compose API; imports no torch."""
 
 import itertools
 import shlex
@@ -25,7 +25,7 @@ BASIC = "basic"  # Hydra's default launcher: in this process or, by `jobs`, on t
 
 
 class Point(NamedTuple, Generic[C]):
-    """One run of a command: its checked config, and the words that make it."""
+    """One run of a command: its checked config, and the overrides that produce it."""
 
     config: C
     overrides: Sequence[str] = ()  # those that tell it from the other points of its sweep
@@ -46,7 +46,7 @@ class Point(NamedTuple, Generic[C]):
 
     @property
     def own_words(self) -> list[str]:
-        """The words of a command that does the work of this point, in a process of its own."""
+        """The command that runs this point in a separate process."""
         options = [] if self.config_dir is None else ["--config-dir", str(self.config_dir)]
         return [self.command_name, *options, *(word for word in self.words if not word.startswith(HYDRA))]
 
@@ -59,7 +59,7 @@ class Point(NamedTuple, Generic[C]):
 def compose_points(
     command: str, schema: type[C], words: Sequence[str], multirun: bool = False, config_dir: str | Path | None = None
 ) -> list[Point[C]]:
-    """Every point of a sweep, or the one run; raises ConfigError with all problems of all of them."""
+    """All points of a sweep, or the single run; raises ConfigError with all problems of all points."""
     options = ["-m"] * multirun + ([] if config_dir is None else ["--config-dir", str(config_dir)])
     line = shlex.join(["aetool", command, *options, *words])
     with config_tree(config_dir) as loader:
@@ -107,7 +107,7 @@ def compose_points(
 def compose_one(
     command: str, schema: type[C], words: Sequence[str] = (), config_dir: str | Path | None = None
 ) -> Point[C]:
-    """The one point of words that do not sweep."""
+    """The single point of overrides without a sweep."""
     points = compose_points(command, schema, words, config_dir=config_dir)
     if len(points) > 1:
         raise ConfigError([f"{' '.join(words)}: several values of a key; give one of each"])
@@ -117,7 +117,7 @@ def compose_one(
 def compose_each(
     group: str, words: Sequence[str], config_dir: Path | None = None
 ) -> dict[str, TrainConfig | ConfigError]:
-    """The train config of every option of a group, or why it does not compose."""
+    """The train config for each option of a group, or the reason why it does not compose."""
     found: dict[str, TrainConfig | ConfigError] = {}
     with config_tree(config_dir) as loader:
         lines = [item.input_line for item in parse(words, loader)]

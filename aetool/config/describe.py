@@ -1,4 +1,4 @@
-"""What a config key allows, and what was given for it, in words."""
+"""Descriptions of the values that a config key allows, and of the value given."""
 
 import typing
 from collections.abc import Sequence
@@ -61,5 +61,5 @@ def dotted(location: Location) -> str:
 
 
 def show(value: Any) -> str:
-    """A value as one types it."""
+    """A value as a user would type it."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""Why overrides do not compose: each one's own reason, and what the check says of the rest."""
+"""Why overrides do not compose: the reason for each, and the problems that the check finds in the rest."""
 
 from collections.abc import Sequence, Set
 from typing import Any
@@ -20,7 +20,7 @@ from aetool.files import flatten
 def diagnose(
     command: str, overrides: Sequence[Override], loader: ConfigLoader, multirun: bool, error: Exception | None
 ) -> ConfigError:
-    """The error to raise for overrides that do not compose, or that sweep without -m."""
+    """The error for overrides that do not compose, or that sweep without -m."""
     names = set(groups(loader))
     problems: list[str] = []
     good: list[str] = []
@@ -64,7 +64,7 @@ def diagnose(
 
 
 def _closest(key: str, visible: Set[str], command: str) -> str:
-    """The key that was probably meant: spelled alike, of the same last name, or beside it."""
+    """The key probably meant: similar spelling, same last part, or a sibling."""
     close = suggest(key, visible)
     if close.startswith("did"):
         return close

@@ -72,7 +72,7 @@ OPTIONS = {
 
 
 def parser(command: str, description: str) -> argparse.ArgumentParser:
-    """The parser of a command that takes no overrides alone."""
+    """The parser of a command that is not driven by overrides alone."""
     return argparse.ArgumentParser(
         f"aetool {command}",
         description=description,
@@ -125,7 +125,7 @@ def _typed(name: str, key: "Key") -> str:
 
 
 def columns(rows: dict[str, str], left: int = LEFT, margin: str = "  ") -> Iterator[str]:
-    """Two aligned columns; a left part that is too long for its column stands on lines of its own."""
+    """Two aligned columns; a left part too long for its column gets its own line."""
     for name, text in rows.items():
         if len(margin + name) < left - 1:
             yield from wrapped(text, f"{margin + name:<{left}}", " " * left) or [margin + name]

@@ -31,7 +31,7 @@ INSTEAD = {
 
 
 def refusals(command: str, overrides: Sequence[Override], multirun: bool, loader: ConfigLoader) -> Iterator[str]:
-    """Why these overrides of Hydra's own keys have no effect here."""
+    """Why these overrides of Hydra's own keys are not supported."""
     for item in overrides:
         key = str(item.key_or_group)
         path = key.replace("/", ".")

@@ -1,4 +1,4 @@
-"""What decides the trained network: every key of a config but those that the schema marks as not identifying."""
+"""What identifies the trained network: every config key not marked as non-identifying in the schema."""
 
 import hashlib
 import json
@@ -33,6 +33,6 @@ def _counts(stated: Any) -> bool:
 
 
 def digest(values: Any) -> str:
-    """Eight hexadecimal digits of the SHA-256 of plain values, whatever the order of their keys."""
+    """Eight hexadecimal digits of the SHA-256 of plain values, independent of key order."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

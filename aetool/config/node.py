@@ -1,4 +1,4 @@
-"""What every part of a typed config is made of: groups of known keys, and components; imports no torch."""
+"""Base classes of the typed config: groups of known keys, and components; imports no torch."""
 
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -18,12 +18,12 @@ class Node(BaseModel):
     model_config = STRICT | ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True, defer_build=True)
 
     def fixed(self) -> dict[str, Any]:
-        """The values of the keys that the schema names, a component's target aside."""
+        """The values of the keys in the schema, except a component's target."""
         return {key: value for key, value in self.model_dump().items() if key in type(self).model_fields}
 
 
 class Component(Node):
-    """A node with a `_target_`, the class or function that it is built by; its other keys are arguments of the target.
+    """A node with a `_target_`, the class or function that builds it; its other keys are arguments of the target.
 
     `given` names the arguments that the program passes when it builds the target.
     """

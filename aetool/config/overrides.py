@@ -22,7 +22,7 @@ PATH_KEYS = ("run", "output", "name", "cache", "file", "dataset.path", "dataset.
 
 
 def parse(words: Sequence[str], loader: ConfigLoader) -> list[Override]:
-    """The overrides; raises ConfigError with every word that is none."""
+    """The parsed overrides; raises ConfigError listing all words that are not overrides."""
     parser = OverridesParser.create(config_loader=loader)
     overrides, problems = [], []
     for word in words:
@@ -47,7 +47,9 @@ def parse(words: Sequence[str], loader: ConfigLoader) -> list[Override]:
 
 
 def _misused_group(override: Override, loader: ConfigLoader) -> list[str]:
-    """Hydra takes a list or null for every group; here only penalty takes several, and only experiment none."""
+    """Hydra accepts a list or null for every group; here only penalty accepts several, and only experiment accepts
+    null.
+    """
     key = str(override.key_or_group)
     if override.is_sweep_override() or "." in key or key == "experiment":
         return []
@@ -60,7 +62,7 @@ def _misused_group(override: Override, loader: ConfigLoader) -> list[str]:
 
 
 def _ambiguous_lambda(overrides: Sequence[Override]) -> list[str]:
-    """Of several penalties each has its own default lambda, and the last one listed would silently win."""
+    """Each penalty has its own default lambda; with several, the last one listed would silently win."""
     typed = {str(item.key_or_group): item for item in overrides}
     if "penalty" not in typed or typed.keys() & {"penalty.weight", "experiment"}:
         return []
@@ -69,7 +71,7 @@ def _ambiguous_lambda(overrides: Sequence[Override]) -> list[str]:
 
 
 def spelled_out(override: Override) -> list[str]:
-    """One word for every value that it sweeps over; raises ConfigError where there is none."""
+    """One word per swept value; raises ConfigError if there is none."""
     if not override.is_sweep_override():
         return [override.input_line or ""]
     try:

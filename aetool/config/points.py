@@ -1,4 +1,4 @@
-"""Composing the points of a sweep: Hydra takes a tenth of a second for each, nearly all of it the same."""
+"""Fast composition of sweep points: Hydra takes a tenth of a second for each, nearly all of it repeated work."""
 
 import contextlib
 import copy
@@ -17,7 +17,7 @@ from aetool.config.tree import groups
 class Composer:
     """Composes a command with one word for each of these overrides.
 
-    Words that differ from earlier ones in the values of plain keys alone change a copy of what those gave.
+    If only values of plain keys differ from an earlier point, a copy of that point's config is modified.
     """
 
     def __init__(self, command: str, overrides: Sequence[Override], loader: ConfigLoader) -> None:
@@ -44,7 +44,7 @@ class Composer:
 
 
 def _reads_hydra(config: DictConfig) -> bool:
-    """Whether a value is taken from Hydra's own, such as the overrides of the point."""
+    """Whether a value comes from Hydra's own config, such as the overrides of the point."""
     values: Any = OmegaConf.to_container(config, resolve=False)
     return "${hydra" in str({key: value for key, value in values.items() if key != "hydra"})
 

@@ -1,4 +1,4 @@
-"""Experiments that reproduce a published number, and which runs are theirs; imports no torch itself."""
+"""Experiments that reproduce a published number, and the runs that belong to them; imports no torch itself."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ KEY = "published"
 
 
 class Reproduction(NamedTuple):
-    """A setting of an experiment that states a published number."""
+    """A setting of an experiment with a published number."""
 
     experiment: str
     overrides: list[str]  # words that tell it from the other settings of the experiment
@@ -28,7 +28,7 @@ class Reproduction(NamedTuple):
         return isinstance(identity, dict) and _digest(identity) == self.digest
 
     def measured_otherwise(self, config: object) -> list[str]:
-        """What a run with this config, in plain values, is measured by that is set differently: `probe.c=[1]`."""
+        """Measurement settings that a run with this config, in plain values, sets differently: `probe.c=[1]`."""
         saved = config if isinstance(config, dict) else {}
         section = self.published.metric.partition("/")[0]
         if section == "finetune":
@@ -42,7 +42,7 @@ class Reproduction(NamedTuple):
 
 
 def reproductions(config_dir: str | Path | None = None) -> list[Reproduction]:
-    """Every setting of every experiment in the conf tree that states a published number."""
+    """All settings of experiments in the conf tree that have a published number."""
     with config_tree(config_dir) as loader:
         names = [
             name for name in group_options(loader, "experiment") if f"\n{KEY}:" in text_of(loader, f"experiment/{name}")
@@ -73,7 +73,7 @@ def without_foreign(points: Sequence[Point[TrainConfig]]) -> list[Point[TrainCon
 
 
 def _settings(experiment: str, config_dir: str | Path | None) -> list[Reproduction]:
-    """The settings of an experiment that state a number, each once whatever seeds it sweeps over."""
+    """The settings of an experiment that have a published number, each once, regardless of swept seeds."""
     found: dict[str, Reproduction] = {}
     for point in compose_points("train", TrainConfig, [f"experiment={experiment}"], config_dir=config_dir):
         if point.config.published:

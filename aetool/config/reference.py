@@ -32,14 +32,14 @@ class Group(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """What a command takes: groups by name, and keys by their dotted names; a group of keys has the default ``""``."""
+    """What a command accepts: groups by name, and keys by dotted name; a group of keys has the default ``""``."""
 
     groups: dict[str, Group]
     keys: dict[str, Key]
 
 
 def read(command: str, words: Sequence[str] = (), config_dir: Path | None = None) -> Reference:
-    """What `command` takes once the groups among `words` are chosen; of a sweep, the first option.
+    """What `command` accepts once the groups among `words` are chosen; for a sweep, the first option.
 
     Raises ConfigError for an unknown option, and for a group that the command does not take.
     """

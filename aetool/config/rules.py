@@ -1,7 +1,7 @@
-"""What goes with what: contradictions between parts of a config that are each fine alone.
+"""Compatibility rules: contradictions between parts of a config that are each valid on their own.
 
-`of_values` needs the config alone and imports no torch. `of_classes` reads what the classes declare (see ModelTraits,
-PenaltyTraits, LossTraits and ScheduleTraits), which imports them. Every problem names the key to change.
+`of_values` needs only the config and imports no torch. `of_classes` imports the classes and reads their traits (see
+ModelTraits, PenaltyTraits, LossTraits and ScheduleTraits). Every problem names the key to change.
 """
 
 from collections.abc import Collection, Mapping
@@ -33,7 +33,7 @@ Traits = TypeVar("Traits", LossTraits, ModelTraits, PenaltyTraits, ScheduleTrait
 
 
 def of_values(config: Node) -> list[str]:
-    """Problems that the config alone shows."""
+    """Problems visible from the config alone."""
     problems = _names(config)
     match config:
         case FinetuneConfig():
@@ -52,7 +52,7 @@ def of_values(config: Node) -> list[str]:
 
 
 def of_classes(config: Node) -> list[str]:
-    """Problems that only the classes of the components show."""
+    """Problems visible only from the components' classes."""
     match config:
         case FinetuneConfig(model=ModelConfig() as model):
             return _contract(config) or [*_bounded(model), *untrainable(model)]
@@ -62,7 +62,7 @@ def of_classes(config: Node) -> list[str]:
 
 
 def given_twice(command: str, keys: Collection[str]) -> list[str]:
-    """Keys of a command line that something else decides: `run=`, or that there is no pretraining."""
+    """Overridden keys that have no effect, because `run=` or the lack of pretraining decides them."""
     if command != "finetune":
         return []
     roots = {key: key.partition(".")[0].partition("@")[0] for key in keys}
@@ -87,7 +87,7 @@ def untrainable(model: ModelConfig) -> list[str]:
 
 
 def missing_extras(penalty: str, term: Component, model: ModelConfig, offered: Collection[str]) -> list[str]:
-    """What a penalty needs of the model's output and does not find there."""
+    """Model outputs that a penalty needs but the model does not provide."""
     missing = [extra for extra in _traits(term, PenaltyTraits).needs if extra not in offered]
     outputs = f"outputs {' and '.join(f'`{extra}`' for extra in missing)}"
     plural = "them" if len(missing) > 1 else "it"

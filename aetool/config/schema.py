@@ -90,7 +90,7 @@ class TrainerConfig(Node):
 
 class ProbeConfig(Component):
     name: Text
-    taps: list[Text] | None  # where features are read; None: the code, and the feature map where there is one
+    taps: list[Text] | None  # layers to probe; None: the code, and the feature map if there is one
     max_features: PositiveInt  # larger maps are average-pooled
     labels_per_class: PositiveInt | None
     label_fraction: PositiveFraction | None
@@ -125,7 +125,7 @@ class PublishedConfig(Node):
 
 
 class ComputeConfig(Node):
-    """Where a command computes, and where it finds prepared datasets."""
+    """The compute device, and the location of prepared datasets."""
 
     device: Unidentifying[str]
     threads: Unidentifying[PositiveInt | None]
@@ -133,13 +133,13 @@ class ComputeConfig(Node):
 
 
 class MeasureConfig(ComputeConfig):
-    """What measuring a run needs, whichever command asks for it."""
+    """Settings for measuring a run, shared by all commands that do so."""
 
     baselines: Unidentifying[bool]
 
 
 class SweepConfig(Node):
-    """How the points of a sweep share this machine."""
+    """How the points of a sweep run on this machine."""
 
     jobs: Unidentifying[Literal["auto"] | PositiveInt]  # processes at once
     retries: Unidentifying[NonNegativeInt]  # of a point whose process was killed
@@ -147,7 +147,7 @@ class SweepConfig(Node):
 
 
 class FitConfig(ComputeConfig):
-    """What any run is trained with."""
+    """Settings that every training run has."""
 
     seed: NonNegativeInt
     output: Unidentifying[Text]
@@ -159,7 +159,7 @@ class FitConfig(ComputeConfig):
 
 
 class RunConfig(FitConfig):
-    """What every trained run has: an architecture and its data."""
+    """Settings that every trained run has: an architecture and its data."""
 
     model: ModelConfig
     dataset: DatasetConfig
@@ -180,7 +180,7 @@ class TrainConfig(RunConfig, MeasureConfig, SweepConfig):
 
 
 class RemeasureConfig(MeasureConfig):
-    """A trained run to measure again."""
+    """A trained run to re-evaluate."""
 
     run: Text
     overwrite: bool
@@ -224,7 +224,7 @@ class ClassifierConfig(FitConfig):
 
 
 class FinetuneConfig(ClassifierConfig, SweepConfig):
-    """What a user composes: one fine-tune, perhaps with its pretraining and its control."""
+    """The config that a user composes: one fine-tune, optionally with pretraining and control."""
 
     run: Text | None  # the run to start from
     layer_decay: PositiveFraction | None  # None: LAYER_DECAY, 1 from scratch
@@ -240,7 +240,7 @@ class FinetuneConfig(ClassifierConfig, SweepConfig):
 
 
 class LabelsConfig(MeasureConfig):
-    """Trained runs classified with few labels: by a probe, fine-tuned, and from scratch."""
+    """Classification of trained runs with few labels: by a probe, fine-tuned, and from scratch."""
 
     run: Text
     labels: list[PositiveInt | None]  # per class; None: all
@@ -267,10 +267,10 @@ class ParentConfig(Node):
 
 
 class FinetuneRunConfig(ClassifierConfig, RunConfig):
-    """One fine-tune: model and dataset are those of its parent, where it has one."""
+    """One fine-tune; model and dataset come from its parent, if any."""
 
     parent: ParentConfig | None  # None: from scratch
-    run: Unidentifying[str | None]  # the parent's folder, beside this one
+    run: Unidentifying[str | None]  # the parent's folder, next to this one
     layer_decay: PositiveFraction
     label_draw: NonNegativeInt
     augmentation: AugmentationConfig | None  # of the training images

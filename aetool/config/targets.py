@@ -14,12 +14,12 @@ from aetool.errors import UserError
 
 
 class TargetError(Exception):
-    """A `_target_` names no module, or nothing in its module."""
+    """A `_target_` names a missing module, or a missing name in its module."""
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What a target takes: the type of every argument, `Any` where none is stated, and which of them are required."""
+    """What a target accepts: the type of every argument (`Any` if unannotated), and which arguments are required."""
 
     annotations: dict[str, Any]
     required: frozenset[str]
@@ -28,7 +28,7 @@ class Signature:
 
 @cache
 def load(target: str) -> Any:
-    """The class or function `package.module.Name`; raises TargetError where there is none."""
+    """The class or function `package.module.Name`; raises TargetError if it does not exist."""
     module, _, name = target.rpartition(".")
     if not module:
         raise TargetError(f"{target!r} is not of the form package.module.Name")
@@ -48,7 +48,7 @@ def load(target: str) -> Any:
 
 @cache
 def signature(target: str) -> Signature:
-    """The signature of a target; raises TargetError where there is no such target."""
+    """The signature of a target; raises TargetError if it does not exist."""
     found = load(target)
     try:
         parameters = inspect.signature(found).parameters
@@ -69,14 +69,14 @@ def signature(target: str) -> Signature:
 
 
 def stable_name(target: str) -> str:
-    """What a target counts as in a run's id: its package and its name, so that moving a module changes no id."""
+    """How a target is identified in a run's id: by package and name, so that moving a module changes no id."""
     return f"{target.partition('.')[0]}.{target.rpartition('.')[2]}"
 
 
 def build(component: Component, **given: Any) -> Any:
-    """Calls the component's target with its arguments and those of the `given` ones that it takes.
+    """Calls the component's target with its arguments and those of the `given` ones that it accepts.
 
-    Raises UserError for a ValueError of the call: a value that only the target itself can judge.
+    Raises UserError for a ValueError of the call, for values that only the target itself can check.
     """
     takes = signature(component.target).annotations
     fixed = {key: getattr(component, key) for key in type(component).model_fields if key in takes}

@@ -1,4 +1,4 @@
-"""The conf tree: the installed one, and a user's `--config-dir` before it. Its groups, options, texts and targets."""
+"""The conf tree: the installed one, preceded by a user's `--config-dir`; its groups, options, texts and targets."""
 
 import sys
 from collections.abc import Iterator
@@ -28,9 +28,9 @@ CONFIG_MODULE = "aetool.conf"
 
 @contextmanager
 def config_tree(config_dir: str | Path | None = None) -> Iterator[ConfigLoader]:
-    """The conf tree; modules beside the user's configs can be imported meanwhile and afterwards.
+    """The conf tree; modules next to the user's configs can be imported from then on.
 
-    Raises UserError where `config_dir` is no folder.
+    Raises UserError if `config_dir` is not a folder.
     """
     added = None if config_dir is None else Path(config_dir).resolve()
     if added is not None and not added.is_dir():
@@ -48,7 +48,7 @@ def config_tree(config_dir: str | Path | None = None) -> Iterator[ConfigLoader]:
 
 
 def groups(loader: ConfigLoader, parent: str = "") -> Iterator[str]:
-    """Every group by its path, Hydra's own aside."""
+    """All groups by path, except Hydra's own."""
     for name in _listed(loader, parent, ObjectType.GROUP):
         path = f"{parent}/{name}".lstrip("/")
         if path != "hydra":
@@ -57,7 +57,7 @@ def groups(loader: ConfigLoader, parent: str = "") -> Iterator[str]:
 
 
 def group_options(loader: ConfigLoader, group: str) -> list[str]:
-    """The options of a group; none where there is no such group."""
+    """The options of a group; empty if there is no such group."""
     return _listed(loader, group, ObjectType.CONFIG)
 
 
@@ -80,7 +80,7 @@ def option_names(group: str, config_dir: Path | None = None) -> list[str]:
 
 
 def text_of(loader: ConfigLoader, name: str) -> str:
-    """The YAML that Hydra takes for a config such as `model/sparse`: the first on its search path."""
+    """The YAML that Hydra uses for a config such as `model/sparse`: the first on its search path."""
     for source in loader.get_sources():
         if source.scheme() in ("pkg", "file") and source.is_config(name):
             return _text(source, name)
@@ -99,7 +99,7 @@ def description(text: str) -> str:
 
 
 def known_targets(config_dir: str | Path | None = None) -> "Targets":
-    """By group, every `_target_` that the conf tree names, by its stable name: a stored config may name no other."""
+    """Per group, every `_target_` named in the conf tree, by stable name; a stored config may name no others."""
     from aetool.config.targets import stable_name
 
     with config_tree(config_dir) as loader:

@@ -19,7 +19,7 @@ MAX_CHANNELS = 4
 
 
 def arrays(cache_dir: Path, path: str, test_fraction: OpenFraction) -> Arrays:
-    """Arrays from a .npz: train_images and test_images, or images out of which a stratified test split is carved.
+    """Arrays from a .npz: train_images and test_images, or images from which a stratified test split is taken.
 
     Images are uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 to 4 channels; labels (train_labels and test_labels,
     or labels) and class_names are optional. `cache_dir` is unused. DataError names the file and what is wrong.
@@ -39,7 +39,7 @@ def arrays(cache_dir: Path, path: str, test_fraction: OpenFraction) -> Arrays:
 
 
 def channels_first(images: NDArray[Any], label: str) -> NDArray[np.uint8]:
-    """(N, C, H, W) uint8 from any accepted layout. Where both fit, channels are taken to come first, with a warning."""
+    """(N, C, H, W) uint8 from any accepted layout. If ambiguous, channels are assumed to come first, with a warning."""
     if images.dtype != np.uint8:
         floats, integers = "scale it to 0 to 255, round, and convert to uint8", "convert it to uint8, values 0 to 255"
         raise DataError(f"{label} is {images.dtype}; {floats if images.dtype.kind == 'f' else integers}")

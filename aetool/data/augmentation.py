@@ -1,4 +1,4 @@
-"""Random changes of images that leave their class as it is."""
+"""Random class-preserving transforms of images."""
 
 import torch
 from torch import Tensor
@@ -7,8 +7,8 @@ from torch import Tensor
 def augment(images: Tensor, flip: bool, shift: int, generator: torch.Generator) -> Tensor:
     """Images (B, C, H, W) of any type, each shifted by its own random -`shift` to `shift` pixels in height and width.
 
-    What moves in at a border is the image reflected there. With `flip` half of them are mirrored left to right. The
-    generator is on the device of the images. Raises ValueError unless 0 ≤ shift < H and W.
+    Borders are filled by reflection. With `flip`, half of the images are mirrored horizontally. The generator must be
+    on the device of the images. Raises ValueError unless 0 ≤ shift < H and W.
     """
     count, _, height, width = images.shape
     if not 0 <= shift < min(height, width):

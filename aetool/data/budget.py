@@ -7,7 +7,7 @@ from aetool.randomness import generator
 
 
 def label_noise(draw: int) -> torch.Generator:
-    """What the labels of a draw are chosen with: those of train, then those of validation."""
+    """The generator that chooses the labels of a draw: first those of train, then those of validation."""
     return generator(0, "labels", draw)
 
 

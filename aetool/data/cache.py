@@ -1,7 +1,7 @@
 """The prepared cache: `<cache_dir>/<name>/` with one .npy per array and a manifest.json.
 
-A folder is complete or absent. Every array's SHA-256 is verified on every load; that of an array which is too large to
-be copied into memory only when its file has changed since the last time, and by `aetool data check`.
+A folder is either complete or absent. The SHA-256 of every array is verified on every load. Arrays too large to be
+copied into memory are verified only if the file has changed since the last time, and by `aetool data check`.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from aetool.files import read_json, replacing_folder, write_json
 logger = logging.getLogger("aetool")
 
 MANIFEST = "manifest.json"
-VERIFIED = "verified.json"  # beside the manifest: the state of each large file when its content was last verified
+VERIFIED = "verified.json"  # next to the manifest: the state of each large file when last verified
 LOCK_POLL_SECONDS = 0.1
 ELSEWHERE = "Set AETOOL_CACHE to use another folder."
 
@@ -67,12 +67,12 @@ def prepared(
 ) -> Arrays:
     """The arrays of dataset `name` by memory map, after running `prepare` once if they are not in the cache.
 
-    `prepare` is given an empty folder on the disk of the cache. Arrays that it has written there as `<key>.npy` (see
-    `new_images`) are kept, so that they need not fit into memory; the others are saved.
+    `prepare` receives an empty folder on the disk of the cache. Arrays that it writes there as `<key>.npy` (see
+    `new_images`) are kept, so they need not fit into memory; other arrays are saved.
 
-    Two processes that ask for one dataset do the work once. A dataset with parameters is named `<dataset>-<key>`.
-    Given the `sha256` of every array, it prepares anew what an earlier version prepared differently.
-    Raises DataError when the cache is damaged or cannot be written, or `prepare` returns arrays that do not fit.
+    If two processes request the same dataset, it is prepared once. A dataset with parameters is named
+    `<dataset>-<key>`. Given the `sha256` of every array, a dataset that an earlier version prepared differently is
+    prepared again. Raises DataError when the cache is damaged or not writable, or `prepare` returns invalid arrays.
     """
     if not is_prepared(name, cache_dir, sha256):
         with _locked(name, cache_dir):
@@ -108,7 +108,7 @@ def is_prepared(name: str, cache_dir: Path, sha256: Mapping[str, str] | None = N
 def load(name: str, cache_dir: Path, verify_all: bool = False) -> Arrays:
     """The prepared arrays by memory map, verified against the manifest; DataError names every damaged file.
 
-    A large file that is as it was when last verified is not hashed again, unless `verify_all`.
+    A large file that has not changed since it was last verified is not hashed again, unless `verify_all`.
     """
     folder = cache_dir / name
     manifest = read_manifest(folder)
@@ -137,7 +137,7 @@ def load(name: str, cache_dir: Path, verify_all: bool = False) -> Arrays:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a prepared dataset; DataError when it cannot be read or is of another format."""
+    """The manifest of a prepared dataset; DataError when it cannot be read or has another format."""
     path = folder / MANIFEST
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
@@ -149,19 +149,19 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def scratch_folder(name: str, cache_dir: Path) -> "tempfile.TemporaryDirectory[str]":
-    """A temporary folder inside the cache for downloads; what a killed process left is removed by `prepared`."""
+    """A temporary folder inside the cache for downloads; `prepared` removes leftovers of killed processes."""
     return tempfile.TemporaryDirectory(prefix=f".{name}.tmp-", dir=cache_dir)
 
 
 def new_images(path: Path, shape: tuple[int, ...]) -> IO[bytes]:
-    """A new .npy file of uint8 images of that shape, open for their bytes, image after image."""
+    """A new .npy file of uint8 images of this shape, opened for writing their bytes image by image."""
     file = path.open("wb")
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return file
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Raises DataError when the disk that holds the folder has not so many bytes left."""
+    """Raises DataError when the disk of the folder does not have this many bytes left."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(f"cannot write {folder}: {needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free. {ELSEWHERE}")
@@ -182,7 +182,9 @@ def _fill(folder: Path, name: str, prepare: Callable[[Path], Arrays]) -> None:
 
 
 def _file_sha256(path: Path, start: int) -> str:
-    """SHA-256 of what follows the first `start` bytes; read and not mapped, as that would count as resident memory."""
+    """SHA-256 of the file after the first `start` bytes; read rather than mapped, as a map would count as resident
+    memory.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as file:
         file.seek(start)
@@ -193,14 +195,14 @@ def _file_sha256(path: Path, start: int) -> str:
 
 
 def _state(path: Path) -> list[int]:
-    """What changes when a file is written to or replaced."""
+    """File attributes that change when a file is modified or replaced."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 @contextmanager
 def _locked(name: str, cache_dir: Path) -> Iterator[None]:
-    """Hold the dataset's file lock; it is polled, so that signals get through while another process prepares."""
+    """Holds the dataset's file lock; polls it, so that signals are handled while another process prepares."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(cache_dir / f".{name}.lock")

@@ -1,4 +1,4 @@
-"""What of the built-in datasets is here and whether it is intact: `aetool data list` and `aetool data check`."""
+"""Which built-in datasets are available and intact: `aetool data list` and `aetool data check`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ EMBEDDED = {digits.NAME: digits.embedded}  # inside an installed package: here b
 
 
 class Status(NamedTuple):
-    """What is here of a dataset; `problem` says what keeps it from being used."""
+    """Availability of a dataset; `problem` says why it cannot be used."""
 
     prepared: bool
     source: str = ""
@@ -29,13 +29,13 @@ class Status(NamedTuple):
 
 
 def prepared_names(cache_dir: Path, name: str = "") -> list[str]:
-    """What is in the prepared cache, or of it the dataset `name`: under its own name, or once per set of parameters."""
+    """Contents of the prepared cache, or only the dataset `name`: under its own name, or once per set of parameters."""
     found = sorted(manifest.parent.name for manifest in cache_dir.glob(f"[!.]*/{cache.MANIFEST}"))
     return [entry for entry in found if not name or entry == name or entry.startswith(f"{name}-")]
 
 
 def status(name: str, cache_dir: Path) -> Status:
-    """Hashes no image. Of a dataset that is cached in several versions, the newest."""
+    """Does not hash images. If a dataset is cached in several versions, the newest is shown."""
     try:
         if _is_embedded(name, cache_dir):
             arrays = EMBEDDED[name]()
@@ -54,7 +54,7 @@ def status(name: str, cache_dir: Path) -> Status:
 
 
 def check(name: str, cache_dir: Path) -> list[str]:
-    """Every problem found by hashing all arrays again, against the manifest and the known datasets' constants."""
+    """All problems found by re-hashing all arrays and comparing them with the manifest and the known checksums."""
     problems = []
     embedded = _is_embedded(name, cache_dir)
     names = [name] if embedded else prepared_names(cache_dir, name)
@@ -70,5 +70,5 @@ def check(name: str, cache_dir: Path) -> list[str]:
 
 
 def _is_embedded(name: str, cache_dir: Path) -> bool:
-    """Whether a dataset comes from an installed package for now."""
+    """Whether a dataset currently comes from an installed package."""
     return name in EMBEDDED and not cache.is_prepared(name, cache_dir, KNOWN_SHA256[name])

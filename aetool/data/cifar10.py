@@ -55,7 +55,7 @@ def cifar10(cache_dir: Path, data_dir: Annotated[str | None, NotIdentifying()] =
 
 
 def read_python_batch(name: str, content: bytes) -> Batch:
-    """A pickle of the official python version; nothing is unpickled before its MD5 is torchvision's."""
+    """A pickle of the official Python version; it is unpickled only if its MD5 matches torchvision's."""
     from torchvision.datasets import CIFAR10
 
     expected = dict(CIFAR10.train_list + CIFAR10.test_list)[name]
@@ -85,7 +85,7 @@ def read_binary_batch(name: str, content: bytes) -> Batch:
 
 
 def read_png_batch(name: str, content: bytes) -> NDArray[np.uint8]:
-    """Images (n, 3, 32, 32) from an RGB PNG with one image a row."""
+    """Images (n, 3, 32, 32) from an RGB PNG with one image per row."""
     with open_image(io.BytesIO(content), PIXELS * MAX_BATCH_IMAGES, formats=["PNG"]) as image:
         if image.mode != "RGB" or image.width != PIXELS:
             raise DataError(f"{name}: {image.mode} {image.width}×{image.height} instead of RGB {PIXELS} wide")
@@ -114,7 +114,7 @@ BINARY = Layout("cifar-10-batches-bin", "cifar-10-binary.tar.gz", ".bin", read_b
 
 
 def _from_disk(folder: Path) -> Arrays:
-    """From the first that is there: the folder or the archive of a layout."""
+    """From the first that exists: the folder or the archive of a layout."""
     layouts = {layout.folder: layout for layout in (PYTHON, BINARY)}
     layouts |= {layout.archive: layout for layout in (PYTHON, BINARY)}
     for name, layout in layouts.items():

@@ -1,8 +1,8 @@
-"""Corruptions: the input of a denoising autoencoder instead of the clean image.
+"""Corruptions: what a denoising autoencoder sees instead of the clean image.
 
-(pixels (B, C, H, W) in [0, 1], generator) -> corrupted pixels of the same shape, not clamped. The strength of each is
-its `level`; 0 means no corruption, and is never built. Noise is drawn independently for each image of a batch, from the
-generator, which is on the device of the pixels.
+(pixels (B, C, H, W) in [0, 1], generator) -> corrupted pixels of the same shape, not clamped. The strength is `level`;
+with level 0, no corruption is built. Noise is drawn independently for each image of a batch from the generator, which
+must be on the device of the pixels.
 """
 
 from collections.abc import Callable

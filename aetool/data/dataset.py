@@ -1,6 +1,6 @@
-"""What a dataset is: `Arrays` as a dataset function returns them, `Dataset` as a run uses them.
+"""Datasets: `Arrays` as returned by a dataset function, `Dataset` as used by a run.
 
-A dataset function is any callable that returns `Arrays`; its YAML names it as `_target_`. It knows nothing of the
+A dataset function is any callable that returns `Arrays`; its YAML names it as `_target_`. It does not depend on the
 validation split or the config. torch is imported inside functions, so that reading a signature stays cheap.
 """
 
@@ -31,7 +31,7 @@ HOLDOUT_SEED = 20240229  # fixed: the same images are held out whatever the run'
 class Split(NamedTuple):
     """One part of a dataset: images (N, C, H, W) uint8, labels (N,) int64 or None.
 
-    Images are a tensor, or `LargeImages`, of which only some are in memory at a time.
+    Images are a tensor, or `LargeImages`, only some of which are in memory at a time.
     """
 
     images: "SplitImages"
@@ -99,8 +99,8 @@ class Arrays(NamedTuple):
 def split(arrays: Arrays, val_fraction: float) -> Dataset:
     """Carve a stratified validation split out of train; arrays of up to IN_MEMORY bytes are copied into tensors.
 
-    The indices depend on the labels and `val_fraction` alone. Images keep their order. Raises DataError when the arrays
-    break the contract of `Arrays`.
+    The indices depend only on the labels and `val_fraction`. Images keep their order. Raises DataError when the arrays
+    violate the contract of `Arrays`.
     """
     validate(arrays)
     held = holdout(arrays.train_labels, len(arrays.train_images), val_fraction)
@@ -139,7 +139,7 @@ def holdout(labels: Labels | None, count: int, fraction: float) -> Mask:
 
 
 def validate(arrays: Arrays) -> None:
-    """Raise DataError when the arrays do not fit together."""
+    """Raise DataError when the arrays are inconsistent."""
     for part in ("train", "test"):
         _validate_part(part, getattr(arrays, f"{part}_images"), getattr(arrays, f"{part}_labels"), arrays.class_names)
     train, test = arrays.train_images.shape[1:], arrays.test_images.shape[1:]
@@ -179,7 +179,7 @@ def _validate_part(part: str, images: Any, labels: Any, class_names: list[str]) 
 
 
 def is_large(array: NDArray[Any]) -> bool:
-    """Whether the array is left where it is, instead of being copied into memory."""
+    """Whether the array stays on disk instead of being copied into memory."""
     return array.nbytes > IN_MEMORY
 
 
@@ -205,7 +205,7 @@ def fingerprint(arrays: Arrays, sha256: dict[str, str] | None = None) -> str:
 
 
 def _part(images: Images, labels: Labels | None, mask: Mask) -> Split:
-    """Copies, so that a memory map behind the arrays can be let go, unless the images are too large."""
+    """Copies the arrays, so that a memory map behind them can be released, unless the images are too large."""
     import torch
 
     from aetool.data.images import LargeImages

@@ -21,9 +21,10 @@ OPENING = threading.Lock()  # filters of warnings are those of the process, not 
 
 @contextmanager
 def open_image(file: str | IO[bytes], max_pixels: int, formats: list[str] | None = None) -> Iterator["Image.Image"]:
-    """An image that is not decoded yet; whatever is wrong with it, now or while it is decoded inside, is a DataError.
+    """An image that is not decoded yet; any problem with it, now or when it is decoded inside the block, is a
+    DataError.
 
-    The size is checked before decoding: a small file can claim a huge picture. May be used by several threads.
+    The size is checked before decoding, since a small file can claim a huge image. Thread-safe.
     """
     from PIL import Image
 
@@ -42,7 +43,7 @@ def open_image(file: str | IO[bytes], max_pixels: int, formats: list[str] | None
 
 
 def resized(image: "Image.Image", height: int, width: int, channels: int) -> NDArray[np.uint8]:
-    """(channels, height, width), antialiased; 1 channel is grey, 3 are RGB; transparency is laid on white."""
+    """(channels, height, width), antialiased; 1 channel is grey, 3 are RGB; transparent pixels are put on white."""
     from PIL import Image, ImageOps
 
     mode = "L" if channels == 1 else "RGB"
@@ -55,7 +56,7 @@ def resized(image: "Image.Image", height: int, width: int, channels: int) -> NDA
 
 
 def _eight_bits(image: "Image.Image") -> "Image.Image":
-    """16-bit grey scaled to 8 bits, where PIL would clip it."""
+    """16-bit grey scaled to 8 bits, because PIL would clip it."""
     from PIL import Image
 
     if image.mode == "F":

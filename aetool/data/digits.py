@@ -21,7 +21,7 @@ log = logging.getLogger("aetool")
 
 
 def digits(cache_dir: Path) -> Arrays:
-    """The embedded digits from the prepared cache, which spares the import of scikit-learn from the second time on.
+    """The embedded digits from the prepared cache, which avoids importing scikit-learn after the first time.
 
     If the cache is not writable, logs a warning and continues. Raises DataError when the cache is damaged, or the
     installed scikit-learn holds other images.

@@ -1,4 +1,4 @@
-"""Getting and opening archives: checked downloads, the user's own package clients, members read by name."""
+"""Fetching and opening archives: verified downloads, the user's own package clients, members read by name."""
 
 import gzip
 import hashlib
@@ -26,7 +26,7 @@ CHUNK_BYTES = 1 << 20
 
 
 def download(urls: Collection[str], target: Path, md5: str) -> Path:
-    """The first of `urls` that answers with content of that MD5, in `target`; DataError says why each failed."""
+    """Downloads the first of `urls` whose content has this MD5 to `target`; DataError says why each failed."""
     from http.client import HTTPException
     from urllib.request import Request, urlopen
 
@@ -69,8 +69,8 @@ def debian_package(package: str, folder: Path) -> Path:
 def members(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
     """(name, content) of the wanted files in a folder, or in a .tar.gz, .tgz or .deb in the order of the archive.
 
-    Nothing is written to disk, so a member's path cannot lead anywhere. DataError when a wanted one is missing, a link,
-    or too large.
+    Nothing is written to disk, so a member's path cannot escape. DataError when a wanted file is missing, a link, or
+    too large.
     """
     if path.is_dir():
         yield from ((name, read_file(path / name)) for name in wanted)
@@ -130,7 +130,7 @@ def _program(name: str) -> str:
 
 
 def _fetched(command: list[str], folder: Path, pattern: str) -> Path:
-    """The one file that a package client leaves in `folder`; DataError holds the end of what the client printed."""
+    """The single file that a package client leaves in `folder`; DataError includes the end of the client's output."""
     name, started, printed = command[0], time.monotonic(), None
     command[0] = _program(name)
     with Popen(command, cwd=folder, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT) as process:

@@ -1,4 +1,4 @@
-"""A user's folder of images, one folder per class, resized once and kept in the prepared cache."""
+"""A user's folder of images, one folder per class, resized once and stored in the prepared cache."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ DECODING_VERSION = 1  # part of the cache key: raise it when the same file would
 
 
 class Found(NamedTuple):
-    """One image file; `part` is train, test, or empty where the test split has to be carved out."""
+    """One image file; `part` is train, test, or empty if the test split has yet to be taken from the images."""
 
     part: str
     class_name: str
@@ -46,10 +46,11 @@ def folder(
     test_fraction: OpenFraction,
     on_error: Literal["error", "skip"],
 ) -> Arrays:
-    """Images from `path`/<class>/ (a test split is carved out), or from `path`/train/<class>/ and `path`/test/<class>/.
+    """Images from `path`/<class>/ (a test split is taken from them), or from `path`/train/<class>/ and
+    `path`/test/<class>/.
 
     `image_size` is [H, W]. The cache key covers the path, the parameters and every file's name, size and time. Images
-    that cannot be decoded raise one DataError with their list, or are left out by `on_error="skip"` with a warning.
+    that cannot be decoded raise one DataError listing them, or with `on_error="skip"` are skipped with a warning.
     """
     root = Path(path).expanduser().absolute()
     if not root.is_dir():
@@ -105,7 +106,7 @@ def _in_classes(part: str, root: Path, classes: list[Path]) -> list[Found]:
 
 
 def _images(folder: Path) -> list[str]:
-    """Image files at any depth, hidden ones left out, ordered as their Paths are."""
+    """Image files at any depth, except hidden ones, sorted by path."""
 
     def stop(error: OSError) -> None:
         raise error
@@ -122,7 +123,7 @@ def _images(folder: Path) -> list[str]:
 def _prepare(
     root: Path, found: list[Found], image_shape: tuple[int, ...], test_fraction: float, skip: bool, folder: Path
 ) -> Arrays:
-    """The images, decoded into `folder` one after another, so that any number needs little memory."""
+    """The images, decoded into `folder` one by one, so that memory use stays low for any number of images."""
     _, height, width = image_shape
     logger.info("%s: decoding %d images to %d×%d …", root, len(found), height, width)
     check_space(folder, len(found) * math.prod(image_shape))
@@ -153,7 +154,7 @@ def _labels(files: list[Found], class_names: list[str]) -> Labels:
 
 
 def _is_test(files: list[Found], test_fraction: float) -> Mask:
-    """Which files are of the test split; one is carved out where the folder has none."""
+    """Which files belong to the test split; if the folder has none, one is taken from the images."""
     if files and not files[0].part:
         labels = _labels(files, sorted({file.class_name for file in files}))
         return holdout(labels, len(labels), test_fraction)
@@ -161,9 +162,10 @@ def _is_test(files: list[Found], test_fraction: float) -> Mask:
 
 
 def _decode(files: list[Found], test: Mask, image_shape: tuple[int, ...], folder: Path) -> dict[str, str]:
-    """Writes train_images.npy and test_images.npy in the order of the files; why files cannot be decoded, by path.
+    """Writes train_images.npy and test_images.npy in the order of the files; returns why files cannot be decoded, by
+    path.
 
-    What is written is of no use unless all can be.
+    The output is only usable if all files can be decoded.
     """
     corrupt: dict[str, str] = {}
     decode = partial(_image, image_shape=image_shape)
@@ -184,7 +186,7 @@ def _decode(files: list[Found], test: Mask, image_shape: tuple[int, ...], folder
 
 
 def _image(file: Found, image_shape: tuple[int, ...]) -> bytes | DataError:
-    """The pixels (C, H, W), or why there are none."""
+    """The pixels (C, H, W), or why decoding failed."""
     channels, height, width = image_shape
     try:
         with open_image(file.path, MAX_PIXELS) as image:

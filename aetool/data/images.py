@@ -1,4 +1,4 @@
-"""The images of a split, all in memory, or where they are many, read when they are asked for."""
+"""The images of a split: all in memory or, for large splits, read on demand."""
 
 import math
 import threading
@@ -17,10 +17,9 @@ Take = Callable[[Tensor], Tensor]  # positions (n,) int64 in an array -> the ima
 
 
 class LargeImages:
-    """uint8 images (N, C, H, W) at `positions` of an array that is too large to be copied.
+    """uint8 images (N, C, H, W) at `positions` of an array that is too large to copy.
 
-    Has the operations of a tensor that return some of its images; each returns a tensor of its own, on the CPU. Can be
-    used by several threads at once.
+    Supports the tensor operations that select images; each returns a new tensor on the CPU. Thread-safe.
     """
 
     dtype, device, ndim = torch.uint8, torch.device("cpu"), 4
@@ -31,7 +30,7 @@ class LargeImages:
 
     @classmethod
     def of(cls, array: NDArray[np.uint8], positions: Tensor) -> "LargeImages":
-        """Images of an array (N, C, H, W), which stays where it is: in memory or in its file."""
+        """Images of an array (N, C, H, W), which stays in place: in memory or in its file."""
         if isinstance(array, np.memmap) and _is_whole(array):
             return cls(_File(array).take, positions, array.shape[1:])
         return cls(lambda chosen: torch.from_numpy(array[chosen.numpy()]), positions, array.shape[1:])
@@ -45,13 +44,13 @@ class LargeImages:
         return self._take(positions.flatten()).reshape(*positions.shape, *self.shape[1:])
 
     def index_select(self, dim: int, index: Tensor) -> Tensor:
-        """As torch's; `dim` must be 0."""
+        """Like torch's; `dim` must be 0."""
         if dim != 0:
             raise ValueError(f"images are selected along dimension 0, not {dim}")
         return self[index]
 
     def split(self, size: int) -> Iterator[Tensor]:
-        """`size` consecutive images after another; fewer at the end."""
+        """Yields `size` consecutive images at a time; fewer at the end."""
         return map(self._take, self._positions.split(size))
 
     def subset(self, indices: Tensor) -> "LargeImages":
@@ -60,7 +59,7 @@ class LargeImages:
 
 
 class Mirrored:
-    """Images (N, C, H, W), and after them the same images mirrored left to right: 2 N."""
+    """Images (N, C, H, W), followed by the same images mirrored horizontally: 2 N."""
 
     def __init__(self, images: "Tensor | LargeImages") -> None:
         self.images, self.device = images, images.device
@@ -76,7 +75,7 @@ class Mirrored:
         return torch.where(mirrored.to(found.device)[:, None, None, None], found.flip(3), found)
 
     def split(self, size: int) -> Iterator[Tensor]:
-        """`size` consecutive images after another; fewer at the end."""
+        """Yields `size` consecutive images at a time; fewer at the end."""
         return (self[first : first + size] for first in range(0, len(self), size))
 
 
@@ -89,11 +88,11 @@ def subset(images: SplitImages, indices: Tensor) -> SplitImages:
 
 
 class _File:
-    """A memory-mapped .npy file, read image by image.
+    """The .npy file behind a memory map, read image by image.
 
-    Reads cost as much processor time as copies out of the map while the pages are cached. If they are not, each reads
-    one image and not the pages around it, which is many times faster in random order; and what was read through the
-    map would count as resident memory of the process.
+    While the pages are cached, a read costs as much CPU time as a copy out of the map. Otherwise it reads one image and
+    not the pages around it, which is many times faster in random order. Pages read through the map would also count as
+    resident memory of the process.
     """
 
     def __init__(self, array: np.memmap) -> None:

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST: the same four IDX files with other content."""
+"""MNIST and Fashion-MNIST: four IDX files in the same format."""
 
 from collections.abc import Iterable
 from math import prod
@@ -78,7 +78,7 @@ def fashion_mnist(cache_dir: Path, data_dir: Annotated[str | None, NotIdentifyin
 
 
 def read_idx(content: bytes) -> NDArray[np.uint8]:
-    """The array in an IDX file of unsigned bytes; DataError when the header and the length do not agree."""
+    """The array in an IDX file of unsigned bytes; DataError when the header and the length disagree."""
     if len(content) < 4 or content[:3] != b"\0\0\x08" or not 1 <= content[3] <= 4:
         raise DataError("not an IDX file of unsigned bytes")
     start = 4 + 4 * content[3]

@@ -18,7 +18,7 @@ CHUNK = 1024  # images turned into floating point at a time
 class PCA:
     """Principal components of images, uint8 (N, C, H, W) or floats in [0, 1] of that shape; one fit serves every k.
 
-    A code size k above the dimension D = C·H·W means D: there are no further components.
+    A code size k above the dimension D = C·H·W is treated as D: there are no further components.
     """
 
     mean: Tensor  # (D,) mean image, pixels in [0, 1]
@@ -70,12 +70,12 @@ class PCA:
         return torch.cat([self._encode(part, k) for part in images.split(CHUNK)])
 
     def reconstruct(self, images: Tensor, k: int) -> Tensor:
-        """(N, C, H, W) float32 reconstructions from k components, in the range of [0, 1] but not clamped to it."""
+        """(N, C, H, W) float32 reconstructions from k components, nominally in [0, 1], not clamped."""
         parts = [torch.addmm(self.mean, self._encode(part, k), self.components[:k]) for part in images.split(CHUNK)]
         return torch.cat(parts).unflatten(1, self.image_shape)
 
     def whitening(self, epsilon: float) -> Tensor:
-        """ZCA, (D, D) symmetric float32: V (Λ + epsilon)^(-1/2) Vᵀ, with the variances Λ in units of their mean."""
+        """ZCA matrix, (D, D) symmetric float32: V (Λ + epsilon)^(-1/2) Vᵀ, the variances Λ divided by their mean."""
         relative = (self.spectrum / self.spectrum.mean()).float()
         return (self.components.T / (relative + epsilon).sqrt()) @ self.components
 

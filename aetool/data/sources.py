@@ -1,4 +1,4 @@
-"""Published datasets: an ordered list of sources, each tried in turn and verified by SHA-256."""
+"""Published datasets: a list of sources, tried in order and verified by SHA-256."""
 
 import logging
 import tarfile
@@ -18,7 +18,7 @@ FAILURES = (DataError, OSError, EOFError, ValueError, ImportError, RuntimeError,
 
 
 class Source(NamedTuple):
-    """`load` is given `folder`, or else an empty folder to download into; it may raise any of FAILURES."""
+    """`load` receives `folder`, or an empty folder to download into; it may raise any of FAILURES."""
 
     name: str
     load: Callable[[Path], Arrays]
@@ -36,11 +36,11 @@ def published(
     elsewhere: Sequence[Source],
     by_hand: tuple[str, str],
 ) -> Arrays:
-    """A dataset from the prepared cache; the first time, from the first source whose every SHA-256 is the known one.
+    """A dataset from the prepared cache; the first time, from the first source whose checksums all match.
 
-    `on_disk` reads a folder of the user's, or raises FileNotFoundError; `elsewhere` is tried after the folders. Logs
-    which source was used and why earlier ones failed. When all fail, one DataError lists them, and what to put where
-    `by_hand`: files, and their place beside the cache.
+    `on_disk` reads a user's folder, or raises FileNotFoundError; `elsewhere` is tried after the folders. Logs which
+    source was used and why earlier ones failed. If all fail, one DataError lists them and says which files to place
+    where `by_hand`.
     """
 
     def first_verified(_: Path) -> Arrays:
@@ -67,13 +67,13 @@ def published(
 
 
 def verify(arrays: Arrays, sha256: Mapping[str, str]) -> None:
-    """DataError naming every array whose SHA-256 is not the known one."""
+    """Raises DataError naming every array whose SHA-256 does not match."""
     if wrong := differing(arrays, sha256):
         raise DataError(f"the content is not the known dataset: SHA-256 differs for {', '.join(wrong)}")
 
 
 def differing(arrays: Arrays, sha256: Mapping[str, str]) -> list[str]:
-    """The names of the arrays whose SHA-256 is not the known one."""
+    """The names of the arrays whose SHA-256 does not match."""
     found = hashes(arrays)
     return [name for name, expected in sha256.items() if found.get(name) != expected]
 
@@ -81,7 +81,7 @@ def differing(arrays: Arrays, sha256: Mapping[str, str]) -> list[str]:
 def _folders_on_disk(cache_dir: Path, data_dir: str | None) -> list[Path]:
     """`data_dir`, ./data and the folder that holds the cache.
 
-    Not the cache itself: on a file system that ignores case, torchvision's MNIST folder would be the cache's mnist.
+    Not the cache itself: on a case-insensitive file system, torchvision's MNIST folder would be the cache's mnist.
     """
     folders = [Path.cwd() / "data", cache_dir.parent]
     if data_dir is None:

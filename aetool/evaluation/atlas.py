@@ -1,8 +1,8 @@
-"""A feature atlas: what each unit of a code does on the validation images, and what the decoder draws for it.
+"""A feature atlas: how each code unit responds to the validation images, and what the decoder draws for it.
 
-A unit is a number of a code (B, code_size), or a channel of a map (B, channels, h, w), whose activation is then the one
-of the largest magnitude over the places. A unit that takes both signs is read towards its stronger one: its activation
-is max(0, sign * h), so the images that activate it are alike.
+A unit is an entry of a code (B, code_size), or a channel of a map (B, channels, h, w), whose activation is the value of
+largest magnitude over all positions. For a unit with both signs, the stronger sign counts: its activation is max(0,
+sign * h), so the images that activate it are alike.
 """
 
 import csv
@@ -76,7 +76,7 @@ def class_selectivity(activations: Tensor, labels: Tensor) -> tuple[Tensor, Tens
 
 
 def atlas(activations: Tensor, labels: Tensor | None) -> Atlas:
-    """What units do, from activations (N, units), see `unit_activations`, and labels (N,)."""
+    """The atlas of units from activations (N, units), see `unit_activations`, and labels (N,)."""
     classes = None if labels is None or len(labels.unique()) < 2 else labels
     parts = [_columns(part, classes) for part in activations.split(UNITS, dim=1)]
     return Atlas(*(torch.cat(column) for column in zip(*parts, strict=True)))
@@ -100,10 +100,11 @@ def _columns(activations: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
 
 @torch.no_grad()
 def decoder_responses(trained: Trained, code: Tensor, found: Atlas, units: Tensor) -> Tensor:
-    """What the decoder adds for each of these units, in pixels: (units, C, H, W), for a map cropped to what changes.
+    """What the decoder adds for each of these units, in pixels: (units, C, H, W); for a map, cropped to the region that
+    changes.
 
-    The unit, in the middle of its map, is raised by the strength of its top images above `code`, the mean over images,
-    without a batch dimension. For a linear decoder that is its atom.
+    The unit, at the centre of its map, is increased by its strength on its top images above `code`, the mean over
+    images without a batch dimension. For a linear decoder the result is its atom.
     """
     raised = code.repeat(len(units), *[1] * code.ndim)
     steps = (found.sign * found.strength)[units].to(code)
@@ -132,7 +133,7 @@ def write_atlas(path: Path, found: Atlas, class_names: Sequence[str]) -> None:
 
 
 def _cropped(responses: Tensor) -> Tensor:
-    """The smallest square that holds what is over a tenth of each response's peak."""
+    """The smallest square that contains everything above a tenth of each response's peak."""
     size = responses.abs().amax(1)
     seen = (size > 0.1 * size.amax((1, 2), keepdim=True)).any(0)
     rows, columns = seen.any(1).nonzero()[:, 0], seen.any(0).nonzero()[:, 0]

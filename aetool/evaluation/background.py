@@ -1,7 +1,8 @@
-"""Figures drawn in a process of their own, while the next thing is measured.
+"""Figures drawn in a separate process while measuring continues.
 
-Drawing the figures of a small run takes as long as measuring it, and matplotlib half a second to import. The process
-starts with the first figure. It ends when its stdin is closed, and so with the command, even with one that is killed.
+Drawing the figures of a small run takes as long as measuring it, and importing matplotlib takes half a second. The
+process starts with the first figure. It ends when its stdin is closed, and so ends with the command even if that is
+killed.
 """
 
 import atexit
@@ -29,7 +30,7 @@ log = logging.getLogger("aetool")
 
 
 class Figure(NamedTuple):
-    """A figure on its way to its file."""
+    """A figure that is being drawn."""
 
     path: Path
     error: "Future[str | None]"  # why it could not be drawn
@@ -45,7 +46,7 @@ class Figure(NamedTuple):
 
 
 class Figures:
-    """The figures of a run. Drawn when the outermost `with` block is left, in which a failure becomes a warning."""
+    """The figures of a run, all drawn by the end of the outermost `with` block; failures become warnings."""
 
     def __init__(self, run: Run[Any]) -> None:
         self.run = run
@@ -54,18 +55,18 @@ class Figures:
         self._depth = 0
 
     def draw(self, function: Draw, path: Path, *arguments: Any) -> Figure:
-        """Has a figure drawn at `path` by a function of `figures`; the arguments are copied."""
+        """Queues a figure, drawn at `path` by a function of `figures`; the arguments are copied."""
         path = path.absolute()
         figure = Figure(path, figure_process().submit(function, path, *arguments))
         self._figures.append(figure)
         return figure
 
     def afterwards(self, action: Callable[[], None]) -> None:
-        """Calls `action` at the end, whatever ends the block; it may `wait` for the figures."""
+        """Calls `action` at the end of the block, even after an exception; it may `wait` for the figures."""
         self._actions.append(action)
 
     def wait(self) -> None:
-        """Returns when all figures are drawn; the run is warned of those that could not be."""
+        """Waits until all figures are drawn; failed ones add a warning to the run."""
         figures, self._figures = self._figures, []
         failed = [(figure.path.name, error) for figure in figures if (error := figure.error.result()) is not None]
         warnings = [f"{name} could not be drawn: {error}" for name, error in failed]
@@ -91,7 +92,7 @@ class Figures:
 
 
 class FigureProcess:
-    """Runs calls one after another in another process, which is started for the first one, and again after it died."""
+    """Runs calls one after another in another process, which is started for the first call and restarted if it dies."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "figures")  # waits for the answers
@@ -102,7 +103,7 @@ class FigureProcess:
         return self._thread.submit(self._call, pickle.dumps((function, arguments)))
 
     def close(self) -> None:
-        """Ends the process after the present call."""
+        """Ends the process after the current call."""
         self._thread.shutdown(cancel_futures=True)
         if self._process is not None:
             self._process.communicate()
@@ -126,7 +127,7 @@ class FigureProcess:
 
 
 def _start() -> "subprocess.Popen[bytes]":
-    """A session of its own keeps the terminal's Ctrl-C from it, which is for this process to handle."""
+    """A separate session shields it from the terminal's Ctrl-C, which this process handles."""
     path = [str(Path(aetool.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "aetool.evaluation.figure_process"],

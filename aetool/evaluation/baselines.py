@@ -1,7 +1,7 @@
-"""What any autoencoder has to beat: the mean, PCA with the same code size, raw pixels, and its own untrained encoder.
+"""Baselines of an autoencoder: the mean, PCA with the same code size, raw pixels, and its own untrained encoder.
 
-They depend on the data, the probe and the architecture alone, so their metrics are kept beside the prepared datasets
-and computed once.
+They depend only on the data, the probe and the architecture, so their metrics are computed once and cached next to the
+prepared datasets.
 """
 
 import functools
@@ -49,7 +49,7 @@ class Baselines:
         return not has_pca(self.dataset)
 
     def warnings(self, views: Views | None = None) -> list[str]:
-        """Which baselines are left out, and why; those of a probe that reads these views, if they are given."""
+        """Which baselines are skipped, and why; if views are given, for a probe that reads them."""
         if self.too_large:
             return [f"no pca and no pixels baseline: an image has over {LARGEST} values"]
         if views and self._has_too_many_pixels(views):
@@ -60,11 +60,11 @@ class Baselines:
         return self._pixel_bytes(views) > PIXEL_MEMORY
 
     def _pixel_bytes(self, views: Views) -> int:
-        """Of all images as float32."""
+        """Bytes of all images as float32."""
         return sum(4 * images.shape.numel() for images in self._seen(views))
 
     def _seen(self, views: Views) -> list[Images]:
-        """The images of train, mirrored ones among them if the views say so, of val and of test."""
+        """The images of train (with mirrored copies if the views require them), val and test."""
         return [views.of_training(self.dataset.train.images), self.dataset.val.images, self.dataset.test.images]
 
     @cached_property
@@ -74,7 +74,7 @@ class Baselines:
     def reconstruction(self, code_size: int) -> dict[str, float]:
         """PCA's `pca/val/mse`, `pca/test/fvu`, … at this code size, and the mean image's, `mean/…`.
 
-        Nothing for images that are too large for PCA.
+        Empty for images that are too large for PCA.
         """
         if self.too_large:
             return {}
@@ -98,10 +98,10 @@ class Baselines:
         return found
 
     def probe(self, probe: Probe, settings: Settings, views: Views, budget: Budget, size: int) -> dict[str, Classified]:
-        """What the probe says of PCA with `size` components (`pca`), which are counted among its metrics, and of raw
-        pixels (`pixels`); also the class that most training images have (`mean`). `settings` are those of the probe.
+        """Probe metrics of PCA (`pca`), including its number of components `size`, and of raw pixels (`pixels`); also
+        of the most frequent training class (`mean`). `settings` are the probe's.
 
-        No PCA and no pixels for images that are too large, and no pixels of too many images.
+        Omits PCA and pixels if the images are too large, and pixels if there are too many images.
         """
         train, val, test = labels_of(self.dataset)
         largest = train.mode().values
@@ -141,7 +141,7 @@ class Baselines:
     def untrained(
         self, probe: Probe, settings: Settings, budget: Budget, model: Settings, encode: Splits
     ) -> Classified:
-        """What the probe says of a network before training: `model` is all that it depends on."""
+        """Probe metrics of a network before training; `model` holds everything that it depends on."""
         key = {"stage": "probe", "probe": settings, "untrained": model}
         return self._kept_classified(key, lambda: self._probe(probe, encode(), budget))
 
@@ -150,7 +150,7 @@ class Baselines:
         return Classified(result.metrics, result.correct.numpy())
 
     def _components(self, code_size: int) -> int:
-        """At most the code size; standardised, components without variance would be noise."""
+        """At most the code size, without zero-variance components, which standardisation would turn into noise."""
         return min(code_size, self.pca.rank)
 
     @property
@@ -158,7 +158,7 @@ class Baselines:
         return self.dataset.train, self.dataset.val, self.dataset.test
 
     def _kept(self, key: Settings, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """What is stored for these settings, or what `compute` returns, which is stored."""
+        """The stored result for these settings, or the result of `compute`, which is then stored."""
         path = self._path(key)
         found = read_json(path)
         if found is None:
@@ -168,7 +168,7 @@ class Baselines:
         return found
 
     def _kept_classified(self, key: Settings, compute: Callable[[], Classified]) -> Classified:
-        """As `_kept`, with the test images that are classified correctly beside the metrics."""
+        """Like `_kept`, with the correctly classified test images in addition to the metrics."""
         path = self._path(key)
         beside = path.with_suffix(".npz")
         metrics, correct = read_json(path), read_correct(beside).get("correct")
@@ -187,7 +187,7 @@ class Baselines:
 
     @contextmanager
     def _storing(self, path: Path) -> Iterator[None]:
-        """Makes the folder; that nothing can be stored there is a warning."""
+        """Creates the folder; logs a warning if nothing can be stored there."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield

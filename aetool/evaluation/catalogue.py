@@ -1,10 +1,10 @@
 """The catalogue of metrics: one definition of the key, names, unit, format and direction of each; no torch.
 
 Keys are `stage/[subject/]split/name`: `evaluate/test/fvu`, `evaluate/pca/test/fvu`, `probe-linear/code/test/accuracy`,
-`probe-linear/untrained/code/test/accuracy`. The subject is a tap of the network or a baseline. What a run's own probe
-found at its headline tap is in the stage `probe`, without the tap: `probe/test/accuracy`,
-`probe/untrained/test/accuracy`. A key may have beside it the bounds of its 95 % interval over test images (`…_low`,
-`…_high`), or its standard error over validation images (`…_se`).
+`probe-linear/untrained/code/test/accuracy`. The subject is a tap of the network or a baseline. The results of a run's
+own probe at its headline tap are in the stage `probe`, without the tap: `probe/test/accuracy`,
+`probe/untrained/test/accuracy`. A key may be accompanied by the bounds of its 95 % interval over test images (`…_low`,
+`…_high`), or by its standard error over validation images (`…_se`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -59,12 +59,12 @@ class Metric(NamedTuple):
         return self.words[int(value)] if self.words and value in (0, 1) else format(value, self.format)
 
     def cost(self, value: float) -> float:
-        """The value with its sign such that lower is better."""
+        """The value, negated if higher is better, so that lower is always better."""
         return -value if self.direction == "higher" else value
 
 
 def baseline_key(key: str, baseline: str) -> str:
-    """The key under which a baseline has the metric that `key` is of the run."""
+    """The key of a baseline's metric that corresponds to the run's metric `key`."""
     stage, _, name = key.partition("/")
     return f"{baseline}/{name}" if baseline == "supervised" else f"{stage}/{baseline}/{name}"
 
@@ -80,12 +80,12 @@ def error_key(key: str) -> str:
 
 
 def is_uncertainty(key: str) -> bool:
-    """Whether it is such a bound or such an error."""
+    """Whether a key is such a bound or standard error."""
     return key.endswith(("_low", "_high", "_se"))
 
 
 def gain_name(baseline: str) -> str:
-    """The name of a metric of a tap: its test accuracy less that of a baseline."""
+    """The name of a metric of a tap: its test accuracy minus that of a baseline."""
     return f"gain_over_{baseline}"
 
 
@@ -264,7 +264,9 @@ def metric_of(key: str) -> Metric | None:
 
 
 def measured(rows: Iterable[Mapping[str, object]]) -> list[Metric]:
-    """The columns of a comparison: what some row has, with the test accuracies of other probes after the own one's."""
+    """The columns of a comparison: metrics that some row has, with the test accuracies of other probes after the run's
+    own.
+    """
     rows = list(rows)
     keys = {key for row in rows for key, value in row.items() if "/" in key and isinstance(value, int | float)}
     suffix = f"/code/{TEST_ACCURACY.name}"

@@ -18,7 +18,7 @@ from aetool.probes.base import Fitted, Labelled, Probe, ProbeResult, Streamed, j
 
 
 class Budget(NamedTuple):
-    """How many labels the probe sees, in the train and in the validation split; `draws` random choices of them."""
+    """How many labels the probe sees in the train and validation splits; `draws` random draws of them."""
 
     labels_per_class: int | None
     label_fraction: float | None
@@ -30,7 +30,7 @@ class Budget(NamedTuple):
 
 
 def labels_of(dataset: Dataset) -> list[Tensor]:
-    """The labels of train, val and test, each (N,); raises UserError where there are none."""
+    """The labels of train, val and test, each (N,); raises UserError if there are none."""
     labels = [split.labels for split in (dataset.train, dataset.val, dataset.test)]
     if any(part is None for part in labels):
         raise UserError("the dataset has no labels: a probe needs them")
@@ -38,16 +38,16 @@ def labels_of(dataset: Dataset) -> list[Tensor]:
 
 
 def classify(probe: Probe, features: Iterable[Features], dataset: Dataset, budget: Budget) -> ProbeResult:
-    """Fits the probe on features (N, D) of train and val, and reads those of test once.
+    """Fits the probe on features (N, D) of train and val, and reads the test features once.
 
-    `features` gives those of train, val and test in turn, all in memory or all streamed, so that those of test can be
-    made after the fit; those of train may be followed by those of its images mirrored. Raises ValueError for a probe
-    that cannot read streamed ones.
+    `features` yields the features of train, val and test in turn, all in memory or all streamed, so that the test
+    features can be computed after the fit. The train features may be followed by those of the mirrored images. Raises
+    ValueError for a probe that cannot read streamed features.
 
     Adds to the metrics `val/accuracy_se`, the standard error over validation images.
 
-    Under a budget, the mean over its draws, with `test/accuracy_std` over them, and no candidates; choices see as few
-    labels as the fit.
+    With a label budget, metrics are means over its draws, with `test/accuracy_std` over them and no candidates;
+    hyperparameters are chosen with as few labels as the fit uses.
     """
     classes, labels = dataset.num_classes, labels_of(dataset)
     if budget.all_labels:
@@ -68,7 +68,7 @@ def classify(probe: Probe, features: Iterable[Features], dataset: Dataset, budge
 
 
 def _labelled(features: Features, labels: Tensor) -> Labelled | Streamed:
-    """With the labels as often as the images are there: twice where they are mirrored."""
+    """Repeats the labels as often as the images: twice if they are also mirrored."""
     labels = labels.repeat(len(features) // len(labels))
     if isinstance(features, Tensor):
         return Labelled(features, labels)

@@ -1,4 +1,4 @@
-"""Which test images each classifier gets right, kept beside its metrics so that differences are paired; no torch."""
+"""Which test images each classifier gets right, stored with its metrics for paired differences; no torch."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,33 +18,33 @@ Correct = NDArray[np.bool_]  # (N,) by test image; (draws, N) under a label budg
 
 
 class Classified(NamedTuple):
-    """How a classifier does: its metrics by `split/name`, and the test images that it gets right."""
+    """Results of a classifier: its metrics by `split/name`, and the test images that it gets right."""
 
     metrics: dict[str, float]
     correct: Correct
 
 
 def gain(first: Classified, second: Classified, key: str) -> Iterator[tuple[str, float]]:
-    """Test accuracy of the first less that of the second, under `key`, and the bounds of its paired interval."""
+    """Test accuracy of the first minus that of the second, under `key`, with the bounds of its paired interval."""
     found = paired_accuracy_interval(frequencies(first.correct), frequencies(second.correct))
     yield key, first.metrics["test/accuracy"] - second.metrics["test/accuracy"]
     yield from zip(bounds(key), (found.low, found.high), strict=True)
 
 
 def frequencies(correct: Correct) -> list[float]:
-    """How often each test image is classified correctly, over the label draws where there are any."""
+    """How often each test image is classified correctly, averaged over any label draws."""
     frequency: list[float] = np.atleast_2d(correct).mean(axis=0).tolist()
     return frequency
 
 
 def write_correct(path: Path, correct: Mapping[str, Correct]) -> None:
-    """A compressed array for each classifier, by the name of its tap or baseline."""
+    """One compressed array per classifier, named after its tap or baseline."""
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **correct)
 
 
 def read_correct(path: Path) -> dict[str, Correct]:
-    """Empty where the file is missing or damaged."""
+    """Empty if the file is missing or damaged."""
     try:
         with path.open("rb") as file, np.load(file) as found:
             return {name: found[name] for name in found.files}

@@ -1,4 +1,4 @@
-"""Warnings about a network that learned nothing of use, or not what was asked for; each names the key to change."""
+"""Warnings about a network that learned nothing useful or missed its target; each names the key to change."""
 
 from collections.abc import Mapping
 
@@ -36,7 +36,7 @@ def degenerate(metrics: Mapping[str, float], penalty: PenaltyConfig) -> list[str
 
 
 def _generalisation(metrics: Mapping[str, float]) -> str:
-    """Why a target that training images meet may be missed on validation."""
+    """Why a target that is met on training images may be missed on validation."""
     of_train, of_val = metrics["train/fvu"], metrics["val/fvu"]
     errors = f"the FVU is {of_train:.4f} on train and {of_val:.4f} on validation"
     if of_train < OVERFITTED * of_val:
@@ -45,7 +45,7 @@ def _generalisation(metrics: Mapping[str, float]) -> str:
 
 
 def collapsed_posterior(active_units: float, code_size: int) -> list[str]:
-    """Under 5 % of the code tells images apart: the posterior has collapsed onto the prior."""
+    """Posterior collapse: less than 5 % of the code distinguishes images."""
     if active_units > 0 and active_units >= COLLAPSED * code_size:
         return []
     return [

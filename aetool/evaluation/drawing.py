@@ -17,7 +17,7 @@ from aetool.randomness import subset
 
 
 def draw_reconstructions(session: Session, result: Evaluation, errors: Path) -> dict[str, np.ndarray]:
-    """Reconstructions, the histogram of errors, and the model's atoms; pictures for TensorBoard."""
+    """Draws reconstructions, the histogram of errors and the model's atoms; returns pictures for TensorBoard."""
     name, draw = session.run.directory.name, session.figures.draw
     found = {"test/reconstructions": grid(reconstruction_rows(*(pixels.cpu() for pixels in result.samples)))}
     title = f"{name}, test images"
@@ -27,7 +27,7 @@ def draw_reconstructions(session: Session, result: Evaluation, errors: Path) -> 
 
 
 def draw_atoms(session: Session) -> dict[str, np.ndarray]:
-    """The model's atoms, where it has some; the picture for TensorBoard."""
+    """Draws the model's atoms, if it has any; returns the picture for TensorBoard."""
     atoms = session.trained.model.atoms()
     if atoms is None:
         return {}
@@ -47,7 +47,7 @@ def draw_jacobian(session: Session, jacobian: Sensitivity) -> None:
 
 
 def draw_atlas(session: Session, result: Evaluation, units: Atlas, count: int, table: Path) -> Figure | None:
-    """The `count` most used units as a figure, all of them as csv."""
+    """Writes the `count` most active units as a figure and all units as csv."""
     names, images = session.dataset.class_names, session.dataset.val.images
     write_atlas(table, units, names)
     shown = units.by_use[:count]
@@ -67,7 +67,7 @@ def draw_atlas(session: Session, result: Evaluation, units: Atlas, count: int, t
 
 
 def draw_firing_frequency(session: Session, frequency: Tensor, images: int) -> Figure:
-    """How often each unit is active, of the frequencies (units,) on up to so many training images."""
+    """Draws how often each unit is active, from the frequencies (units,) on up to this many training images."""
     counted = min(images, len(session.dataset.train.images))
     fractions = firing_metrics(frequency)
     title = (

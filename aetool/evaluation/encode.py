@@ -1,4 +1,4 @@
-"""Codes of a dataset's images, with their labels and their places in it."""
+"""Codes of a dataset's images, with their labels and indices."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ Codes = dict[str, NDArray[np.generic]]  # `<split>_codes`, `<split>_indices`, `<
 
 
 def path_of(run: Run[TrainConfig], config: EncodeConfig, step: int | None = None) -> Path:
-    """Where the codes of a checkpoint, the best one by default, are written."""
+    """The path for the codes of a checkpoint, by default the best one."""
     if config.file:
         return Path(config.file)
     keys = {"splits": config.splits, "tap": config.tap, "step": best_step(run) if step is None else step}
@@ -31,7 +31,7 @@ def path_of(run: Run[TrainConfig], config: EncodeConfig, step: int | None = None
 
 
 def write_codes(session: Session, config: EncodeConfig) -> tuple[Path, Codes]:
-    """Encodes and writes the .npz; raises UserError where it cannot be written."""
+    """Encodes the images and writes the .npz; raises UserError if it cannot be written."""
     dataset = session.run.config.dataset
     indices = indices_of(build(dataset, cache_dir=session.cache), dataset.val_fraction)
     arrays = encode(session.trained, session.dataset, indices, config.splits, config.tap, session.device)
@@ -56,7 +56,7 @@ def encode(
 ) -> Codes:
     """For each split `<split>_codes` (N, …) float32, `<split>_indices` (N,) and `<split>_labels` (N,) int64.
 
-    There are no labels where the dataset has none. Raises UserError for a tap that the model does not have.
+    Labels are omitted if the dataset has none. Raises UserError for a tap that the model does not have.
     """
     image = dataset.val.images[:1].to(device)
     taps = ["code", *trained.model(trained.preprocessing.to_input(image)).extras]
@@ -75,7 +75,7 @@ def encode(
 
 
 def indices_of(arrays: Arrays, val_fraction: float) -> dict[str, NDArray[np.int64]]:
-    """Where the images of each split stand in the dataset's own train images (train, val) or test images (test)."""
+    """Indices of each split's images in the dataset's own train images (train, val) or test images (test)."""
     held = holdout(arrays.train_labels, len(arrays.train_images), val_fraction)
     return {
         "train": np.flatnonzero(~held),

@@ -1,4 +1,4 @@
-"""The evaluation of a run: reconstruction, code and cost metrics beside the baselines, and their figures."""
+"""The evaluation of a run: reconstruction, code and cost metrics, baselines, and figures."""
 
 import logging
 import math
@@ -37,7 +37,7 @@ log = logging.getLogger("aetool")
 def measurement(
     run: Run[TrainConfig], settings: EvaluationConfig, baselines: bool, step: int | None = None
 ) -> Measurement:
-    """The evaluation of a checkpoint, the best one by default."""
+    """The evaluation of a checkpoint, by default the best one."""
     keys = settings.model_dump() | {"baselines": baselines}
     return Measurement(run, STAGE, keys, best_step(run) if step is None else step)
 
@@ -45,9 +45,9 @@ def measurement(
 def evaluate(
     session: Session, settings: EvaluationConfig, baselines: bool, overwrite: bool = False
 ) -> dict[str, float]:
-    """The metrics of the evaluation by `split/name`; measured once, or again with `overwrite`.
+    """The metrics of the evaluation by `split/name`; measured once, or repeated with `overwrite`.
 
-    The run's metrics.json keeps those of the run's own settings.
+    If the settings are the run's own, the metrics are also stored in its metrics.json.
     """
     run = session.run
     wanted, own = measurement(run, settings, baselines), measurement(run, run.config.evaluation, run.config.baselines)
@@ -104,7 +104,7 @@ def _measure(session: Session, settings: EvaluationConfig, baselines: bool) -> d
 
 
 def _measure_patches(session: Session, settings: EvaluationConfig, baselines: bool) -> dict[str, float]:
-    """What the output of a model of patches shows: their reconstructions and codes, the cost, and the atoms."""
+    """Metrics and figures of a patch model: reconstructions and codes of patches, the cost, and the atoms."""
     run, target = session.run, measurement(session.run, settings, baselines, session.step)
     metrics = {"protocol": PROTOCOL, **patch_metrics(session.trained, session.dataset, session.device)}
     if settings.firing_images:

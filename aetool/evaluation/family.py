@@ -1,5 +1,6 @@
-"""Compression, which every run is measured by, and what only some families can do: denoising, filling in hidden
-patches, likelihood."""
+"""Compression, measured for every run, and metrics of some families only: denoising, filling in hidden patches,
+likelihood.
+"""
 
 import math
 import typing
@@ -145,7 +146,7 @@ def masked(trained: Trained, dataset: Dataset, device: torch.device) -> dict[str
 
 
 def _largest(corruption: CorruptionConfig) -> float:
-    """The largest level that a corruption takes: 1 for a fraction."""
+    """The largest level that a corruption accepts: 1 for a fraction."""
     annotation = signature(corruption.target).annotations.get("level")
     limits = [mark.le for mark in typing.get_args(annotation)[1:] if isinstance(mark, Le)]
     return min((float(limit) for limit in limits if isinstance(limit, int | float)), default=math.inf)

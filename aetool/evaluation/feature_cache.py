@@ -1,4 +1,4 @@
-"""Features kept on disk, so that a network is encoded once for any number of probes."""
+"""Features cached on disk, so that images are encoded once for any number of probes."""
 
 import contextlib
 import json
@@ -20,14 +20,14 @@ log = logging.getLogger("aetool")
 
 
 class FeatureCache:
-    """Named tensors by a key of plain values, as safetensors in one folder, `limit` bytes in all."""
+    """Named tensors by a key of plain values, stored as safetensors in one folder, up to `limit` bytes in total."""
 
     def __init__(self, folder: Path, limit: int = LIMIT) -> None:
         self.folder = folder
         self.limit = limit
 
     def find(self, key: Mapping[str, Any]) -> dict[str, Tensor] | None:
-        """The tensors stored under the key, on the CPU, not shared; None where there are none."""
+        """The tensors stored under the key, on the CPU, not shared; None if there are none."""
         path, text = self._place(key)
         with contextlib.suppress(OSError, SafetensorError):  # not there, or not whole
             with safe_open(path, framework="pt") as file:
@@ -38,9 +38,10 @@ class FeatureCache:
         return None
 
     def get(self, key: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The tensors stored under the key, or those that `compute` returns, which are stored; on the CPU, not shared.
+        """The tensors stored under the key, or those returned by `compute`, which are then stored; on the CPU, not
+        shared.
 
-        Tensors above the limit are not stored. If the folder is not writable, logs a warning and continues.
+        Tensors larger than the limit are not stored. If the folder is not writable, logs a warning and continues.
         """
         stored = self.find(key)
         if stored is not None:

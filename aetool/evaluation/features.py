@@ -20,13 +20,13 @@ from aetool.training.assembly import Network
 class Views(NamedTuple):
     """Random augmentations that features are averaged over, and whether training images are also seen mirrored."""
 
-    number: int  # beside the image itself; 0: the image alone
+    number: int  # in addition to the image itself; 0: only the image
     flip: bool
     shift: int  # pixels
     mirror: bool = False
 
     def of_training(self, images: SplitImages) -> SplitImages | Mirrored:
-        """The training images, and mirrored ones after them if there are to be any."""
+        """The training images, followed by mirrored copies if enabled."""
         return Mirrored(images) if self.mirror else images
 
 
@@ -39,10 +39,10 @@ Encode = Callable[[Tensor], Tensor]  # images (B, C, H, W) uint8 -> (B, …)
 
 
 def in_batches(images: Images) -> Iterator[Tensor]:
-    """BATCH images after another, with a poll for signals before each.
+    """Yields BATCH images at a time, polling for signals before each batch.
 
-    Returns freed memory to the system from time to time: small results that outlive the large tensors of their batch
-    keep these from being used again.
+    Periodically returns freed memory to the system, because small results that outlive the large tensors of their batch
+    prevent the memory from being reused.
     """
     passed = 0
     for part in images.split(BATCH):
@@ -68,10 +68,10 @@ def features(
     views: Views = PLAIN,
     first: int = 0,
 ) -> Tensor:
-    """(N, D) float32: what `encode` makes of every image, uint8 (N, C, H, W), flattened, maps `pooled`.
+    """(N, D) float32: the output of `encode` for all images, uint8 (N, C, H, W), flattened, with maps `pooled`.
 
-    With views, the mean over the image and its augmentations, which depend on the position of the image alone; `first`
-    is that of the first one.
+    With views, the mean over the image and its augmentations, which depend only on the position of the image; `first`
+    is the position of the first image.
     """
     found = torch.empty(0)
     for start, batch in zip(range(0, len(images), BATCH), in_batches(images), strict=True):
@@ -89,7 +89,7 @@ def features(
 
 
 class StreamedFeatures:
-    """`features`, encoded anew whenever they are read."""
+    """`features`, re-encoded whenever they are read."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Figures of a run as PNG files, from plain arrays; imports no torch, since a process of its own draws them.
+"""Figures of a run as PNG files, from plain arrays; imports no torch, since a separate process draws them.
 
 A picture is (height, width, 3) uint8.
 """
@@ -24,14 +24,14 @@ def save_reconstructions(path: Path, picture: Picture, title: str) -> None:
 
 
 def save_grid(path: Path, picture: Picture, height: float, title: str) -> None:
-    """Rows of images, in a figure as high as this in inches."""
+    """Rows of images, in a figure of this height in inches."""
     axes = _shown(picture, height)
     axes.set_axis_off()
     _save(path, axes, title)
 
 
 def save_interpolations(path: Path, picture: Picture, columns: int, title: str) -> None:
-    """Each row: an image, what lies between, another image."""
+    """Each row: an image, interpolations, another image."""
     axes = _shown(picture)
     axes.tick_params(labelsize=8)
     width, cell = picture.shape[1], picture.shape[1] / columns
@@ -67,7 +67,9 @@ def save_curves(path: Path, rows: Sequence[Mapping[str, Any]], title: str, quant
 
 
 def save_probe_curve(path: Path, curve: Mapping[float, Mapping[str, float]], title: str) -> None:
-    """Validation accuracy of a probe over epochs, a line a tap, from the metrics (`code/val/accuracy`, …) of each."""
+    """Validation accuracy of a probe over epochs, one line per tap, from the metrics (`code/val/accuracy`, …) of each
+    epoch.
+    """
     axes = _axes("epoch", "accuracy, validation")
     names = dict.fromkeys(key for metrics in curve.values() for key in metrics if key.endswith("/val/accuracy"))
     for name in names:

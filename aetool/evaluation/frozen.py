@@ -1,4 +1,4 @@
-"""What a probe sees of a run: the features of its network, and of the same network before training."""
+"""The features a probe sees: those of the trained network, and those of the same network before training."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -22,7 +22,7 @@ MEMORY = 900_000_000  # bytes of the pooled features of all images; with larger 
 
 
 class Frozen:
-    """Features of train, val and test, (N, D) each on the device, as the settings of a probe say.
+    """Features of train, val and test, each (N, D) on the device, according to the settings of a probe.
 
     Raises UserError for taps that the model does not have.
     """
@@ -38,12 +38,14 @@ class Frozen:
 
     @property
     def code_size(self) -> int:
-        """Numbers in the code as the probe sees it."""
+        """Size of the code as the probe sees it."""
         image = self.session.dataset.val.images[:1].to(self.session.device)
         return pooled(encoder(self.session.trained.network, "code")(image), self.max_features)[0].numel()
 
     def features(self, tap: str) -> Sequence[Features]:
-        """Of the trained network: encoded once, and kept on disk for later probes; streamed if over LIMIT bytes."""
+        """Features of the trained network: encoded once and cached on disk for later probes; streamed if over LIMIT
+        bytes.
+        """
         trained, config = self.session.trained, self.session.run.config
         key = {
             "weights": trained.checkpoint.manifest["files"]["model.safetensors"],
@@ -71,14 +73,14 @@ class Frozen:
         return self.session.untrained() if trainable else None
 
     def untrained_key(self, tap: str) -> Mapping[str, Any]:
-        """All that the features of the untrained network depend on, beside the dataset and the views."""
+        """Everything that the features of the untrained network depend on, apart from the dataset and the views."""
         config = self.session.run.config
         preprocessing = {"standardize": config.dataset.standardize, "logits": config.loss.logits}
         network = {"model": identity(config.model), "seed": config.seed, "preprocessing": preprocessing}
         return network | {"tap": tap, "max_features": self.max_features}
 
     def untrained_features(self, tap: str) -> Iterator[Features]:
-        """Of the untrained network, encoded again, each split when it is asked for.
+        """Features of the untrained network, re-encoded, each split on demand.
 
         Raises ValueError where there is none.
         """
@@ -109,7 +111,7 @@ class Frozen:
 
 
 def _affordable(max_features: int | None, images: int, run: Run[TrainConfig]) -> int | None:
-    """`max_features`, or as many as MEMORY allows for each of the images, with a warning."""
+    """`max_features`, or fewer with a warning if MEMORY does not allow that many for all images."""
     most = max(1, MEMORY // (4 * images))
     if max_features is None or max_features <= most:
         return max_features
@@ -120,6 +122,6 @@ def _affordable(max_features: int | None, images: int, run: Run[TrainConfig]) ->
 
 
 def views(settings: ProbeConfig, augmentation: AugmentationConfig | None) -> Views:
-    """As many views as the settings say, augmented as the dataset says."""
+    """The number of views from the probe settings, with the augmentation of the dataset."""
     flip, shift = (augmentation.flip, augmentation.shift) if settings.views and augmentation else (False, 0)
     return Views(settings.views if augmentation else 0, flip, shift, settings.mirror)

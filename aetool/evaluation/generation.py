@@ -1,4 +1,4 @@
-"""Images decoded from new codes, and what lies between and around real ones."""
+"""Images decoded from new codes, and interpolations and traversals of real ones."""
 
 import inspect
 import math
@@ -39,8 +39,8 @@ def generate(
 ) -> Generation:
     """Decodes `count` new codes; the distribution is fitted to the codes of up to `images` images of its split.
 
-    New codes are clamped to the sign of real ones: to [0, ∞) where these are not negative (a ReLU's, TopK's), to [0, 1]
-    where these are (a sigmoid's). Raises UserError for a model that cannot decode a code alone.
+    New codes are clamped to the range of real ones: to [0, ∞) if these are non-negative (ReLU, TopK), to [0, 1] if
+    these are in [0, 1] (sigmoid). Raises UserError for a model that cannot decode a code alone.
     """
     _check_decode(trained)
     chosen = ten_images(dataset.test).to(device)
@@ -115,9 +115,9 @@ def _interpolations(trained: Trained, images: Tensor, codes: Tensor) -> list[Ten
 
 
 def _traversals(trained: Trained, code: Tensor, codes: Tensor, non_negative: bool) -> dict[str, Tensor]:
-    """A real code, with one of the units that vary most changed in each row.
+    """A real code, with a different one of the most variable units changed in each row.
 
-    By -3 to 3 of its standard deviations; where codes are not negative, set to 0 up to its largest value.
+    Changed by -3 to 3 of its standard deviations; if codes are non-negative, set to 0 up to its largest value.
     """
     rows = {}
     std, peak = codes.std(0, correction=0), codes.amax(0)

@@ -1,4 +1,4 @@
-"""The headline of a run's probe: what it found at one tap, in the stage PROBE of the catalogue; no torch."""
+"""The headline of a run's probe: its metrics at one tap, in the stage PROBE of the catalogue; no torch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,16 +7,16 @@ from aetool.evaluation.catalogue import BASELINES, VAL_ACCURACY, split_probe_key
 
 
 def probe_stage(name: str, labels_per_class: int | None = None, label_fraction: float | None = None) -> str:
-    """`probe-<name>`, and the label budget where there is one."""
+    """`probe-<name>`, with the label budget if there is one."""
     if labels_per_class is not None:
         return f"probe-{name}-{labels_per_class}-labels-per-class"
     return f"probe-{name}" if label_fraction is None else f"probe-{name}-{label_fraction:g}-of-labels"
 
 
 def headline_tap(metrics: Mapping[str, Any]) -> str | None:
-    """The tap that stands for a probe stage: `code` where it was probed, else the best on validation; None without any.
+    """The tap that represents a probe stage: `code` if it was probed, else the best on validation; None without any.
 
-    Values that are no numbers are passed over.
+    Values that are not numbers are ignored.
     """
     taps: dict[str, float] = {}
     for name, value in metrics.items():

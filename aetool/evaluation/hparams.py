@@ -1,4 +1,4 @@
-"""TensorBoard's HParams tab: the config of a run, beside one number for each of its headline results."""
+"""TensorBoard's HParams tab: the config of a run, and one number for each of its headline results."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +23,7 @@ LEFT_OUT = (  # keys that nobody compares runs by; runs that differ in the seed 
 
 
 def write_hparams(run: Run[C]) -> None:
-    """Declares the identifying config of a run and its results so far, in the place of those of before."""
+    """Declares the identifying config of a run and its results so far, replacing earlier ones."""
     scalars = ((k, v) for k, v in flatten(identity(run.config)) if isinstance(v, bool | int | float | str))
     training = next(iter(run.metrics.values()), {})
     with Events(run.directory, "hparams") as events:

@@ -27,8 +27,8 @@ BATCH = 1000
 class TrainedRun:
     """The best network of a run, in eval mode, with its preprocessing.
 
-    Images are numpy arrays or tensors (N, C, H, W) of the run's `image_shape`, or one image (C, H, W): uint8 in
-    [0, 255], or floats in [0, 1]. What comes back is of the kind that went in.
+    Images are numpy arrays or tensors (N, C, H, W) of the run's `image_shape`, or one image (C, H, W): uint8 in [0,
+    255], or floats in [0, 1]. Outputs are of the same kind as the input.
     """
 
     def __init__(self, run: Run[TrainConfig], trained: Trained, device: torch.device) -> None:
@@ -60,11 +60,11 @@ class TrainedRun:
         return self._apply(images, pixels)
 
     def anomaly_scores(self, images: Images) -> Images:
-        """How badly each image is reconstructed, (N,) float32: the mean over its pixels of the loss of the run.
+        """Reconstruction error of each image, (N,) float32: the mean of the run's loss over its pixels.
 
-        A loss with learned parameters is taken as it was before training, since the checkpoint of a model lacks them;
-        the learned sigma of loss=gaussian would not change which image scores higher. loss=whitened loads the run's
-        dataset, and raises aetool.errors.UserError where it is missing or has changed.
+        Learned parameters of a loss have their initial values, since a model's checkpoint does not contain them; the
+        learned sigma of loss=gaussian would not change the ranking of images. loss=whitened loads the run's dataset,
+        and raises aetool.errors.UserError if it is missing or has changed.
         """
         return self._apply(images, lambda x: anomaly_scores(self._loss(self._reconstruction(x), x)))
 

@@ -1,7 +1,7 @@
-"""Distributions of codes, to draw new ones from.
+"""Distributions of codes, from which new ones are sampled.
 
-Codes are float tensors (N, D), flattened where a code is a feature map. A distribution is called with the codes of its
-`split`, "train" or "val", and returns as many new ones as it is asked for, (count, D) float32.
+Codes are float tensors (N, D), flattened if a code is a feature map. A distribution is called with the codes of its
+`split`, "train" or "val", and returns `count` new ones, (count, D) float32.
 """
 
 import logging
@@ -101,7 +101,7 @@ def prior_or_gaussian(has_prior: bool, rank: PositiveInt) -> Latent:
 def principal(codes: Tensor, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Mean (D,), directions (r, D) of unit norm and standard deviations (r,) along them, largest first; r ≤ rank.
 
-    Directions without variance are left out. Exact up to 2048 units, else a randomised SVD (Halko et al. 2011).
+    Directions without variance are omitted. Exact up to 2048 units, else a randomised SVD (Halko et al. 2011).
     """
     mean = codes.double().mean(0)
     centred = codes.double() - mean

@@ -42,7 +42,7 @@ class Evaluation(NamedTuple):
 
 @torch.no_grad()
 def split_metrics(trained: Trained, dataset: Dataset, device: torch.device) -> Evaluation:
-    """Measures the validation split, for choices, and the test split, for the final reading; on pixels in [0, 1]."""
+    """Measures the validation split, for choices, and the test split, for final results; on pixels in [0, 1]."""
     metrics: dict[str, float] = {}
     activations: list[Tensor] = []
     total = torch.zeros(())  # of the codes of validation images
@@ -128,13 +128,13 @@ def train_metrics(
 
 
 def geometry(trained: Trained, dataset: Dataset, images: int, neighbors: int, device: torch.device) -> dict[str, float]:
-    """How the codes of so many validation images lie, the same for every run, and beside them their pixels.
+    """Geometry of the codes and of the pixels of this many validation images, the same for every run.
 
-    Images of over LARGEST_MAP values are average-pooled, as are codes.
+    Images and codes of over LARGEST_MAP values are average-pooled.
 
-    `val/trustworthiness` and `val/continuity` of the code against the pixels, absent unless there are over twice as
-    many images as neighbors; `val/intrinsic_dimension`, absent where too few differ; `val/silhouette`, absent without
-    labels or with one class. `pixels/…` are the last two of the pixels.
+    `val/trustworthiness` and `val/continuity` compare the code with the pixels, and are absent unless there are over
+    twice as many images as neighbors. `val/intrinsic_dimension` is absent if too few codes differ; `val/silhouette`
+    without labels or with one class. `pixels/…` are the last two for the pixels.
     """
     chosen = subset(len(dataset.val.images), images)
     labels = None if dataset.val.labels is None else dataset.val.labels[chosen].numpy()
@@ -158,7 +158,7 @@ def geometry(trained: Trained, dataset: Dataset, images: int, neighbors: int, de
 def projected(trained: Trained, images: Tensor, device: torch.device) -> Tensor:
     """The codes of uint8 images (N, C, H, W) as points for TensorBoard's projector, (N, D) float64 on the CPU.
 
-    Codes of over PROJECTED numbers are given by that many principal components of themselves.
+    Codes of over PROJECTED values are reduced to that many principal components.
     """
     code = encoded(trained, images, device).double().cpu()
     if code.shape[1] <= PROJECTED:
@@ -180,7 +180,7 @@ def encoded(trained: Trained, images: SplitImages, device: torch.device) -> Tens
 
 
 class Sensitivity(NamedTuple):
-    """How strongly codes respond to pixels in [0, 1]: J = ∂h/∂pixels on validation images."""
+    """Sensitivity of codes to pixels in [0, 1]: J = ∂h/∂pixels on validation images."""
 
     norm: float  # mean ‖J‖_F
     relative: float  # norm / the root of the code's total variance: the same for any scale of the code; 0 without any
@@ -188,7 +188,7 @@ class Sensitivity(NamedTuple):
 
 
 class _OfPixels(Autoencoder):
-    """A trained autoencoder of pixels in [0, 1], which are in the same unit for every run."""
+    """A trained autoencoder as a function of pixels in [0, 1], so that all runs use the same units."""
 
     def __init__(self, trained: Trained) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the figures of a run show, as arrays: rows of images, cells of an atlas, thumbnails."""
+"""Arrays for the figures of a run: rows of images, cells of an atlas, thumbnails."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""A run judged by a probe: classification on its frozen features, beside the baselines."""
+"""Probing a run: classification on its frozen features, with the baselines."""
 
 import functools
 import itertools
@@ -32,12 +32,12 @@ log = logging.getLogger("aetool")
 
 
 def stage(settings: ProbeConfig) -> str:
-    """The name of the stage, with the label budget where there is one."""
+    """The name of the stage, with the label budget if there is one."""
     return probe_stage(settings.name, settings.labels_per_class, settings.label_fraction)
 
 
 def measurement(run: Run[TrainConfig], settings: ProbeConfig, baselines: bool, step: int | None = None) -> Measurement:
-    """The probe of a checkpoint, the best one by default."""
+    """The probe of a checkpoint, by default the best one."""
     keys = {"probe": identity(settings), "baselines": baselines}
     if settings.views and run.config.dataset.augmentation:
         keys["augmentation"] = run.config.dataset.augmentation.model_dump()
@@ -45,10 +45,10 @@ def measurement(run: Run[TrainConfig], settings: ProbeConfig, baselines: bool, s
 
 
 def probe(session: Session, settings: ProbeConfig, baselines: bool, overwrite: bool = False) -> dict[str, float]:
-    """The metrics of a probe by `tap/split/name`; measured once, or again with `overwrite`.
+    """The metrics of a probe by `tap/split/name`; measured once, or repeated with `overwrite`.
 
-    The run's metrics.json keeps them, unless the run itself is probed by other settings of the same name. Raises
-    UserError where the dataset has no labels, or the settings do not fit the run.
+    They are stored in the run's metrics.json, unless the run's own probe of the same name has different settings.
+    Raises UserError if the dataset has no labels, or the settings do not fit the run.
     """
     run = session.run
     problems = viewless(settings, run.config.dataset)
@@ -67,7 +67,7 @@ def probe(session: Session, settings: ProbeConfig, baselines: bool, overwrite: b
 
 
 def probe_checkpoints(session: Session, settings: ProbeConfig) -> tuple[dict[float, dict[str, float]], Path]:
-    """The metrics at every kept checkpoint by epoch, without baselines, and the figure that shows them."""
+    """The metrics at every kept checkpoint by epoch, without baselines; also draws them."""
     run, curve, name = session.run, {}, f"{stage(settings)}-epochs"
     path = session.figure(f"{name}.png")
     with session.figures, Events(run.directory, name) as events:
@@ -90,7 +90,7 @@ def metrics_at(session: Session, settings: ProbeConfig, step: int) -> dict[str, 
 
 
 def refuse_settings(session: Session, settings: ProbeConfig) -> None:
-    """Raises UserError before the training for settings that could not be used after it."""
+    """Raises UserError before training for settings that could not be used afterwards."""
     build(settings)
     if settings.taps is not None:
         model, preprocessing = session.untrained()
@@ -113,7 +113,7 @@ def _is_of_stage(run: Run[TrainConfig], settings: ProbeConfig, baselines: bool) 
 
 
 def _measure(session: Session, settings: ProbeConfig, baselines: bool, shown: bool) -> dict[str, float]:
-    """Measures and draws; with `shown` TensorBoard gets the pictures."""
+    """Measures and draws; with `shown`, pictures also go to TensorBoard."""
     classifier: Probe = build(settings)
     budget = Budget(settings.labels_per_class, settings.label_fraction, settings.label_draws)
     frozen = Frozen(session, settings)
@@ -146,7 +146,7 @@ def _measure(session: Session, settings: ProbeConfig, baselines: bool, shown: bo
 def _results(
     session: Session, probe: Probe, settings: ProbeConfig, budget: Budget, frozen: Frozen
 ) -> Iterator[tuple[str, ProbeResult]]:
-    """Tap after tap, so that the features of one are in memory at a time."""
+    """Processes one tap at a time, so that only its features are in memory."""
     labels_of(session.dataset)  # refused before anything is encoded
     for tap in frozen.taps:
         try:
@@ -161,7 +161,7 @@ def _flat(found: Mapping[str, Classified]) -> dict[str, float]:
 
 
 def _gains(found: Mapping[str, Classified], taps: Sequence[str]) -> dict[str, float]:
-    """Test accuracy of each tap less that of the baselines, with the bounds of the interval over test images."""
+    """Test accuracy of each tap minus that of the baselines, with the bounds of the interval over test images."""
     metrics: dict[str, float] = {}
     for tap, baseline in itertools.product(taps, COMPARED):
         other = found.get(f"{baseline}/{tap}" if baseline == "untrained" else baseline)

@@ -24,15 +24,15 @@ SHOWN_SAMPLES = 256  # in the picture; the .npz has all
 
 
 def measurement(run: Run[TrainConfig], config: SampleConfig, step: int | None = None) -> Measurement:
-    """The samples of a checkpoint, the best one by default."""
+    """The samples of a checkpoint, by default the best one."""
     settings = {key: identity(getattr(config, key)) for key in SETTINGS}
     return Measurement(run, "sample", settings, best_step(run) if step is None else step)
 
 
 def sample(session: Session, config: SampleConfig) -> tuple[Path, JsonObject]:
-    """The folder of the samples and what its metrics.json says; drawn once.
+    """The folder of the samples and the content of its metrics.json; drawn once.
 
-    Raises UserError where the folder cannot be written.
+    Raises UserError if the folder cannot be written.
     """
     made = measurement(session.run, config)
     found = made.read()

@@ -1,4 +1,4 @@
-"""What the measurements of one run share, made when first needed."""
+"""State shared by the measurements of one run, created on demand."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +31,7 @@ _kept: dict[tuple[str, Path], Dataset] | None = None  # the last one loaded, ins
 
 @contextmanager
 def keeping_dataset() -> Iterator[None]:
-    """Inside, runs on the same dataset share one copy, loaded and verified once."""
+    """Within the block, runs on the same dataset share one copy, loaded and verified once."""
     global _kept
     before, _kept = _kept, {}
     try:
@@ -41,7 +41,7 @@ def keeping_dataset() -> Iterator[None]:
 
 
 class DataSession:
-    """Where a command computes, and the dataset of its run."""
+    """The device of a command, and the dataset of its run."""
 
     def __init__(self, config: RunConfig, compute: ComputeConfig) -> None:
         self.data_config, self.compute = config.dataset, compute
@@ -80,7 +80,7 @@ class Session(DataSession):
 
     @cached_property
     def trained(self) -> Trained:
-        """Raises UserError where the dataset is not the one that it was trained on."""
+        """Raises UserError if the dataset is not the one that it was trained on."""
         trained = load_trained(self.run, self.device, self.chosen)
         check_dataset(trained, self.dataset)
         return trained
@@ -92,11 +92,11 @@ class Session(DataSession):
         return Network(model.eval(), preprocessing)
 
     def pca(self) -> PCA:
-        """Of the training images; raises UserError where they are too large."""
+        """PCA of the training images; raises UserError if they are too large."""
         return pca_of(self.dataset, self.cache)
 
     def at(self, step: int) -> "Session":
-        """The same at another checkpoint, with the dataset that is loaded."""
+        """The same session at another checkpoint, sharing the loaded dataset."""
         other = Session(self.run, self.compute, step)
         other.dataset, other.figures = self.dataset, self.figures
         return other

@@ -1,4 +1,4 @@
-"""What a code does over any number of batches: activity, spread and effective rank, with sums in float64."""
+"""Statistics of a code over any number of batches: activity, spread and effective rank, with sums in float64."""
 
 import math
 

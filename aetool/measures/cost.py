@@ -42,7 +42,7 @@ def flops(model: Autoencoder, image_shape: Sequence[int], call: Callable[[Tensor
 
 @torch.no_grad()
 def images_per_second(model: Autoencoder, images: Tensor, min_seconds: float = 0.05) -> float:
-    """Throughput of `model.encode` on one batch of images, over at least `min_seconds` after a warm-up pass."""
+    """Throughput of `model.encode` on one batch of images, measured for at least `min_seconds` after a warm-up pass."""
 
     def finished() -> float:
         if images.is_cuda:

@@ -1,4 +1,4 @@
-"""Shape of a cloud of points: its dimension, its classes, and the neighbours that a second cloud of them keeps.
+"""Geometry of a point cloud: its dimension, its classes, and the neighbours preserved by a second embedding.
 
 The formulas are those of scikit-learn, whose import takes as long as a small run's whole evaluation.
 """

@@ -1,4 +1,4 @@
-"""The Jacobian J = ∂h/∂x of an encoder: how strongly the code h of an image responds to each of its pixels x.
+"""The Jacobian J = ∂h/∂x of an encoder: the sensitivity of the code h of an image to each of its pixels x.
 
 x is (B, C, H, W); J has a row for each unit of the flattened code and a column for each pixel value. `model.encode`
 must encode the images of a batch independently (so no BatchNorm in train mode). With an `encoder_layer` all results are

@@ -1,4 +1,4 @@
-"""Codes in 8 bits: how small an image becomes."""
+"""Codes in 8 bits, and their size."""
 
 import math
 

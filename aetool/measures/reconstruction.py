@@ -1,4 +1,4 @@
-"""How close reconstructions are to their images, both float tensors (B, C, H, W) with pixels in [0, 1].
+"""Reconstruction metrics; images and reconstructions are float tensors (B, C, H, W) with pixels in [0, 1].
 
 Sums are kept in float64, so that no metric depends on the batch size or on a short last batch.
 """

@@ -1,4 +1,4 @@
-"""Means over seeds, confidence intervals and tests of accuracies and their differences; no torch.
+"""Means over seeds, confidence intervals and tests for accuracies and their differences; no torch.
 
 The quantiles are scipy's, imported when first needed: tables without a difference do without.
 """
@@ -29,7 +29,7 @@ class Stat(NamedTuple):
 class Interval(NamedTuple):
     """A mean difference, its confidence interval, and the p-value of no difference, two-sided.
 
-    Where the values say nothing of their spread, the interval is infinite and p is 1.
+    If the values give no information about their spread, the interval is infinite and p is 1.
     """
 
     mean: float
@@ -72,9 +72,9 @@ def paired_t_interval(differences: Sequence[float]) -> Interval:
 
 
 def welch_interval(first: Sequence[float], second: Sequence[float]) -> Interval:
-    """Welch's t-interval of the difference of two means (Welch 1947).
+    """Welch's t-interval for the difference of two means (Welch 1947).
 
-    Unknown where one side has a single value, or neither side varies.
+    Unknown if one side has a single value, or neither side varies.
     """
     mean = statistics.fmean(first) - statistics.fmean(second)
     if min(len(first), len(second)) < 2:
@@ -108,7 +108,7 @@ def paired_accuracy_interval(first: Iterable[float], second: Iterable[float]) ->
 
 
 def wilson_interval(accuracy: float, n: int) -> tuple[float, float]:
-    """The bounds of an accuracy that n images were classified with (Wilson 1927)."""
+    """The bounds of an accuracy measured on n images (Wilson 1927)."""
     from scipy.special import ndtri
 
     z = float(ndtri(0.5 + CONFIDENCE / 2))
@@ -125,14 +125,14 @@ def accuracy_error(accuracy: float, n: int) -> float:
 def least_clear(*intervals: Interval | None) -> Interval | None:
     """The known interval with the largest p-value, for a difference that has to exceed every source of variation.
 
-    None where none is known.
+    None if none is known.
     """
     known = (one for one in intervals if one is not None and one.is_known)
     return max(known, key=lambda one: one.p, default=None)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values of several tests, adjusted such that all of them together keep the level of one (Holm 1979)."""
+    """The p-values of several tests, adjusted to control the family-wise error rate (Holm 1979)."""
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))

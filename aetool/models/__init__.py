@@ -1,1 +1,1 @@
-"""Autoencoders, one file per family; the contract is in base.py."""
+"""Autoencoders, one file per family; the interface is in base.py."""

@@ -1,4 +1,4 @@
-"""The contract of an autoencoder."""
+"""The interface of an autoencoder."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -39,11 +39,11 @@ class AutoencoderOutput(NamedTuple):
 class Autoencoder(nn.Module, HasTraits):
     """An encoder and a decoder; losses and penalties are computed outside.
 
-    `forward` is a pure function of parameters, buffers, input and generator. Given a generator it may draw noise (a
+    `forward` is a pure function of parameters, buffers, input and generator. Given a generator, it may draw noise (a
     sampled code, a mask); without one it is deterministic, as `encode` always is. A model that returns extras overrides
-    it and names them in `traits`. Two extras act on the loss: `pixel_weight`, (B, 1 or C, H, W), multiplies the error
-    of each pixel before the mean; `target` is what the reconstruction is compared with, instead of the images, by a
-    model with `traits.patches`: its output has a row for each patch, and `encode` returns features of images.
+    it and names them in `traits`. Two extras affect the loss. `pixel_weight`, (B, 1 or C, H, W), multiplies the error
+    of each pixel before the mean. `target` replaces the images as the reconstruction target of a model with
+    `traits.patches`, whose output has one row per patch and whose `encode` returns features of images.
     `has_free_scale`, `init_from_data`, `observe`, `atoms` and `encoder_layer` are optional.
     """
 
@@ -64,11 +64,11 @@ class Autoencoder(nn.Module, HasTraits):
 
     @property
     def has_free_scale(self) -> bool:
-        """Whether the decoder can undo any scale of the code, so that codes can shrink at no cost."""
+        """Whether the decoder can undo any rescaling of the code, so that codes can shrink at no cost."""
         return True
 
     def init_from_data(self, x: Tensor) -> None:
-        """Adjusts the initial weights to training images (B, C, H, W), once, before training."""
+        """Adjusts the initial weights to training images (B, C, H, W); called once before training."""
 
     def observe(self, output: AutoencoderOutput) -> None:
         """Updates running statistics, which are buffers, after each training step."""
@@ -80,7 +80,7 @@ class Autoencoder(nn.Module, HasTraits):
     def encoder_layer(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
         """Weight (units, C·H·W) and slope (B, units) of an encoder that is one layer with an elementwise activation.
 
-        The Jacobian ∂code/∂x of each image is then diag(slope) · weight. None: the encoder is not of that kind.
+        The Jacobian ∂code/∂x of each image is then diag(slope) · weight. None for any other encoder.
         """
         return None
 
@@ -91,7 +91,7 @@ def is_variational(model: Autoencoder) -> bool:
 
 
 def is_readable(tensor: Tensor) -> bool:
-    """Whether its values can be looked at without waiting: on a CPU, unless `torch.func.vmap` computes several."""
+    """Whether its values can be read without synchronising: on a CPU, outside `torch.func.vmap`."""
     return tensor.device.type == "cpu" and not torch._C._functorch.is_batchedtensor(tensor)
 
 
@@ -99,5 +99,5 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def layers_of(module: nn.Module, kind: type[Layer]) -> list[Layer]:
-    """The layers of one type, in the order of the module."""
+    """The layers of one type, in module order."""
     return [layer for layer in module.modules() if isinstance(layer, kind)]

@@ -1,4 +1,4 @@
-"""Autoencoders that are not trained: principal component analysis, and the image as its own code."""
+"""Autoencoders without training: principal component analysis, and the image as its own code."""
 
 import math
 from collections.abc import Callable, Sequence

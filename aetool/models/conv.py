@@ -1,4 +1,4 @@
-"""Convolutional autoencoder, and the parts it has in common with other autoencoders of convolutions."""
+"""Convolutional autoencoder, and parts shared with other convolutional autoencoders."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Patch features: a dictionary of small whitened patches, applied at every place of an image and pooled."""
+"""Patch features: a dictionary of small whitened patches, applied at every position of an image and pooled."""
 
 import math
 from abc import abstractmethod

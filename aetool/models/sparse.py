@@ -1,4 +1,4 @@
-"""Sparse autoencoders: one layer over a dictionary of atoms, and ways to choose the units that are active."""
+"""Sparse autoencoders: one layer over a dictionary of atoms, with different ways to select the active units."""
 
 import math
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ class Sparse(Autoencoder):
     def init_from_data(self, x: Tensor) -> None:
         """Multiplies the encoder by the factor of x̂ - b that fits x - x̄ best: ⟨x̂ - b, x - x̄⟩ / ‖x̂ - b‖².
 
-        What is observed in training, such as thresholds for eval mode, is observed on these images first.
+        Running statistics, such as thresholds for eval mode, are first observed on these images.
         """
         explained = self.decode(self.encode(x)).flatten(1) - self.decoder_bias
         factor = (explained * (x.flatten(1) - self.pre_bias)).sum() / explained.square().sum()

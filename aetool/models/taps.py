@@ -1,4 +1,4 @@
-"""Taps: where features are read from a network: `code`, an extra of its output, or a layer by its name."""
+"""Taps: the points at which features are read from a network: `code`, an extra of its output, or a named layer."""
 
 import math
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ def tapped(autoencoder: Autoencoder, tap: str, x: Tensor) -> Tensor:
 def choose_taps(model: Autoencoder, x: Tensor, taps: Sequence[str] | None) -> list[str]:
     """The given taps; None: the code, the extra `feature_map` unless it has the shape of the code, and `relu_code`.
 
-    Raises UserError for a name that is no tap.
+    Raises UserError for a name that is not a tap.
     """
     output = model(x)
     if taps is None:

@@ -1,1 +1,1 @@
-"""Regularisers R, functions of (model, batch, output); the contract is in base.py."""
+"""Regularisers R, functions of (model, batch, output); the interface is in base.py."""

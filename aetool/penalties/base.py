@@ -1,4 +1,4 @@
-"""The contract of a penalty."""
+"""The interface of a penalty."""
 
 from abc import abstractmethod
 from typing import ClassVar
@@ -12,7 +12,8 @@ from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 class Penalty(HasTraits):
     """A regulariser R; `Objective` multiplies it by lambda.
 
-    One with buffers, or parameters trained with the model's, is `class Mine(Penalty, nn.Module)` without `forward`.
+    A penalty with buffers, or with parameters trained with the model's, is `class Mine(Penalty, nn.Module)` without
+    `forward`.
     """
 
     traits: ClassVar[PenaltyTraits] = PenaltyTraits()

@@ -1,7 +1,7 @@
 """The interface of a probe.
 
-A probe sees the train and validation splits and returns a classifier. It never sees the test split: `judge` reads that
-once, after every choice has been made.
+A probe sees the train and validation splits and returns a classifier. It never sees the test split, which `judge` reads
+once, after all choices have been made.
 """
 
 import math
@@ -31,7 +31,7 @@ class Labelled(NamedTuple):
 
 
 class FeatureStream(Protocol):
-    """Features (N, D) that are made whenever they are read, in blocks."""
+    """Features (N, D) that are recomputed in blocks whenever they are read."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...

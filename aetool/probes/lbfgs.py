@@ -56,7 +56,7 @@ class LBFGS(ABC):
         self._start()
 
     def rescale(self, factors: Tensor) -> None:
-        """Start anew, after the features have been multiplied by (D,) factors in place."""
+        """Restart, after the features have been multiplied by (D,) factors in place."""
         self._round()
         if self.gram is not None:
             self.gram *= factors * factors[:, None]

@@ -1,4 +1,4 @@
-"""The memory of L-BFGS: past steps, the changes of the gradient along them, and the inverse Hessian that they imply."""
+"""The memory of L-BFGS: past steps, the gradient changes along them, and the inverse Hessian that they imply."""
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class CurvaturePairs:
     def append(self, step: Tensor, loss_change: Tensor) -> None:
         """Remember a pair in place of the oldest; `loss_change` is that of the gradient without the penalty.
 
-        Nothing is remembered where the curvature is not positive, which is rounding error in a convex problem.
+        Pairs with non-positive curvature, which in a convex problem is rounding error, are skipped.
         """
         convex = (step * loss_change).sum(dim=1, keepdim=True) > 0
         if not convex.any():

@@ -1,4 +1,4 @@
-"""Ridge regression on features that are read once, in blocks: their moments are kept, not the features."""
+"""Ridge regression on features that are read once, in blocks: only their moments are stored."""
 
 import functools
 import logging
@@ -37,9 +37,9 @@ class Moments(NamedTuple):
 
 
 def moments(split: Streamed, num_classes: int, poll: Poll) -> Moments:
-    """One pass over the features. Raises NonFiniteError where they are NaN or infinite."""
+    """One pass over the features. Raises NonFiniteError if they are NaN or infinite."""
     samples, width = split.features.shape
-    shift: Tensor | None = None  # the mean of the first block: keeps small variances precise beside large means
+    shift: Tensor | None = None  # the mean of the first block: keeps small variances precise despite large means
     gram, total, products = torch.zeros(width, width), torch.zeros(width), torch.zeros(width, num_classes)
     for part, labels in zip(split.features.split(READ), split.labels.split(READ), strict=True):
         poll()
@@ -64,7 +64,7 @@ def moments(split: Streamed, num_classes: int, poll: Poll) -> Moments:
 
 
 def weights(found: Moments, l2: float) -> Weights | None:
-    """Weights (K, D) and biases (K,) for scaled features; None where an l2 is too small for float32."""
+    """Weights (K, D) and biases (K,) for scaled features; None if l2 is too small for float32."""
     shifted = found.gram.clone()
     shifted.diagonal().add_(l2)
     factor, info = torch.linalg.cholesky_ex(shifted)
@@ -74,10 +74,10 @@ def weights(found: Moments, l2: float) -> Weights | None:
 def streamed_ridge(
     grid: Sequence[float], scaling: Scaling, train: Streamed, val: Streamed, num_classes: int, poll: Poll
 ) -> Fitted:
-    """As `Ridge`, for a grid of l2 from the largest on, each by a Cholesky decomposition; without `train/accuracy`.
+    """Like `Ridge`, for a grid of l2 in descending order, each by a Cholesky decomposition; without `train/accuracy`.
 
-    An l2 that is too small for float32 is no candidate, which is logged. Raises ValueError where every one is, and
-    NonFiniteError where features are NaN or infinite.
+    An l2 that is too small for float32 is skipped, which is logged. Raises ValueError if all are, and NonFiniteError if
+    features are NaN or infinite.
     """
     found = moments(train, num_classes, poll)
     solved: dict[tuple[float, bool], Weights] = {}  # by l2, and whether the scale is the common one

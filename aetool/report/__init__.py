@@ -1,1 +1,1 @@
-"""Many runs side by side: rows, statistics over seeds, the Pareto front, tables, figures and the report; no torch."""
+"""Comparison of runs: rows, statistics over seeds, the Pareto front, tables, figures and the report; no torch."""

@@ -1,4 +1,4 @@
-"""Which figures a comparison is drawn in; no torch."""
+"""The figures of a comparison; no torch."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ def saving(figures: Iterable[Chart], folder: Path) -> Iterator[None]:
 
 
 def draw(comparison: Comparison) -> Iterator[Chart]:
-    """The figures in which something differs, one after the other."""
+    """The figures in which something differs, one by one."""
     groups, keys = comparison.groups, comparison.keys
     chosen = [one for one in comparison.metrics if FIGURE in one.shown and layout.differs(groups, one)]
     main = next((test for _, test in SELECTION if test in comparison.metrics), None)

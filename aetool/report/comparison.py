@@ -1,4 +1,4 @@
-"""A comparison of runs: the one structure behind the tables, the figures and the report."""
+"""A comparison of runs: the data structure behind the tables, the figures and the report."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ BY_SEED = ("seed", "parent", "parent.seed", "label_draw")  # see groups.seed
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """Rows as groups over seeds, and what they show."""
+    """Rows grouped over seeds, and the findings."""
 
     title: str
     rows: list[Row]  # every folder asked for, also those that are running, failed, foreign or deleted
@@ -39,7 +39,7 @@ class Comparison:
     groups: list[Group]  # of the completed runs
     metrics: list[Metric]  # those that a run has
     fronts: list[pareto.Front]
-    unlike: list[str]  # sentences on what differs beside model, loss and penalty, and is not swept
+    unlike: list[str]  # sentences on other unswept differences than model, loss and penalty
     recommendations: list[str]  # a sentence for each set of comparable groups with a choice to make
     differences: list[str]  # sentences on the best group of each set against its baselines and the others
     excluded: list[str]  # sentences on failed, running, missing and foreign folders
@@ -60,10 +60,10 @@ class Comparison:
 
 
 def open_comparison(paths: Sequence[Path | str], where: Sequence[str] = (), sort: str | None = None) -> Comparison:
-    """A comparison of runs, folders of runs or a sweep, of the rows that meet every condition in `where` (see
+    """A comparison of runs, folders of runs or a sweep: the rows that meet every condition in `where` (see
     `selection.select`), sorted by the column `sort`, else by config values.
 
-    Raises UserError where there is no run, and for an unknown column or a malformed condition.
+    Raises UserError if there are no runs, and for an unknown column or a malformed condition.
     """
     folders = list(map(Path, paths))
     sweep = None
@@ -122,7 +122,7 @@ def compare(rows: Sequence[Row], sweep: Sweep | None = None, title: str = "", so
 
 
 def _alike(groups: Sequence[Group], differing: Mapping[str, object]) -> dict[str, list[Group]]:
-    """The largest sets of groups that are alike in what differs; where no two groups are, the best group by itself."""
+    """The largest sets of comparable groups; if no two groups are comparable, the best group alone."""
     sets = like_for_like(groups, differing)
     several = {setting: found for setting, found in sets.items() if len(found) > 1}
     if several:
@@ -134,8 +134,8 @@ def _alike(groups: Sequence[Group], differing: Mapping[str, object]) -> dict[str
 def distinguishing_keys(rows: Sequence[Row], axes: Sequence[str] = ()) -> list[str]:
     """The config keys that distinguish rows, the seed last.
 
-    A key that differs is left out when those before it distinguish as much: where the dataset differs, its image size
-    adds nothing. Swept axes, lambda, the code size and the parts of a run are kept in any case.
+    A key is omitted if the keys before it already distinguish as much: if the dataset differs, its image size adds
+    nothing. Swept axes, lambda, the code size and the components of a run are always kept.
     """
     first = list(dict.fromkeys([*SHOWN_FIRST, *axes]))
     found = dict.fromkeys(key for row in rows for key in row if "/" not in key and key not in META)

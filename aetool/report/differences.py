@@ -1,8 +1,8 @@
 """Whether the best group differs from its baselines and from other groups, in sentences.
 
-The group is chosen by validation metrics; the differences are those of its test metric. A difference is significant
-where it exceeds what varies over seeds and over label draws (Student's t) and over test images (paired), as far as
-these are known; several comparisons are corrected by Holm's method.
+The group is chosen by validation metrics; differences are in its test metric. A difference is significant if it exceeds
+the variation over seeds, over label draws (Student's t) and over test images (paired), where available; multiple
+comparisons are corrected by Holm's method.
 """
 
 import statistics
@@ -40,7 +40,7 @@ NAMES = {"untrained": "the untrained encoder", "pca": "PCA"}
 
 @dataclass(frozen=True)
 class Side:
-    """A metric of the runs of a group, or of a baseline of theirs."""
+    """A metric of the runs of a group, or of one of their baselines."""
 
     name: str
     group: Group
@@ -53,17 +53,17 @@ class Side:
 
     @cached_property
     def by_draw(self) -> dict[int | None, float]:
-        """Means over seeds; empty where no seed has several label draws."""
+        """Means over seeds; empty if no seed has several label draws."""
         return self.group.by_draw(self.key)
 
     @property
     def is_single(self) -> bool:
-        """Whether it is a single run, of which no spread is known."""
+        """Whether it is a single run, whose spread is unknown."""
         return len(self.by_seed) < 2 and not self.by_draw
 
     @cached_property
     def correct(self) -> list[float] | None:
-        """How often each test image is classified correctly over the runs; None where that is not kept."""
+        """How often each test image is classified correctly over the runs; None if that was not stored."""
         runs = [None if one is None else one.frequencies for one in self._kept]
         if not runs or None in runs or len({len(run) for run in runs if run}) > 1:
             return None
@@ -71,7 +71,7 @@ class Side:
 
     @cached_property
     def unreadable(self) -> list[str]:
-        """The files that say which test images are classified correctly, as far as they are missing or damaged."""
+        """Missing or damaged files of correctly classified test images."""
         return [one.state for one in self._kept if one is not None and one.frequencies is None]
 
     @cached_property
@@ -81,7 +81,7 @@ class Side:
 
 
 class Difference(NamedTuple):
-    """First minus second, positive where the first is better."""
+    """First minus second, positive if the first is better."""
 
     first: Side
     second: Side
@@ -109,7 +109,7 @@ def from_baselines(groups: Sequence[Group]) -> list[str]:
 
 
 def between_groups(groups: Sequence[Group]) -> list[str]:
-    """Whether the best group by validation is better on test than the next ones."""
+    """Whether the best group by validation is better on test than the runners-up."""
     found = ranked(groups)
     if found is None or len(found[0]) < 2:
         return []
@@ -183,14 +183,14 @@ def _bounds(interval: Interval, form: str) -> str:
 
 @dataclass(frozen=True)
 class _Kept:
-    """Where a measurement keeps which test images are classified correctly."""
+    """The file in which a measurement stores which test images are classified correctly."""
 
     path: Path
     subject: str
 
     @cached_property
     def frequencies(self) -> list[float] | None:
-        """How often each test image is classified correctly; None where the file is missing or damaged."""
+        """How often each test image is classified correctly; None if the file is missing or damaged."""
         from aetool.evaluation.correctness import frequencies, read_correct  # numpy takes a tenth of a second
 
         found = read_correct(self.path).get(self.subject)
@@ -202,7 +202,7 @@ class _Kept:
 
 
 def _kept(row: Row, key: str) -> _Kept | None:
-    """That of the measurement that an accuracy in a row came from; None where none is found."""
+    """That file for the measurement behind an accuracy in a row; None if not found."""
     stage, _, name = key.partition("/")
     subject = name.removesuffix(f"/{TEST_ACCURACY.name}")
     if key == TUNED_ACCURACY.key:

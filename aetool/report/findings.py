@@ -1,6 +1,6 @@
-"""What a comparison shows, in sentences.
+"""The findings of a comparison, in sentences.
 
-Groups are chosen by validation metrics alone; what is reported of the chosen ones is their test metric.
+Groups are chosen only by validation metrics; the test metric of the chosen ones is reported.
 """
 
 import math
@@ -45,11 +45,11 @@ def ranked(groups: Sequence[Group]) -> tuple[list[Group], Metric, Metric] | None
 
 
 def recommendation(groups: Sequence[Group]) -> str | None:
-    """The smallest code that is about as good as the best one; None where there is no choice.
+    """The smallest code that is about as good as the best one; None if there is no choice.
 
-    "About as good" is within one standard error of the best validation metric (Breiman et al. 1984, section 3.4.3),
-    over seeds, or over validation images where seeds show no spread. Size is the number of active units, and of values
-    where codes are dense.
+    "About as good" means within one standard error of the best validation metric (Breiman et al. 1984, section 3.4.3),
+    over seeds, or over validation images if seeds show no spread. Size is the number of active units, or of values if
+    codes are dense.
     """
     found = ranked(groups)
     if found is None or len(found[0]) < 2:
@@ -100,7 +100,7 @@ def excluded(rows: Sequence[Row]) -> list[str]:
 
 
 def duplicates(groups: Sequence[Group]) -> list[str]:
-    """Runs of a group that share a seed: only the last of them counts."""
+    """Runs of a group with the same seed, of which only the last counts."""
     found: dict[tuple[int, Replicate], list[Value]] = {}
     for index, group in enumerate(groups):
         for row in group.rows:
@@ -113,7 +113,7 @@ def duplicates(groups: Sequence[Group]) -> list[str]:
 
 
 def outdated(rows: Sequence[Row]) -> list[str]:
-    """Stages of completed runs that were measured under another protocol, with the command that re-evaluates them."""
+    """Stages of completed runs that were measured with another protocol, and the command that re-evaluates them."""
     found: dict[tuple[str, Value, bool], list[str]] = {}
     for row in rows:
         stages = dict.fromkeys(key.partition("/")[0] for key in row if key.startswith(("evaluate/", "probe-")))
@@ -148,7 +148,7 @@ def _stat(group: Group, metric: Metric) -> Stat:
 
 
 def _standard_error(group: Group, metric: Metric) -> tuple[float, str] | None:
-    """Of a validation metric, and over what; None where it is not known."""
+    """The standard error of a validation metric, and what it is over; None if unknown."""
     stat, sampling = _stat(group, metric), group.stat(error_key(metric.key))
     if stat.std > 0:
         return stat.std / math.sqrt(stat.n), "seeds"

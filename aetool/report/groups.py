@@ -1,4 +1,4 @@
-"""Rows of a comparison, and groups of runs that differ in the seed alone."""
+"""Rows of a comparison, and groups of runs that differ only in the seed."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -22,7 +22,7 @@ Replicate = tuple[Seed, int | None]  # seed and label draw
 
 
 class Group(NamedTuple):
-    """Completed runs that differ in the seed alone, or any one run."""
+    """Completed runs that differ only in the seed, or any single run."""
 
     values: dict[str, Value]  # the config keys that distinguish it from other groups
     rows: list[Row]
@@ -44,7 +44,7 @@ class Group(NamedTuple):
         return means((seed, value) for (seed, _), value in self.by_replicate(key).items())
 
     def by_draw(self, key: str) -> dict[int | None, float]:
-        """A metric by label draw, its mean over the seeds; empty where no seed has several draws."""
+        """A metric by label draw, its mean over the seeds; empty if no seed has several draws."""
         found = self.by_replicate(key)
         if len(found) == len({seed for seed, _ in found}):
             return {}
@@ -95,7 +95,7 @@ def format_stat(stat: Stat, form: str) -> str:
 
 
 def replicate(row: Row) -> Replicate:
-    """What distinguishes a run from others of its group: its seed, with its parent's if another, and its label draw."""
+    """What distinguishes a run within its group: its seed, its parent's seed if different, and its label draw."""
     own = row.get("seed")
     parent = own if row.get("parent.seed") is None else row["parent.seed"]
     seed: Seed = (own, parent) if parent != own else own if isinstance(own, int) else None
@@ -118,7 +118,7 @@ def is_finetune(group: Group) -> bool:
 
 
 def comparable_sets(groups: Sequence[Group]) -> dict[str, list[Group]]:
-    """Groups whose metrics compare: of one dataset, and fine-tunes apart. A single set has the name ``""``."""
+    """Groups with comparable metrics: per dataset, with fine-tunes apart. A single set has the name ``""``."""
     found: dict[str, list[Group]] = {}
     for group in groups:
         dataset = " ".join(str(group.value(key)) for key in DATASET if group.value(key) is not None)
@@ -127,7 +127,7 @@ def comparable_sets(groups: Sequence[Group]) -> dict[str, list[Group]]:
 
 
 def decisions(groups: Sequence[Group], swept: Collection[str] = ()) -> dict[str, list[Value]]:
-    """The values of keys in DECISIONS that all groups have and not all share, by size; swept keys are left out."""
+    """The values of keys in DECISIONS that all groups have but do not share, by size; swept keys are omitted."""
     left_out = {*swept, *UNDECIDED}
     found = {}
     for key in dict.fromkeys(key for group in groups for key in group.rows[0]):

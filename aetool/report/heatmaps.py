@@ -13,7 +13,7 @@ from aetool.report.plots import PALETTE, Chart, sheet, titled, wide
 
 
 def heatmaps(groups: Sequence[Group], keys: Sequence[str], metrics: Sequence[Metric]) -> Iterator[Chart]:
-    """One for each metric, where both were swept."""
+    """One heatmap per metric, if both were swept."""
     numbers = layout.numeric_keys(groups, keys)
     y, x = next((key for key in numbers if key in layout.LAMBDAS), None), layout.CODE_SIZE
     if y is None or x not in numbers:

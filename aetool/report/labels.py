@@ -1,4 +1,4 @@
-"""Test accuracy over the number of labels: the table, the figure, and whether pretraining pays; no torch."""
+"""Test accuracy against the number of labels: the table, the figure, and whether pretraining pays off; no torch."""
 
 import statistics
 from collections.abc import Iterable, Iterator
@@ -41,7 +41,7 @@ Budget = int | None  # labels per class; None: all
 
 
 class Accuracies(NamedTuple):
-    """What a classifier does under one label budget."""
+    """Results of a classifier under one label budget."""
 
     val: list[float]  # validation accuracies
     correct: dict[tuple[int, int], NDArray[np.bool_]]  # test images, (N,), by seed of the run and label draw
@@ -83,7 +83,7 @@ def sentences(curves: Curves) -> Iterator[str]:
 
 
 def _gap(first: Accuracies, second: Accuracies) -> Interval:
-    """The difference in test accuracy, with the interval that says the least: over seeds, draws, or test images."""
+    """The difference in test accuracy, with the least conclusive interval: over seeds, draws, or test images."""
     images = (np.mean(list(one.correct.values()), axis=0).tolist() for one in (first, second))
     over_images = paired_accuracy_interval(*images)
     over = (difference(_means(first, axis), _means(second, axis)) for axis in (0, 1))
@@ -96,7 +96,7 @@ def _means(tested: Accuracies, axis: int) -> dict[int, float]:
 
 
 def heading(curves: Curves) -> str:
-    """What the numbers of the table are."""
+    """Explanation of the numbers in the table."""
     keys = {key for found in curves.values() for tested in found.values() for key in tested.correct}
     seeds, draws = (len({key[axis] for key in keys}) for axis in (0, 1))
     over = f"{seeds} seed{'s' * (seeds > 1)}, {draws} label draw{'s' * (draws > 1)}"
@@ -104,7 +104,7 @@ def heading(curves: Curves) -> str:
 
 
 def print_curves(curves: Curves) -> None:
-    """The table, and a sentence for each budget."""
+    """The table, and one sentence per budget."""
     lines = {
         budget_name(budget): {name: _cell(stat(name, found[name]), ".1f", "±") for name in NAMES if name in found}
         for budget, found in curves.items()
@@ -125,7 +125,7 @@ def _cell(found: Stat, form: str, sign: str) -> str:
 def write_curves(curves: Curves, folder: Path, title: str, images: float, command: str) -> Iterable[str]:
     """table.csv, table.md and labels.png in the folder; `images` is the number of training images per class.
 
-    Returns the names of the files. Raises UserError where they cannot be written.
+    Returns the names of the files. Raises UserError if they cannot be written.
     """
     rows = [
         {"labels_per_class": budget_name(budget), "classifier": name}
@@ -153,9 +153,9 @@ def _markdown(curves: Curves, title: str, command: str) -> str:
 
 
 def draw(curves: Curves, title: str, images: float) -> Chart:
-    """Accuracies over a logarithmic axis, all labels at its right end.
+    """Accuracies on a logarithmic axis, with all labels at its right end.
 
-    A band is one standard deviation wide to either side; a single budget has bars.
+    Bands show one standard deviation to either side; a single budget has bars.
     """
     figure, (axes,) = sheet(1, 1, 7.2, 4.2)
     largest = max((budget for budget in curves if budget is not None), default=1)

@@ -57,7 +57,7 @@ def numeric(group: Group, key: str) -> float:
 
 
 def series(groups: Sequence[Group], keys: Sequence[str], axes: Sequence[str]) -> list[list[Group]]:
-    """Groups that differ along the axes alone; a number that follows from the axes does not split them."""
+    """Groups that differ only along the axes; a number determined by the axes does not split them."""
     along = split_by(groups, axes).values()
     follows = [key for key in numeric_keys(groups, keys) if not any(varies(same, key) for same in along)]
     others = [key for key in keys if key not in (*axes, *follows, "seed")]

@@ -1,4 +1,4 @@
-"""Learning curves: read from the records of runs, and laid over each other."""
+"""Learning curves, read from the records of runs and overlaid."""
 
 import json
 import math
@@ -64,7 +64,7 @@ def curves(groups: Sequence[Group], keys: Sequence[str], file: str) -> Iterator[
 def _draw(panels: Mapping[str, list[Curve]], title: str, key: str, dashed: str) -> Any:
     """Training and validation loss over steps: a line for each run, a row of axes for each panel.
 
-    `key` is what the colour tells, `dashed` what the dashes tell.
+    Colour encodes `key`, dashes encode `dashed`.
     """
     dashes = list(dict.fromkeys(run.dash for runs in panels.values() for run in runs))
     everything = [run.points for runs in panels.values() for run in runs]
@@ -108,7 +108,7 @@ def _lines(axes: Any, runs: Sequence[Curve], split: str, dashes: Sequence[str]) 
 
 
 def losses(path: Path, part: str) -> Losses:
-    """The losses of training in a metrics.jsonl, thinned out; `part` is `loss` or a part of it.
+    """The training losses in a metrics.jsonl, subsampled; `part` is `loss` or a part of it.
 
     Empty if there are none; malformed lines are skipped.
     """

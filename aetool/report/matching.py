@@ -1,4 +1,4 @@
-"""Families of runs at a matched budget: as many active units, parameters, FLOPs or seconds."""
+"""Families of runs at a matched budget: the same number of active units, parameters, FLOPs or seconds."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ MEASURED = (TEST_ACCURACY, VAL_ACCURACY, TUNED_ACCURACY, TEST_FVU)  # what is co
 
 
 class Budget(NamedTuple):
-    """What families are matched in."""
+    """The quantity in which families are matched."""
 
     metric: Metric
     value: float | None  # None: the middle of the range that all families cover
@@ -47,7 +47,7 @@ class Budget(NamedTuple):
 
 
 def print_matched(groups: Sequence[Group], budget: Budget, console: Console | None = None) -> None:
-    """A table of the families of each dataset at the budget; raises UserError where no two of them can be matched."""
+    """A table of the families of each dataset at the budget; raises UserError if no two of them can be matched."""
     tables = {name: _table(members, budget) for name, members in comparable_sets(groups).items()}
     if not any(tables.values()):
         label, words = budget.metric.label, "" if budget.value is None else f" at {format_value(budget.value)}"
@@ -59,7 +59,7 @@ def print_matched(groups: Sequence[Group], budget: Budget, console: Console | No
 
 
 def _table(groups: Sequence[Group], budget: Budget) -> tuple[str, dict[str, dict[str, str]]] | None:
-    """The title and the lines of a table; None where no two families can be matched."""
+    """The title and the rows of a table; None if no two families can be matched."""
     curves = {name: curve for name, curve in _families(groups, budget.metric).items() if len(curve) > 1}
     low = max((min(curve) for curve in curves.values()), default=0.0)
     high = min((max(curve) for curve in curves.values()), default=0.0)

@@ -145,7 +145,7 @@ def _manifest(folder: Path) -> Mapping[str, object]:
 
 
 def _environment(rows: Iterable[Row], manifests: Iterable[Mapping[str, object]]) -> dict[str, list[str]]:
-    """Versions and machine as recorded by the runs."""
+    """Versions and hardware as recorded by the runs."""
     pairs: list[tuple[str, object]] = []
     for row, manifest in zip(rows, manifests, strict=True):
         pairs.append(("aetool", RunFolder(directory(row)).saved.get("aetool")))

@@ -31,7 +31,7 @@ class Axis(NamedTuple):
 
 
 def parallel(groups: Sequence[Group], keys: Sequence[str]) -> str | None:
-    """The drawing as SVG; None where there is too little or too much to show."""
+    """The drawing as SVG; None if there is too little or too much to show."""
     axes = _axes(groups, keys)
     if not 3 <= len(groups) <= LINES or len(axes) < 3:
         return None

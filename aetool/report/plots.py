@@ -1,4 +1,4 @@
-"""What figures over many runs share: looks, axes, legends and files. No pyplot, no global state."""
+"""Shared by figures over many runs: style, axes, legends and files. No pyplot, no global state."""
 
 import math
 import textwrap

@@ -1,4 +1,4 @@
-"""Published numbers beside those measured here: the last line of a run, and the table over all experiments."""
+"""Published numbers next to those measured here: the last line of a run, and the table over all experiments."""
 
 import shlex
 from collections.abc import Collection, Iterator, Sequence
@@ -30,7 +30,7 @@ NUMBERS = ("target", "measured", "n", "result", "seconds")
 
 
 class Result(NamedTuple):
-    """Completed runs of an experiment that differ in the seed alone."""
+    """Completed runs of an experiment that differ only in the seed."""
 
     reproduction: Reproduction
     metric: Metric
@@ -63,7 +63,7 @@ def refuse_unknown_metric(published: PublishedConfig, sections: Collection[str])
 
 
 def sentences(runs: Sequence[Run[TrainConfig]]) -> Iterator[str]:
-    """What the runs measure beside each published number that they reproduce, over the seeds of a setting."""
+    """The measured and published number for each setting that the runs reproduce, over its seeds."""
     settings: dict[PublishedConfig, dict[str, list[Row]]] = {}
     for run in runs:
         flat: dict[str, Value] = {
@@ -83,9 +83,9 @@ def sentences(runs: Sequence[Run[TrainConfig]]) -> Iterator[str]:
 
 
 def read_results(paths: Sequence[Path], config_dir: Path | None = None) -> tuple[list[Result], list[str]]:
-    """The results of the runs at or below the paths, by dataset and experiment, and what is left out and why.
+    """The results of the runs at or below the paths, by dataset and experiment, and what is skipped and why.
 
-    Raises UserError where there is no result.
+    Raises UserError if there is no result.
     """
     rows = read_rows(paths)
     for row in rows:
@@ -107,7 +107,7 @@ def read_results(paths: Sequence[Path], config_dir: Path | None = None) -> tuple
 def _results(
     one: Reproduction, runs: Sequence[tuple[Row, object]], config_dir: Path | None
 ) -> tuple[list[Result], list[str]]:
-    """The results of the runs of one experiment, by precision, and why runs are left out."""
+    """The results of the runs of one experiment, by precision, and why runs are skipped."""
     metric = _metric(one.published)
     section = metric.key.partition("/")[0]
     groups: dict[Value, list[Row]] = {}
@@ -148,7 +148,7 @@ def print_results(results: Sequence[Result], notes: Sequence[str], console: Cons
 def write_results(path: Path, results: Sequence[Result]) -> None:
     """Writes the table into a markdown file between its two markers, and keeps what is around them.
 
-    Raises UserError where an existing file has no markers, or it cannot be written.
+    Raises UserError if an existing file has no markers, or it cannot be written.
     """
     try:
         text = path.read_text(encoding="utf-8") if path.exists() else TEMPLATE
@@ -186,7 +186,7 @@ def _cited(published: PublishedConfig) -> str:
 
 
 def _with_spread(group: Group, metric: Metric) -> str:
-    """`0.9925 ± 0.0010 (3 seeds)`; for one seed, with its interval over test images where it is kept."""
+    """`0.9925 ± 0.0010 (3 seeds)`; for one seed, with its interval over test images if available."""
     found = group.stat(metric.key)
     assert found is not None
     text = format_stat(found, metric.format)
@@ -197,7 +197,7 @@ def _with_spread(group: Group, metric: Metric) -> str:
 
 
 def _command(one: Reproduction, rows: Sequence[Row], config_dir: Path | None) -> str:
-    """The command that makes these runs of an experiment; without runs, that of the experiment."""
+    """The command that reproduces these runs of an experiment; without runs, the experiment's command."""
     seeds = [format_value(value) for value in sorted({row.get("seed") for row in rows}, key=rank)]
     options = ["-m"] * (len(seeds) > 1) + ([] if config_dir is None else ["--config-dir", str(config_dir)])
     words = [f"experiment={one.experiment}", *one.overrides, *([f"seed={','.join(seeds)}"] if seeds else [])]
@@ -207,7 +207,7 @@ def _command(one: Reproduction, rows: Sequence[Row], config_dir: Path | None) ->
 
 
 def _metric(published: PublishedConfig) -> Metric:
-    """Raises UserError for a metric that is unknown, or of which neither large nor small values are better."""
+    """Raises UserError for a metric that is unknown, or that has no better direction."""
     key = published.metric
     found = metric_of(key)
     if found is None or found.direction is None:

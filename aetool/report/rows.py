@@ -1,4 +1,4 @@
-"""Folders read as flat rows, whatever is in them: runs, folders of runs, sweeps, and anything else."""
+"""Folders read as flat rows, whatever their content: runs, folders of runs, sweeps, and anything else."""
 
 import json
 import os
@@ -28,7 +28,7 @@ Found = dict[str, Value]
 
 
 class Sweep(NamedTuple):
-    """What a sweep.json says of the sweep as a whole."""
+    """The part of a sweep.json that concerns the sweep as a whole."""
 
     axes: list[str]  # swept keys
     command: str | None
@@ -41,7 +41,7 @@ def runs(directory: str | Path = "outputs") -> list[Found]:
 
 
 def read_rows(paths: Iterable[Path]) -> list[Found]:
-    """A row for every run at or below the paths, each folder once; other folders are listed as what they are."""
+    """A row for every run at or below the paths, each folder once; other folders are listed with their kind."""
     found: dict[str, Found] = {}
     for path in paths:
         for row in _below(path):
@@ -77,9 +77,9 @@ def read(folder: Path) -> Found:
 
 
 def read_sweep(folder: Path) -> tuple[list[Found], Sweep]:
-    """The points of a sweep in its order, with deleted and not started ones.
+    """The points of a sweep in order, including deleted and unstarted ones.
 
-    How a run ended is read from its folder, unless the sweep failed on it later. Points of one run, such as
+    How a run ended is read from its folder, unless the sweep failed on it later. Points that share a run, such as
     `probe=linear,knn`, are one row.
     """
     saved, reason = _read(folder / SWEEP)
@@ -153,7 +153,7 @@ def _may_be_run(path: Path) -> bool:
 
 
 def _exists(path: Path) -> bool:
-    """False also where nobody may look."""
+    """Also False without read permission."""
     try:
         return path.exists()
     except OSError:
@@ -179,7 +179,7 @@ def _row(folder: Path, state: str, reason: str | None) -> Found:
 
 
 def _alive(folder: Path, status: JsonObject) -> bool:
-    """Whether a process holds the run; taken for granted on another machine, whose locks cannot be seen."""
+    """Whether a process holds the run; assumed if it is on another machine, whose locks are not visible."""
     if status.get("host") != socket.gethostname():
         return True
     if not _exists(folder / LOCK):
@@ -192,7 +192,7 @@ def _alive(folder: Path, status: JsonObject) -> bool:
 
 
 def _identity(saved: JsonObject) -> JsonObject:
-    """The part of a config that decides the network; the whole config where none is named."""
+    """The part of a config that determines the network; the whole config if none is named."""
     found = saved.get("identity", saved.get("config"))
     return found if isinstance(found, dict) else {}
 
@@ -212,7 +212,7 @@ def _config_values(identity: JsonObject) -> Found:
 
 
 def _own_probe(config: JsonObject, metrics: JsonObject) -> Found:
-    """What the probe of the config found at its headline tap, `probe.tap`, as `probe/…`."""
+    """The results of the config's probe at its headline tap, `probe.tap`, as `probe/…`."""
     settings = config.get("probe")
     fraction = settings.get("label_fraction") if isinstance(settings, dict) else None
     if not isinstance(settings, dict) or not isinstance(fraction, int | float | None):

@@ -1,4 +1,4 @@
-"""Figures of Pareto fronts, with labels that do not overlap."""
+"""Figures of Pareto fronts with non-overlapping labels."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ SHIFT = {"left": 0.0, "bottom": 0.0, "center": 0.5, "right": 1.0, "top": 1.0}  #
 
 
 def pareto(front: Front, keys: Sequence[str]) -> Iterator[Chart]:
-    """The groups of a front, joined and labelled, and the dominated ones, faded; nothing where there are few."""
+    """The groups of a front, joined and labelled, and the dominated ones, faded; nothing if there are few."""
     groups = [*front.best, *front.dominated]
     naming = layout.minimal_keys(groups, keys)
     best, dominated = _points(front, front.best, naming), _points(front, front.dominated, naming)
@@ -82,7 +82,7 @@ def _cloud(axes: Any, points: Sequence[Point], **looks: Any) -> None:
 def _annotate(
     figure: Any, axes: Any, front: Sequence[Point], dominated: Sequence[Point], levels: Sequence[float]
 ) -> int:
-    """Labels the front where there is room: no label touches another, a point, a line or an error bar.
+    """Labels the front where there is room: no label overlaps another label, a point, a line or an error bar.
 
     Every label is nearer to its own point than to any other. `levels` are those of the lines across. Returns how many
     points are left without a label.

@@ -1,4 +1,4 @@
-"""Which rows a comparison takes and in which order, by columns as they are shown or stored."""
+"""Selection and order of a comparison's rows, by columns as they are shown or stored."""
 
 import operator
 import re

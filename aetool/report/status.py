@@ -1,4 +1,4 @@
-"""What runs and sweeps are doing, also while other processes work on them; imports no torch."""
+"""The state of runs and sweeps, even while other processes work on them; imports no torch."""
 
 import textwrap
 from collections import Counter
@@ -42,7 +42,7 @@ def clock(seconds: float) -> str:
 
 
 def print_status(paths: Sequence[Path], everything: bool = False, console: Console | None = None) -> None:
-    """Each run that is not completed, or with `everything` each run; then how many points of each sweep are."""
+    """One line per unfinished run, or with `everything` per run; then the number of completed points of each sweep."""
     console = console or plain_console()
     found = [_standing(row) for row in read_rows(paths) if row["state"] not in (FOREIGN, MISSING)]
     shown = sorted((one for one in found if everything or one.state != "completed"), key=_rank)

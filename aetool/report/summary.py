@@ -1,4 +1,4 @@
-"""What a command prints at its end: the headline metrics of a run, or every metric of a stage."""
+"""The output at the end of a command: the headline metrics of a run, or every metric of a stage."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,9 +35,9 @@ def print_summary(
     full: bool = False,
     console: Console | None = None,
 ) -> None:
-    """The headline metrics of a run beside its baselines; with `full` also every metric of its evaluation and probe.
+    """The headline metrics of a run and its baselines; with `full` also every metric of its evaluation and probe.
 
-    `metrics` is the content of metrics.json; `probe_stage` the stage that the run itself is probed in, if any.
+    `metrics` is the content of metrics.json; `probe_stage` is the stage of the run's own probe, if any.
     """
     own = metrics.get(probe_stage, {}) if probe_stage else {}
     tap, probe = headline_tap(own) or "code", (probe_stage or "probe-linear").split("-")[1]
@@ -101,7 +101,7 @@ def print_finetune(tap: str, results: Mapping[str, Mapping[str, float]], console
 def _print_intervals(
     probe: str, metrics: Mapping[str, float], taps: Iterable[str], console: Console | None = None
 ) -> None:
-    """The test accuracy of each tap, and what it gains over the baselines, with their intervals where they are kept."""
+    """The test accuracy of each tap, and its gain over the baselines, with intervals if available."""
     console = console or plain_console()
     names = {baseline: _pca(metrics) if baseline == "pca" else baseline for baseline in COMPARED}
     width = max(map(len, names.values()))
@@ -141,7 +141,7 @@ def _filled(lines: Lines) -> Lines:
 
 
 def _denoising(names: Iterable[str]) -> Sequence[Metric]:
-    """What denoising gains at each level of noise that was measured."""
+    """The denoising gain at each measured noise level."""
     matches = [match for name in names if (match := DENOISING.fullmatch(name))]
     return [
         Metric(f"evaluate/{m[0]}", "gain", f"PSNR gain, noise {m['level']}", ".2f", "higher", unit="dB")

@@ -98,7 +98,7 @@ def _draw(console: Console, columns: Sequence[Column]) -> None:
 
 
 def _identifying(comparison: Comparison, lines: Sequence[Group], each: bool, dot: str = "") -> list[Column]:
-    """The columns that distinguish lines: run, seed and state of each run, n and fronts of groups, other keys of both.
+    """The columns that distinguish rows: run, seed and state of each run; n and fronts of groups; other keys of both.
 
     `dot` follows the dots in keys.
     """
@@ -131,7 +131,7 @@ def _name(group: Group) -> str:
 
 
 def _marks(comparison: Comparison, group: Group) -> str:
-    """The fronts that a group is on, as `s·a`; a dot where it is dominated, a blank where it has no metric."""
+    """The fronts that a group is on, as `s·a`; a dot if it is dominated, a blank if it has no metric."""
     marks = dict.fromkeys((front.mark for front in comparison.fronts), " ")
     for front in comparison.fronts:
         if any(one is group for one in front.best):
@@ -153,7 +153,7 @@ def _metric(metric: Metric, lines: Sequence[Group], sign: str = " ± ") -> Colum
 
 
 def _lines(comparison: Comparison) -> list[Group]:
-    """The groups, or the runs where none is completed."""
+    """The groups, or the runs if none is completed."""
     return comparison.groups or list(map(Group.of_one, comparison.rows))
 
 
@@ -215,7 +215,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 
 def write_parquet(path: Path, rows: Sequence[Row]) -> None:
-    """As `write_csv`, in columns of one type each. Raises UserError without pyarrow, or when it cannot be written."""
+    """Like `write_csv`, in columns of one type each. Raises UserError without pyarrow, or if it cannot be written."""
     try:
         from pyarrow import ArrowException, parquet, table
     except ImportError:
@@ -237,7 +237,7 @@ def _one_type(values: list[Value]) -> list[Value]:
 
 @contextmanager
 def writing(path: Path, errors: tuple[type[Exception], ...] = (OSError,)) -> Iterator[Path]:
-    """Where to write a file, so that no reader sees half of it; what is there and no file, such as a pipe, is kept.
+    """Where to write a file so that no reader sees a partial one; existing non-files, such as pipes, are kept.
 
     Raises UserError for these errors.
     """
@@ -252,7 +252,7 @@ def writing(path: Path, errors: tuple[type[Exception], ...] = (OSError,)) -> Ite
 def print_measures(
     title: str, lines: Mapping[str, Mapping[str, float | str | None]], console: Console | None = None
 ) -> None:
-    """A small table of measurements, one per line; the run and its baselines across.
+    """A small table of measurements, one per row; the run and its baselines are the columns.
 
     Columns that do not fit the width follow below.
     """

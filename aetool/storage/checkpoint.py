@@ -1,8 +1,8 @@
-"""Checkpoints that are whole or do not exist.
+"""Checkpoints, which are either complete or absent.
 
-A checkpoint is a folder `step-00001234` with model.safetensors, state.pt and manifest.json. It is written beside its
-place, synced, and renamed; the manifest, written last, holds each file's size and SHA-256, because neither format has a
-checksum of its own.
+A checkpoint is a folder `step-00001234` with model.safetensors, state.pt and manifest.json. It is written to a
+temporary folder, synced and renamed. The manifest, written last, holds each file's size and SHA-256, because neither
+format has a checksum.
 """
 
 import hashlib
@@ -43,9 +43,9 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of a run: the newest `keep`, or all where it is None, and the best one.
+    """The checkpoints of a run: the newest `keep` (None: all), and the best one.
 
-    Without `writes` `save` does nothing, in a process beside the one that writes them.
+    Without `writes`, as in all but one process of a distributed run, `save` does nothing.
     """
 
     def __init__(
@@ -57,9 +57,9 @@ class Checkpoints:
         self.warnings: list[str] = []
 
     def save(self, step: int, model: dict[str, Tensor], state: State, best_step: int) -> None:
-        """Writes the checkpoint of `step` and removes those that neither are new nor the best.
+        """Writes the checkpoint of `step` and removes those that are neither new nor the best.
 
-        Raises UserError when the disk is full; the checkpoints before stay as they were.
+        Raises UserError when the disk is full; earlier checkpoints are unaffected.
         """
         if not self.writes:
             return
@@ -81,9 +81,9 @@ class Checkpoints:
         self._rotate({step, best_step})
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that passes its manifest; None when there is none at all.
+        """The newest checkpoint that matches its manifest; None if there are none at all.
 
-        Raises NoValidCheckpointError when there are some and none is valid: starting over would throw work away.
+        Raises NoValidCheckpointError if there are some but none is valid, since starting over would discard work.
         """
         paths = self._paths()
         for path in reversed(paths):

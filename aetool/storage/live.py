@@ -1,4 +1,4 @@
-"""How far a run has come, read from its folder while another process trains it; imports no torch."""
+"""Progress of a run, read from its folder while another process trains it; imports no torch."""
 
 import json
 import math
@@ -12,7 +12,7 @@ TAIL = 8192  # bytes at the end of metrics.jsonl that hold its last row
 
 
 class Live(NamedTuple):
-    """Where a run stands."""
+    """The progress of a run."""
 
     stage: str  # pretrain, evaluate, probe-linear, …; "" before the first
     step: int
@@ -23,12 +23,12 @@ class Live(NamedTuple):
 
     @property
     def fraction(self) -> float:
-        """Of its training steps, in [0, 1]."""
+        """Fraction of the training steps, in [0, 1]."""
         return min(1.0, self.step / self.total_steps) if self.total_steps else 0.0
 
     @property
     def seconds_left(self) -> float | None:
-        """Of its training, at its mean speed so far; None before the first row."""
+        """Seconds of training left at the mean speed so far; None before the first row."""
         if not self.total_steps or not self.step:
             return None
         return self.seconds * (self.total_steps - self.step) / self.step
@@ -55,7 +55,7 @@ def _integer(value: object) -> int:
 
 
 def _last_row(path: Path) -> dict[str, object]:
-    """The last whole row; empty where there is none."""
+    """The last complete row; empty if there is none."""
     try:
         with path.open("rb") as file:
             file.seek(-min(TAIL, path.stat().st_size), os.SEEK_END)

@@ -1,4 +1,4 @@
-"""Metrics as a notebook shows them."""
+"""Metrics as displayed in a notebook."""
 
 import html
 from collections.abc import Mapping

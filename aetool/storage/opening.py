@@ -17,7 +17,7 @@ from aetool.storage.run import Run, RunFolder
 
 @contextmanager
 def opened(directory: str, targets: Targets) -> Iterator[Run[TrainConfig]]:
-    """A trained run, held while it is measured; raises UserError where the training is not finished."""
+    """A trained run, locked while it is measured; raises UserError if training is not finished."""
     run = open_trained(directory, targets)
     with holding(run):
         yield run
@@ -25,7 +25,7 @@ def opened(directory: str, targets: Targets) -> Iterator[Run[TrainConfig]]:
 
 @contextmanager
 def holding(run: Run[TrainConfig]) -> Iterator[None]:
-    """Holds a run while it is measured."""
+    """Locks a run while it is measured."""
     with deferred_signals(), run.hold():
         yield
         poll_signals()  # a signal since the last poll still ends a sweep
@@ -37,7 +37,7 @@ def word_for(run: Run[TrainConfig] | str | Path) -> str:
 
 
 def open_trained(directory: str, targets: Targets) -> Run[TrainConfig]:
-    """Raises UserError where the training is not finished."""
+    """Raises UserError if training is not finished."""
     run = open_run(directory, targets)
     state = run.status.get("state", "not started")
     if not isinstance(run.metrics.get("pretrain", {}).get("best_step"), int | float):
@@ -71,9 +71,9 @@ def _own_probe(config: JsonObject) -> list[str]:
 
 
 def _with_new_keys(stored: JsonObject, now: Node) -> JsonObject:
-    """A config of an older version with the keys that it lacks, of those that do not change the trained network.
+    """Adds missing keys to the config of an older version, if they do not change the trained network.
 
-    They take the defaults of the conf tree; keys that do change the network are never filled in.
+    They get the defaults of the conf tree; keys that do change the network are never filled in.
     """
     values = dict(stored)
     for name, field in type(now).model_fields.items():

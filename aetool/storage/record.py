@@ -1,4 +1,4 @@
-"""What a run writes down while it goes: metrics.jsonl, which is the record, and TensorBoard, which shows it."""
+"""The record of a run: metrics.jsonl, mirrored to TensorBoard."""
 
 import contextlib
 import json
@@ -44,9 +44,9 @@ TAGS = {"train/loss": "loss/train", "val/loss": "loss/val"}  # of keys of the re
 class Events:
     """TensorBoard events in the folder of a run.
 
-    With a `stage` they are what one stage measured, in a file that takes the place of the one from an earlier
-    measurement, so that nothing is shown twice. If TensorBoard cannot be written, logs one warning, keeps it in
-    `warnings` and continues. Also a context manager, which closes it.
+    With a `stage`, they are the results of that stage, in a file that replaces the one of an earlier measurement, so
+    that nothing is shown twice. If TensorBoard cannot be written, logs one warning, keeps it in `warnings` and
+    continues. Also a context manager, which closes it.
     """
 
     def __init__(self, directory: Path, stage: str | None = None) -> None:
@@ -74,7 +74,7 @@ class Events:
         self._show("add_image", name, image, step, dataformats="HWC")
 
     def images(self, step: int, images: Mapping[str, np.ndarray | None]) -> None:
-        """Images (H, W, 3) uint8 by name, of those that there are."""
+        """Images (H, W, 3) uint8 by name; None is skipped."""
         for name, image in images.items():
             if image is not None:
                 self.image(name, image, step)
@@ -177,7 +177,7 @@ class Events:
 
 
 def read_rows(directory: Path) -> list[JsonObject]:
-    """The rows of metrics.jsonl, none without it; a line that a power cut has torn is skipped."""
+    """The rows of metrics.jsonl, none if it is missing; a line truncated by a power cut is skipped."""
     rows = []
     path = directory / "metrics.jsonl"
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
@@ -196,11 +196,11 @@ class Record(Events):
 
     @property
     def position(self) -> int:
-        """Length of metrics.jsonl in bytes; `rewind` takes it back to here."""
+        """Length of metrics.jsonl in bytes, to which `rewind` truncates it."""
         return self._file.tell()
 
     def rewind(self, position: int, step: int) -> None:
-        """Forgets the rows after a checkpoint at `step`."""
+        """Drops the rows after a checkpoint at `step`."""
         size = self._file.seek(0, os.SEEK_END)
         if size < position:
             self.warnings.append("metrics.jsonl is shorter than it was: rows before this step are lost")
@@ -227,7 +227,7 @@ def _finite(value: Any) -> bool:
 
 
 class NoRecord(Record):
-    """Of a process beside the one that writes the record: nothing is written."""
+    """The record of a process that does not write one."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
@@ -237,7 +237,7 @@ class NoRecord(Record):
         return 0
 
     def rewind(self, position: int, step: int) -> None:
-        """There is nothing to forget."""
+        """There is nothing to drop."""
 
     def row(self, stage: str, step: int, epoch: int, seconds: float, values: Mapping[str, float]) -> None:
         """Nothing is written."""

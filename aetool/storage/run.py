@@ -55,7 +55,7 @@ class Run(RunFolder, Generic[C]):
     def of(cls, config: C, command: str | None = None) -> "Run[C]":
         """The run of a checked config, whether it exists yet or not.
 
-        Without `name=…` its folder is the one whose name ends in its id, whatever the rest of the name is.
+        Without `name=…`, its folder is the one whose name ends in its id, whatever the rest of the name.
         """
         output = Path(config.output)
         if config.name:
@@ -77,10 +77,10 @@ class Run(RunFolder, Generic[C]):
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """Keeps other processes out of the folder, which is made where it does not exist.
+        """Locks the folder against other processes, and creates it if necessary.
 
-        A point of a sweep waits for another process that holds it: the same sweep started twice, or another point of
-        this run. Elsewhere, and where the folder cannot be written, raises UserError.
+        A point of a sweep waits for another process that holds it, such as the same sweep started twice or another
+        point of this run. Otherwise, and if the folder cannot be written, raises UserError.
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ class Run(RunFolder, Generic[C]):
 
     @contextlib.contextmanager
     def _logged(self) -> Iterator[None]:
-        """What happens is also written to aetool.log, with the time."""
+        """Also writes log messages to aetool.log, with the time."""
         handler = logging.FileHandler(self.directory / LOG, encoding="utf-8", delay=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("aetool").addHandler(handler)
@@ -119,10 +119,10 @@ class Run(RunFolder, Generic[C]):
 
     @contextlib.contextmanager
     def claim(self) -> Iterator[None]:
-        """Holds the folder for training, and keeps status.json true whatever ends the work.
+        """Locks the folder for training, and keeps status.json correct however the work ends.
 
-        With `overwrite` an earlier run is deleted first. Raises UserError as `hold` and `agree` do. A user error leaves
-        no folder behind that was not there before.
+        With `overwrite`, an earlier run is deleted first. Raises UserError like `hold` and `agree`. A user error leaves
+        no new folder behind.
         """
         with self.hold():
             fresh = (self.config.overwrite and self._clear()) or not self.agree()
@@ -153,7 +153,7 @@ class Run(RunFolder, Generic[C]):
             end(state="completed")
 
     def agree(self) -> bool:
-        """Whether the folder holds this run already; False where it is empty or absent.
+        """Whether the folder already holds this run; False if it is empty or absent.
 
         Raises UserError when it holds another run, with the differences, or something else.
         """
@@ -202,7 +202,7 @@ class Run(RunFolder, Generic[C]):
             self.directory.rmdir()
 
     def _clear(self) -> bool:
-        """Removes what runs write, config.json last, and nothing else; whether there was a run."""
+        """Removes the files that runs write, config.json last, and nothing else; returns whether there was a run."""
         saved = self.saved
         if not (self.directory / CONFIG).exists() or (saved and "config" not in saved):
             return False
@@ -214,7 +214,7 @@ class Run(RunFolder, Generic[C]):
 
 @contextlib.contextmanager
 def waiting() -> Iterator[None]:
-    """Inside, a run that another process holds is waited for."""
+    """Within the block, waits for a run that another process holds."""
     before = os.environ.get(WAITS)
     os.environ[WAITS] = "1"
     try:
@@ -225,7 +225,7 @@ def waiting() -> Iterator[None]:
 
 
 def readable_name(config: RunConfig) -> str:
-    """What runs differ in most often: `sparse-mnist-lambda0.1-code256-seed0`."""
+    """The settings in which runs differ most often: `sparse-mnist-lambda0.1-code256-seed0`."""
     words = [config.model.name, config.dataset.name]
     if isinstance(config, FinetuneRunConfig):
         words.insert(0, "finetune" if config.parent else "scratch")

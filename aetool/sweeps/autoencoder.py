@@ -1,4 +1,4 @@
-"""One run of an autoencoder, brought to its end: training, then evaluation and probe."""
+"""One complete run of an autoencoder: training, then evaluation and probe."""
 
 import logging
 
@@ -18,9 +18,9 @@ log = logging.getLogger("aetool")
 
 
 def bring_to_end(run: Run[TrainConfig]) -> None:
-    """Trains and measures a run, from where it stands; what is done already is not done again.
+    """Trains and measures a run, continuing where it stopped and skipping finished work.
 
-    Of several processes (see training.ranks) all train, and the first one alone measures.
+    With several processes (see training.ranks), all train, but only the first one measures.
     """
     with joined() as ranks:
         if ranks.is_first:
@@ -32,7 +32,7 @@ def bring_to_end(run: Run[TrainConfig]) -> None:
 
 
 def _bring_to_end(run: Run[TrainConfig], ranks: Ranks) -> None:
-    """In the first process, which tells the others whether there is anything to train."""
+    """The first process decides whether there is anything to train, and tells the others."""
     if not run.config.overwrite and run.agree() and _is_finished(run):
         log.info(f"{run.directory}: already finished; overwrite=true trains it again")
         ranks.broadcast(False)
@@ -57,7 +57,7 @@ def _bring_to_end(run: Run[TrainConfig], ranks: Ranks) -> None:
 
 
 def draw_curves(drawn: Figures, quantities: dict[str, str]) -> None:
-    """Curves of the quantities in the record, one figure each by its name."""
+    """Curves of the recorded quantities, one figure per name."""
     directory = drawn.run.directory
     rows = read_rows(directory)
     for name, quantity in quantities.items():
@@ -65,13 +65,13 @@ def draw_curves(drawn: Figures, quantities: dict[str, str]) -> None:
 
 
 def _dead_units(run: Run[TrainConfig]) -> dict[str, str]:
-    """The curve of dead units over the epochs, where there are any."""
+    """The curve of dead units over the epochs, if there are any."""
     dead = any(row.get("train/dead_fraction") or row.get("val/dead_fraction") for row in read_rows(run.directory))
     return {"dead_units.png": "dead_fraction"} if dead else {}
 
 
 def check_before_training(session: Session) -> None:
-    """Raises UserError before the training for what could not be measured after it."""
+    """Raises UserError before training for anything that could not be measured afterwards."""
     if session.dataset.num_classes:
         probe.refuse_settings(session, session.run.config.probe)
         return
@@ -102,7 +102,7 @@ def _measure(session: Session) -> None:
 
 
 def _is_finished(run: Run[TrainConfig]) -> bool:
-    """Trained, and measured with its own settings by today's protocol."""
+    """Whether it is trained, and measured with its own settings by the current protocol."""
     if run.status.get("state") != "completed" or "pretrain" not in run.metrics:
         return False
     config = run.config

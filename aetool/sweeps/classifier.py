@@ -1,4 +1,4 @@
-"""One fine-tune brought to its end, with its pretraining and its control where they are asked for."""
+"""One complete fine-tune, with its pretraining and its control if requested."""
 
 import logging
 from collections.abc import Sequence
@@ -66,7 +66,7 @@ class Result(NamedTuple):
 
 
 def finetune_point(point: Point[FinetuneConfig]) -> Result:
-    """Brings one fine-tune, its pretraining and its control to their end; what is done is not done again."""
+    """Runs one fine-tune, its pretraining and its control to completion, skipping finished work."""
     config = point.config
     pretrained = _pretrained(point) if config.pretrain else None
     directory = str(pretrained.directory) if pretrained else config.run
@@ -86,7 +86,7 @@ def finetune_point(point: Point[FinetuneConfig]) -> Result:
 
 
 def classifier_runs(point: Point[FinetuneConfig], parent: Run[TrainConfig] | None) -> list[Run[FinetuneRunConfig]]:
-    """The run of a fine-tune, and that of its control where it has one."""
+    """The run of a fine-tune, and that of its control if it has one."""
     tuned = Run.of(_own(point.config, parent), point.own_command)
     has_control = point.config.control and parent is not None
     return [tuned, *([Run.of(_scratch(tuned.config), point.own_command)] if has_control else [])]
@@ -104,16 +104,16 @@ def correct_images(run: Run[FinetuneRunConfig]) -> Correct:
 
 
 def supervised_baseline(run: Run[TrainConfig], config_dir: str | Path | None = None) -> None:
-    """Trains the network of a run from scratch on all labels, and notes its accuracy in the run's metrics.json.
+    """Trains the network of a run from scratch on all labels, and records its accuracy in the run's metrics.json.
 
-    It is a run of its own beside this one, trained once for all runs that differ in their pretraining alone.
+    It is a separate run, trained once for all runs that differ only in their pretraining.
     """
     point = finetune_of(run.config, str(run.directory), [], config_dir)
     _note(run, SUPERVISED, finetuned(Run.of(_scratch(_own(point.config, run)), point.own_command), None))
 
 
 def finetune_own(run: Run[TrainConfig], config_dir: str | Path | None = None) -> None:
-    """Fine-tunes a run as its config says, in a run of its own, and notes its accuracy in the run's metrics.json."""
+    """Fine-tunes a run as its config says, as a separate run, and records its accuracy in the run's metrics.json."""
     point = finetune_of(run.config, str(run.directory), run.config.finetune or [], config_dir)
     _note(run, STAGE, finetuned(Run.of(_own(point.config, run), point.own_command), run))
 
@@ -121,7 +121,7 @@ def finetune_own(run: Run[TrainConfig], config_dir: str | Path | None = None) ->
 def finetune_of(
     config: TrainConfig, directory: str, words: Sequence[str], config_dir: str | Path | None = None
 ) -> Point[FinetuneConfig]:
-    """The fine-tune of a run with these overrides; raises ConfigError for those that the run decides."""
+    """The fine-tune of a run with these overrides; raises ConfigError for those fixed by the run."""
     keys = [word.lstrip("+~").partition("=")[0] for word in words]
     clashing = [f"finetune=[{key}=…]: the run decides it; leave it out" for key in keys if key in (*BESIDE, *DECIDED)]
     if clashing:
@@ -142,7 +142,7 @@ def _note(run: Run[TrainConfig], section: str, metrics: dict[str, float]) -> Non
 
 
 def _pretrained(point: Point[FinetuneConfig]) -> Run[TrainConfig]:
-    """The autoencoder of the same groups, trained first."""
+    """The autoencoder of the same config groups, trained first."""
     pretraining = compose_one("train", TrainConfig, point.words_of(PRETRAINING), config_dir=point.config_dir)
     run = Run.of(decided(pretraining.config), pretraining.own_command)
     bring_to_end(run)
@@ -162,7 +162,7 @@ def _own(config: FinetuneConfig, parent: Run[TrainConfig] | None) -> FinetuneRun
     """The config of one fine-tune, with the model and the dataset of its parent."""
     model, dataset = (parent.config.model, parent.config.dataset) if parent else (config.model, config.dataset)
     assert isinstance(model, ModelConfig)
-    assert isinstance(dataset, DatasetConfig)  # as the rules ask where there is no parent
+    assert isinstance(dataset, DatasetConfig)  # required by the rules if there is no parent
     values = {key: getattr(config, key) for key in ClassifierConfig.model_fields}
     values["label_draw"] = config.seed if config.label_draw is None else config.label_draw
     own = FinetuneRunConfig.model_construct(
@@ -187,13 +187,13 @@ def _origin(parent: Run[TrainConfig]) -> ParentConfig:
 
 
 def _scratch(config: FinetuneRunConfig) -> FinetuneRunConfig:
-    """The same network from scratch, without what only spares weights that are trained already."""
+    """The same network from scratch, without settings that only protect pretrained weights."""
     changes = {"layer_decay": 1.0, "frozen_epochs": 0, "parent": None, "run": None, "name": None, "overwrite": False}
     return config.model_copy(update=changes)
 
 
 def finetuned(run: Run[FinetuneRunConfig], parent: Run[TrainConfig] | None) -> dict[str, float]:
-    """Brings a fine-tune to its end, and returns its metrics; `parent` is what it starts from."""
+    """Runs a fine-tune to completion and returns its metrics; `parent` is what it starts from."""
     if not run.config.overwrite and is_finished(run):
         log.info(f"{run.directory}: already finished; overwrite=true trains it again")
         return run.metrics[STAGE]
@@ -211,7 +211,7 @@ def finetuned(run: Run[FinetuneRunConfig], parent: Run[TrainConfig] | None) -> d
 
 
 def is_finished(run: Run[FinetuneRunConfig]) -> bool:
-    """Raises UserError where its folder holds something else."""
+    """Raises UserError if its folder holds something else."""
     completed = run.agree() and run.status.get("state") == "completed" and STAGE in run.metrics
     return completed and (run.directory / PREDICTIONS).exists()
 
@@ -248,7 +248,7 @@ def _draw(run: Run[FinetuneRunConfig], result: Finetuned, class_names: Sequence[
 
 
 def _frozen(parent: Run[TrainConfig], config: FinetuneConfig) -> dict[str, float]:
-    """What the linear probe found at the same tap, with the same label budget."""
+    """The linear probe's result at the same tap, with the same label budget."""
     own = parent.config.probe
     budget = {"labels_per_class": config.labels_per_class, "label_fraction": config.label_fraction}
     linear: ProbeConfig = own.model_copy(update={"name": "linear", **budget})

@@ -1,4 +1,4 @@
-"""What fine-tuning gains over the same network from scratch, over the points of a sweep."""
+"""The gain of fine-tuning over the same network from scratch, over the points of a sweep."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from aetool.sweeps.outcome import Outcome
 def print_points(
     points: Sequence[Point[FinetuneConfig]], outcomes: Mapping[int, Outcome], done: Mapping[int, Result]
 ) -> None:
-    """A line a point, and for every setting the difference to the control over its seeds."""
+    """One line per point, and for every setting the difference from the control over its seeds."""
     table: dict[str, dict[str, float | None]] = {}
     settings: dict[str, list[tuple[int, Result]]] = {}
     for number, outcome in sorted(outcomes.items()):

@@ -1,4 +1,4 @@
-"""Successive halving (Jamieson & Talwalkar 2016): the worse settings of a sweep are paused early."""
+"""Successive halving (Jamieson & Talwalkar 2016): pauses the worst settings of a sweep early."""
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -23,8 +23,8 @@ def halved(
 ) -> Iterator[tuple[int, Outcome]]:
     """How each point of a sweep ended, with its index.
 
-    `train` brings points to the end of an epoch, or of the training (None), by index. Points that differ in the seed
-    alone go on or pause together, by their mean score. No step is taken twice: a run goes on from where it was paused.
+    `train` trains points, by index, to the end of an epoch or of the training (None). Points that differ only in the
+    seed continue or pause together, by their mean score. No step is repeated: a run resumes where it was paused.
     """
     rate = points[0].config.halving
     assert rate is not None
@@ -55,7 +55,7 @@ def halved(
 
 
 def note_score(run: Run[TrainConfig], epoch: int) -> None:
-    """Measures what a run paused after this epoch is ranked by, and writes it into status.json.
+    """Computes the score by which a run paused after this epoch is ranked, and writes it to status.json.
 
     The validation accuracy of its own probe or, without labels, minus the reconstruction loss on validation.
     """
@@ -78,7 +78,7 @@ def _losses(run: Run[TrainConfig]) -> list[float]:
 
 
 def _saved_score(run: Run[TrainConfig], epoch: int) -> float:
-    """Of a run that was trained to the end before: that of its best epoch."""
+    """The score of a run that was already fully trained: that of its best epoch."""
     scores = run.status.get(SCORES, {})
     if str(epoch) in scores:
         return float(scores[str(epoch)])
@@ -87,7 +87,7 @@ def _saved_score(run: Run[TrainConfig], epoch: int) -> float:
 
 
 def _by_setting(points: Sequence[Point[TrainConfig]]) -> list[list[int]]:
-    """The points that differ in the seed alone, by index."""
+    """The points that differ only in the seed, by index."""
     found: dict[tuple[str, ...], list[int]] = {}
     for index, point in enumerate(points):
         setting = tuple(word for word in point.overrides if not word.startswith("seed="))
@@ -96,7 +96,7 @@ def _by_setting(points: Sequence[Point[TrainConfig]]) -> list[list[int]]:
 
 
 def _rungs(settings: int, rate: int) -> int:
-    """So many that a setting is left at the last one."""
+    """The number of rungs, so that one setting is left at the last one."""
     return min(RUNGS, 1 + int(math.log(settings, rate) + 1e-9))
 
 

@@ -28,7 +28,7 @@ log = logging.getLogger("aetool")
 
 
 class Measured(NamedTuple):
-    """Runs that differ in the seed alone, and what each classifier does under each label budget."""
+    """Runs that differ only in the seed, and the results of each classifier under each label budget."""
 
     runs: list[Run[TrainConfig]]
     curves: Curves
@@ -45,9 +45,9 @@ class Tuning(NamedTuple):
 
 
 def over_labels(points: Sequence[Point[LabelsConfig]]) -> Measured:
-    """Measures the runs of the points; what is measured already is read.
+    """Measures the runs of the points, reusing existing results.
 
-    Raises UserError for runs that do not differ in the seed alone, and for a dataset without labels.
+    Raises UserError for runs that differ in more than the seed, and for a dataset without labels.
     """
     config, targets = points[0].config, known_targets(points[0].config_dir)
     tuning = _tuning(points[0]) if config.finetune else None
@@ -73,7 +73,7 @@ def over_labels(points: Sequence[Point[LabelsConfig]]) -> Measured:
 
 
 def _refuse_differences(runs: Sequence[Run[TrainConfig]]) -> None:
-    """Runs of one setting and of several seeds can be averaged, no others."""
+    """Only runs of one setting with different seeds can be averaged."""
     first = dict(flatten(identity(runs[0].config)))
     for number, run in enumerate(runs):
         own = dict(flatten(identity(run.config)))
@@ -87,7 +87,7 @@ def _refuse_differences(runs: Sequence[Run[TrainConfig]]) -> None:
 
 
 def _possible(wanted: Sequence[Budget], labels: Tensor) -> list[Budget]:
-    """The budgets in ascending order, without those that are larger than the smallest class of these labels (N,)."""
+    """The budgets in ascending order, without those larger than the smallest class of these labels (N,)."""
     smallest = int(labels.unique(return_counts=True)[1].min())
     kept = sorted((one for one in wanted if one is None or one <= smallest), key=lambda one: (one is None, one))
     left = [one for one in wanted if one not in kept]
@@ -100,7 +100,7 @@ def _possible(wanted: Sequence[Budget], labels: Tensor) -> list[Budget]:
 
 
 def _add_probe(found: dict[str, Accuracies], run: Run[TrainConfig], budget: Budget, config: LabelsConfig) -> None:
-    """What the probe says of the frozen code and of the baselines."""
+    """Probe results of the frozen code and of the baselines."""
     taps = None if config.tap == "code" else [config.tap]
     settings: ProbeConfig = config.probe.model_copy(update={"labels_per_class": budget, "taps": taps})
     subjects = {config.tap: "code"}
@@ -122,7 +122,7 @@ def _add_probe(found: dict[str, Accuracies], run: Run[TrainConfig], budget: Budg
 
 
 def _read(measured: Measurement) -> tuple[JsonObject, dict[str, Correct]]:
-    """Empty where it is not measured, or its files are damaged."""
+    """Empty if it is not measured, or its files are damaged."""
     return measured.read() or {}, read_correct(measured.folder / CORRECT)
 
 
@@ -148,7 +148,7 @@ def _tunings(
 
 
 def _add_tuned(curves: Curves, tunings: Sequence[Tuning]) -> None:
-    """What fine-tuning and training from scratch reach; trains those that are not finished."""
+    """Results of fine-tuning and of training from scratch; trains those that are not finished."""
     planned = [(one, classifier_runs(one.point, one.parent)) for one in tunings]
     waiting = [one for one, runs in planned if not all(map(is_finished, runs))]
     for one, runs in planned:

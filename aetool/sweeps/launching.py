@@ -1,4 +1,4 @@
-"""The points of a sweep handed to one of Hydra's launchers: joblib, submitit (Slurm), ray, …"""
+"""Runs the points of a sweep through one of Hydra's launchers: joblib, submitit (Slurm), ray, …"""
 
 import functools
 import os
@@ -31,8 +31,8 @@ def launched(
 ) -> Generator[tuple[int, Outcome], None, None]:
     """How each point ended, with its index, once the launcher has run them all.
 
-    Every job is an `aetool` process that prints into its log, so that whatever ends it leaves the launcher alone; the
-    logs are in one folder. Raises Interrupted where Ctrl-C has ended the launcher.
+    Every job is a separate `aetool` process that prints to its log, so that a crash does not affect the launcher; the
+    logs are in one folder. Raises Interrupted if Ctrl-C ended the launcher.
     """
     first = points[0]
     common = [word for word in first.words if word not in first.overrides]
@@ -56,7 +56,7 @@ def launched(
 
 
 def run_one(command: str, config_dir: str | Path | None, logs: Sequence[Path], config: DictConfig) -> int:
-    """In a job of the launcher: runs one point in a process of its own, and returns its exit code."""
+    """In a job of the launcher: runs one point in a separate process and returns its exit code."""
     hydra = HydraConfig.get()
     options = [] if config_dir is None else ["--config-dir", str(config_dir)]
     words = [sys.executable, "-m", "aetool", command, *options, *hydra.overrides.task]
@@ -76,7 +76,7 @@ def _outcome(job: JobReturn, path: Path) -> Outcome:
 
 
 def _threads(master: DictConfig, points: int) -> list[str]:
-    """The share of the cores of a job that the launcher runs beside others on one machine."""
+    """The cores for each job of a launcher that runs several on one machine."""
     at_once = OmegaConf.select(master, "hydra.launcher.n_jobs")  # joblib
     if at_once:
         cores = available_threads()

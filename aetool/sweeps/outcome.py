@@ -1,4 +1,4 @@
-"""How the points of a sweep end."""
+"""Outcomes of the points of a sweep."""
 
 import signal
 from pathlib import Path
@@ -22,7 +22,7 @@ class Outcome(NamedTuple):
 
     @classmethod
     def of_process(cls, code: int, error: str | None) -> "Outcome":
-        """Of a process with this exit code, negative for a signal; `error` is the last thing that it said."""
+        """The outcome of a process with this exit code, negative for a signal; `error` is its last output."""
         if code == 0:
             return cls("completed", 0)
         stopped = next((number for number in STOPPING if code in (128 + number, -number)), None)
@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
 
     @property
     def was_killed(self) -> bool:
-        """Whether a signal ended its process, other than one that asked it to save its work and stop."""
+        """Whether its process was killed by a signal, other than one requesting it to save and stop."""
         return self.state == "failed" and self.exit_code > 128
 
     @property
@@ -46,7 +46,7 @@ class Outcome(NamedTuple):
 
 
 def last_words(log: Path) -> str | None:
-    """The last line that a process has printed; None without one."""
+    """The last line printed by a process; None without one."""
     try:
         lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
     except OSError:

@@ -1,4 +1,4 @@
-"""Points of a sweep in processes of their own: whatever ends one of them leaves the others alone."""
+"""Points of a sweep in separate processes, so that the failure of one does not affect the others."""
 
 import importlib
 import multiprocessing
@@ -22,7 +22,7 @@ POLLED = 0.5  # seconds between looks at signals and progress
 
 
 class Job(NamedTuple):
-    """A point that is being worked on."""
+    """A running point."""
 
     process: Any  # a multiprocessing.Process of the start method at hand
     said: Connection  # its exit code, once it has ended by itself
@@ -30,7 +30,7 @@ class Job(NamedTuple):
     log: Path
 
     def outcome(self) -> Outcome:
-        """Of a process that has ended. One that has not said so was killed, or called sys.exit()."""
+        """The exit code of a finished process. If it did not report one, it was killed or called sys.exit()."""
         self.process.join()
         try:
             code = self.said.recv()
@@ -49,12 +49,12 @@ def in_processes(
     claimed: Sequence[Callable[[int], bool]] = (),
     watch: Callable[[Mapping[int, Job]], None] = lambda running: None,
 ) -> Generator[tuple[int, Outcome], None, None]:
-    """Runs the words of `aetool` commands; yields how each ended, with its index, as they end.
+    """Runs `aetool` commands, given as words; yields the outcome of each with its index, as they end.
 
-    What a command prints goes to its log. `watch` is called twice a second. A killed process is started again up to
-    `retries` times; it resumes, whatever `overwrite` says, if the one before had `claimed` the run, given its id. On a
-    signal to this process the others are asked to stop, yield their outcomes, and Interrupted is raised; closing the
-    iterator stops them as well.
+    A command's output goes to its log. `watch` is called twice a second. A killed process is restarted up to `retries`
+    times; it resumes, even with `overwrite`, if the previous process had `claimed` the run, given its process id. On a
+    signal to this process, the others are asked to stop, their outcomes are yielded, and Interrupted is raised; closing
+    the iterator also stops them.
     """
     methods = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
@@ -91,7 +91,7 @@ def in_processes(
 
 
 def _ended(running: dict[int, Job], free: list[int]) -> Iterator[tuple[int, Job]]:
-    """Takes the jobs that have ended out of those that run, and gives their slots back."""
+    """Removes finished jobs from the running ones and frees their slots."""
     for index, job in list(running.items()):
         if not job.process.is_alive():
             del running[index]
@@ -100,7 +100,7 @@ def _ended(running: dict[int, Job], free: list[int]) -> Iterator[tuple[int, Job]
 
 
 def _stop(running: Mapping[int, Job]) -> None:
-    """Asks them to save their work and to stop, and waits until they have."""
+    """Asks them to save and stop, and waits until they have."""
     for job in running.values():
         job.process.terminate()
     for job in running.values():
@@ -118,7 +118,7 @@ def _start(context: Any, words: Sequence[str], log: Path, slot: int) -> Job:
 
 
 def _work(words: list[str], log: str, saying: Connection) -> None:
-    """In the new process: runs one command, and says its exit code."""
+    """In the new process: runs one command and reports its exit code."""
     os.environ[WAITS] = "1"
     os.setsid()  # the terminal's Ctrl-C reaches the sweep alone, which passes it on once
     stream = Path(log).open("a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed with the process

@@ -16,7 +16,7 @@ from aetool.sweeps.outcome import Outcome
 
 
 class Goal:
-    """What a point has to do: the fraction `until` of the training of its run, from the start if `anew`."""
+    """The goal of a point: the fraction `until` of its run's training, from the start if `anew`."""
 
     def __init__(self, run: Path, until: float = 1.0, anew: bool = False) -> None:
         self.run, self.until = run, until
@@ -25,12 +25,12 @@ class Goal:
 
     @property
     def live(self) -> Live | None:
-        """Where its run stands; None while an older training waits to be replaced."""
+        """The progress of its run; None while an older run has yet to be replaced."""
         return None if self._start() == self._old else live(self.run)
 
     @property
     def fraction(self) -> float:
-        """Of what there is to do, in [0, 1]."""
+        """Fraction of the goal, in [0, 1]."""
         now = self.live
         if now is None:
             return 0.0
@@ -38,7 +38,7 @@ class Goal:
         return 1.0 if completed else min(1.0, now.fraction / self.until)
 
     def _start(self) -> tuple[object, object]:
-        """What tells one training of the run from the next."""
+        """Identifies one training of the run among several."""
         status = RunFolder(self.run).status
         return status.get("pid"), status.get("started")
 
@@ -52,7 +52,7 @@ def goal_of(run: Path, config: TrainConfig | FinetuneConfig) -> Goal:
 class SweepProgress:
     """A line per point that has ended; in a terminal also a bar for each running point and for the whole sweep.
 
-    `names` say what tells each point from the others; `goals` are none where their runs are not known.
+    `names` distinguish the points; a goal is None if its run is unknown.
     """
 
     def __init__(self, names: Sequence[str], goals: Sequence[Goal] = ()) -> None:
@@ -101,7 +101,7 @@ class SweepProgress:
         self.bar.update(self.sweep, completed=self._fraction(), text=self._done())
 
     def _fraction(self) -> float:
-        """Of the training that this sweep has to do, in [0, 1]; of halving, this rung."""
+        """Fraction of this sweep's training, in [0, 1]; with halving, of this rung."""
         if not self.goals:
             return len(self.ended_points) / len(self.names)
         now = [1.0 if index in self.ended_points else goal.fraction for index, goal in enumerate(self.goals)]

@@ -1,4 +1,4 @@
-"""How many points of a sweep this machine trains at once, and what each of them may use."""
+"""How many points of a sweep this machine trains in parallel, and the resources of each."""
 
 from typing import NamedTuple
 
@@ -12,18 +12,17 @@ MEMORY = 2 * 2**30  # bytes of main memory that a run is given: torch, a batch, 
 
 
 class Room(NamedTuple):
-    """At most `jobs` points at once; the point in slot i gets the words of that slot."""
+    """At most `jobs` points in parallel; the point in slot i gets the overrides of that slot."""
 
     jobs: int
     slots: list[list[str]]
 
 
 def room_for(sweep: SweepConfig, compute: ComputeConfig, points: int) -> Room:
-    """Cores and GPUs shared out among the points.
+    """Cores and GPUs divided among the points.
 
-    `jobs=auto` is one point per GPU or, without one, per core (per `threads=…` cores where it is set), as far as there
-    are 2 GiB of free memory for each. Without `threads=…` every point gets an equal share of the cores; several GPUs
-    are taken in turn.
+    `jobs=auto` is one point per GPU or, without a GPU, per core (or per `threads=…` cores if set), provided each has 2
+    GiB of free memory. Without `threads=…`, the cores are divided equally; multiple GPUs are assigned round-robin.
     """
     cores = available_threads()
     gpus = torch.cuda.device_count() if compute.device in ("auto", "cuda") else 0

@@ -1,4 +1,4 @@
-"""Points of a sweep that share their shapes, trained in one vectorised step; then each is an ordinary run."""
+"""Trains sweep points of equal shapes in one vectorised step; afterwards each is an ordinary run."""
 
 import contextlib
 import logging
@@ -34,7 +34,7 @@ log = logging.getLogger("aetool")
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """A point that is trained with others."""
+    """A point in a stack."""
 
     index: int
     name: str  # its overrides
@@ -49,7 +49,7 @@ class Member:
             raise end
 
     def ended(self, error: Exception | None, together: int) -> Outcome | None:
-        """How it ended; None where it is now to be measured."""
+        """Its outcome; None if it has yet to be measured."""
         if error is None:
             found = final_metrics(self.trainer, self.num_classes)
             self.run.add_metrics("pretrain", found | {"stacked": together})
@@ -61,10 +61,10 @@ class Member:
 
 
 def stacked(points: Sequence[Point[TrainConfig]], runs: Sequence[Run[TrainConfig]]) -> Generator[Ended, None, None]:
-    """Pretrains points that share their shapes together; says which are left to be trained one by one, and why.
+    """Pretrains points of equal shapes together; logs which have to be trained separately, and why.
 
-    Yields the index of each that is trained, and None where it waits, paused, to be evaluated and probed as any run
-    whose pretraining is done; else how it failed or was interrupted. Raises Interrupted after all of these.
+    Yields the index of each trained point, with None if it is paused, waiting to be evaluated and probed like any
+    pretrained run, else with how it failed or was interrupted. Raises Interrupted after all of these.
     """
     groups: dict[Hashable, list[int]] = {}
     for index, run in enumerate(runs):
@@ -82,7 +82,7 @@ def stacked(points: Sequence[Point[TrainConfig]], runs: Sequence[Run[TrainConfig
 
 
 def _is_to_train(run: Run[TrainConfig]) -> bool:
-    """False also for one that cannot start, which is reported when it is tried alone."""
+    """Also False for a point that cannot start; the error is reported when it runs alone."""
     with contextlib.suppress(UserError):
         return run.config.overwrite or not run.agree() or "pretrain" not in run.metrics
     return False
@@ -100,7 +100,7 @@ def _shapes(config: TrainConfig) -> str:
 
 
 def _refusal(config: TrainConfig, points: int) -> str | None:
-    """Why points are trained one by one; None where they are tried together."""
+    """Why points are trained separately; None if stacking is attempted."""
     if points == 1:
         return "no other point has its shapes"
     if load(config.model.target).traits.closed_form:
@@ -118,7 +118,9 @@ def _refusal(config: TrainConfig, points: int) -> str | None:
 def _train(
     points: Sequence[Point[TrainConfig]], runs: Sequence[Run[TrainConfig]], group: Sequence[int]
 ) -> Iterator[Ended]:
-    """Trains a group, given by index; what cannot be stacked, or fails as a whole, is left to be trained one by one."""
+    """Trains a group, given by index; points that cannot be stacked, or fail as a whole, are left for separate
+    training.
+    """
     config = runs[group[0]].config
     threads = points[group[0]].config.threads or _threads(config, len(group))
     compute = config.model_copy(update={"threads": threads})
@@ -142,7 +144,7 @@ def _train(
             member.leave(signal)
             yield member.index, Outcome("interrupted", 0)
         raise
-    except Exception as error:  # such as of memory; each goes on from its last checkpoint
+    except Exception as error:  # such as out of memory; each resumes from its last checkpoint
         _say_alone([member.name for member in waiting.values()], f"{type(error).__name__}: {error}")
     finally:
         for member in waiting.values():
@@ -182,7 +184,7 @@ def _stacks(members: Sequence[Member]) -> Iterator[Stack]:
 
 
 def _tried(members: Sequence[Member], alone: str) -> Iterator[Stack]:
-    """One stack, else one for each seed and corruption; says why those that are left are trained `alone`."""
+    """One stack, else one for each seed and corruption; reports why the remaining ones are trained `alone`."""
     if len(members) > 1:
         try:
             stack = Stack([member.trainer for member in members])

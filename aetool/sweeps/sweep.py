@@ -33,7 +33,7 @@ LOGS = "logs"  # in the folder of a sweep: what its points print in processes of
 
 
 class Work(NamedTuple):
-    """What is done for a point, given its index."""
+    """The work for a point, given its index."""
 
     do: Callable[[int], object]  # in this process
     read: Callable[[int], object]  # where another process has done it
@@ -42,12 +42,12 @@ class Work(NamedTuple):
 def each(
     points: Sequence[Point[F]], work: Work, folder: Path, runs: Sequence[Path] = (), names: Sequence[str] = ()
 ) -> Iterator[tuple[int, Outcome]]:
-    """Does the work of every point; yields how each ended, with its index, as they end.
+    """Runs every point; yields the outcome of each with its index, as they end.
 
-    Here one after another, or in processes of their own where `jobs` or a launcher of Hydra says so; these print into
-    `logs/<name>.log` in the folder of the sweep, by default 1, 2, …. A failure is reported at once and does not stop
-    the others, unless by `fail_fast`. A run that another process holds is waited for. After an interruption the
-    outcomes so far are yielded, and it is raised. `runs` are the folders of the points, where they are known.
+    Points run sequentially in this process, or in separate processes if `jobs` or a Hydra launcher requires it; these
+    print to `logs/<name>.log` in the sweep folder, by default 1, 2, …. A failure is reported at once and does not stop
+    the others, unless `fail_fast` is set. Waits for runs held by other processes. After an interruption, the outcomes
+    so far are yielded before it is raised. `runs` are the folders of the points, if known.
     """
     config = points[0].config
     room = room_for(config, config, len(points))
@@ -74,13 +74,13 @@ def each(
 
 
 def _is_claimed_by(run: Path, pid: int) -> bool:
-    """Whether a process of this machine was the last to start or resume the run."""
+    """Whether the run was last started or resumed by a process on this machine."""
     status = RunFolder(run).status
     return (status.get("pid"), status.get("host")) == (pid, socket.gethostname())
 
 
 def _read(work: Work, index: int) -> Outcome:
-    """What another process has done may still be unreadable here."""
+    """The results of another process may still be unreadable here."""
     try:
         work.read(index)
     except Exception as error:
@@ -111,7 +111,7 @@ def _one_by_one(
 def sweep(points: Sequence[Point[TrainConfig]], runs: Sequence[Run[TrainConfig]], work: Work) -> int:
     """Every point is an ordinary run; one that fails does not stop the others.
 
-    Its folder has what `aetool compare` needs from the start, and their comparison at the end.
+    From the start, the sweep folder holds what `aetool compare` needs; at the end, also the comparison.
     """
     folder = folder_of(points, [one.id for one in runs])
     entries = [entry(folder, one, point) for one, point in zip(runs, points, strict=True)]
@@ -201,7 +201,7 @@ def entry(folder: Path, run: Run[C], point: Point[F]) -> JsonObject:
 
 
 def write_sweep(folder: Path, points: Sequence[Point[F]], entries: Sequence[JsonObject]) -> None:
-    """What `aetool compare` needs to know of a sweep, also of one that a kill has ended."""
+    """What `aetool compare` needs to know about a sweep, even if it was killed."""
     axes: dict[str, list[str]] = {}
     for point in points:
         for override in point.overrides:

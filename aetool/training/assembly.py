@@ -1,4 +1,4 @@
-"""From a checked config to the objects that training and evaluation work on."""
+"""Builds the objects for training and evaluation from a checked config."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +61,7 @@ def load_dataset(config: DatasetConfig, cache: Path) -> Dataset:
 
 
 def check_dataset(trained: Trained, dataset: Dataset) -> None:
-    """Raises UserError where this is not the dataset that the network was trained on."""
+    """Raises UserError if this is not the dataset that the network was trained on."""
     checkpoint = trained.checkpoint
     if checkpoint.manifest["fingerprint"] != dataset.fingerprint:
         run = checkpoint.path.parent.parent
@@ -98,8 +98,8 @@ def make_model(
 ) -> Autoencoder:
     """A model with its initial weights, which depend on the seed, and on the training images if it is fitted to them.
 
-    `mean_image` (C, H, W) is that of the training images as the network sees them, `input_mean` and `input_std` (C,)
-    those of the preprocessing; without them, as before a checkpoint is loaded, a model takes others.
+    `mean_image` (C, H, W) is the mean of the training images as the network sees them; `input_mean` and `input_std`
+    (C,) come from the preprocessing. Without them, as before loading a checkpoint, a model uses other values.
     """
     given: dict[str, object] = {
         "mean_image": mean_image,
@@ -123,7 +123,7 @@ def make_objective(
     preprocessing: Preprocessing,
     pca: Callable[[], PCA],
 ) -> Objective:
-    """The objective of a train config; the initial weights of its own parameters depend on the seed alone."""
+    """The objective of a train config; the initial values of its own parameters depend only on the seed."""
     penalty, given = config.penalty, {"code_size": code_size, "num_classes": num_classes, "train_labels": train_labels}
     with seeded(config.seed, "objective"):
         terms = {name: Term(build(term, **given), term.scale) for name, term in penalty.terms.items()}
@@ -139,7 +139,7 @@ def make_loss(config: LossConfig, **given: object) -> Loss:
 
 
 def make_corruption(config: CorruptionConfig, pca: Callable[[], PCA]) -> Corruption | None:
-    """None where the level is 0."""
+    """None if the level is 0."""
     if not config.level:
         return None
     corruption: Corruption = build(config, pca=pca)
@@ -147,7 +147,7 @@ def make_corruption(config: CorruptionConfig, pca: Callable[[], PCA]) -> Corrupt
 
 
 def mean_input(preprocessing: Preprocessing, images: SplitImages) -> Tensor:
-    """The mean of uint8 images (N, C, H, W) as the network sees it, (1, C, H, W)."""
+    """The mean of uint8 images (N, C, H, W) as the network sees them, (1, C, H, W)."""
     total = torch.zeros(1, *images.shape[1:], dtype=torch.float64)
     for part in images.split(BATCH):  # few, as they become float64
         total += part.sum(0, dtype=torch.float64)
@@ -157,7 +157,7 @@ def mean_input(preprocessing: Preprocessing, images: SplitImages) -> Tensor:
 def load_trained(run: Run[TrainConfig], device: torch.device, step: int | None = None) -> Trained:
     """The run's network at a step, by default the best by validation loss.
 
-    Where the best one is damaged, the newest valid one with a warning.
+    If the best one is damaged, the newest valid one, with a warning.
     """
     checkpoints = Checkpoints(run.directory / "checkpoints")
     best = run.metrics.get("pretrain", {}).get("best_step")

@@ -1,4 +1,4 @@
-"""Batches as the network sees them; all that is random in them is a pure function of (seed, epoch, step)."""
+"""Batches as the network sees them; all their randomness is a pure function of (seed, epoch, step)."""
 
 from collections.abc import Callable, Iterator
 
@@ -19,7 +19,7 @@ Augmentation = Callable[[Tensor, torch.Generator], Tensor]  # uint8 images (B, C
 class Batches:
     """The train and validation splits of a run; images are augmented, then corrupted, then preprocessed, on the device.
 
-    Batches share one random generator: each is seeded anew, so a batch is to be used before the next one is made.
+    Batches share one random generator, which is reseeded for each, so use a batch before creating the next one.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Batches:
         return torch.cat([torch.randperm(len(self.train.images), generator=noise) for _ in range(self.passes)])
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from the step `first` of it on."""
+        """The batches of an epoch, starting at its step `first`."""
         size = self.batch_size
         order = self.ranks.share(self.order(epoch)[first * size : self.steps_per_epoch * size], size)
         taken_in_turn = self.supplies[0].each(order, size // self.ranks.size)
@@ -64,12 +64,12 @@ class Batches:
             yield self.assemble(taken)
 
     def training(self, indices: Tensor, step: int) -> Batch:
-        """Those training images; the randomness is that of the step."""
+        """A batch of these training images, with the randomness of the step."""
         self.reseed("step", step)
         return self.assemble(self.supplies[0].take(indices))
 
     def reseed(self, purpose: str, counter: int) -> None:
-        """Starts the noise of a step anew."""
+        """Restarts the noise of a step."""
         self.noise.manual_seed(derive(self.seed, purpose, counter))
 
     def assemble(self, taken: Taken) -> Batch:
@@ -80,7 +80,7 @@ class Batches:
         return self._batch(taken._replace(images=images))._replace(indices=taken.indices)
 
     def of(self, split: Split) -> Iterator[Batch]:
-        """All images of any split in their order; their noise is a function of their position alone."""
+        """All images of any split in order; their noise depends only on their position."""
         known = [supply for supply in self.supplies if supply.split is split]
         supply = known[0] if known else Supply(split, self.device, resident=False)
         for number, taken in enumerate(supply.each(torch.arange(len(split.images)), BATCH)):

@@ -1,4 +1,4 @@
-"""The principal components of a dataset's training images, kept on disk beside the prepared datasets."""
+"""The principal components of a dataset's training images, cached on disk next to the prepared datasets."""
 
 import contextlib
 import logging
@@ -24,7 +24,7 @@ def has_pca(dataset: Dataset) -> bool:
 
 
 def pca_of(dataset: Dataset, cache: Path) -> PCA:
-    """PCA of the training images, fitted once; raises UserError where they are too large for it."""
+    """PCA of the training images, fitted once; raises UserError if they are too large for it."""
     if not has_pca(dataset):
         raise UserError(f"dataset: PCA supports at most {LARGEST:,} values per image; choose smaller images")
     key = {"version": VERSION, "data": dataset.fingerprint, "images": len(dataset.train.images)}

@@ -14,11 +14,11 @@ Update = Callable[[Batch], Tensor]
 
 
 class Captured:
-    """An update whose kernels are recorded once, after the warm-up, and then launched as one graph for every batch.
+    """An update whose kernels are captured once, after warm-up, and then launched as one graph for every batch.
 
-    For networks of many small kernels, where launching takes longer than computing. The kernels are those of the
-    update, which must be a function of tensors that stay where they are: learning rates are float32 tensors, and each
-    batch, all of the same shapes and with the same generator, is copied to where the first one was.
+    For networks with many small kernels, where launching takes longer than computing. The update must be a function of
+    tensors at fixed addresses: learning rates are float32 tensors, and each batch, of the same shapes and with the same
+    generator, is copied to the memory of the first one.
     """
 
     def __init__(self, update: Update, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
@@ -52,7 +52,7 @@ class Captured:
         return self.scalars.clone()
 
     def warm_up(self, batch: Batch) -> Tensor:
-        """The update on a stream of its own, as a capture asks for."""
+        """Runs the update on a separate stream, as a capture requires."""
         present, stream = torch.cuda.current_stream(), torch.cuda.Stream()
         stream.wait_stream(present)
         with torch.cuda.stream(stream):

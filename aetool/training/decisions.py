@@ -1,4 +1,4 @@
-"""What is decided for a run on this machine: the precision that `auto` stands for, and the number of threads."""
+"""Decisions for a run on this machine: the precision behind `auto`, and the number of threads."""
 
 import math
 import time
@@ -22,11 +22,11 @@ C = TypeVar("C", bound=RunConfig)
 
 
 def decided(config: C) -> C:
-    """The config with a definite precision and number of threads.
+    """The config with the precision and the number of threads resolved.
 
-    bf16 where the device has instructions for it and a batch's forward pass takes at least BF16_FLOPS for each matrix
-    or kernel of weights, else fp32. One thread for every THREAD_FLOPS of it, as far as there are processors. Raises
-    UserError for a device that is not available, or cannot do what the trainer is asked for.
+    bf16 if the device has instructions for it and a batch's forward pass takes at least BF16_FLOPS per weight matrix or
+    kernel, else fp32. One thread per THREAD_FLOPS of the forward pass, up to the available processors. Raises UserError
+    for a device that is not available or does not support the trainer's settings.
     """
     device, trainer = choose_device(config.device), config.trainer
     if trainer.cuda_graph and device.type != "cuda":
@@ -44,7 +44,7 @@ def decided(config: C) -> C:
 
 
 def work_of(config: RunConfig) -> tuple[int, int]:
-    """FLOPs of a batch's forward pass, and the number of matrices and kernels of weights that it goes through."""
+    """FLOPs of a batch's forward pass, and the number of weight matrices and kernels that it uses."""
     shape = config.dataset.image_shape or load_dataset(config.dataset, cache_dir(config)).image_shape
     model = make_model(config, tuple(shape))
     weights = sum(parameter.ndim >= 2 for parameter in model.parameters())
@@ -52,7 +52,7 @@ def work_of(config: RunConfig) -> tuple[int, int]:
 
 
 def warning_of_slow_bf16(precision: str, device: torch.device) -> list[str]:
-    """A warning with the measured factor, for bf16 on a CPU that has no instructions for it; else none."""
+    """A warning with the measured slowdown, for bf16 on a CPU without instructions for it; else none."""
     if precision != "bf16" or device.type != "cpu" or has_bf16(device):
         return []
     factor = _product_seconds(torch.bfloat16) / _product_seconds(torch.float32)
@@ -63,7 +63,7 @@ def warning_of_slow_bf16(precision: str, device: torch.device) -> list[str]:
 
 
 def _product_seconds(dtype: torch.dtype) -> float:
-    """The shorter of two products of matrices."""
+    """The faster of two timings of a matrix product."""
     a, b = torch.ones(2, SIDE, SIDE, dtype=dtype)
     seconds = []
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Classification end to end: a linear head on an encoder, and both are trained."""
+"""End-to-end classification: a linear head on an encoder, both trained."""
 
 import functools
 import math
@@ -46,10 +46,10 @@ class Finetuned(NamedTuple):
 def finetune(
     run: Run[FinetuneRunConfig], parent: Trained | None, dataset: Dataset, device: torch.device, progress: Progress
 ) -> Finetuned:
-    """Trains the run's classifier, from its newest checkpoint where there is one, and reads the test split once.
+    """Trains the run's classifier, from its newest checkpoint if there is one, and reads the test split once.
 
-    The encoder starts as that of `parent`, or from its initial weights. The epoch is chosen by validation accuracy.
-    Raises UserError where the dataset has no labels, and where nothing that can be trained leads to the tap.
+    The encoder starts from the weights of `parent`, or from its initial weights. The epoch is chosen by validation
+    accuracy. Raises UserError if the dataset has no labels, or no trainable parameter leads to the tap.
     """
     trainer = make_trainer(run, parent, dataset, device, progress)
     metrics = fit(run, trainer)
@@ -77,8 +77,8 @@ def make_trainer(
 ) -> Trainer:
     """The trainer of a fine-tune at step 0.
 
-    A batch has all labelled images where those are fewer. An epoch passes over them as often as it takes for the
-    epochs to have `min_steps` steps together.
+    A batch has at most all labelled images. An epoch passes over them as often as needed for all epochs together to
+    have `min_steps` steps.
     """
     config = run.config
     train, val = _labelled_splits(config, dataset)
@@ -112,7 +112,7 @@ def make_trainer(
 
 
 def _labelled_splits(config: FinetuneRunConfig, dataset: Dataset) -> tuple[Split, Split]:
-    """The images of train and validation that keep their label: those of the same draw of a probe."""
+    """The images of train and validation that keep their label, the same as in that draw of a probe."""
     if dataset.train.labels is None or dataset.val.labels is None:
         raise UserError(f"dataset={config.dataset.name}: it has no labels; fine-tuning needs them")
     noise = label_noise(config.label_draw)
@@ -137,9 +137,10 @@ def _augmentation(change: AugmentationConfig | None, train: Split) -> Augmentati
 
 @torch.no_grad()
 def _standardise(model: Classifier, images: SplitImages, preprocessing: Preprocessing, device: torch.device) -> None:
-    """Sets the classifier's mean and scale to those of its training images as they are at the start.
+    """Sets the classifier's mean and scale to those of its initial features on the training images.
 
-    A feature that hardly varies, as a unit that is silent now, counts as if it had LEAST_SPREAD: it may wake up.
+    A feature that hardly varies, such as a currently silent unit, is treated as having LEAST_SPREAD, since it may
+    become active.
     """
     total = torch.zeros(len(model.mean), dtype=torch.float64)
     squares = total.clone()
@@ -167,7 +168,7 @@ def _logits(trainer: Trainer, split: Split) -> Tensor:
 
 
 def _majority(train: Split, test: Split) -> float:
-    """Test accuracy of the class that most training labels name: what is right without looking at an image."""
+    """Test accuracy of always predicting the most frequent training class."""
     assert train.labels is not None
     assert test.labels is not None
     return (test.labels == train.labels.bincount().argmax()).double().mean().item()

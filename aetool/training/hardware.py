@@ -1,4 +1,4 @@
-"""How this machine is used: device, threads, memory layout. It holds for every network, a user's own too."""
+"""How this machine is used: device, threads, memory layout. Applies to every network, including user-defined ones."""
 
 import logging
 import math
@@ -20,7 +20,7 @@ log = logging.getLogger("aetool")
 
 
 def prepare_torch(config: ComputeConfig) -> torch.device:
-    """Sets torch up for this process as the config says, and returns its device."""
+    """Sets up torch for this process according to the config, and returns its device."""
     torch.set_num_threads(config.threads or available_threads())
     log.debug(f"torch {torch.__version__}, device={config.device}, {torch.get_num_threads()} threads")
     run_optimizers_eagerly()
@@ -49,7 +49,7 @@ def choose_device(name: str) -> torch.device:
 
 @contextmanager
 def sharing_threads() -> Iterator[None]:
-    """Inside, the processes that torchrun has started on this machine have an equal share of the threads each."""
+    """Within the block, torchrun's processes on this machine divide its threads equally."""
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, before // processes_here()))
     try:
@@ -59,26 +59,28 @@ def sharing_threads() -> Iterator[None]:
 
 
 def available_threads() -> int:
-    """The physical cores, but no more than the processors and the time that this process may use.
+    """The number of physical cores, limited by this process's CPU set and quota.
 
-    torch counts the cores of the whole machine, also in a container that is allowed the time of two; and one alone
-    where torchrun has set OMP_NUM_THREADS.
+    torch counts the cores of the whole machine, even in a container limited to the time of two, and only one if
+    torchrun has set OMP_NUM_THREADS.
     """
     cores = DEFAULT_THREADS if processes() == 1 else machine.cores()
     return max(1, math.ceil(min(cores, len(machine.processors()), cgroup.processors())))
 
 
 def arrange(model: nn.Module) -> None:
-    """Stores the weights of convolutions channels-last, which their inputs then follow.
+    """Stores the weights of convolutions channels-last; their inputs then follow.
 
-    About twice as fast as channels-first on CPUs, and what tensor cores compute in.
+    About twice as fast as channels-first on CPUs, and the native layout of tensor cores.
     """
     if any(isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in model.modules()):
         model.to(memory_format=torch.channels_last)
 
 
 def has_fused_optimizers(device: torch.device) -> bool:
-    """Whether torch's optimizers can update all parameters in one kernel there; elsewhere they take a few for each."""
+    """Whether torch's optimizers can update all parameters in one kernel on this device; otherwise they take a few per
+    parameter.
+    """
     return device.type in ("cpu", "cuda", "mps", "xpu")
 
 

@@ -1,4 +1,4 @@
-"""The optimizers of several networks of the same shapes, in one step."""
+"""Steps the optimizers of several networks of the same shapes together."""
 
 import copy
 import functools
@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 class JointOptimizer:
-    """The optimizers of all members: where they have a fused kernel, one call of it for all with equal settings.
+    """The optimizers of all members; with a fused kernel, one call updates all members with equal settings.
 
-    `rows` are the members' trained parameters, each (P,), and `layout` the same by parameter. The state is that of the
-    rows; a member's own is made of it when it is asked for.
+    `rows` are the members' trained parameters, each (P,), and `layout` the same by parameter. The state is kept per
+    row; a member's own state is built from it on demand.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class JointOptimizer:
             self.hooks.append(member.register_state_dict_pre_hook(functools.partial(self._give_back, at)))
 
     def step(self) -> None:
-        """As each member's own `step`."""
+        """Equivalent to each member's own `step`."""
         if self.joint is None:
             for member in self.members:
                 member.step()
@@ -58,7 +58,7 @@ class JointOptimizer:
             hook.remove()
 
     def _give_back(self, at: int, member: torch.optim.Optimizer | None = None) -> None:
-        """Makes the state of a member: the vectors' parts, and the number of steps, which every parameter counts."""
+        """Builds the state of a member: its parts of the vectors, and the step count, which is kept per parameter."""
         assert self.joint is not None
         state, own = self.joint.state[self.rows[at]], self.layout[at]
         sizes = [parameter.numel() for parameter in own]

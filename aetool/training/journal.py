@@ -1,4 +1,4 @@
-"""Where a trainer writes."""
+"""Outputs of a trainer."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Journal(NamedTuple):
-    """Where a trainer writes its record and checkpoints, and its callbacks."""
+    """The record and checkpoints that a trainer writes, and its callbacks."""
 
     stage: str  # of the rows of the record
     record: Record

@@ -1,4 +1,4 @@
-"""The layers of an encoder, for learning rates that fall from the head to the input."""
+"""The layers of an encoder, for learning rates that decay from the head to the input."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Layer:
 
     @property
     def embeds(self) -> bool:
-        """Whether it is embeddings alone."""
+        """Whether it consists only of embeddings."""
         return not self.weights and any(parameter.ndim >= 2 for parameter in self.others)
 
     def __add__(self, other: "Layer") -> "Layer":
@@ -30,10 +30,10 @@ class Layer:
 def parameter_groups(
     head: nn.Module, layers: Sequence[Layer], optimizer: OptimizerConfig, decay: float, frozen_steps: int
 ) -> list[dict[str, Any]]:
-    """torch's parameter groups: the head, then the layers from the last to the first, which are frozen at the start.
+    """torch's parameter groups: the head, then the layers from last to first, which are frozen initially.
 
-    The learning rate falls by the factor `decay` from layer to layer. Weight decay is for matrices and kernels alone,
-    not for biases, scales, thresholds and embeddings.
+    The learning rate falls by the factor `decay` per layer. Weight decay applies only to matrices and kernels, not to
+    biases, scales, thresholds and embeddings.
     """
     groups: list[dict[str, Any]] = []
     for depth, layer in enumerate([_layer(head, dict(head.named_parameters())), *reversed(layers)]):
@@ -46,8 +46,8 @@ def parameter_groups(
 def encoder_layers(autoencoder: Autoencoder, tap: str, x: Tensor) -> list[Layer]:
     """The parameters that lead from the input to the tap, by layer, in the order of the model.
 
-    The others, of the decoder, are frozen. Raises UserError for a tap that the model does not have,
-    and where there are none.
+    All other parameters, such as the decoder's, are frozen. Raises UserError for a tap that the model does not have, or
+    if there are no such parameters.
     """
     asking = {name: parameter for name, parameter in autoencoder.named_parameters() if parameter.requires_grad}
     with torch.enable_grad():
@@ -67,8 +67,8 @@ def encoder_layers(autoencoder: Autoencoder, tap: str, x: Tensor) -> list[Layer]
 def layer_of(model: nn.Module, parameter: str) -> str:
     """The layer that a parameter belongs to, both by name: an item of the model's lists and sequences of modules.
 
-    A module with a single list of modules, as several transformer blocks, is looked into; one of several parts, as such
-    a block or a Fire module, is one layer. The empty name is the model itself.
+    A module with a single list of modules, such as a stack of transformer blocks, is split into its items; a module
+    with several parts, such as a block or a Fire module, is one layer. The empty name is the model itself.
     """
     path: list[str] = []
     module = model
@@ -86,7 +86,7 @@ def _wraps_a_list(module: nn.Module) -> bool:
 
 
 def _layer(model: nn.Module, parameters: dict[str, nn.Parameter]) -> Layer:
-    """An embedding is a parameter of a module that has others below it, as the positions of a transformer."""
+    """An embedding is a parameter of a module with submodules, such as the positions of a transformer."""
     layer = Layer([], [])
     for name, parameter in parameters.items():
         below = model.get_submodule(name.rpartition(".")[0]).children()
@@ -96,7 +96,7 @@ def _layer(model: nn.Module, parameters: dict[str, nn.Parameter]) -> Layer:
 
 
 def _merged(layers: Iterable[Layer]) -> list[Layer]:
-    """Embeddings join the layer after them; another layer without weights, as a norm, joins the one before it."""
+    """Embeddings join the layer after them; other layers without weights, such as norms, join the layer before them."""
     merged: list[Layer] = []
     for layer in layers:
         if merged and (merged[-1].embeds or not (layer.weights or layer.embeds)):

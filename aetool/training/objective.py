@@ -1,4 +1,4 @@
-"""What training minimises: reconstruction + lambda · Σ scale · R, or the cross-entropy of the classes."""
+"""Training objectives: reconstruction + lambda · Σ scale · R, or the cross-entropy of the classes."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ Model = TypeVar("Model", contravariant=True)
 
 
 class Statistics(Protocol[Output]):
-    """Metrics of a split that are more than the mean over its batches."""
+    """Metrics of a split that are not simply means over its batches."""
 
     def update(self, output: Output) -> None: ...
 
@@ -32,25 +32,25 @@ class Statistics(Protocol[Output]):
 
 
 class TrainingObjective(nn.Module, Generic[Model, Output]):
-    """What a trainer minimises. Its own parameters are trained with the model's."""
+    """The objective of a trainer. Its own parameters are trained with the model's."""
 
     headline: ClassVar[tuple[str, ...]] = ("loss",)  # the validation metrics that sum up a run: `loss` or terms
     keys_to_lower: ClassVar[str] = "optimizer.lr"  # the config keys that tame a loss which is not finite
 
     @property
     def comparable(self) -> bool:
-        """Whether losses of different steps compare; if not, the last epoch counts as the best one."""
+        """Whether losses of different steps are comparable; if not, the last epoch counts as the best."""
         return True
 
     @abstractmethod
     def forward(self, model: Model, batch: Batch, output: Output) -> tuple[Tensor, Terms]:
-        """The loss and its terms by name; in eval mode as validation takes it."""
+        """The loss and its terms by name; in eval mode, as used in validation."""
 
     def start(self, step: int) -> None:
-        """Called before each training step: what depends on its number, which `forward` must not."""
+        """Called before each training step, to set whatever depends on its number; `forward` must not depend on it."""
 
     def rank(self, values: Mapping[str, float]) -> float:
-        """Of an epoch by its validation metrics; the lowest is the best."""
+        """The score of an epoch by its validation metrics; lower is better."""
         return values["loss"]
 
     def observe(self, model: Model, output: Output) -> None:
@@ -65,7 +65,7 @@ class TrainingObjective(nn.Module, Generic[Model, Output]):
         return {}
 
     def settings(self) -> dict[str, float]:
-        """What changes from step to step, for the record: in eval mode as validation takes it."""
+        """Quantities that change from step to step, for the record; in eval mode, as used in validation."""
         return {}
 
 
@@ -91,10 +91,10 @@ class Sparsity:
 class Objective(TrainingObjective[Autoencoder, AutoencoderOutput]):
     """Reconstruction loss plus `weight` (lambda) times the scaled penalties.
 
-    In training lambda rises linearly over the warm-up. With `target_l0` it starts at `weight` and is adjusted so that
+    In training, lambda rises linearly during warm-up. With `target_l0`, it starts at `weight` and is adjusted so that
     the mean number of active units approaches the target. After every step, log lambda += gain · (change of e) + rate ·
-    e for the smoothed error e = log(L0 / target): a proportional-integral law. L0 answers late and a network that was
-    too sparse recovers badly, so the rate counts only after the warm-up, and an |e| above 1 as 1.
+    e for the smoothed error e = log(L0 / target): a PI controller. L0 responds with a delay, and a network that was too
+    sparse recovers poorly, so the rate applies only after warm-up, and |e| is clipped to 1.
     """
 
     keys_to_lower = "optimizer.lr or penalty.weight"
@@ -131,7 +131,7 @@ class Objective(TrainingObjective[Autoencoder, AutoencoderOutput]):
         return Sparsity()
 
     def epoch_metrics(self) -> dict[str, float]:
-        """`dead_fraction`: of the units, those that were never active."""
+        """`dead_fraction`: the fraction of units that were never active."""
         if self.code_sum is None:
             return {}
         dead = (self.code_sum == 0).float().mean().item()
@@ -189,7 +189,7 @@ class Objective(TrainingObjective[Autoencoder, AutoencoderOutput]):
 
 
 class CrossEntropy(TrainingObjective[Classifier, ClassifierOutput]):
-    """Mean cross-entropy of the classes, in nats; the best epoch is that of the highest validation accuracy.
+    """Mean cross-entropy of the classes, in nats; the best epoch is the one with the highest validation accuracy.
 
     In training the targets have 1 - `label_smoothing` at the label and the rest spread evenly over all classes
     (Szegedy et al. 2016); validation compares with the labels themselves.
@@ -202,7 +202,7 @@ class CrossEntropy(TrainingObjective[Classifier, ClassifierOutput]):
         self.label_smoothing = label_smoothing
 
     def forward(self, model: Classifier, batch: Batch, output: ClassifierOutput) -> tuple[Tensor, Terms]:
-        """The loss, and the fraction of images whose class is the most probable one, `accuracy`."""
+        """The loss, and `accuracy`, the fraction of images whose class is predicted correctly."""
         assert batch.labels is not None
         smoothing = self.label_smoothing if self.training else 0.0
         loss = F.cross_entropy(output.logits, batch.labels, label_smoothing=smoothing)

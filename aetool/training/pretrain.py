@@ -51,9 +51,9 @@ def final_metrics(trainer: Trainer, num_classes: int) -> dict[str, float]:
 
 
 def fit(run: Run[C], trainer: Trainer) -> dict[str, float]:
-    """Trains to the end, from the run's newest checkpoint where there is one.
+    """Trains to the end, from the run's newest checkpoint if there is one.
 
-    Of several processes the first one alone writes.
+    With several processes, only the first one writes.
     """
     if not trainer.ranks.is_first:
         found = trainer.journal.checkpoints.newest()
@@ -68,7 +68,7 @@ def fit(run: Run[C], trainer: Trainer) -> dict[str, float]:
 
 @contextlib.contextmanager
 def resumed(run: Run[C], trainer: Trainer) -> Iterator[None]:
-    """Inside, the trainer is where the run's newest checkpoint left it; the run's status tells what happens."""
+    """Within the block, the trainer is at the run's newest checkpoint; the run's status is kept up to date."""
     checkpoints, record = trainer.journal.checkpoints, trainer.journal.record
     run.warn(warning_of_slow_bf16(trainer.settings.precision, trainer.device))
     try:
@@ -131,7 +131,7 @@ def make_trainer(
 
 
 def check_batch_size(settings: TrainerConfig, dataset: Dataset, ranks: Ranks) -> None:
-    """Raises UserError for one that is larger than the training set or cannot be shared among the processes."""
+    """Raises UserError for a batch size larger than the training set, or not divisible by the number of processes."""
     images = len(dataset.train.images)
     if settings.batch_size % ranks.size:
         raise UserError(f"trainer.batch_size={settings.batch_size}: not a multiple of the {ranks.size} processes")
@@ -142,7 +142,7 @@ def check_batch_size(settings: TrainerConfig, dataset: Dataset, ranks: Ranks) ->
 
 
 def make_checkpoints(run: Run[C], dataset: Dataset, batches: Batches) -> Checkpoints:
-    """The checkpoints of a run, whose manifests say what it was trained on."""
+    """The checkpoints of a run, whose manifests record what it was trained on."""
     info = {
         "image_shape": list(dataset.image_shape),
         "preprocessing": batches.preprocessing._asdict(),
@@ -162,7 +162,7 @@ def make_checkpoints(run: Run[C], dataset: Dataset, batches: Batches) -> Checkpo
 def _fitting_objective(
     config: TrainConfig, dataset: Dataset, model: Autoencoder, preprocessing: Preprocessing, total_steps: int
 ) -> Objective:
-    """The objective for this model, tried on one image; raises UserError where a penalty cannot act on the model."""
+    """The objective for this model, tried on one image; raises UserError if a penalty does not work with the model."""
     model.eval()  # BatchNorm would refuse, or count, the one image
     x = preprocessing.to_input(dataset.train.images[:1]).to(next(model.parameters()).device)
     output = model(x)
@@ -209,7 +209,9 @@ def _picture(trainer: Trainer) -> None:
 
 
 def _agree(run: Run[C], checkpoint: Checkpoint, checkpoints: Checkpoints) -> None:
-    """Refuses other data; another machine, torch or thread count only costs the last bits, and is recorded."""
+    """Rejects different data. A different machine, torch version or thread count only affects rounding, and is
+    recorded.
+    """
     saved, info = checkpoint.manifest, checkpoints.info
     if saved["fingerprint"] != info["fingerprint"]:
         change = f"fingerprint {saved['fingerprint'][:8]} → {info['fingerprint'][:8]}"

@@ -15,7 +15,7 @@ log = logging.getLogger("aetool")
 
 
 class TrainingProgress:
-    """A bar with loss, images per second and time left; a line every ten seconds where there is no terminal."""
+    """A bar with loss, images per second and time left; without a terminal, a line every ten seconds."""
 
     def __init__(self) -> None:
         self.bar = Progress(
@@ -40,7 +40,7 @@ class TrainingProgress:
             self.bar.stop()
 
     def __call__(self, trainer: "Trainer") -> None:
-        """Called after every step; looks at the clock and mostly does nothing."""
+        """Called after every step; checks the clock and usually does nothing."""
         now = time.monotonic()
         if now - self.shown_at < self.interval:
             return

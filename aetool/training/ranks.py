@@ -1,4 +1,4 @@
-"""Several processes that train one network, started by torchrun: each takes its share of every batch."""
+"""Several processes, started by torchrun, that train one network: each takes a part of every batch."""
 
 import contextlib
 import os
@@ -17,11 +17,11 @@ SIGTERM = 15
 
 
 class Ranks:
-    """One process among `size`; of a single one every method does nothing.
+    """One process among `size`; for a single process, every method does nothing.
 
-    The first process alone writes. Gradients and scalars are means over all processes, and running statistics see the
-    codes of the whole batch, so that the processes stay equal. What a model or a penalty computes over a batch (the
-    winners of `wta`, the mean activations of `kl_sparsity`, …) is computed over each share.
+    Only the first process writes. Gradients and scalars are averaged over all processes, and running statistics use the
+    codes of the whole batch, so the processes stay identical. Batch-wise operations of a model or a penalty (the
+    winners of `wta`, the mean activations of `kl_sparsity`, …) apply to each process's part of the batch.
     """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
@@ -32,15 +32,15 @@ class Ranks:
         return self.rank == 0
 
     def purpose(self, name: str) -> str:
-        """What to seed a random generator for, so that every process draws noise of its own."""
+        """Seed components that give every process its own noise."""
         return name if self.is_first else f"{name} of rank {self.rank}"
 
     def share(self, order: Tensor, batch_size: int) -> Tensor:
-        """Of batches in a row, (steps · batch_size,), what this process takes, (steps · batch_size / size,)."""
+        """This process's part, (steps · batch_size / size,), of consecutive batches, (steps · batch_size,)."""
         return order.view(-1, batch_size)[:, self.rank :: self.size].flatten()
 
     def average_(self, tensors: Sequence[Tensor]) -> None:
-        """Replaces tensors by their means over the processes. Raises Interrupted where another one has ended."""
+        """Replaces tensors by their means over the processes. Raises Interrupted if another process has ended."""
         if self.size > 1:
             with _peers():
                 flat = torch.cat([tensor.flatten() for tensor in tensors])
@@ -76,7 +76,7 @@ class Ranks:
                     distributed.broadcast(tensor, 0)
 
     def poll_signals(self) -> None:
-        """Raises Interrupted in all processes where a signal has arrived in one of them."""
+        """Raises Interrupted in all processes if a signal has arrived in one of them."""
         if self.size == 1:
             poll_signals()
             return
@@ -94,7 +94,7 @@ class Ranks:
 
 @contextlib.contextmanager
 def joined() -> Iterator[Ranks]:
-    """The processes that torchrun has started; without it, this one alone."""
+    """The processes started by torchrun; without it, only this one."""
     if processes() == 1:
         yield Ranks()
         return
@@ -109,7 +109,7 @@ def joined() -> Iterator[Ranks]:
 
 @contextlib.contextmanager
 def _peers() -> Iterator[None]:
-    """torch raises a RuntimeError where the connection to a process that has ended is lost."""
+    """torch raises a RuntimeError if the connection to a finished process is lost."""
     try:
         yield
     except RuntimeError as error:

@@ -14,11 +14,11 @@ MOST_PENDING = 1000  # steps
 class Scalars:
     """Sums of the loss, its terms and the gradient norm over the steps since the last row of the record.
 
-    Steps wait on the device until they are collected, as reading a value makes the CPU wait for an accelerator.
+    Values stay on the device until they are collected, because reading one makes the CPU wait for the accelerator.
     """
 
     def __init__(self, keys_to_lower: str) -> None:
-        """`keys_to_lower`: the config keys that an error names as the remedy."""
+        """`keys_to_lower`: the config keys that an error suggests lowering."""
         self.keys_to_lower = keys_to_lower
         self.names: tuple[str, ...] = ()
         self.pending: list[tuple[int, Tensor]] = []
@@ -31,7 +31,7 @@ class Scalars:
         return torch.stack([loss.detach(), *terms.values(), norm], dim=-1)
 
     def append(self, step: int, row: Tensor) -> None:
-        """Adds a step. Raises NonFiniteError where the pending steps are many and one of them is not finite."""
+        """Adds a step. Raises NonFiniteError if many steps are pending and one of them is not finite."""
         self.pending.append((step, row))
         if len(self.pending) >= MOST_PENDING:
             self.collect()
@@ -53,7 +53,7 @@ class Scalars:
             self.count += 1
 
     def means(self) -> dict[str, float]:
-        """Over the steps so far; empty if there were none."""
+        """Means over the steps so far; empty if there were none."""
         self.collect()
         return {name: value / self.count for name, value in self.sums.items()}
 

@@ -1,6 +1,6 @@
 """Several networks of the same shapes, trained in one vectorised step.
 
-For small networks, where calling a kernel takes longer than what it computes: the calls of one step then serve all.
+For small networks, where launching a kernel takes longer than its computation: one launch then serves all networks.
 """
 
 import warnings
@@ -29,21 +29,21 @@ Ended = tuple[Trainer, Exception | None]
 
 
 class NotStackable(Exception):  # noqa: N818 - a finding: such networks are trained one by one
-    """Why networks cannot be trained in one step."""
+    """Networks cannot be trained in one step; the message says why."""
 
 
 class Stack:
-    """Trainers at the same step, whose networks differ in the values of tensors alone.
+    """Trainers at the same step, whose networks differ only in the values of tensors.
 
-    Parameters and buffers of all models and objectives lie in one tensor (N, …) by name, and those of each member are
-    views of it, so that a member is saved, logged and validated by its own trainer, as if it were alone. The step is
-    that of the first member, vectorised by `torch.func.vmap`: what is not a tensor has to be equal. Schedules,
-    optimizers and lambda are each member's own. Members with the same `batches` share every batch and its noise. One
-    that fails leaves the others alone.
+    Parameters and buffers of all models and objectives are stored in one tensor (N, …) per name, and each member's are
+    views of it, so a member is saved, logged and validated by its own trainer as if it were alone. The step is that of
+    the first member, vectorised with `torch.func.vmap`, so everything but tensors must be equal. Each member has its
+    own schedule, optimizer and lambda. Members with the same `batches` share every batch and its noise. A failing
+    member does not affect the others.
     """
 
     def __init__(self, trainers: Sequence[Trainer]) -> None:
-        """Raises NotStackable where a vectorised step fails or differs from the members' own."""
+        """Raises NotStackable if a vectorised step fails or differs from the members' own steps."""
         self.trainers = list(trainers)
         self.ended: list[Ended] = []
         self.optimizer: JointOptimizer | None = None
@@ -61,13 +61,13 @@ class Stack:
 
     @property
     def lead(self) -> Trainer:
-        """The one whose Python code runs for all."""
+        """The member whose Python code runs for all."""
         return self.trainers[0]
 
     def fit(self) -> Iterator[Ended]:
-        """Trains all to their ends; yields each that has ended, with its error if it failed.
+        """Trains all to the end; yields each finished trainer, with its error if it failed.
 
-        Raises Interrupted with the state of all that are left saved.
+        Raises Interrupted after saving the state of all remaining members.
         """
         with tensor_float32(self.lead.device):
             while self.trainers:
@@ -91,8 +91,8 @@ class Stack:
     def train_step(self, batches: Mapping[Batches, Batch]) -> None:
         """Forward, backward, update, as `Trainer.train_step`.
 
-        A step that is not finite spoils its own network alone, and ends it when its scalars are next read: before
-        anything is logged or saved.
+        A non-finite step affects only its own network, and ends it when its scalars are next read, before anything is
+        logged or saved.
         """
         for trainer in self.trainers:
             trainer.start_step()
@@ -153,7 +153,7 @@ class Stack:
         return functional_call(self.modules, tensors, (function, *arguments))
 
     def _stack(self) -> None:
-        """Puts the tensors of the members into stacked ones, of which theirs become views."""
+        """Copies the members' tensors into stacked ones and replaces them by views."""
         if self.optimizer is not None:
             self.optimizer.release()
         self.sources = list(dict.fromkeys(trainer.batches for trainer in self.trainers))
@@ -191,7 +191,7 @@ class Stack:
         self.optimizer = JointOptimizer([trainer.optimizer for trainer in self.trainers], self.rows, layout)
 
     def _compare(self) -> None:
-        """Takes a step both ways, but for the change of the weights. Raises NotStackable where the results differ."""
+        """Computes a step both ways, without updating the weights. Raises NotStackable if the results differ."""
         for trainer in self.trainers:
             trainer.start_step()
         before = self._copied()
@@ -220,14 +220,14 @@ class Stack:
         return torch.stack([loss.detach(), get_total_norm(gradients)])
 
     def _copied(self, restored: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Copies of the stacked tensors, which are then set to those of before."""
+        """Copies of the stacked tensors; then sets these to `restored`, if given."""
         copies = {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
         for name, tensor in (restored or {}).items():
             self.tensors[name].detach().copy_(tensor)
         return copies
 
     def _train_epoch(self) -> None:
-        """The steps of an epoch that are left."""
+        """The remaining steps of an epoch."""
         epoch, steps = self.lead.epoch, self.lead.steps_per_epoch
         first, sources = self.lead.step - epoch * steps, self.sources
         if first == steps:
@@ -241,7 +241,7 @@ class Stack:
             poll_signals()
 
     def _each(self, act: Callable[[Trainer], object]) -> None:
-        """Acts on every member; those that raise an error end with it."""
+        """Applies an action to every member; members that raise an error end with it."""
         failed: dict[Trainer, Exception | None] = {}
         for trainer in self.trainers:
             try:
@@ -253,7 +253,7 @@ class Stack:
         self._leave(failed)
 
     def _leave(self, ended: Mapping[Trainer, Exception | None]) -> None:
-        """Takes members out of the stack."""
+        """Removes members from the stack."""
         if ended:
             self.ended += ended.items()
             self.trainers = [trainer for trainer in self.trainers if trainer not in ended]
@@ -277,7 +277,7 @@ class _Modules(nn.Module):
 
 
 def _trained(trainer: Trainer) -> list[str]:
-    """The names of the parameters that have a part in the loss."""
+    """The names of the parameters that contribute to the loss."""
     modules = _Modules(trainer)
     asking = {name: parameter for name, parameter in modules.named_parameters() if parameter.requires_grad}
     copies = {name: buffer.clone() for name, buffer in modules.named_buffers()}
@@ -293,7 +293,7 @@ def _any_batch(batches: Batches) -> Batch:
 
 
 def _distance(found: Tensor, expected: Tensor) -> float:
-    """Relative to the expected tensor; 0 for equal ones."""
+    """Relative difference from the expected tensor; 0 if equal."""
     found, expected = found.double(), expected.double()
     off = (found - expected).norm().item()
     return off / max(expected.norm().item(), 1e-30) if off else 0.0

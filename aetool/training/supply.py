@@ -1,4 +1,4 @@
-"""Where batches take their images from: kept on the device, or read from the host while the previous batch is used."""
+"""The source of batch images: resident on the device, or prefetched from the host during the previous batch."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +25,8 @@ class Taken(NamedTuple):
 class Supply:
     """The images of a split as tensors on a device.
 
-    `resident` images are copied to the device once, and batches are taken there. Others stay where they are; then
-    images that are not a plain tensor in memory, and those of an accelerator, are read one batch ahead in a thread.
+    `resident` images are copied to the device once, and batches are indexed there. Others stay in place; images that
+    are not a plain tensor in memory, or that go to an accelerator, are read one batch ahead in a thread.
     """
 
     def __init__(self, split: Split, device: torch.device, resident: bool) -> None:
@@ -50,7 +50,7 @@ class Supply:
         return self._taken(indices, self.read(indices))
 
     def read(self, indices: Tensor) -> Tensor:
-        """uint8 images from where they are; those for a CUDA device pinned."""
+        """Reads uint8 images; those for a CUDA device are pinned."""
         found = self.images.index_select(0, indices)
         return found.pin_memory() if self.device.type == "cuda" and not self.resident else found
 
@@ -64,7 +64,7 @@ class Supply:
 
 
 def fits(device: torch.device, *splits: Split) -> bool:
-    """Whether the images of the splits can be kept on an accelerator; False on a CPU, where they are already."""
+    """Whether the images of the splits fit on an accelerator; False on a CPU, where no copy is needed."""
     if device.type != "cuda":
         return False
     needed = sum(split.images.shape.numel() for split in splits)  # uint8
@@ -72,7 +72,7 @@ def fits(device: torch.device, *splits: Split) -> bool:
 
 
 def _copied(images: SplitImages, device: torch.device) -> Tensor:
-    """All images on the device; those that are not in memory pass through it a few at a time."""
+    """All images on the device; images that are not in memory are copied in chunks."""
     found = torch.empty(images.shape, dtype=torch.uint8, device=device)
     at = 0
     for part in images.split(COPIED):
@@ -82,7 +82,7 @@ def _copied(images: SplitImages, device: torch.device) -> Tensor:
 
 
 def _read_ahead(supply: Supply, parts: Iterable[Tensor]) -> Iterator[Tensor]:
-    """What `supply.read` gives for each part, while the one before is worked on."""
+    """Yields `supply.read` of each part, prefetching the next one."""
     with ThreadPoolExecutor(1, "read ahead") as reader:
         pending = None
         for part in parts:

@@ -24,13 +24,13 @@ from aetool.training.schedules import Schedule
 
 
 class Trainer:
-    """Trains a model on the train split and watches the validation split.
+    """Trains a model on the train split and monitors the validation split.
 
     The model is called with a batch's input and generator; its output has `float()`. A parameter group of the optimizer
     may have `frozen_steps`: the number of initial steps with learning rate 0.
 
-    A run that resumes from a checkpoint ends in the same bits as one that was never interrupted. `step` counts finished
-    optimizer steps. A model without a trainable parameter, fitted in closed form, has one epoch of no steps.
+    A run that resumes from a checkpoint gives a result bit-identical to an uninterrupted one. `step` counts finished
+    optimizer steps. A model without trainable parameters, fitted in closed form, has one epoch without steps.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Trainer:
 
     @property
     def seconds(self) -> float:
-        """Time spent training, earlier sessions of an interrupted run included."""
+        """Time spent training, including earlier sessions of an interrupted run."""
         return self.seconds_before + time.monotonic() - self.started
 
     @property
@@ -92,14 +92,14 @@ class Trainer:
 
     @property
     def mean_loss(self) -> float:
-        """Of the steps since the last row of the record, or of that row."""
+        """The mean loss since the last row of the record, or in that row."""
         return self.scalars.means().get("loss", self.logged_loss)
 
     def fit(self) -> dict[str, float]:
         """Trains to the end and returns the metrics of the best epoch.
 
-        Raises NonFiniteError, with the last checkpoint as it was, Interrupted with the state saved, and Paused at the
-        end of epoch `pause_after` unless that is the last one.
+        Raises NonFiniteError, leaving the last checkpoint unchanged, Interrupted after saving the state, and Paused at
+        the end of epoch `pause_after` unless that is the last one.
         """
         self.ranks.broadcast_weights(self.model, self.objective)
         try:
@@ -122,7 +122,7 @@ class Trainer:
         self.step += 1
 
     def start_step(self) -> None:
-        """Sets what depends on the number of the step: learning rates, lambda, the global random generators."""
+        """Sets everything that depends on the step number: learning rates, lambda, the global random generators."""
         if not self.model.training:
             self.model.train()
             self.objective.train()
@@ -137,10 +137,10 @@ class Trainer:
         seed_global(self.device, self.batches.seed, self.ranks.purpose("global"), self.step)  # for Dropout and its like
 
     def update(self, batch: Batch) -> Tensor:
-        """The step itself, which changes tensors alone; returns its scalars.
+        """The step itself, which only modifies tensors; returns its scalars.
 
-        A step that is not finite leaves the weights as they are: it raises NonFiniteError at once on a CPU, and where
-        the optimizer has no fused kernel; elsewhere the optimizer skips it and all that follow, and the scalars tell.
+        A non-finite step leaves the weights unchanged. On a CPU, or without a fused optimizer kernel, it raises
+        NonFiniteError at once; otherwise the optimizer skips it and all later steps, and the scalars reveal it.
         """
         for parameter in self.parameters:
             parameter.grad = None
@@ -163,7 +163,7 @@ class Trainer:
         return scalars
 
     def gradient_norm(self) -> Tensor:
-        """Of all gradients together; torch.nn.utils.get_total_norm gives the same bits in twice the time."""
+        """The norm of all gradients; torch.nn.utils.get_total_norm gives the same bits in twice the time."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
@@ -200,12 +200,12 @@ class Trainer:
         return means if statistics is None else means | statistics.compute()
 
     def save(self) -> None:
-        """Writes a checkpoint of this moment. Raises NonFiniteError, without one, after a step that was not finite."""
+        """Writes a checkpoint of the current state; after a non-finite step, raises NonFiniteError instead."""
         self.scalars.collect()
         self.journal.checkpoints.save(self.step, self.model.state_dict(), self.state_dict(), self.best_step)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Resumes from a checkpoint; raises UserError for one of another version that lacks some of the state."""
+        """Resumes from a checkpoint; raises UserError for one of another version with missing state."""
         state = checkpoint.state()
         missing = self.state_dict().keys() - state.keys()
         if missing:
@@ -217,7 +217,7 @@ class Trainer:
         self.load_state_dict(state)
 
     def state_dict(self) -> State:
-        """All that training needs to resume, except the model's own tensors."""
+        """Everything that training needs to resume, except the model's own tensors."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -263,7 +263,7 @@ class Trainer:
         return output.float()
 
     def _train_epoch(self) -> None:
-        """The steps of an epoch that are left."""
+        """The remaining steps of an epoch."""
         first = self.step - self.epoch * self.steps_per_epoch
         if first < self.steps_per_epoch:
             for batch in self.batches.epoch(self.epoch, first):
@@ -282,7 +282,7 @@ class Trainer:
         self.journal.record.row(self.journal.stage, self.step, self.epoch, self.seconds, row)
 
     def finish_epoch(self) -> None:
-        """Validates and writes what was found to the record; raises NonFiniteError."""
+        """Validates and writes the results to the record; raises NonFiniteError."""
         self.scalars.collect()
         values = self.ranks.broadcast(self.evaluate(self.batches.val))
         if not math.isfinite(values["loss"]):

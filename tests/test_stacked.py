@@ -1,6 +1,9 @@
 """Points of a sweep in one vectorised step: the runs that they would be alone, to rounding."""
 
+import contextlib
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -220,9 +223,11 @@ def test_a_point_that_is_not_finite_fails_alone(workplace):
     assert_close(runs[::2], others[::2])
 
 
-def test_fail_fast_leaves_the_others_to_resume(workplace):
-    points, runs = of_sweep(*TINY, "optimizer.lr=1e-3,1e30,1e-2", "fail_fast=true")
-    assert {index: outcome.state for index, outcome in stacking.stacked(points, runs)} == {1: "failed"}
+def test_what_is_left_resumes_after_the_first_failure(workplace):
+    points, runs = of_sweep(*TINY, "optimizer.lr=1e-3,1e30,1e-2")
+    with contextlib.closing(stacking.stacked(points, runs)) as ended:  # as by fail_fast
+        index, outcome = next(ended)
+    assert (index, outcome.state) == (1, "failed")
     assert [run.status["state"] for run in runs] == ["paused", "failed", "paused"]
     assert [run.status["step"] for run in runs][::2] == [4, 4]
 
@@ -271,8 +276,66 @@ def test_what_stack_does_not_go_with(workplace, aetool):
 def test_a_stack_that_fails_as_a_whole_leaves_its_points_to_be_trained_one_by_one(workplace, monkeypatch, capsys):
     points, runs = of_sweep(*LAMBDAS)
     monkeypatch.setattr(stacked, "poll_signals", end_at(7, MemoryError("no room")))
-    assert not list(stacking.stacked(points, runs))
-    assert "3 points (penalty.weight=0.001, …): trained one by one: MemoryError: no room" in capsys.readouterr().out
+    assert dict(stacking.stacked(points, runs)) == {0: None, 1: None, 2: None}
+    assert "3 points (penalty.weight=0.001, …): trained one by one: out of memory: no room" in capsys.readouterr().out
     assert [run.status["state"] for run in runs] == 3 * ["paused"]
+    assert "stack=true: trained separately from step 7, out of memory: no room" in runs[0].warnings
     train_alone(runs[0])
     assert runs[0].metrics["pretrain"]["best_step"] == 12
+
+
+def test_a_bug_is_shown(workplace, monkeypatch):
+    points, runs = of_sweep(*LAMBDAS)
+    monkeypatch.setattr(stacked, "poll_signals", end_at(7, TypeError("a bug")))
+    with pytest.raises(TypeError, match="a bug"):
+        list(stacking.stacked(points, runs))
+    assert [run.status["state"] for run in runs] == 3 * ["paused"]
+
+
+def test_a_signal_after_the_last_step_ends_the_sweep(workplace, monkeypatch):
+    points, runs = of_sweep(*LAMBDAS)
+    save, saved = Stack.save, []
+
+    def interrupt(stack):
+        save(stack)
+        saved.append(stack)
+        if len(saved) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Stack, "save", interrupt)
+    with pytest.raises(Interrupted):
+        list(stacking.stacked(points, runs))
+    assert all("pretrain" in run.metrics for run in runs)
+
+
+def test_a_point_that_had_stopped_early_is_not_trained_further(workplace, monkeypatch):
+    """A kill between its last save and its result leaves it in the others' company."""
+    words = [*TINY, "optimizer.lr=1e-9", "trainer.patience=1,7,8", "trainer.epochs=4"]
+    points, runs = of_sweep(*words)
+    leave = Stack._leave
+
+    def killed(stack, ended):
+        if None in ended.values():
+            raise Interrupted(2)
+        leave(stack, ended)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stack, "_leave", killed)
+        with pytest.raises(Interrupted):
+            list(stacking.stacked(points, runs))
+    assert dict(stacking.stacked(points, runs)) == {1: None, 2: None}
+    _, (alone, *_) = of_sweep(*words, "output=alone")
+    train_alone(alone)
+    train_alone(runs[0])
+    assert runs[0].metrics["pretrain"]["epochs"] == alone.metrics["pretrain"]["epochs"] < 4
+
+
+@pytest.mark.parametrize("where", ["log_every=1000", "log_every=1"])
+def test_a_point_that_diverges_leaves_the_stack_alone(where, workplace, monkeypatch):
+    """Also where the progress is the first to read its loss."""
+    points, runs = of_sweep(*TINY, "optimizer.lr=1e30,1e-3,1e-2", f"trainer.{where}")
+    monkeypatch.setattr(stacking, "TrainingProgress", lambda: contextlib.nullcontext(lambda trainer: trainer.mean_loss))
+    ended = dict(stacking.stacked(points, runs))
+    assert ended[0].state == "failed"
+    assert ended[1] is ended[2] is None
+    assert runs[1].metrics["pretrain"]["stacked"] == 3

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import traceback
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from aetool.config.compose import Point
 from aetool.config.identity import digest, identity
 from aetool.config.schema import TrainConfig
 from aetool.config.targets import load
-from aetool.errors import Interrupted, Paused, UserError, deferred_signals
+from aetool.errors import Interrupted, Paused, UserError, deferred_signals, exit_code, poll_signals
 from aetool.evaluation.session import Session, keeping_dataset
 from aetool.machine import release_memory
 from aetool.storage.run import Run
@@ -20,13 +21,15 @@ from aetool.sweeps.outcome import Outcome
 from aetool.training.batches import Batches
 from aetool.training.decisions import THREAD_FLOPS, work_of
 from aetool.training.hardware import available_threads, choose_device
-from aetool.training.pretrain import Progress, final_metrics, make_trainer, resumed
+from aetool.training.pretrain import Progress, final_metrics, make_trainer, note_stacking, resumed
 from aetool.training.progress import TrainingProgress
 from aetool.training.stacked import NotStackable, Stack
 from aetool.training.trainer import Trainer
 
 MOST = 64  # points in one step: bounds memory and open files
 STACK_FLOPS = 2e7  # of a batch's forward pass: above, a CPU core takes 1.3 times less for a step of each at most
+
+OUT_OF_MEMORY = 4  # exit code
 
 Ended = tuple[int, Outcome | None]
 log = logging.getLogger("aetool")
@@ -56,15 +59,16 @@ class Member:
             self.leave(Paused(self.trainer.epoch))
             return None
         self.leave(error)
-        print(f"{self.name}: failed: {error}", flush=True)
+        shown = str(error) if exit_code(error) != 1 else "".join(traceback.format_exception(error))
+        print(f"{self.name}: failed: {shown}", flush=True)
         return Outcome.of_error(error)
 
 
 def stacked(points: Sequence[Point[TrainConfig]], runs: Sequence[Run[TrainConfig]]) -> Generator[Ended, None, None]:
     """Pretrains points of equal shapes together; logs which have to be trained separately, and why.
 
-    Yields the index of each trained point, with None if it is paused, waiting to be evaluated and probed like any
-    pretrained run, else with how it failed or was interrupted. Raises Interrupted after all of these.
+    Yields the index of each trained point with how it failed or was interrupted, or with None if it is paused and
+    resumes like any run: trained to the end unless memory ran out. Raises Interrupted after all of these.
     """
     groups: dict[Hashable, list[int]] = {}
     for index, run in enumerate(runs):
@@ -78,6 +82,7 @@ def stacked(points: Sequence[Point[TrainConfig]], runs: Sequence[Run[TrainConfig
                 continue
             for start in range(0, len(group), MOST):
                 yield from _train(points, runs, group[start : start + MOST])
+        poll_signals()  # a signal since the last poll still ends the sweep
     release_memory()
 
 
@@ -118,8 +123,8 @@ def _refusal(config: TrainConfig, points: int) -> str | None:
 def _train(
     points: Sequence[Point[TrainConfig]], runs: Sequence[Run[TrainConfig]], group: Sequence[int]
 ) -> Iterator[Ended]:
-    """Trains a group, given by index; points that cannot be stacked, or fail as a whole, are left for separate
-    training.
+    """Trains a group, given by index; points that cannot be stacked, or do not fit into memory together, are left for
+    separate training.
     """
     config = runs[group[0]].config
     threads = points[group[0]].config.threads or _threads(config, len(group))
@@ -128,7 +133,7 @@ def _train(
     try:
         with TrainingProgress() as progress:
             for index in group:
-                member = _joined(index, points[index], runs[index], compute, progress, len(group))
+                member = _joined(index, points[index], runs[index], compute, progress)
                 if member is not None:
                     waiting[member.trainer] = member
             for stack in _stacks(list(waiting.values())):
@@ -136,16 +141,22 @@ def _train(
                 for trainer, error in stack.fit():
                     member = waiting.pop(trainer)
                     yield member.index, member.ended(error, together)
-                    if error is not None and config.fail_fast:
-                        return
     except Interrupted as signal:
         for trainer in list(waiting):
             member = waiting.pop(trainer)
             member.leave(signal)
             yield member.index, Outcome("interrupted", 0)
         raise
-    except Exception as error:  # such as out of memory; each resumes from its last checkpoint
-        _say_alone([member.name for member in waiting.values()], f"{type(error).__name__}: {error}")
+    except Exception as error:
+        if exit_code(error) != OUT_OF_MEMORY:
+            raise
+        reason = f"out of memory: {error}"
+        _say_alone([member.name for member in waiting.values()], reason)
+        for trainer in list(waiting):
+            member = waiting.pop(trainer)
+            member.run.warn([f"stack=true: trained separately from step {trainer.step}, {reason}"])
+            member.leave(Paused(trainer.epoch))
+            yield member.index, None
     finally:
         for member in waiting.values():
             member.leave(Paused(member.trainer.epoch))
@@ -157,30 +168,32 @@ def _joined(
     run: Run[TrainConfig],
     compute: TrainConfig,
     progress: Progress,
-    together: int,
 ) -> Member | None:
-    """The point where its newest checkpoint left it; None where it cannot start, which is reported when it is tried
-    alone."""
+    """The point where its newest checkpoint left it; None if it cannot start, which fails it when it is tried alone."""
     session = Session(run, compute)
-    with contextlib.suppress(Exception), contextlib.ExitStack() as held:
-        check_before_training(session)
-        held.enter_context(run.claim())
-        trainer = make_trainer(run, session.dataset, session.device, progress)
-        trainer.journal.checkpoints.info["stacked"] = together
-        held.enter_context(resumed(run, trainer))
-        return Member(index, _name(point), run, trainer, session.dataset.num_classes, held.pop_all())
-    return None
+    try:
+        with contextlib.ExitStack() as held:
+            check_before_training(session)
+            held.enter_context(run.claim())
+            trainer = make_trainer(run, session.dataset, session.device, progress)
+            held.enter_context(resumed(run, trainer))
+            return Member(index, _name(point), run, trainer, session.dataset.num_classes, held.pop_all())
+    except Interrupted:
+        raise
+    except Exception as error:
+        _say_alone([_name(point)], str(error).partition("\n")[0])
+        return None
 
 
 def _stacks(members: Sequence[Member]) -> Iterator[Stack]:
-    """Those at the same step, in one stack if that can be."""
+    """The unfinished ones: those at the same step, in one stack if possible."""
+    members = [member for member in members if not member.trainer.finished]
     shared: dict[Hashable, Batches] = {}
     for trainer, config in ((member.trainer, member.run.config) for member in members):
         same = (config.seed, config.corruption.model_dump_json())
         trainer.batches = shared.setdefault(same, trainer.batches)
     for part in _by(members, lambda member: (member.trainer.epoch, member.trainer.step)):
-        if not part[0].trainer.finished:
-            yield from _tried(part, "no other point is at its step")
+        yield from _tried(part, "no other point is at its step")
 
 
 def _tried(members: Sequence[Member], alone: str) -> Iterator[Stack]:
@@ -197,6 +210,8 @@ def _tried(members: Sequence[Member], alone: str) -> Iterator[Stack]:
             alone = str(reason)
         else:
             log.info(f"{len(members)} points in one step, from step {stack.lead.step} on")
+            for member in members:
+                note_stacking(member.run, member.trainer, len(members))
             yield stack
             return
     _say_alone([member.name for member in members], alone)

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
@@ -61,9 +61,18 @@ def fit(run: Run[C], trainer: Trainer) -> dict[str, float]:
             trainer.restore(found)
         return trainer.fit()
     with resumed(run, trainer):
+        note_stacking(run, trainer, 1)
         if trainer.step:
             log.info(f"resuming at step {trainer.step}, epoch {trainer.epoch + 1} of {trainer.epochs}")
         return trainer.fit()
+
+
+def note_stacking(run: Run[C], trainer: Trainer, together: int) -> None:
+    """Records in later checkpoints how many networks a step trains, with a warning if the newest one had another."""
+    info = trainer.journal.checkpoints.info
+    if trainer.step:
+        _warn_of_rounding(run, trainer.step, {"stacked": (info["stacked"], together)})
+    info["stacked"] = together
 
 
 @contextlib.contextmanager
@@ -76,6 +85,7 @@ def resumed(run: Run[C], trainer: Trainer) -> Iterator[None]:
         if found is not None:
             _agree(run, found, checkpoints)
             trainer.restore(found)
+            checkpoints.info["stacked"] = found.manifest.get("stacked", 1)
         else:
             record.rewind(0, -1)  # what an earlier start left before its first checkpoint
         run.update(stage=trainer.journal.stage, step=trainer.step, total_steps=trainer.total_steps)
@@ -219,9 +229,14 @@ def _agree(run: Run[C], checkpoint: Checkpoint, checkpoints: Checkpoints) -> Non
             f"{run.directory}: the dataset has changed since {checkpoint.path.name} ({change}); restore it, or start "
             "over with overwrite=true"
         )
-    keys = ("torch", "threads", "device", "compile", "cuda_graph", "stacked")
-    changed = [f"{key} {saved[key]} → {info[key]}" for key in keys if saved.get(key, info[key]) != info[key]]
+    keys = ("torch", "threads", "device", "compile", "cuda_graph")
+    _warn_of_rounding(run, checkpoint.step, {key: (saved.get(key, info[key]), info[key]) for key in keys})
+
+
+def _warn_of_rounding(run: Run[C], step: int, settings: Mapping[str, tuple[object, object]]) -> None:
+    """For settings, given as they were and as they are, that have changed."""
+    changed = [f"{key} {before} → {now}" for key, (before, now) in settings.items() if before != now]
     if changed:
-        warning = f"resumed at step {checkpoint.step} with {', '.join(changed)}: the last bits may differ"
+        warning = f"resumed at step {step} with {', '.join(changed)}: the last bits may differ"
         log.warning(warning)
         run.warn([warning])

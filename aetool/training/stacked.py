@@ -3,6 +3,7 @@
 For small networks, where launching a kernel takes longer than its computation: one launch then serves all networks.
 """
 
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -69,6 +70,8 @@ class Stack:
 
         Raises Interrupted after saving the state of all remaining members.
         """
+        for trainer in self.trainers:
+            trainer.started = time.monotonic()  # it may have waited for another stack
         with tensor_float32(self.lead.device):
             while self.trainers:
                 try:
@@ -104,11 +107,15 @@ class Stack:
         assert self.optimizer is not None
         self.optimizer.step()
         self._observe(output)
-        rows = self.lead.scalars.row(losses, terms, norms)
-        for trainer, row in zip(self.trainers, rows.unbind(), strict=True):
-            trainer.scalars.names = self.lead.scalars.names
-            trainer.scalars.append(trainer.step, row)
+        rows = dict(zip(self.trainers, self.lead.scalars.row(losses, terms, norms).unbind(), strict=True))
+        names = self.lead.scalars.names
+
+        def count(trainer: Trainer) -> None:
+            trainer.scalars.names = names
+            trainer.scalars.append(trainer.step, rows[trainer])
             trainer.step += 1
+
+        self._each(count)
 
     def _forward(self, batches: Mapping[Batches, Batch]) -> tuple[Tensor, Terms, Any]:
         """Losses (N,), their terms (N,) by name, and the output with a first dimension N."""
@@ -235,15 +242,15 @@ class Stack:
         for batches in zip(*(source.epoch(epoch, first) for source in sources), strict=True):
             self.train_step(dict(zip(sources, batches, strict=True)))
             self._each(Trainer.log_and_save)
+            self._each(lambda trainer: trainer.journal.progress(trainer), self.trainers[:1])
             if not self.trainers:
                 return
-            self.lead.journal.progress(self.lead)
             poll_signals()
 
-    def _each(self, act: Callable[[Trainer], object]) -> None:
-        """Applies an action to every member; members that raise an error end with it."""
+    def _each(self, act: Callable[[Trainer], object], trainers: Sequence[Trainer] | None = None) -> None:
+        """Applies an action to every member, or to some; members that raise an error end with it."""
         failed: dict[Trainer, Exception | None] = {}
-        for trainer in self.trainers:
+        for trainer in self.trainers if trainers is None else trainers:
             try:
                 act(trainer)
             except Interrupted:

@@ -59,6 +59,8 @@ def test_answers_without_torch(workplace, words, code):
         (["train", "penalty.weight=inf"], ["penalty.weight=inf: expected a finite number"]),
         (["train", "penalty.weight=abc"], ["penalty.weight=abc: expected a finite number"]),
         (["train", "model.code_size=0"], ["model.code_size=0: expected an integer ≥ 1"]),
+        (["train", "jobs=0"], ["aetool: jobs=0: expected auto or an integer ≥ 1\n"]),
+        (["train", "jobs=two"], ["aetool: jobs=two: expected auto or an integer ≥ 1\n"]),
         (["train", "optimizer.lr=0"], ["optimizer.lr=0: expected a finite number > 0"]),
         (["train", "trainer.precision=fp16"], ["trainer.precision=fp16", "fp32"]),
         (["train", "dataset=arrays"], ["dataset.path: missing; set dataset.path="]),

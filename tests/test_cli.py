@@ -110,6 +110,13 @@ def test_mistakes_end_in_one_short_message(workplace, aetool, words, said):
     assert not [path for path in left if path.name != "outputs"]
 
 
+def test_a_run_without_its_data_is_not_announced(workplace, aetool):
+    done = aetool("train", "dataset=folder", "dataset.path=nowhere")
+    assert done.code == 2
+    assert "nowhere" in done.err
+    assert not done.out
+
+
 def test_all_problems_come_in_one_message(workplace, aetool):
     done = aetool("train", "modle=x", "optimizer.lrr=1", "model=sparce", "trainer.batch_size=-1", "penalty.weight=nan")
     assert done.code == 2

@@ -59,6 +59,8 @@ def test_answers_without_torch(workplace, words, code):
         (["train", "penalty.weight=inf"], ["penalty.weight=inf: expected a finite number"]),
         (["train", "penalty.weight=abc"], ["penalty.weight=abc: expected a finite number"]),
         (["train", "model.code_size=0"], ["model.code_size=0: expected an integer ≥ 1"]),
+        (["train", "jobs=0"], ["aetool: jobs=0: expected auto or an integer ≥ 1\n"]),
+        (["train", "jobs=two"], ["aetool: jobs=two: expected auto or an integer ≥ 1\n"]),
         (["train", "optimizer.lr=0"], ["optimizer.lr=0: expected a finite number > 0"]),
         (["train", "trainer.precision=fp16"], ["trainer.precision=fp16", "fp32"]),
         (["train", "dataset=arrays"], ["dataset.path: missing; set dataset.path="]),
@@ -106,6 +108,13 @@ def test_mistakes_end_in_one_short_message(workplace, aetool, words, said):
         assert part in done.err
     left = {path for path in workplace.rglob("*") if path.is_dir()} - before
     assert not [path for path in left if path.name != "outputs"]
+
+
+def test_a_run_without_its_data_is_not_announced(workplace, aetool):
+    done = aetool("train", "dataset=folder", "dataset.path=nowhere")
+    assert done.code == 2
+    assert "nowhere" in done.err
+    assert not done.out
 
 
 def test_all_problems_come_in_one_message(workplace, aetool):

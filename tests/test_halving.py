@@ -1,15 +1,17 @@
 """Successive halving: which points of a sweep are paused, and that no step is taken twice."""
 
+import contextlib
 import hashlib
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 from conftest import TINY
 
 from aetool.config.compose import compose_points
 from aetool.config.schema import TrainConfig
-from aetool.sweeps.halving import halved
+from aetool.sweeps.halving import halved, note_score
 from aetool.sweeps.outcome import Outcome
 
 FOUR = ["trainer.epochs=4", "optimizer.lr=1e-7,1e-5,1e-3,1e-2"]
@@ -96,6 +98,26 @@ def test_seeds_of_a_setting_go_on_together_by_their_mean():
     found, trained = outcomes(given, runs)
     assert trained == [dict.fromkeys(range(6), 6), {2: None, 3: None}]
     assert [found[i].state for i in range(6)] == ["paused", "paused", "completed", "completed", "paused", "paused"]
+
+
+def test_one_setting_is_left(capsys):
+    outcomes(points("penalty.weight=1,2,3"), [FakeRun({"6": score}) for score in (0.9, 0.5, 0.4)])
+    assert "1 setting up to epoch 18\n" in capsys.readouterr().out
+
+
+def test_a_score_that_another_process_has_noted_meanwhile_is_not_computed_again(monkeypatch):
+    run = FakeRun({})
+    run.config = SimpleNamespace(pause_after=6)
+
+    @contextlib.contextmanager
+    def hold():
+        run.status["scores"]["6"] = 0.5
+        yield
+
+    run.hold = hold
+    monkeypatch.setattr("aetool.sweeps.halving.Session", None)
+    note_score(run, 6)
+    assert run.status["scores"] == {"6": 0.5}
 
 
 def test_a_failed_point_is_not_ranked():

@@ -163,6 +163,13 @@ class TestCommand:
         assert warning.startswith(f"warning: validation accuracy of the code ({code}) is below baseline ")
         assert f"pixels ({pixels})" in warning
 
+        few = ["probe.labels_per_class=1", "baselines=true"]
+        assert aetool("probe", f"run={only_run(workplace)}", *few).code == 0
+        probe = json.loads((only_run(workplace) / "metrics.json").read_text())["probe-linear-1-labels-per-class"]
+        assert probe["code/val/accuracy"] < probe["pixels/val/accuracy"]
+        again = aetool("train", *words, "trainer.epochs=1", "optimizer.lr=1e-9", "model.code_size=1")
+        assert [line for line in again.out.splitlines() if "is below baseline" in line] == [warning]
+
     def test_another_tap_that_is_worth_less_is_warned_about_too(self):
         found = {"relu_code/val/accuracy": 0.8, "untrained/relu_code/val/accuracy": 0.9, "pca/val/accuracy": 0.7}
         assert below_baselines(found) == [

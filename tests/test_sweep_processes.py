@@ -103,7 +103,7 @@ def test_faulty_points_leave_the_others_alone(own, workplace, aetool):
     assert "model.fault=memory: failed: out of memory: no room" in said
     assert aetool("train", *words).code == 137
     logs = [log.read_text() for log in (workplace / "outputs").glob("sweep-*/logs/*.log")]
-    assert sum("already finished" in log for log in logs) == 2
+    assert sum("already finished" in log and "faulty on arrays" not in log for log in logs) == 2
 
 
 def test_points_that_share_a_run_wait_for_each_other(workplace, aetool):
@@ -120,6 +120,8 @@ def test_a_killed_point_is_started_again_as_often_as_asked(own, workplace, aetoo
     done = aetool("train", "-m", *FAULTY_TRAINING, "jobs=2", "retries=1", "model.fault=late,kill")
     assert done.code == 137
     assert states(workplace) == {"late": "completed", "kill": "failed"}
+    for log in (workplace / "outputs").glob("sweep-*/logs/*.log"):
+        assert log.read_text().count("faulty on arrays") == 2
 
 
 def test_a_point_killed_while_it_overwrites_a_run_does_not_keep_the_old_one(own, workplace, aetool):

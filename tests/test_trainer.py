@@ -1,6 +1,7 @@
 """The training loop: a pinned loss curve, precision, clipping, stopping, failing."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from aetool.randomness import derive, generator, seeded
 from aetool.storage.folder import RunFolder
 from aetool.storage.run import Run
 from aetool.training.pretrain import make_trainer
+from aetool.training.progress import TrainingProgress
 
 
 @pytest.fixture
@@ -250,6 +252,20 @@ def test_a_constant_channel_standardises_to_zero():
 
 
 PINNED = [0.9082680, 0.8435674, 0.8353145]
+
+
+def test_the_first_line_of_progress_names_no_rate(monkeypatch, caplog):
+    caplog.set_level("INFO", "aetool")
+    clock = iter([0, 10, 20])
+    monkeypatch.setattr("aetool.training.progress.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    loop = SimpleNamespace(
+        step=5, total_steps=9, epoch=0, epochs=3, mean_loss=0.5, batches=SimpleNamespace(batch_size=20)
+    )
+    progress = TrainingProgress()
+    progress(loop)
+    loop.step = 8
+    progress(loop)
+    assert caplog.messages == ["epoch 1/3  step 5/9  loss 0.5", "epoch 1/3  step 8/9  loss 0.5  6 images/s"]
 
 
 def test_dropout_is_a_function_of_the_step(trainer):

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from aetool.config import rules
-from aetool.config.describe import Location, bare, describe, dotted, show, without_null
+from aetool.config.describe import Location, bare, describe, dotted, options, show, without_null
 from aetool.config.node import STRICT, Component, Node
 from aetool.config.targets import TargetError, signature, stable_name
 from aetool.errors import ConfigError, suggest
@@ -73,24 +73,27 @@ def _problem(schema: Any, location: Location, kind: str, value: Any) -> str:
     if kind == "missing":
         return f"{path}: missing; set {path}=…"
     if kind == "extra_forbidden":
-        parent = _annotation(schema, location[:-1])
+        parent, _ = _annotation(schema, location[:-1])
         prefix = f"{dotted(location[:-1])}." if location[1:] else ""
         return f"{path}: unknown key; {suggest(path, [f'{prefix}{name}' for name in parent.model_fields])}"
-    return f"{path}={show(value)}: expected {describe(_annotation(schema, location))}"
+    annotation, depth = _annotation(schema, location)
+    return f"{dotted(location[:depth])}={show(value)}: expected {describe(annotation)}"
 
 
-def _annotation(schema: Any, location: Location) -> Any:
-    """The type annotation of the value at a location."""
-    for step in location:
+def _annotation(schema: Any, location: Location) -> tuple[Any, int]:
+    """The type annotation of the value at a location, and how many steps lead to that value."""
+    for depth, step in enumerate(location):
+        if len(options(schema)) > 1:  # the other steps name one of its types
+            return schema, depth
         schema = without_null(schema)
         if step == "[key]":  # a key that is no text, as YAML's `on`
-            return str
+            return str, len(location)
         if isinstance(schema, type) and issubclass(schema, Node):
             field = next(f for name, f in schema.model_fields.items() if step in (name, f.alias))
             schema = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
         else:
             schema = typing.get_args(bare(schema))[-1]  # the values of a dict or a list
-    return schema
+    return schema, len(location)
 
 
 Found = tuple[Location, type[Component], JsonObject]

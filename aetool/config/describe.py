@@ -14,9 +14,9 @@ Location = tuple[str | int, ...]  # keys and places in lists, from the top of a 
 
 def describe(annotation: Any) -> str:
     """What values an annotation allows: `an integer ≥ 1`, `fp32 or bf16`, `a finite number > 0 or null`."""
-    options = typing.get_args(bare(annotation)) if _is_union(annotation) else (annotation,)
-    words = {_describe(option): None for option in options if option is not type(None)}
-    return " or ".join([*words, *["null"] * (type(None) in options)])
+    words = dict.fromkeys(_describe(option) for option in options(annotation))
+    takes_null = _is_union(annotation) and type(None) in typing.get_args(bare(annotation))
+    return " or ".join([*words, *["null"] * takes_null])
 
 
 def _describe(annotation: Any) -> str:
@@ -50,10 +50,15 @@ def _is_union(annotation: Any) -> bool:
     return typing.get_origin(bare(annotation)) in (typing.Union, UnionType)
 
 
-def without_null(annotation: Any) -> Any:
+def options(annotation: Any) -> list[Any]:
+    """The types that an annotation allows, other than null."""
     if not _is_union(annotation):
-        return bare(annotation)
-    return next(option for option in typing.get_args(bare(annotation)) if option is not type(None))
+        return [annotation]
+    return [option for option in typing.get_args(bare(annotation)) if option is not type(None)]
+
+
+def without_null(annotation: Any) -> Any:
+    return options(annotation)[0] if _is_union(annotation) else bare(annotation)
 
 
 def dotted(location: Location) -> str:

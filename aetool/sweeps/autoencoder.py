@@ -41,18 +41,17 @@ def _bring_to_end(run: Run[TrainConfig], ranks: Ranks) -> None:
     with deferred_signals():
         if run.config.overwrite:  # nothing is deleted for a run that cannot start
             check_before_training(session)
-        with run.claim():
+        with run.claim(), session.figures:  # drawn while the run is evaluated and probed
+            to_train = "pretrain" not in run.metrics
+            if to_train:
+                check_before_training(session)
             log.info(f"{run.config.model.name} on {run.config.dataset.name} → {run.directory}")
-            with session.figures:  # drawn while the run is evaluated and probed
-                to_train = "pretrain" not in run.metrics
-                if to_train:
-                    check_before_training(session)
-                ranks.broadcast(to_train)
-                if to_train:
-                    _pretrain(session, ranks)
-                if not session.figure("loss.png").exists():
-                    draw_curves(session.figures, {"loss.png": "loss", **_dead_units(run)})
-                _measure(session)
+            ranks.broadcast(to_train)
+            if to_train:
+                _pretrain(session, ranks)
+            if not session.figure("loss.png").exists():
+                draw_curves(session.figures, {"loss.png": "loss", **_dead_units(run)})
+            _measure(session)
         poll_signals()  # a signal since the last poll still ends a sweep
 
 

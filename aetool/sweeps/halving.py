@@ -33,7 +33,7 @@ def halved(
     for rung in reversed(range(_rungs(len(alive), rate))):
         epochs = {i: math.ceil(points[i].config.trainer.epochs / rate**rung) for setting in alive for i in setting}
         ended = {}
-        print(f"\n{len(alive)} settings up to epoch {_range(epochs.values())}")
+        print(f"\n{len(alive)} setting{'s' * (len(alive) > 1)} up to epoch {_range(epochs.values())}")
         for index, outcome in train({i: epoch if rung else None for i, epoch in epochs.items()}):
             ended[index] = outcome.state
             if not rung or outcome.state != "completed":
@@ -59,10 +59,10 @@ def note_score(run: Run[TrainConfig], epoch: int) -> None:
 
     The validation accuracy of its own probe or, without labels, minus the reconstruction loss on validation.
     """
-    saved = run.status.get(SCORES, {})
-    if {str(epoch), str(run.config.pause_after)} & saved.keys():
-        return
     with run.hold():
+        saved = run.status.get(SCORES, {})
+        if {str(epoch), str(run.config.pause_after)} & saved.keys():
+            return
         session = Session(run, run.config)
         if session.dataset.num_classes:
             found = headline(metrics_at(session, run.config.probe, session.trained_steps[-1]))["val/accuracy"]

@@ -51,10 +51,10 @@ def in_processes(
 ) -> Generator[tuple[int, Outcome], None, None]:
     """Runs `aetool` commands, given as words; yields the outcome of each with its index, as they end.
 
-    A command's output goes to its log. `watch` is called twice a second. A killed process is restarted up to `retries`
-    times; it resumes, even with `overwrite`, if the previous process had `claimed` the run, given its process id. On a
-    signal to this process, the others are asked to stop, their outcomes are yielded, and Interrupted is raised; closing
-    the iterator also stops them.
+    A command's output goes to its log, which starts anew; a retry appends. `watch` is called twice a second. A killed
+    process is restarted up to `retries` times; it resumes, even with `overwrite`, if the previous process had `claimed`
+    the run, given its process id. On a signal to this process, the others are asked to stop, their outcomes are
+    yielded, and Interrupted is raised; closing the iterator also stops them.
     """
     methods = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
@@ -68,6 +68,8 @@ def in_processes(
             while waiting or running:
                 while waiting and free:
                     index, slot = waiting.popleft(), free.pop()
+                    if left[index] == retries:
+                        logs[index].unlink(missing_ok=True)
                     running[index] = _start(context, [*words[index], *room.slots[slot]], logs[index], slot)
                 wait([job.process.sentinel for job in running.values()], POLLED)
                 poll_signals()
@@ -110,7 +112,6 @@ def _stop(running: Mapping[int, Job]) -> None:
 def _start(context: Any, words: Sequence[str], log: Path, slot: int) -> Job:
     said, saying = context.Pipe(duplex=False)
     log.parent.mkdir(parents=True, exist_ok=True)
-    log.unlink(missing_ok=True)
     process = context.Process(target=_work, args=(list(words), str(log), saying))
     process.start()
     saying.close()

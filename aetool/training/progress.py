@@ -21,7 +21,7 @@ class TrainingProgress:
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=20),
-            TextColumn("loss {task.fields[loss]}  {task.fields[rate]} images/s"),
+            TextColumn("loss {task.fields[loss]}{task.fields[rate]}"),
             TimeRemainingColumn(),
             transient=True,
         )
@@ -45,7 +45,7 @@ class TrainingProgress:
         if now - self.shown_at < self.interval:
             return
         steps = trainer.step - self.shown_step if self.shown_step >= 0 else 0
-        rate = f"{steps * trainer.batches.batch_size / (now - self.shown_at):,.0f}" if steps else "…"
+        rate = f"  {steps * trainer.batches.batch_size / (now - self.shown_at):,.0f} images/s" if steps else ""
         epoch, loss = f"{trainer.epoch + 1}/{trainer.epochs}", f"{trainer.mean_loss:.4g}"
         self.shown_at, self.shown_step = now, trainer.step
         if self.terminal:
@@ -53,4 +53,4 @@ class TrainingProgress:
                 self.task, total=trainer.total_steps, completed=trainer.step, epoch=epoch, loss=loss, rate=rate
             )
         else:
-            log.info(f"epoch {epoch}  step {trainer.step}/{trainer.total_steps}  loss {loss}  {rate} images/s")
+            log.info(f"epoch {epoch}  step {trainer.step}/{trainer.total_steps}  loss {loss}{rate}")

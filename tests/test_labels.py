@@ -275,7 +275,7 @@ class TestSentences:
         (["run=outputs/first", "frozen_epochs=3"], ["frozen_epochs=3: at most trainer.epochs=2"]),
         (["run=outputs/first", "model=dense"], ["model"]),
         (["-m", "run=outputs/first", "tap=a,b"], ["-m: tap: aetool labels takes several values of run= alone"]),
-        (["-m", "run=outputs/first,outputs/first"], ["run=outputs/first: seed 0 is given twice"]),
+        (["-m", "run=outputs/first,./outputs/first"], ["run=outputs/first: seed 0 is given twice"]),
         (["-m", "run=outputs/first,outputs/other"], ["its model.code_size is 3, that of outputs/first is 4"]),
         (["run=outputs/unlabelled"], ["the dataset has no labels"]),
         (["run=outputs/closed"], ["model=pixels: it is fitted in closed form"]),

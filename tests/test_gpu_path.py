@@ -120,7 +120,7 @@ class TestNonFinite:
         with pytest.raises(NonFiniteError, match=r"not finite at step 2: loss inf \(loss/reconstruction inf"):
             made.scalars.collect()
 
-    @pytest.mark.parametrize("what", ["save", "_log", "_finish_epoch"])
+    @pytest.mark.parametrize("what", ["save", "_log", "finish_epoch"])
     def test_nothing_is_written_after_it(self, trainer, what):
         made = self.breaking_at(trainer, 0)
         made.train_step(made.batches.training(torch.arange(16), 0))

@@ -228,7 +228,7 @@ class TestPrecision:
         assert decisions.decided(compose_one("train", TrainConfig, words).config).threads == threads
 
     def test_a_network_without_counted_work_has_one_thread(self, monkeypatch):
-        monkeypatch.setattr(decisions, "_work", lambda config: (0, 1))
+        monkeypatch.setattr(decisions, "work_of", lambda config: (0, 1))
         assert decisions.decided(compose_one("train", TrainConfig, []).config).threads == 1
 
     def test_the_shape_of_images_is_read_where_the_config_does_not_say(self, workplace, monkeypatch):

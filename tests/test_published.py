@@ -196,7 +196,8 @@ def test_every_experiment_names_a_metric_that_its_runs_have():
     assert {"coates2011_kmeans", "digits_wta", "hinton2006_pca"} <= {one.experiment for one in found}
     assert len(found) == len({one.experiment for one in found})  # once each, whatever seeds it sweeps over
     for one in found:
-        refuse_unknown_metric(one.published, ["evaluate", stage(one.config.probe)])
+        tuned = [] if one.config.finetune is None else ["finetune"]
+        refuse_unknown_metric(one.published, ["evaluate", stage(one.config.probe), *tuned])
 
 
 @pytest.mark.parametrize(

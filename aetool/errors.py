@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+OUT_OF_MEMORY = 4  # exit code
+
 _received: list[int] = []  # signals since `deferred_signals` was entered
 
 
@@ -74,7 +76,7 @@ def exit_code(error: BaseException) -> int:
     """
     memory = type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and memory):
-        return 4
+        return OUT_OF_MEMORY
     return getattr(error, "exit_code", 1)
 
 

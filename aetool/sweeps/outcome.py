@@ -1,6 +1,7 @@
 """Outcomes of the points of a sweep."""
 
 import signal
+import traceback
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +44,11 @@ class Outcome(NamedTuple):
     def noted(self) -> dict[str, str]:
         """Its part of an entry in sweep.json."""
         return {"state": self.state} | ({"error": self.error} if self.error else {})
+
+
+def account(error: BaseException) -> str:
+    """What is printed of an error: its message, or its traceback if it is a bug."""
+    return str(error) if exit_code(error) != 1 else "".join(traceback.format_exception(error))
 
 
 def last_words(log: Path) -> str | None:

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import math
-import traceback
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +11,12 @@ from aetool.config.compose import Point
 from aetool.config.identity import digest, identity
 from aetool.config.schema import TrainConfig
 from aetool.config.targets import load
-from aetool.errors import Interrupted, Paused, UserError, deferred_signals, exit_code, poll_signals
+from aetool.errors import OUT_OF_MEMORY, Interrupted, Paused, UserError, deferred_signals, exit_code, poll_signals
 from aetool.evaluation.session import Session, keeping_dataset
 from aetool.machine import release_memory
 from aetool.storage.run import Run
 from aetool.sweeps.autoencoder import check_before_training
-from aetool.sweeps.outcome import Outcome
+from aetool.sweeps.outcome import Outcome, account
 from aetool.training.batches import Batches
 from aetool.training.decisions import THREAD_FLOPS, work_of
 from aetool.training.hardware import available_threads, choose_device
@@ -28,8 +27,6 @@ from aetool.training.trainer import Trainer
 
 MOST = 64  # points in one step: bounds memory and open files
 STACK_FLOPS = 2e7  # of a batch's forward pass: above, a CPU core takes 1.3 times less for a step of each at most
-
-OUT_OF_MEMORY = 4  # exit code
 
 Ended = tuple[int, Outcome | None]
 log = logging.getLogger("aetool")
@@ -59,8 +56,7 @@ class Member:
             self.leave(Paused(self.trainer.epoch))
             return None
         self.leave(error)
-        shown = str(error) if exit_code(error) != 1 else "".join(traceback.format_exception(error))
-        print(f"{self.name}: failed: {shown}", flush=True)
+        print(f"{self.name}: failed: {account(error)}", flush=True)
         return Outcome.of_error(error)
 
 

@@ -5,7 +5,6 @@ import functools
 import json
 import os
 import socket
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +21,7 @@ from aetool.storage.folder import RunFolder
 from aetool.storage.run import C, Run, waiting
 from aetool.sweeps.halving import halved
 from aetool.sweeps.launching import launched
-from aetool.sweeps.outcome import Outcome
+from aetool.sweeps.outcome import Outcome, account
 from aetool.sweeps.processes import in_processes
 from aetool.sweeps.progress import SweepProgress, goal_of
 from aetool.sweeps.room import room_for
@@ -99,9 +98,8 @@ def _one_by_one(
             yield index, Outcome("interrupted", 0)
             raise
         except (Exception, SystemExit) as error:
-            outcome = Outcome.of_error(error)
-            print(f"failed: {error}" if outcome.exit_code != 1 else traceback.format_exc(), flush=True)
-            yield index, outcome
+            print(f"failed: {account(error)}", flush=True)
+            yield index, Outcome.of_error(error)
             if fail_fast:
                 return
         else:

@@ -124,5 +124,6 @@ def known_targets(config_dir: str | Path | None = None) -> "Targets":
 def _values(source: ConfigSource, name: str) -> Any:
     """A config as written, as plain values. Hydra's own way takes ten times as long."""
     if source.scheme() in ("pkg", "file"):
-        return yaml.load(_text(source, name), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C where PyYAML has it
+        return loader(_text(source, name)).get_single_data()
     return OmegaConf.to_container(source.load_config(name).config)

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from aetool import faults
+
 JsonObject = dict[str, Any]  # as a JSON file holds it
 
 
@@ -19,8 +21,10 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary file next to `path` to write to; it replaces `path` unless the block raises."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
     try:
+        faults.point("write")
         yield temporary
         sync(temporary)
+        faults.point("rename")
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

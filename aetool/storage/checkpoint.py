@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from aetool import faults
 from aetool.errors import NoValidCheckpointError, UserError
 from aetool.files import JsonObject, replacing_folder
 
@@ -68,16 +69,21 @@ class Checkpoints:
             self.directory.mkdir(parents=True, exist_ok=True)
             temporary = self.directory / f".{target.name}.tmp"
             with replacing_folder(target, temporary):
+                faults.point("checkpoint/model")
                 tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.items()}
                 save_file(tensors, temporary / "model.safetensors")
+                faults.point("checkpoint/state")
                 torch.save(state, temporary / "state.pt")
                 files = {path.name: _describe(path) for path in sorted(temporary.iterdir())}
+                faults.point("checkpoint/manifest")
                 manifest = {"format": FORMAT, "step": step, **self.info, "files": files}
                 (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+                faults.point("checkpoint/rename")
         except (OSError, RuntimeError) as error:  # torch.save reports a failed write as a RuntimeError
             needed = sum(value.nbytes for value in model.values()) * 3
             free = shutil.disk_usage(self.directory).free
             raise UserError(f"cannot write {target}: {error} (needs about {needed} bytes, {free} are free)") from error
+        faults.point("checkpoint/rotate")
         self._rotate({step, best_step})
 
     def newest(self) -> Checkpoint | None:
@@ -137,6 +143,7 @@ class Checkpoints:
             damaged = any(path.name in warning for warning in self.warnings)
             if path.name not in names and not damaged:
                 shutil.rmtree(path, ignore_errors=True)
+                faults.point("checkpoint/removed")
 
 
 def _describe(path: Path) -> JsonObject:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
+from aetool import faults
 from aetool.config.schema import TrainerConfig
 from aetool.data.dataset import Split
 from aetool.errors import Interrupted, NonFiniteError, Paused, UserError, poll_signals
@@ -123,6 +124,7 @@ class Trainer:
 
     def start_step(self) -> None:
         """Sets everything that depends on the step number: learning rates, lambda, the global random generators."""
+        faults.point("step")
         if not self.model.training:
             self.model.train()
             self.objective.train()

@@ -71,11 +71,10 @@ def main(words: Sequence[str] | None = None) -> int:
         except (UserError, NonFiniteError, NoValidCheckpointError) as error:
             if isinstance(error, ConfigError) and not prints():
                 return 0  # the process that prints it fails; torchrun would end that one at once if this one did
-            text = str(error)
-            print("aetool:" + ("\n  " + text.replace("\n", "\n  ") if "\n" in text else f" {text}"), file=sys.stderr)
+            _say(str(error))
             return error.exit_code
         except Interrupted as error:
-            print("aetool: interrupted; the same command resumes from here", file=sys.stderr)
+            _say("interrupted; the same command resumes from here")
             return error.exit_code
         except KeyboardInterrupt:
             return 130
@@ -83,11 +82,22 @@ def main(words: Sequence[str] | None = None) -> int:
             if exit_code(error) != 4:
                 raise
             reason = str(error).split("\n")[0]
-            print(f"aetool: out of memory: {reason}; lower trainer.batch_size or model.code_size", file=sys.stderr)
+            _say(f"out of memory: {reason}; lower trainer.batch_size or model.code_size")
             return 4
         except BrokenPipeError:  # `aetool … | head` closed its end
             sys.stderr.close()
             return 0
+        except OSError as error:
+            if exit_code(error) == 1:
+                raise
+            _say(f"cannot write {error.filename or 'the output'}: {error.strerror}")
+            return exit_code(error)
+
+
+def _say(text: str) -> None:
+    """To standard error, which may be a file on a full disk."""
+    with contextlib.suppress(OSError):
+        print("aetool:" + ("\n  " + text.replace("\n", "\n  ") if "\n" in text else f" {text}"), file=sys.stderr)
 
 
 VERBOSITY = {"-v": logging.DEBUG, "--verbose": logging.DEBUG, "-q": logging.WARNING, "--quiet": logging.WARNING}

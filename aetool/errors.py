@@ -3,6 +3,7 @@ work polls for.
 """
 
 import difflib
+import errno
 import os
 import signal
 import threading
@@ -11,6 +12,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 OUT_OF_MEMORY = 4  # exit code
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # what the system says of a write for which there is no room
+FAILING = {*FULL, errno.EROFS, errno.EIO}  # of a disk, whatever is written to it
 
 _received: list[int] = []  # signals since `deferred_signals` was entered
 
@@ -31,6 +34,17 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """A dataset is missing, damaged or unsuitable; the message names the file and the fix."""
+
+
+class WriteError(UserError):
+    """A file cannot be written; the message says which, why, and how much room there is (see files.writing).
+
+    `reason` is the why alone.
+    """
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason or message
 
 
 class NonFiniteError(Exception):
@@ -72,8 +86,11 @@ def suggest(word: str, choices: Collection[str]) -> str:
 def exit_code(error: BaseException) -> int:
     """The exit code of a command that ends with this error; 1 for a bug.
 
-    Out of memory is a MemoryError, on CUDA a torch.OutOfMemoryError, or on the CPU a plain RuntimeError from torch.
+    Out of memory is a MemoryError, on CUDA a torch.OutOfMemoryError, or on the CPU a plain RuntimeError from torch. A
+    full disk is an OSError where the file is not aetool's own, such as standard output.
     """
+    if isinstance(error, OSError) and error.errno in FAILING:
+        return UserError.exit_code
     memory = type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and memory):
         return OUT_OF_MEMORY

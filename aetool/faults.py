@@ -29,6 +29,10 @@ POINTS = {
     "checkpoint/removed": "an older checkpoint is removed",
     "write": "before a file is written that replaces another",
     "rename": "a file is complete under its temporary name",
+    "record": "before a row is appended to metrics.jsonl",
+    "events": "before an event is appended to TensorBoard's file",
+    "figure": "before a figure is written, in the process that draws",
+    "log": "before a line is appended to aetool.log",
 }
 ACTIONS = ("kill", "full", "fail", "delay")
 VARIABLE = "AETOOL_FAULT"

@@ -1,52 +1,170 @@
-"""Atomic writes: to a temporary file next to the target, synced to disk, then renamed, so that no reader sees partial
-files.
+"""Writing files: whole or not at all, and one message for what cannot be written.
+
+A file that replaces another is written to a temporary one next to it, synced to disk, then renamed, so that no reader
+sees partial files. Everything here raises WriteError where the disk is full, read-only or failing.
 """
 
+import errno
 import json
+import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from aetool import faults
+from aetool.errors import FULL, WriteError
 
 JsonObject = dict[str, Any]  # as a JSON file holds it
+# Libraries that are not written in Python report a failed write in words: safetensors, torch.save, numpy.
+_NUMBERED = re.compile(r"\(os error (\d+)\)")
+_PARTIAL = re.compile(r"inline_container|\d+ requested and \d+ written")
+log = logging.getLogger("aetool")
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file next to `path` to write to; it replaces `path` unless the block raises."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+def writing(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Raises WriteError for what keeps the block from writing `path`, a file or a folder of about `needed` bytes."""
     try:
-        faults.point("write")
-        yield temporary
-        sync(temporary)
-        faults.point("rename")
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        yield
+    except Exception as error:
+        found = _failed_write(error)
+        if found is None:
+            raise
+        raise unwritable(path, found, needed) from error
+
+
+def unwritable(path: Path, error: OSError, needed: int | None = None) -> WriteError:
+    """The one message of a file that cannot be written."""
+    reason = error.strerror or "not all of it could be written"
+    if error.errno == errno.ENOENT and not path.parent.is_dir():
+        reason = f"there is no folder {path.parent} any more"
+    if error.errno not in {*FULL, None}:
+        return WriteError(f"cannot write {path}: {reason}", reason)
+    existing = next(parent for parent in path.absolute().parents if parent.is_dir())
+    room = f"{shutil.disk_usage(existing).free:,} bytes free"
+    room = room if needed is None else f"about {needed:,} bytes needed, {room}"
+    return WriteError(f"cannot write {path}: {reason} ({room})", reason)
+
+
+def _failed_write(error: Exception) -> OSError | None:
+    """The error of the system behind one of a library; without a number where that is unknown, None for a bug."""
+    if isinstance(error, OSError) and (error.errno or not _PARTIAL.search(str(error))):
+        return error
+    if type(error).__name__ == "SafetensorError" and (numbered := _NUMBERED.search(str(error))):
+        return OSError(int(numbered[1]), os.strerror(int(numbered[1])))
+    return OSError() if isinstance(error, OSError | RuntimeError) and _PARTIAL.search(str(error)) else None
 
 
 @contextmanager
-def replacing_folder(folder: Path, temporary: Path) -> Iterator[None]:
+def dispensable(consequence: str) -> Iterator[None]:
+    """A file that cannot be written within the block is only a warning, which says what follows."""
+    try:
+        yield
+    except WriteError as error:
+        log.warning("%s: %s", error, consequence)
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raises WriteError when the disk of an existing folder does not have this many bytes left."""
+    if needed > shutil.disk_usage(folder).free:
+        raise unwritable(folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), needed)
+
+
+def check_writable(folder: Path) -> None:
+    """Raises WriteError unless files can be created in the folder, or in the one in which it would be created."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    with writing(folder), TemporaryFile(dir=existing):
+        pass
+
+
+def make_folder(folder: Path, parents: bool = True) -> Path:
+    """The folder, which is there then; without `parents`, the one that it is in has to exist."""
+    with writing(folder):
+        folder.mkdir(parents=parents, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
+    """A temporary file next to `path` to write to; it replaces `path` unless the block raises.
+
+    What is there and no file, such as a pipe, is written to directly.
+    """
+    with writing(path, needed):
+        if path.exists() and not path.is_file():
+            yield path
+            return
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+        try:
+            faults.point("write")
+            yield temporary
+            sync(temporary)
+            faults.point("rename")
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def replacing_folder(folder: Path, temporary: Path, needed: int | None = None) -> Iterator[None]:
     """A new folder `temporary` to fill; it replaces `folder`, on the same disk, unless the block raises."""
     shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir()
-        yield
-        for path in temporary.iterdir():
-            sync(path)
-        sync(temporary)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-        sync(folder.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with writing(folder, needed):
+        try:
+            temporary.mkdir()
+            yield
+            for path in temporary.iterdir():
+                sync(path)
+            sync(temporary)
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
+            sync(folder.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+class Appended:
+    """A file to which pieces are appended, each whole or not at all."""
+
+    def __init__(self, path: Path, fault: str) -> None:
+        """`fault` is the fault point before a piece is written."""
+        self.path, self.fault = path, fault
+        with writing(path):
+            self._file = path.open("ab", buffering=0)  # a buffer would keep what could not be written, and try again
+
+    @property
+    def position(self) -> int:
+        """Length of the file in bytes."""
+        return self._file.seek(0, os.SEEK_END)
+
+    def truncate(self, position: int) -> None:
+        with writing(self.path):
+            self._file.truncate(position)
+
+    def write(self, piece: bytes) -> None:
+        before = self.position
+        with writing(self.path, len(piece)):
+            try:
+                faults.point(self.fault)
+                left = memoryview(piece)
+                while left:
+                    left = left[self._file.write(left) :]
+            except OSError:
+                with suppress(OSError):
+                    self._file.truncate(before)
+                raise
+
+    def close(self) -> None:
+        with writing(self.path):  # some file systems report a failed write only now
+            self._file.close()
 
 
 def sync(path: Path) -> None:
@@ -70,8 +188,14 @@ def read_json(path: Path) -> JsonObject | None:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str, errors: str = "strict") -> None:
+    """In UTF-8; `errors` as in str.encode."""
+    content = text.encode(errors=errors)
+    with replacing(path, len(content)) as temporary:
+        temporary.write_bytes(content)
 
 
 def flatten(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -435,7 +435,7 @@ class TestTables:
         assert "name the runs first: aetool compare outputs --html" in aetool("compare", "--html", "outputs").err
 
     def test_a_file_that_cannot_be_written(self, outputs, aetool):
-        assert "cannot be written" in aetool("compare", "--csv", "outputs").err
+        assert "cannot write outputs: Is a directory" in aetool("compare", "--csv", "outputs").err
 
 
 class TestOpenComparison:

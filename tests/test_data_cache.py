@@ -19,7 +19,7 @@ import pytest
 
 from aetool.data import cache, catalog
 from aetool.data.dataset import Arrays, fingerprint, hashes
-from aetool.errors import DataError
+from aetool.errors import DataError, WriteError
 
 CLASSES = ["cat", "dog"]
 
@@ -115,7 +115,7 @@ def test_a_failing_preparation_leaves_nothing(tmp_path: Path, monkeypatch: pytes
         save(file, array)  # type: ignore[arg-type]
 
     monkeypatch.setattr(np, "save", disk_full)
-    with pytest.raises(DataError, match=r"No space left on device \(.*MB free\)"):
+    with pytest.raises(WriteError, match=r"cannot write .*tiny: No space left on device \([\d,]+ bytes free\)"):
         cache.prepared("tiny", tmp_path, two_classes)
     assert len(written) == 3
     assert [path.name for path in tmp_path.iterdir()] in ([], [".tiny.lock"])
@@ -125,7 +125,7 @@ def test_a_failing_preparation_leaves_nothing(tmp_path: Path, monkeypatch: pytes
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot write the dataset cache .*AETOOL_CACHE"):
+    with pytest.raises(WriteError, match=r"cannot write .*datasets: Not a directory\. Set AETOOL_CACHE"):
         cache.prepared("tiny", tmp_path / "file" / "datasets", two_classes)
 
 

@@ -14,8 +14,8 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.plugins.projector import projector_plugin
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
-from tensorboard.summary.writer import event_file_writer
 
+from aetool.storage import event_file
 from aetool.storage.record import LAYOUTS, Events, Record
 from aetool.training.trainer import Trainer
 
@@ -28,7 +28,7 @@ def read(folder) -> EventAccumulator:
 def seconds(monkeypatch) -> None:
     """A second between event files, which TensorBoard reads in the order of their names."""
     ticks = itertools.count(int(time.time()))
-    monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=lambda: next(ticks)))
+    monkeypatch.setattr(event_file, "time", SimpleNamespace(time=lambda: next(ticks)))
 
 
 def test_rows_after_the_checkpoint_that_a_run_goes_on_from_are_forgotten(tmp_path, seconds):

@@ -191,7 +191,7 @@ def test_a_run_that_another_process_is_about_to_start(workplace):
 
 def test_an_output_that_is_a_file(workplace):
     (workplace / "outputs").write_text("")
-    with pytest.raises(UserError, match="cannot write there"), Run.of(config()).claim():
+    with pytest.raises(UserError, match=r"cannot write outputs.*: Not a directory"), Run.of(config()).claim():
         pass
 
 

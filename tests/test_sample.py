@@ -349,7 +349,7 @@ class TestEncodeCommand:
         (workplace / "folder.npz").mkdir()
         done = aetool("encode", f"run={run}", "file=folder.npz")
         assert done.code == 2
-        assert "file=folder.npz: cannot be written" in done.err
+        assert "cannot write folder.npz: Is a directory" in done.err
         assert not list(workplace.glob(".folder*"))
 
     def test_other_data_is_refused(self, run, workplace, aetool):

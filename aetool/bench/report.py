@@ -5,8 +5,8 @@ from pathlib import Path
 from rich.console import Console
 
 from aetool.bench.result import AETOOL, BARE, FASTEST, USUAL, Result
-from aetool.files import write_json
-from aetool.report.plots import PALETTE, render, sheet, titled
+from aetool.files import make_folder, write_json
+from aetool.report.plots import PALETTE, save, sheet, titled
 from aetool.report.tables import print_measures
 
 CEILING = "ceiling"
@@ -92,7 +92,7 @@ def _print_layers(result: Result, console: Console) -> None:
 
 def write(folder: Path, result: Result, config: dict[str, object]) -> None:
     """bench.json, with the config, and roofline.png."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_json(folder / "bench.json", result.plain() | {"config": config})
     draw_roofline(result, folder / "roofline.png")
 
@@ -121,4 +121,4 @@ def draw_roofline(result: Result, path: Path) -> None:
         scale.set_minor_formatter("{x:g}" if scale is axes.yaxis else "")
     titled(axes, result.title, "FLOPs per byte of inputs, weights and outputs", "GFLOP/s")
     axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
-    render(figure, path, "png")
+    save(figure, path)

@@ -14,6 +14,7 @@ from aetool.config.compose import Point
 from aetool.config.identity import digest, identity
 from aetool.config.schema import BenchConfig
 from aetool.errors import UserError
+from aetool.files import check_writable
 from aetool.report.tables import print_measures
 
 QUICK = {"rounds": 3, "seconds": 0.2}
@@ -37,10 +38,11 @@ def run(points: Sequence[Point[BenchConfig]], quick: bool = False) -> int:
 
 
 def _trainer(config: BenchConfig) -> None:
+    folder = _folder(config)
+    check_writable(folder)
     with tempfile.TemporaryDirectory() as scratch:
         result = trainer_speed.measure(config, Path(scratch), time.perf_counter, log.info)
     report.print_result(result)
-    folder = _folder(config)
     report.write(folder, result, config.model_dump())
     print(f"{folder}: bench.json, roofline.png")
 

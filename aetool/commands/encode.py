@@ -8,6 +8,7 @@ from aetool.config.tree import known_targets
 from aetool.errors import UserError
 from aetool.evaluation.encode import path_of, write_codes
 from aetool.evaluation.session import Session
+from aetool.files import check_writable
 from aetool.storage.opening import opened
 
 
@@ -19,6 +20,8 @@ def run(points: Sequence[Point[EncodeConfig]]) -> int:
     for point in points:
         with opened(point.config.run, targets) as found:
             path = path_of(found, point.config)
+            if point.config.file:
+                check_writable(path.parent)
             if point.config.file or not path.exists():
                 path, arrays = write_codes(Session(found, point.config), point.config)
                 for name, array in arrays.items():

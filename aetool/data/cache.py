@@ -21,8 +21,8 @@ import numpy as np
 from pydantic import BaseModel
 
 from aetool.data.dataset import HASHED, Arrays, fingerprint, is_large, validate
-from aetool.errors import DataError, poll_signals
-from aetool.files import read_json, replacing_folder, write_json
+from aetool.errors import DataError, WriteError, poll_signals
+from aetool.files import check_room, make_folder, read_json, replacing_folder, write_json, writing
 
 logger = logging.getLogger("aetool")
 
@@ -72,7 +72,8 @@ def prepared(
 
     If two processes request the same dataset, it is prepared once. A dataset with parameters is named
     `<dataset>-<key>`. Given the `sha256` of every array, a dataset that an earlier version prepared differently is
-    prepared again. Raises DataError when the cache is damaged or not writable, or `prepare` returns invalid arrays.
+    prepared again. Raises DataError when the cache is damaged, or `prepare` returns invalid arrays, and WriteError when
+    the cache cannot be written.
     """
     if not is_prepared(name, cache_dir, sha256):
         with _locked(name, cache_dir):
@@ -87,12 +88,8 @@ def prepared(
                 ):
                     raise DataError(f"{folder / MANIFEST}: missing, so this is no prepared dataset. {_repair(folder)}")
                 temporary = cache_dir / f".{name}.tmp-arrays"
-                try:
-                    with replacing_folder(folder, temporary):
-                        _fill(temporary, name, prepare)
-                except OSError as error:
-                    free = f"{shutil.disk_usage(cache_dir).free / 1e6:.0f} MB free"
-                    raise DataError(f"cannot write {folder}: {error.strerror} ({free}). {ELSEWHERE}") from error
+                with _or_elsewhere(), replacing_folder(folder, temporary):
+                    _fill(temporary, name, prepare)
     return load(name, cache_dir)
 
 
@@ -129,7 +126,7 @@ def load(name: str, cache_dir: Path, verify_all: bool = False) -> Arrays:
     if problems:
         raise DataError("\n".join([*problems, _repair(folder)]))
     if states != verified:
-        with contextlib.suppress(OSError):  # a cache that is read-only is verified every time
+        with contextlib.suppress(WriteError):  # a cache that is read-only is verified every time
             write_json(folder / VERIFIED, states)
     found = Arrays.named(arrays)._replace(class_names=manifest.class_names, source=manifest.source)
     sha256 = {key: stored.sha256 for key, stored in manifest.arrays.items()}
@@ -160,11 +157,13 @@ def new_images(path: Path, shape: tuple[int, ...]) -> IO[bytes]:
     return file
 
 
-def check_space(folder: Path, needed: int) -> None:
-    """Raises DataError when the disk of the folder does not have this many bytes left."""
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DataError(f"cannot write {folder}: {needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free. {ELSEWHERE}")
+@contextmanager
+def _or_elsewhere() -> Iterator[None]:
+    """Adds to a WriteError what the user can do about it."""
+    try:
+        yield
+    except WriteError as error:
+        raise WriteError(f"{error}. {ELSEWHERE}", error.reason) from error
 
 
 def _fill(folder: Path, name: str, prepare: Callable[[Path], Arrays]) -> None:
@@ -173,7 +172,7 @@ def _fill(folder: Path, name: str, prepare: Callable[[Path], Arrays]) -> None:
     validate(arrays)
     paths = {key: folder / f"{key}.npy" for key in arrays.present}
     left = {key: array for key, array in arrays.present.items() if not paths[key].exists()}
-    check_space(folder, sum(array.nbytes for array in left.values()))
+    check_room(folder, sum(array.nbytes for array in left.values()))
     for key, array in left.items():
         np.save(paths[key], np.ascontiguousarray(array), allow_pickle=False)
     stored = {key: StoredArray.of(path, np.load(path, mmap_mode="r")) for key, path in paths.items()}
@@ -206,8 +205,8 @@ def _locked(name: str, cache_dir: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     lock = FileLock(cache_dir / f".{name}.lock")
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
+    with _or_elsewhere(), writing(cache_dir):
+        make_folder(cache_dir)
         for attempt in itertools.count():
             try:
                 lock.acquire(timeout=LOCK_POLL_SECONDS)
@@ -216,8 +215,6 @@ def _locked(name: str, cache_dir: Path) -> Iterator[None]:
                 if attempt == 0:
                     logger.warning("%s: another process is preparing it; waiting", name)
                 poll_signals()
-    except OSError as error:
-        raise DataError(f"cannot write the dataset cache {cache_dir}: {error.strerror}. {ELSEWHERE}") from error
     try:
         yield
     finally:

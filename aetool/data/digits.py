@@ -8,7 +8,7 @@ import numpy as np
 from aetool.data.cache import is_prepared, prepared
 from aetool.data.dataset import Arrays
 from aetool.data.sources import verify
-from aetool.errors import DataError
+from aetool.errors import DataError, WriteError
 
 NAME = "digits"
 SHA256 = {
@@ -28,7 +28,7 @@ def digits(cache_dir: Path) -> Arrays:
     """
     try:
         return prepared(NAME, cache_dir, lambda folder: embedded(), SHA256)
-    except DataError as error:
+    except (DataError, WriteError) as error:
         if is_prepared(NAME, cache_dir, SHA256):
             raise
         arrays = embedded()

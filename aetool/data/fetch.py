@@ -26,22 +26,17 @@ CHUNK_BYTES = 1 << 20
 
 
 def download(urls: Collection[str], target: Path, md5: str) -> Path:
-    """Downloads the first of `urls` whose content has this MD5 to `target`; DataError says why each failed."""
-    from http.client import HTTPException
-    from urllib.request import Request, urlopen
+    """Downloads the first of `urls` whose content has this MD5 to `target`; DataError says why each failed.
 
+    Raises WriteError if `target` cannot be written.
+    """
     failures = []
     for url in urls:
         logger.info("downloading %s", url)
-        request = Request(url, headers={"User-Agent": "aetool"})
         digest = hashlib.md5(usedforsecurity=False)
         try:
-            with (
-                replacing(target) as partial,
-                urlopen(request, timeout=CONNECT_SECONDS) as answer,
-                partial.open("wb") as file,
-            ):
-                while chunk := answer.read(CHUNK_BYTES):
+            with replacing(target) as partial, partial.open("wb") as file:
+                for chunk in _received(url):
                     poll_signals()
                     digest.update(chunk)
                     file.write(chunk)
@@ -50,9 +45,22 @@ def download(urls: Collection[str], target: Path, md5: str) -> Path:
                 if digest.hexdigest() != md5:
                     raise DataError(f"MD5 is {digest.hexdigest()}, expected {md5}")
             return target
-        except (OSError, HTTPException, DataError) as error:
+        except DataError as error:
             failures.append(f"{url}: {error}")
     raise DataError("; ".join(failures))
+
+
+def _received(url: str) -> Iterator[bytes]:
+    """The content, in parts; DataError if that fails."""
+    from http.client import HTTPException
+    from urllib.request import Request, urlopen
+
+    try:
+        with urlopen(Request(url, headers={"User-Agent": "aetool"}), timeout=CONNECT_SECONDS) as answer:
+            while chunk := answer.read(CHUNK_BYTES):
+                yield chunk
+    except (OSError, HTTPException) as error:
+        raise DataError(str(error)) from error
 
 
 def npm_pack(package: str, folder: Path) -> Path:

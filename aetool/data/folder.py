@@ -14,10 +14,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from aetool.components import OpenFraction
-from aetool.data.cache import check_space, new_images, prepared
+from aetool.data.cache import new_images, prepared
 from aetool.data.dataset import Arrays, Labels, Mask, holdout
 from aetool.data.decode import open_image, resized
 from aetool.errors import DataError, poll_signals
+from aetool.files import check_room
 
 logger = logging.getLogger("aetool")
 
@@ -126,7 +127,7 @@ def _prepare(
     """The images, decoded into `folder` one by one, so that memory use stays low for any number of images."""
     _, height, width = image_shape
     logger.info("%s: decoding %d images to %d×%d …", root, len(found), height, width)
-    check_space(folder, len(found) * math.prod(image_shape))
+    check_room(folder, len(found) * math.prod(image_shape))
     class_names, kept, left_out = sorted({file.class_name for file in found}), found, ""
     corrupt = _decode(kept, _is_test(kept, test_fraction), image_shape, folder)
     if corrupt:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from aetool.data.cache import prepared, scratch_folder
 from aetool.data.dataset import Arrays, hashes
-from aetool.errors import DataError
+from aetool.errors import FULL, DataError
 
 logger = logging.getLogger("aetool")
 
@@ -52,6 +52,8 @@ def published(
                     arrays = source.load(source.folder or Path(scratch))
                 verify(arrays, sha256)
             except FAILURES as error:
+                if isinstance(error, OSError) and error.errno in FULL:
+                    raise  # another source does not help
                 reason = " ".join(str(error).split()) or type(error).__name__
                 level = logging.DEBUG if isinstance(error, FileNotFoundError) else logging.WARNING
                 logger.log(level, "%s: not from %s: %s", name, source.name, reason)

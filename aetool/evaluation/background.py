@@ -15,7 +15,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 import aetool
+from aetool.errors import WriteError
 from aetool.storage.run import Run
 
 Draw = Callable[..., None]  # a function of `figures`: takes the path first
@@ -33,10 +34,10 @@ class Figure(NamedTuple):
     """A figure that is being drawn."""
 
     path: Path
-    error: "Future[str | None]"  # why it could not be drawn
+    error: "Future[str | None]"  # why it could not be drawn; raises WriteError where it cannot be written
 
     def picture(self) -> np.ndarray | None:
-        """(height, width, 3) uint8, once it is drawn; None where that failed."""
+        """(height, width, 3) uint8, once it is drawn; None where that failed. Raises WriteError."""
         from PIL import Image
 
         if self.error.result() is not None:
@@ -46,7 +47,10 @@ class Figure(NamedTuple):
 
 
 class Figures:
-    """The figures of a run, all drawn by the end of the outermost `with` block; failures become warnings."""
+    """The figures of a run, all drawn by the end of the outermost `with` block.
+
+    One that cannot be drawn is a warning. One that cannot be written is a WriteError, as drawing it again may succeed.
+    """
 
     def __init__(self, run: Run[Any]) -> None:
         self.run = run
@@ -66,8 +70,9 @@ class Figures:
         self._actions.append(action)
 
     def wait(self) -> None:
-        """Waits until all figures are drawn; failed ones add a warning to the run."""
+        """Waits until all figures are drawn; failed ones add a warning to the run. Raises WriteError."""
         figures, self._figures = self._figures, []
+        wait([figure.error for figure in figures])
         failed = [(figure.path.name, error) for figure in figures if (error := figure.error.result()) is not None]
         warnings = [f"{name} could not be drawn: {error}" for name, error in failed]
         for warning in warnings:
@@ -86,6 +91,8 @@ class Figures:
             return
         actions, self._actions = self._actions, []
         with contextlib.ExitStack() as stack:  # calls all of them, whatever one raises
+            if error is not None:  # which is said instead
+                stack.enter_context(contextlib.suppress(WriteError))
             stack.callback(self.wait)
             for action in reversed(actions):
                 stack.callback(action)
@@ -99,7 +106,7 @@ class FigureProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def submit(self, function: Draw, *arguments: Any) -> "Future[str | None]":
-        """The error of a call, or None."""
+        """The error of a call, or None; WriteError is raised."""
         return self._thread.submit(self._call, pickle.dumps((function, arguments)))
 
     def close(self) -> None:
@@ -116,14 +123,19 @@ class FigureProcess:
             assert self._process.stdout is not None
             self._process.stdin.write(call)
             self._process.stdin.flush()
-            error: str | None = json.loads(self._process.stdout.readline())
+            error = json.loads(self._process.stdout.readline())
         except (OSError, ValueError) as caught:  # a ValueError: no answer, or half of one
             if self._process is not None:
                 self._process.kill()
                 self._process.communicate()
                 self._process = None
             return f"the process that draws has ended ({type(caught).__name__}: {caught})"
-        return error
+        if error is None:
+            return None
+        kind, text = error
+        if kind == WriteError.__name__:
+            raise WriteError(text)
+        return f"{kind}: {text}"
 
 
 def _start() -> "subprocess.Popen[bytes]":

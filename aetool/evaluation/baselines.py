@@ -8,7 +8,6 @@ import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,14 @@ from aetool.evaluation.catalogue import PROTOCOL
 from aetool.evaluation.classify import Budget, classify, labels_of
 from aetool.evaluation.correctness import Classified, read_correct, write_correct
 from aetool.evaluation.features import Encode, Features, Images, Views, features
-from aetool.files import read_json, write_json
+from aetool.files import dispensable, make_folder, read_json, write_json
 from aetool.machine import release_memory
 from aetool.measures.reconstruction import ReconstructionMetrics
 from aetool.probes.base import Probe
 from aetool.training.cached_pca import LARGEST, has_pca, pca_of
 
 BATCH = 500
+NOT_CACHED = "baselines are not cached"
 PIXEL_MEMORY = 3 << 29  # bytes of all pixels as float32, above which they are not probed; above mirrored CIFAR-10's
 Settings = Mapping[str, Any]  # plain values that a baseline depends on
 Splits = Callable[[], Iterable[Features]]  # the features of train, val and test in turn, (N, D) each
@@ -163,7 +163,8 @@ class Baselines:
         found = read_json(path)
         if found is None:
             found = compute()
-            with self._storing(path):
+            with dispensable(NOT_CACHED):
+                make_folder(path.parent)
                 write_json(path, found)
         return found
 
@@ -175,7 +176,8 @@ class Baselines:
         if metrics is not None and correct is not None:
             return Classified(metrics, correct)
         found = compute()
-        with self._storing(path):
+        with dispensable(NOT_CACHED):
+            make_folder(path.parent)
             write_correct(beside, {"correct": found.correct})
             write_json(path, found.metrics)
         return found
@@ -184,12 +186,3 @@ class Baselines:
         sizes = [len(split.images) for split in self._splits]
         data = {"protocol": PROTOCOL, "data": self.dataset.fingerprint, "sizes": sizes}
         return self.cache / "baselines" / f"{digest(data | dict(key))}.json"
-
-    @contextmanager
-    def _storing(self, path: Path) -> Iterator[None]:
-        """Creates the folder; logs a warning if nothing can be stored there."""
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield
-        except OSError as error:
-            log.warning("baselines cannot be cached in %s: %s", path.parent, error)

@@ -15,7 +15,7 @@ from aetool.errors import UserError
 from aetool.evaluation.features import encoder, features
 from aetool.evaluation.measurement import best_step
 from aetool.evaluation.session import Session
-from aetool.files import replacing
+from aetool.files import make_folder, replacing
 from aetool.storage.run import Run
 from aetool.training.assembly import Trained
 
@@ -31,17 +31,15 @@ def path_of(run: Run[TrainConfig], config: EncodeConfig, step: int | None = None
 
 
 def write_codes(session: Session, config: EncodeConfig) -> tuple[Path, Codes]:
-    """Encodes the images and writes the .npz; raises UserError if it cannot be written."""
+    """Encodes the images and writes the .npz; raises WriteError."""
     dataset = session.run.config.dataset
     indices = indices_of(build(dataset, cache_dir=session.cache), dataset.val_fraction)
     arrays = encode(session.trained, session.dataset, indices, config.splits, config.tap, session.device)
     path = path_of(session.run, config, session.step)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-    except OSError as error:
-        raise UserError(f"file={path}: cannot be written: {error}") from error
+    if config.file:
+        make_folder(path.parent)
+    with replacing(path, sum(array.nbytes for array in arrays.values())) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
     return path, arrays
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,10 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from aetool.config.identity import digest
-from aetool.files import replacing
+from aetool.files import dispensable, make_folder, replacing
 
 LIMIT = 4 << 30  # bytes; those used longest ago are removed
-log = logging.getLogger("aetool")
 
 
 class FeatureCache:
@@ -51,14 +49,12 @@ class FeatureCache:
         size = sum(tensor.nbytes for tensor in found.values())
         if size > self.limit:
             return found
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._make_room(size)
-            with replacing(path) as temporary:
+        with dispensable("features are not cached"):
+            make_folder(self.folder)
+            with replacing(path, size) as temporary:
+                self._make_room(size)
                 save_file(found, temporary, {"key": text})
-            found = load_file(path)  # mapped: in the page cache alone, until it is changed
-        except (OSError, SafetensorError) as error:
-            log.warning("features cannot be cached in %s: %s", self.folder, error)
+            found = self.find(key) or found  # mapped: in the page cache alone, until it is changed
         return found
 
     def _place(self, key: Mapping[str, Any]) -> tuple[Path, str]:

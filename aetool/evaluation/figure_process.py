@@ -1,4 +1,6 @@
-"""The process that draws figures: it answers each call on stdin with a line of JSON, null or the error."""
+"""The process that draws figures: it answers each call on stdin with a line of JSON, null or the class and the text of
+the error.
+"""
 
 import json
 import os
@@ -18,7 +20,7 @@ def main() -> None:
             function(*arguments)
             error = None
         except Exception as caught:
-            error = f"{type(caught).__name__}: {caught}"
+            error = type(caught).__name__, str(caught)
         answers.write(json.dumps(error).encode() + b"\n")
         answers.flush()
 

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aetool import faults
+from aetool.files import make_folder, replacing
+
 Picture = NDArray[np.uint8]
 Array = NDArray[np.floating[Any]]
 
@@ -180,7 +183,9 @@ def _save(path: Path, axes: Any, title: str) -> None:
     from PIL import Image
 
     axes.set_title(title, fontsize=9, parse_math=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
     canvas = FigureCanvasAgg(axes.figure)
     canvas.draw()
-    Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(path)
+    make_folder(path.parent, parents=False)
+    with replacing(path) as temporary:
+        faults.point("figure")
+        Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(temporary, "png")

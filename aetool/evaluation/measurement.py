@@ -6,7 +6,7 @@ from typing import Any
 
 from aetool.config.identity import digest
 from aetool.evaluation.catalogue import PROTOCOL
-from aetool.files import JsonObject, read_json, write_json
+from aetool.files import JsonObject, make_folder, read_json, write_json
 from aetool.storage.folder import RunFolder
 
 
@@ -26,14 +26,14 @@ class Measurement:
         return read_json(self.folder / "metrics.json")
 
     def write(self, metrics: Mapping[str, Any]) -> None:
-        """The metrics last: a folder with metrics.json is complete."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """The metrics last: a folder with metrics.json is complete. Raises WriteError."""
+        make_folder(self.folder, parents=False)
         write_json(self.folder / "settings.json", self.settings)
         write_json(self.folder / "metrics.json", metrics)
 
     def path(self, name: str) -> Path:
         """A file in the folder, which is made."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder, parents=False)
         return self.folder / name
 
 

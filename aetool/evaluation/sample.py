@@ -8,7 +8,6 @@ from aetool.config.identity import identity
 from aetool.config.schema import SampleConfig, TrainConfig
 from aetool.config.targets import build
 from aetool.data.grid import grid
-from aetool.errors import UserError
 from aetool.evaluation import figures, pictures
 from aetool.evaluation.background import Figures
 from aetool.evaluation.generation import Generation, generate
@@ -32,7 +31,7 @@ def measurement(run: Run[TrainConfig], config: SampleConfig, step: int | None = 
 def sample(session: Session, config: SampleConfig) -> tuple[Path, JsonObject]:
     """The folder of the samples and the content of its metrics.json; drawn once.
 
-    Raises UserError if the folder cannot be written.
+    Raises WriteError if the folder cannot be written.
     """
     made = measurement(session.run, config)
     found = made.read()
@@ -53,12 +52,9 @@ def _sample(session: Session, config: SampleConfig) -> JsonObject:
     )
     distribution = type(latent).__name__.lower()
     found = target.settings | {"distribution": distribution} | made.metrics
-    try:
-        with session.figures:
-            _draw(session.figures, target, made, name, distribution)
-        target.write(found)
-    except OSError as error:
-        raise UserError(f"{target.folder}: cannot be written: {error}") from error
+    with session.figures:
+        _draw(session.figures, target, made, name, distribution)
+    target.write(found)
     return found
 
 

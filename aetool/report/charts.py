@@ -7,6 +7,7 @@ from pathlib import Path
 from aetool.errors import UserError
 from aetool.evaluation.background import figure_process
 from aetool.evaluation.catalogue import FIGURE, SELECTION
+from aetool.files import make_folder
 from aetool.report import heatmaps, layout, learning, lines, plots, scatter
 from aetool.report.comparison import Comparison
 from aetool.report.groups import is_finetune
@@ -16,12 +17,9 @@ from aetool.report.plots import Chart
 @contextmanager
 def saving(figures: Iterable[Chart], folder: Path) -> Iterator[None]:
     """Writes figures as PNG files in the process that draws, while the block runs; raises UserError when that fails."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write there: {error}") from error
+    make_folder(folder)
     submit = figure_process().submit
-    drawn = [submit(plots.render, chart.figure, folder.absolute() / f"{chart.name}.png", "png") for chart in figures]
+    drawn = [submit(plots.save, chart.figure, folder.absolute() / f"{chart.name}.png") for chart in figures]
     yield
     for problem in filter(None, (one.result() for one in drawn)):
         raise UserError(f"{folder}: figures cannot be written: {problem}")

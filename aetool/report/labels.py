@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from aetool.files import write_text
 from aetool.measures.statistics import (
     CONFIDENCE,
     Interval,
@@ -20,7 +21,7 @@ from aetool.measures.statistics import (
 )
 from aetool.report import charts
 from aetool.report.plots import BESIDE, Chart, legend, sheet, style, titled
-from aetool.report.tables import Column, markdown, plain_console, print_measures, write_csv, writing
+from aetool.report.tables import Column, markdown, plain_console, print_measures, write_csv
 
 NAMES = {  # of classifiers, in the order of tables: what each is
     "code": "the frozen code",
@@ -136,8 +137,7 @@ def write_curves(curves: Curves, folder: Path, title: str, images: float, comman
     ]
     with charts.saving([draw(curves, title, images)], folder):
         write_csv(folder / "table.csv", rows)
-        with writing(folder / "table.md") as target:
-            target.write_text(_markdown(curves, title, command), encoding="utf-8", errors="replace")
+        write_text(folder / "table.md", _markdown(curves, title, command), "replace")
     return "table.csv", "table.md", "labels.png"
 
 

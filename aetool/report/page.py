@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aetool.evaluation.catalogue import BASELINES, SELECTION, Metric
-from aetool.files import read_json
+from aetool.files import make_folder, read_json, write_text
 from aetool.report import pictures
 from aetool.report.comparison import Comparison
 from aetool.report.findings import ranked, title
@@ -18,7 +18,7 @@ from aetool.report.groups import Group, Row, Value, comparable_sets, directory, 
 from aetool.report.layout import baseline_keys, text
 from aetool.report.parallel import parallel
 from aetool.report.plots import Chart
-from aetool.report.tables import html_table, writing
+from aetool.report.tables import html_table
 from aetool.storage.folder import RunFolder
 
 SHOWN_METRICS = 7  # in the first table; the others are in a second one
@@ -45,8 +45,8 @@ def write(comparison: Comparison, figures: Iterable[Chart], path: Path) -> None:
         loader=PackageLoader("aetool.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     page = environment.get_template("report.html.j2").render(_content(comparison, figures))
-    with writing(path) as target:
-        target.write_text(page, encoding="utf-8", errors="replace")
+    make_folder(path.parent)
+    write_text(path, page, "replace")
 
 
 def _content(comparison: Comparison, figures: Iterable[Chart]) -> dict[str, object]:

@@ -4,7 +4,11 @@ import math
 import textwrap
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from aetool import faults
+from aetool.files import replacing
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")  # Okabe and Ito 2008
 STYLES = ("-", "--", ":")
@@ -18,6 +22,13 @@ class Chart(NamedTuple):
     name: str  # file name without its suffix
     caption: str  # what it shows and how to read it
     figure: Any  # matplotlib's Figure
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes a figure to a PNG file; raises WriteError."""
+    with replacing(path) as temporary:
+        faults.point("figure")
+        render(figure, temporary, "png")
 
 
 def render(figure: Any, target: Any, form: str) -> None:

@@ -12,11 +12,12 @@ from aetool.config.published import Reproduction, reproductions
 from aetool.config.schema import PublishedConfig, TrainConfig
 from aetool.errors import UserError, suggest
 from aetool.evaluation.catalogue import METRICS, PROBE, Metric, bounds, metric_of, split_probe_key
+from aetool.files import make_folder, write_text
 from aetool.measures.statistics import Stat
 from aetool.report.findings import duplicates, excluded, outdated
 from aetool.report.groups import Group, Row, Value, directory, format_stat, format_value, number, rank
 from aetool.report.rows import MISSING, read_rows
-from aetool.report.tables import Column, markdown, plain_console, print_measures, writing
+from aetool.report.tables import Column, markdown, plain_console, print_measures
 from aetool.storage.folder import RunFolder
 from aetool.storage.run import Run
 
@@ -161,8 +162,8 @@ def write_results(path: Path, results: Sequence[Result]) -> None:
         raise UserError(f"{path}: no place for the table; add two lines to it: {BEGIN} and {END}")
     cells = [_cells(result) for result in results]
     columns = [Column(head, [one[head] for one in cells], head in NUMBERS) for head in cells[0]]
-    with writing(path) as target:
-        target.write_text(f"{before}{BEGIN}\n{markdown(columns)}\n{NOTE}\n{END}{after}", encoding="utf-8")
+    make_folder(path.parent)
+    write_text(path, f"{before}{BEGIN}\n{markdown(columns)}\n{NOTE}\n{END}{after}")
 
 
 def _cells(result: Result) -> dict[str, str]:

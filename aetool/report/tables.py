@@ -2,8 +2,7 @@
 
 import csv
 import html
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ from rich.table import Table
 
 from aetool.errors import UserError
 from aetool.evaluation.catalogue import Metric
-from aetool.files import replacing
+from aetool.files import make_folder, replacing, write_text
 from aetool.report.comparison import Comparison
 from aetool.report.findings import ranked
 from aetool.report.groups import Group, Row, Value, comparable_sets, format_stat, format_value, replicate
@@ -194,8 +193,8 @@ def write_markdown(path: Path, comparison: Comparison) -> None:
     findings = [*comparison.unlike, *comparison.recommendations, *comparison.differences]
     sentences = [*fronts.values(), *findings, *comparison.excluded, *comparison.notes]
     text += "".join(f"\n- {sentence}" for sentence in sentences) + "\n" * bool(sentences)
-    with writing(path) as target:
-        target.write_text(text, encoding="utf-8", errors="replace")
+    make_folder(path.parent)
+    write_text(path, text, "replace")
 
 
 def markdown(columns: Sequence[Column]) -> str:
@@ -208,7 +207,8 @@ def markdown(columns: Sequence[Column]) -> str:
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """A line per row, a column per key. Raises UserError when the file cannot be written."""
-    with writing(path) as target, target.open("w", newline="", encoding="utf-8", errors="replace") as file:
+    make_folder(path.parent)
+    with replacing(path) as target, target.open("w", newline="", encoding="utf-8", errors="replace") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)
@@ -221,8 +221,13 @@ def write_parquet(path: Path, rows: Sequence[Row]) -> None:
     except ImportError:
         raise UserError("--parquet needs pyarrow: pip install 'aetool[parquet]'") from None
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    with writing(path, (OSError, ValueError, ArrowException)) as target:
-        parquet.write_table(table({key: _one_type([row.get(key) for row in rows]) for key in keys}), target)
+    make_folder(path.parent)
+    try:
+        content = table({key: _one_type([row.get(key) for row in rows]) for key in keys})
+        with replacing(path) as target:
+            parquet.write_table(content, target)
+    except (ValueError, ArrowException) as error:
+        raise UserError(f"{path}: cannot be written: {error}") from error
 
 
 def _one_type(values: list[Value]) -> list[Value]:
@@ -233,20 +238,6 @@ def _one_type(values: list[Value]) -> list[Value]:
     if len(kinds) > 1 or not kinds <= {int, float, bool, str}:
         return [None if value is None else format_value(value) for value in values]
     return values
-
-
-@contextmanager
-def writing(path: Path, errors: tuple[type[Exception], ...] = (OSError,)) -> Iterator[Path]:
-    """Where to write a file so that no reader sees a partial one; existing non-files, such as pipes, are kept.
-
-    Raises UserError for these errors.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with nullcontext(path) if path.exists() and not path.is_file() else replacing(path) as target:
-            yield target
-    except errors as error:
-        raise UserError(f"{path}: cannot be written: {error}") from error
 
 
 def print_measures(

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from aetool import faults
-from aetool.errors import NoValidCheckpointError, UserError
-from aetool.files import JsonObject, replacing_folder
+from aetool.errors import NoValidCheckpointError
+from aetool.files import JsonObject, make_folder, replacing_folder
 
 FORMAT = 1
 State = dict[str, Any]  # what torch.load reads with weights_only=True
@@ -60,29 +60,25 @@ class Checkpoints:
     def save(self, step: int, model: dict[str, Tensor], state: State, best_step: int) -> None:
         """Writes the checkpoint of `step` and removes those that are neither new nor the best.
 
-        Raises UserError when the disk is full; earlier checkpoints are unaffected.
+        Raises WriteError when the disk is full; earlier checkpoints are unaffected.
         """
         if not self.writes:
             return
         target = self.directory / f"step-{step:08d}"
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            temporary = self.directory / f".{target.name}.tmp"
-            with replacing_folder(target, temporary):
-                faults.point("checkpoint/model")
-                tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.items()}
-                save_file(tensors, temporary / "model.safetensors")
-                faults.point("checkpoint/state")
-                torch.save(state, temporary / "state.pt")
-                files = {path.name: _describe(path) for path in sorted(temporary.iterdir())}
-                faults.point("checkpoint/manifest")
-                manifest = {"format": FORMAT, "step": step, **self.info, "files": files}
-                (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-                faults.point("checkpoint/rename")
-        except (OSError, RuntimeError) as error:  # torch.save reports a failed write as a RuntimeError
-            needed = sum(value.nbytes for value in model.values()) * 3
-            free = shutil.disk_usage(self.directory).free
-            raise UserError(f"cannot write {target}: {error} (needs about {needed} bytes, {free} are free)") from error
+        make_folder(self.directory, parents=False)
+        temporary = self.directory / f".{target.name}.tmp"
+        needed = sum(value.nbytes for value in model.values()) * 3  # with the two averages of Adam
+        with replacing_folder(target, temporary, needed):
+            faults.point("checkpoint/model")
+            tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.items()}
+            save_file(tensors, temporary / "model.safetensors")
+            faults.point("checkpoint/state")
+            torch.save(state, temporary / "state.pt")
+            files = {path.name: _describe(path) for path in sorted(temporary.iterdir())}
+            faults.point("checkpoint/manifest")
+            manifest = {"format": FORMAT, "step": step, **self.info, "files": files}
+            (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            faults.point("checkpoint/rename")
         faults.point("checkpoint/rotate")
         self._rotate({step, best_step})
 

@@ -4,15 +4,15 @@ import contextlib
 import json
 import logging
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from aetool.files import JsonObject
+from aetool.errors import WriteError
+from aetool.files import Appended, JsonObject, make_folder, replacing, write_text, writing
 
 log = logging.getLogger("aetool")
 
@@ -45,15 +45,15 @@ class Events:
     """TensorBoard events in the folder of a run.
 
     With a `stage`, they are the results of that stage, in a file that replaces the one of an earlier measurement, so
-    that nothing is shown twice. If TensorBoard cannot be written, logs one warning, keeps it in `warnings` and
-    continues. Also a context manager, which closes it.
+    that nothing is shown twice. If TensorBoard cannot be written or imported, logs one warning, keeps it in `warnings`
+    and continues. Also a context manager, which closes it.
     """
 
     def __init__(self, directory: Path, stage: str | None = None) -> None:
         self.directory = directory
         self.stage = stage
         self.warnings: list[str] = []
-        self._writer: Any = None
+        self._file: Any = None  # an EventFile
         self._broken = False
         self._purge_step: int | None = None
 
@@ -66,12 +66,11 @@ class Events:
         self.close()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._show("add_scalar", name, value, step)
+        self._show("scalars", step, values)
 
     def image(self, name: str, image: np.ndarray, step: int) -> None:
         """An image (H, W, 3) uint8."""
-        self._show("add_image", name, image, step, dataformats="HWC")
+        self._show("image", step, name, image)
 
     def images(self, step: int, images: Mapping[str, np.ndarray | None]) -> None:
         """Images (H, W, 3) uint8 by name; None is skipped."""
@@ -81,29 +80,12 @@ class Events:
 
     def layout(self, stage: str) -> None:
         """The charts of a stage in the custom scalars tab."""
-        charts = {name: ["Multiline", tags] for name, tags in LAYOUTS.get(stage, {}).items()}
-        if charts:
-            self._show("add_custom_scalars", {stage: charts})
+        if stage in LAYOUTS:
+            self._show("lines", stage, LAYOUTS[stage])
 
     def margins(self, charts: Mapping[str, Sequence[str]]) -> None:
-        """Charts of the custom scalars tab by title: for each tag a curve with a band from `<tag>/low` to `<tag>/high`.
-
-        SummaryWriter.add_custom_scalars takes a single curve for such a chart.
-        """
-        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-        from tensorboard.compat.proto.tensor_pb2 import TensorProto
-        from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-        from tensorboard.plugins.custom_scalar import layout_pb2 as proto
-
-        drawn = []
-        for title, tags in charts.items():
-            curves = [proto.MarginChartContent.Series(value=t, lower=f"{t}/low", upper=f"{t}/high") for t in tags]
-            drawn.append(proto.Chart(title=title, margin=proto.MarginChartContent(series=curves)))
-        layout = proto.Layout(category=[proto.Category(title="mean ± std over seeds", chart=drawn)])
-        text = TensorProto(dtype="DT_STRING", string_val=[layout.SerializeToString()], tensor_shape=TensorShapeProto())
-        plugin = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="custom_scalars"))
-        value = Summary.Value(tag="custom_scalars__config__", tensor=text, metadata=plugin)
-        self._show("_add_summary", Summary(value=[value]))
+        """Charts of the custom scalars tab by title: each tag has a band from `<tag>/low` to `<tag>/high`."""
+        self._show("margins", "mean ± std over seeds", charts)
 
     def hparams(self, hparams: Mapping[str, Any]) -> None:
         """Declares hyper-parameters in this folder; every scalar of the run is a metric beside them.
@@ -112,11 +94,7 @@ class Events:
         folder of its own, and declare an "experiment": TensorBoard takes one run's for all, and shows no key or metric
         that this one run lacks. Without, it collects those of all runs.
         """
-        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
-
-        numbers = (int, float)
-        plain = {k: v if isinstance(v, numbers) and not isinstance(v, bool) else str(v) for k, v in hparams.items()}
-        self._show("_add_summary", hparams_pb(plain))
+        self._show("hparams", hparams)
 
     def embedding(self, points: np.ndarray, sprites: np.ndarray, size: tuple[int, int], labels: Sequence[str]) -> None:
         """Points (N, D) for the embedding projector, in the place of those from before.
@@ -132,48 +110,61 @@ class Events:
         width, height = size
         sprite = f'image_path: "{PROJECTOR}/sprites.png" single_image_dim: {width} single_image_dim: {height}'
         try:
-            folder.mkdir(exist_ok=True)
-            # Text, as TensorBoard reads a binary file as text first, and fails where that seems to succeed.
-            np.savetxt(folder / "codes.tsv", points, fmt="%.4g", delimiter="\t")
-            Image.fromarray(sprites).quantize(256).save(folder / "sprites.png")  # a third of the bytes
+            make_folder(folder, parents=False)
+            with replacing(folder / "codes.tsv") as temporary:
+                # Text, as TensorBoard reads a binary file as text first, and fails where that seems to succeed.
+                np.savetxt(temporary, points, fmt="%.4g", delimiter="\t")
+            with replacing(folder / "sprites.png") as temporary:
+                Image.fromarray(sprites).quantize(256).save(temporary, "png")  # a third of the bytes
             words = [" ".join(label.split()) or "-" for label in labels]  # tabs and newlines would part them
-            (folder / "labels.tsv").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
+            write_text(folder / "labels.tsv", "".join(f"{word}\n" for word in words))
             text = "\n".join(['embeddings {\ntensor_name: "code"', *lines, f"sprite {{ {sprite} }}", "}\n"])
-            (self.directory / PROJECTOR_CONFIG).write_text(text, encoding="utf-8")
-        except OSError as error:
-            self._warn(error)
+            write_text(self.directory / PROJECTOR_CONFIG, text)
+        except WriteError as error:
+            self._warn(f"TensorBoard cannot write to {folder}: {error.reason}")
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        if self._file is not None:
+            self._guarded(self._file.close)
 
-    def _show(self, method: str, *arguments: Any, **options: Any) -> None:
-        if self._broken:
-            return
+    def _show(self, method: str, *arguments: Any) -> None:
+        """Calls a method of EventFile, unless an earlier call failed."""
+        if not self._broken:
+            self._guarded(lambda: getattr(self._opened(), method)(*arguments))
+
+    def _guarded(self, act: Callable[[], None]) -> None:
         try:
-            if self._writer is None:
-                self._open()
-            if method == "_add_summary":
-                self._writer._get_file_writer().add_summary(*arguments)
-            else:
-                getattr(self._writer, method)(*arguments, **options)
-        except OSError as error:
+            act()
+        except WriteError as error:
             self._broken = True
-            self._warn(error)
+            self._warn(f"TensorBoard cannot write to {self.directory}: {error.reason}")
+        except _Unimportable as error:
+            self._broken = True
+            self._warn(f"TensorBoard cannot be imported: {error}")
 
-    def _open(self) -> None:
-        from torch.utils.tensorboard.writer import SummaryWriter
-
+    def _opened(self) -> Any:
+        if self._file is not None:
+            return self._file
+        try:
+            from aetool.storage.event_file import EventFile
+        except Exception as error:  # an installation can be broken in any way, such as by another version of protobuf
+            raise _Unimportable(f"{type(error).__name__}: {error}".partition("\n")[0]) from error
         suffix = f".{self.stage}" if self.stage else ""
         if self.stage:
-            for path in self.directory.glob("events.out.tfevents.*"):
-                if path.name.endswith(suffix):
-                    path.unlink()
-        self._writer = SummaryWriter(str(self.directory), purge_step=self._purge_step, filename_suffix=suffix)
+            with writing(self.directory):
+                for path in self.directory.glob("events.out.tfevents.*"):
+                    if path.name.endswith(suffix):
+                        path.unlink()
+        self._file = EventFile(self.directory, suffix, self._purge_step)
+        return self._file
 
-    def _warn(self, error: OSError) -> None:
-        self.warnings.append(f"TensorBoard cannot write to {self.directory}: {error}; metrics.jsonl is still written")
+    def _warn(self, problem: str) -> None:
+        self.warnings.append(f"{problem}; metrics.jsonl is still written")
         log.warning(self.warnings[-1])
+
+
+class _Unimportable(Exception):  # noqa: N818 - a finding
+    """TensorBoard cannot be imported; the message says why."""
 
 
 def read_rows(directory: Path) -> list[JsonObject]:
@@ -190,36 +181,35 @@ class Record(Events):
     """Appends the rows of training to metrics.jsonl and mirrors them to TensorBoard."""
 
     def __init__(self, directory: Path) -> None:
+        """Raises WriteError, like `row`."""
         super().__init__(directory)
-        self._file = (directory / "metrics.jsonl").open("ab")
+        self._rows = Appended(directory / "metrics.jsonl", "record")
         self._laid_out = False
 
     @property
     def position(self) -> int:
         """Length of metrics.jsonl in bytes, to which `rewind` truncates it."""
-        return self._file.tell()
+        return self._rows.position
 
     def rewind(self, position: int, step: int) -> None:
         """Drops the rows after a checkpoint at `step`."""
-        size = self._file.seek(0, os.SEEK_END)
+        size = self._rows.position
         if size < position:
             self.warnings.append("metrics.jsonl is shorter than it was: rows before this step are lost")
-        self._file.truncate(min(position, size))
-        self._file.seek(0, os.SEEK_END)
+        self._rows.truncate(min(position, size))
         self._purge_step = step + 1
 
     def row(self, stage: str, step: int, epoch: int, seconds: float, values: Mapping[str, float]) -> None:
         row = {"stage": stage, "step": step, "epoch": epoch, "seconds": round(seconds, 3), **values}
-        self._file.write(json.dumps({k: v if _finite(v) else None for k, v in row.items()}).encode() + b"\n")
-        self._file.flush()
+        self._rows.write(json.dumps({k: v if _finite(v) else None for k, v in row.items()}).encode() + b"\n")
         if not self._laid_out:
             self.layout(stage)
             self._laid_out = True
         self.scalars(step, {TAGS.get(key, key): value for key, value in values.items()})
 
     def close(self) -> None:
-        self._file.close()
         super().close()
+        self._rows.close()
 
 
 def _finite(value: Any) -> bool:

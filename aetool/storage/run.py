@@ -14,10 +14,11 @@ from typing import Any, Generic, TypeVar
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
+from aetool import faults
 from aetool.config.identity import digest, identity
 from aetool.config.schema import FinetuneRunConfig, RunConfig, TrainConfig
-from aetool.errors import Interrupted, Paused, UserError, poll_signals
-from aetool.files import flatten, write_json
+from aetool.errors import Interrupted, Paused, UserError, WriteError, poll_signals
+from aetool.files import dispensable, flatten, make_folder, write_json, writing
 from aetool.storage.folder import CONFIG, LOCK, LOG, METRICS, STATUS, RunFolder
 from aetool.storage.notebook import html_table
 
@@ -80,13 +81,11 @@ class Run(RunFolder, Generic[C]):
         """Locks the folder against other processes, and creates it if necessary.
 
         A point of a sweep waits for another process that holds it, such as the same sweep started twice or another
-        point of this run. Otherwise, and if the folder cannot be written, raises UserError.
+        point of this run. Otherwise raises UserError; WriteError if the folder cannot be written.
         """
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+        make_folder(self.directory)
+        with writing(self.directory):
             lock = self._acquire()
-        except OSError as error:
-            raise UserError(f"{self.directory}: cannot write there: {error}") from error
         with lock, self._logged():
             yield
 
@@ -108,7 +107,7 @@ class Run(RunFolder, Generic[C]):
     @contextlib.contextmanager
     def _logged(self) -> Iterator[None]:
         """Also writes log messages to aetool.log, with the time."""
-        handler = logging.FileHandler(self.directory / LOG, encoding="utf-8", delay=True)
+        handler = _LogFile(self.directory / LOG)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("aetool").addHandler(handler)
         try:
@@ -126,31 +125,26 @@ class Run(RunFolder, Generic[C]):
         """
         with self.hold():
             fresh = (self.config.overwrite and self._clear()) or not self.agree()
-            made = {"aetool": version("aetool"), "id": self.id, "command": self.command}
-            made |= {key: value for key, value in self.saved.items() if key in made and not fresh}  # of the start
-            plain = self.config.model_dump()
-            write_json(self.directory / CONFIG, made | {"identity": identity(self.config), "config": plain})
-            self.update(state="running", pid=os.getpid(), host=socket.gethostname(), started=_now())
             start = time.monotonic() - self.status.get("seconds", 0.0)  # as if it had never been interrupted
-
-            def end(**values: str) -> None:
-                self.update(seconds=round(time.monotonic() - start, 1), **values)
-
             try:
+                self._begin(fresh)
                 yield
-            except Paused:
-                end(state="paused")
-                raise
-            except (Interrupted, KeyboardInterrupt):
-                end(state="interrupted")
-                raise
             except BaseException as error:
                 if fresh and isinstance(error, UserError) and not (self.directory / "checkpoints").exists():
                     self._remove()
-                else:
-                    end(state="failed", error=f"{type(error).__name__}: {error}")
+                elif self.directory.is_dir():
+                    with dispensable("it does not say how the work ended"):  # which is for `error` to say
+                        self.update(seconds=_seconds_since(start), **_end(error))
                 raise
-            end(state="completed")
+            self.update(seconds=_seconds_since(start), state="completed")
+
+    def _begin(self, fresh: bool) -> None:
+        """Writes config.json, and status.json as of now."""
+        made = {"aetool": version("aetool"), "id": self.id, "command": self.command}
+        made |= {key: value for key, value in self.saved.items() if key in made and not fresh}  # of the start
+        plain = self.config.model_dump()
+        write_json(self.directory / CONFIG, made | {"identity": identity(self.config), "config": plain})
+        self.update(state="running", pid=os.getpid(), host=socket.gethostname(), started=_now())
 
     def agree(self) -> bool:
         """Whether the folder already holds this run; False if it is empty or absent.
@@ -178,7 +172,7 @@ class Run(RunFolder, Generic[C]):
         return True
 
     def update(self, **values: Any) -> None:
-        """Changes status.json."""
+        """Changes status.json; raises WriteError."""
         before = self.status
         if values.get("state") == "running":
             before.pop("error", None)
@@ -196,8 +190,8 @@ class Run(RunFolder, Generic[C]):
             write_json(self.directory / METRICS, self.metrics | {stage: dict(values)})
 
     def _remove(self) -> None:
-        self._clear()
-        with contextlib.suppress(OSError):  # something else stands there
+        with contextlib.suppress(OSError, WriteError):  # something else stands there
+            self._clear()
             (self.directory / LOCK).unlink()
             self.directory.rmdir()
 
@@ -206,10 +200,31 @@ class Run(RunFolder, Generic[C]):
         saved = self.saved
         if not (self.directory / CONFIG).exists() or (saved and "config" not in saved):
             return False
-        for pattern in WRITTEN:
-            for path in self.directory.glob(pattern):
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        with writing(self.directory):
+            for pattern in WRITTEN:
+                for path in self.directory.glob(pattern):
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         return True
+
+
+class _LogFile(logging.Handler):
+    """Appends to a file. Where that fails, warns once and leaves it; logging itself would print tracebacks."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path, self.failed = path, False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.failed:
+            return
+        try:
+            with writing(self.path), self.path.open("a", encoding="utf-8", errors="replace") as file:
+                faults.point("log")
+                file.write(f"{self.format(record)}\n")
+        except WriteError as error:
+            self.failed = True
+            if self.path.parent.is_dir():  # otherwise the run itself fails
+                log.warning("%s: it ends here", error)
 
 
 @contextlib.contextmanager
@@ -235,6 +250,19 @@ def readable_name(config: RunConfig) -> str:
     size = config.model.arguments.get("code_size")
     words += [f"code{size}"] if size else []
     return "-".join([*words, f"seed{config.seed}"])
+
+
+def _end(error: BaseException) -> dict[str, str]:
+    """What status.json says of a run that this ends."""
+    if isinstance(error, Paused):
+        return {"state": "paused"}
+    if isinstance(error, Interrupted | KeyboardInterrupt):
+        return {"state": "interrupted"}
+    return {"state": "failed", "error": f"{type(error).__name__}: {error}"}
+
+
+def _seconds_since(start: float) -> float:
+    return round(time.monotonic() - start, 1)
 
 
 def _now() -> str:

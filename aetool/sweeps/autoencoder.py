@@ -7,6 +7,7 @@ from aetool.errors import UserError, deferred_signals, poll_signals
 from aetool.evaluation import evaluate, figures, probe
 from aetool.evaluation.background import Figures
 from aetool.evaluation.session import Session
+from aetool.files import check_writable
 from aetool.machine import release_memory
 from aetool.storage.record import read_rows
 from aetool.storage.run import Run
@@ -40,6 +41,7 @@ def _bring_to_end(run: Run[TrainConfig], ranks: Ranks) -> None:
     session = Session(run, run.config)
     with deferred_signals():
         if run.config.overwrite:  # nothing is deleted for a run that cannot start
+            check_writable(run.directory)
             check_before_training(session)
         with run.claim(), session.figures:  # drawn while the run is evaluated and probed
             to_train = "pretrain" not in run.metrics

@@ -28,7 +28,7 @@ from aetool.evaluation.correctness import CORRECT, Correct, read_correct, write_
 from aetool.evaluation.hparams import write_hparams
 from aetool.evaluation.probe import stage
 from aetool.evaluation.session import DataSession, Session
-from aetool.files import read_json, replacing
+from aetool.files import check_writable, read_json, replacing
 from aetool.measures.statistics import Interval, paired_accuracy_interval
 from aetool.storage.notebook import html_table
 from aetool.storage.opening import open_trained
@@ -200,6 +200,7 @@ def finetuned(run: Run[FinetuneRunConfig], parent: Run[TrainConfig] | None) -> d
     session = DataSession(run.config, run.config)
     with deferred_signals():
         if run.config.overwrite:  # nothing is deleted for a run that cannot start
+            check_writable(run.directory)
             _ = session.device, session.dataset
         with run.claim():
             start = parent.directory if parent else "scratch"
@@ -226,8 +227,9 @@ def _train(run: Run[FinetuneRunConfig], parent: Run[TrainConfig] | None, session
             raise UserError(f"run={parent.directory}: its best checkpoint is damaged; train it again: overwrite=true")
     with TrainingProgress() as progress:
         result = finetune(run, trained, session.dataset, session.device, progress)
-    with replacing(run.directory / PREDICTIONS) as temporary, temporary.open("wb") as file:
-        np.save(file, result.predictions.numpy())
+    predictions = result.predictions.numpy()
+    with replacing(run.directory / PREDICTIONS, predictions.nbytes) as temporary, temporary.open("wb") as file:
+        np.save(file, predictions)
     write_correct(run.directory / CORRECT, {STAGE: result.correct.numpy()})
     run.add_metrics(STAGE, result.metrics)
     _draw(run, result, session.dataset.class_names)

@@ -19,6 +19,7 @@ from aetool.config.compose import Point
 from aetool.config.schema import FinetuneConfig, TrainConfig
 from aetool.config.tree import config_tree
 from aetool.errors import Interrupted
+from aetool.files import make_folder, writing
 from aetool.storage.run import WAITS
 from aetool.sweeps.outcome import Outcome, last_words
 from aetool.training.hardware import available_threads
@@ -46,7 +47,7 @@ def launched(
         launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=master)
         threads = [] if first.config.threads else _threads(master, len(points))
         jobs = [[*(word for word in point.words if not word.startswith("hydra")), *threads] for point in points]
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         try:
             returned = launcher.launch(jobs, 0)
         except KeyboardInterrupt:
@@ -60,7 +61,8 @@ def run_one(command: str, config_dir: str | Path | None, logs: Sequence[Path], c
     hydra = HydraConfig.get()
     options = [] if config_dir is None else ["--config-dir", str(config_dir)]
     words = [sys.executable, "-m", "aetool", command, *options, *hydra.overrides.task]
-    with logs[hydra.job.num].open("w", encoding="utf-8") as stream:
+    log = logs[hydra.job.num]
+    with writing(log), log.open("w", encoding="utf-8") as stream:
         found = subprocess.run(
             words, env=os.environ | {WAITS: "1"}, stdout=stream, stderr=subprocess.STDOUT, check=False
         )

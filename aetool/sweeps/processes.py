@@ -1,6 +1,8 @@
 """Points of a sweep in separate processes, so that the failure of one does not affect the others."""
 
+import contextlib
 import importlib
+import io
 import multiprocessing
 import os
 import signal
@@ -12,7 +14,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aetool.errors import Interrupted, deferred_signals, poll_signals
+from aetool.errors import Interrupted, WriteError, deferred_signals, poll_signals
+from aetool.files import make_folder, writing
 from aetool.storage.run import WAITS
 from aetool.sweeps.outcome import Outcome, last_words
 from aetool.sweeps.room import Room
@@ -68,8 +71,12 @@ def in_processes(
             while waiting or running:
                 while waiting and free:
                     index, slot = waiting.popleft(), free.pop()
-                    if left[index] == retries:
-                        logs[index].unlink(missing_ok=True)
+                    try:
+                        _open_log(logs[index], anew=left[index] == retries)
+                    except WriteError as error:
+                        free.append(slot)
+                        yield index, Outcome.of_error(error)
+                        continue
                     running[index] = _start(context, [*words[index], *room.slots[slot]], logs[index], slot)
                 wait([job.process.sentinel for job in running.values()], POLLED)
                 poll_signals()
@@ -109,9 +116,24 @@ def _stop(running: Mapping[int, Job]) -> None:
         job.process.join()
 
 
+class _Log(io.TextIOWrapper):
+    """What a point prints. What a full disk has no room for is lost; that the disk is full, its run reports."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            super().write(text)
+        return len(text)
+
+
+def _open_log(path: Path, anew: bool) -> None:
+    """Creates the file, or empties it if it is to start `anew`; raises WriteError."""
+    make_folder(path.parent)
+    with writing(path), path.open("wb" if anew else "ab"):
+        pass
+
+
 def _start(context: Any, words: Sequence[str], log: Path, slot: int) -> Job:
     said, saying = context.Pipe(duplex=False)
-    log.parent.mkdir(parents=True, exist_ok=True)
     process = context.Process(target=_work, args=(list(words), str(log), saying))
     process.start()
     saying.close()
@@ -122,7 +144,8 @@ def _work(words: list[str], log: str, saying: Connection) -> None:
     """In the new process: runs one command and reports its exit code."""
     os.environ[WAITS] = "1"
     os.setsid()  # the terminal's Ctrl-C reaches the sweep alone, which passes it on once
-    stream = Path(log).open("a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed with the process
+    file = Path(log).open("ab", buffering=0)  # noqa: SIM115 - closed with the process
+    stream = _Log(file, encoding="utf-8", write_through=True)  # type: ignore[type-var] # without a buffer
     os.dup2(stream.fileno(), 1)
     os.dup2(stream.fileno(), 2)
     sys.stdout = sys.stderr = stream

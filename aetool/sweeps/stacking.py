@@ -11,7 +11,16 @@ from aetool.config.compose import Point
 from aetool.config.identity import digest, identity
 from aetool.config.schema import TrainConfig
 from aetool.config.targets import load
-from aetool.errors import OUT_OF_MEMORY, Interrupted, Paused, UserError, deferred_signals, exit_code, poll_signals
+from aetool.errors import (
+    OUT_OF_MEMORY,
+    Interrupted,
+    Paused,
+    UserError,
+    WriteError,
+    deferred_signals,
+    exit_code,
+    poll_signals,
+)
 from aetool.evaluation.session import Session, keeping_dataset
 from aetool.machine import release_memory
 from aetool.storage.run import Run
@@ -52,7 +61,11 @@ class Member:
         """Its outcome; None if it has yet to be measured."""
         if error is None:
             found = final_metrics(self.trainer, self.num_classes)
-            self.run.add_metrics("pretrain", found | {"stacked": together})
+            try:
+                self.run.add_metrics("pretrain", found | {"stacked": together})
+            except WriteError as unwritten:
+                error = unwritten
+        if error is None:
             self.leave(Paused(self.trainer.epoch))
             return None
         self.leave(error)

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, TypeVar
 from aetool.config.compose import BASIC, Point
 from aetool.config.identity import digest
 from aetool.config.schema import FinetuneConfig, TrainConfig
-from aetool.errors import Interrupted, UserError
+from aetool.errors import Interrupted, WriteError
 from aetool.evaluation.session import keeping_dataset
-from aetool.files import JsonObject, write_json
+from aetool.files import JsonObject, make_folder, write_json
 from aetool.report.rows import NOT_STARTED, SWEEP
 from aetool.storage.folder import RunFolder
 from aetool.storage.run import C, Run, waiting
@@ -114,7 +114,7 @@ def sweep(points: Sequence[Point[TrainConfig]], runs: Sequence[Run[TrainConfig]]
     folder = folder_of(points, [one.id for one in runs])
     entries = [entry(folder, one, point) for one, point in zip(runs, points, strict=True)]
     write_sweep(folder, points, entries)
-    worst, interrupted = 0, None
+    worst, unwritten, interrupted = 0, 0, None
     ended = each(points, work, folder, [one.directory for one in runs])
     if points[0].config.stack:
         ended = _stacked(points, runs, work, folder)
@@ -124,13 +124,25 @@ def sweep(points: Sequence[Point[TrainConfig]], runs: Sequence[Run[TrainConfig]]
         for index, outcome in ended:
             entries[index] |= outcome.noted
             worst = max(worst, outcome.exit_code)
-            write_sweep(folder, points, entries)
+            unwritten = tried(lambda: write_sweep(folder, points, entries))
     except Interrupted as error:
         interrupted = error
-    conclude(folder, drawn=interrupted is None)
+    worst = max(worst, unwritten, tried(lambda: conclude(folder, drawn=interrupted is None)))
     if interrupted:
         raise interrupted
     return worst
+
+
+def tried(write: Callable[[], None]) -> int:
+    """Writes what a sweep says of itself, and returns the exit code; a full disk ends neither the other points nor the
+    summary.
+    """
+    try:
+        write()
+    except WriteError as error:
+        print(f"failed: {error}", flush=True)
+        return error.exit_code
+    return 0
 
 
 def _until(
@@ -199,25 +211,22 @@ def entry(folder: Path, run: Run[C], point: Point[F]) -> JsonObject:
 
 
 def write_sweep(folder: Path, points: Sequence[Point[F]], entries: Sequence[JsonObject]) -> None:
-    """What `aetool compare` needs to know about a sweep, even if it was killed."""
+    """What `aetool compare` needs to know about a sweep, even if it was killed; raises WriteError."""
     axes: dict[str, list[str]] = {}
     for point in points:
         for override in point.overrides:
             key, _, value = override.partition("=")
             axes.setdefault(key, []).append(value)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(
-            folder / SWEEP,
-            {
-                "command": points[0].command,
-                "axes": {key: list(dict.fromkeys(values)) for key, values in axes.items()},
-                "updated": datetime.now(UTC).isoformat(timespec="seconds"),
-                "runs": list(entries),
-            },
-        )
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write there: {error}") from error
+    make_folder(folder)
+    write_json(
+        folder / SWEEP,
+        {
+            "command": points[0].command,
+            "axes": {key: list(dict.fromkeys(values)) for key, values in axes.items()},
+            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+            "runs": list(entries),
+        },
+    )
 
 
 def conclude(folder: Path, drawn: bool, printed: bool = True) -> None:

@@ -1,7 +1,6 @@
 """The principal components of a dataset's training images, cached on disk next to the prepared datasets."""
 
 import contextlib
-import logging
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -10,12 +9,11 @@ from aetool.config.identity import digest
 from aetool.data.dataset import Dataset
 from aetool.data.pca import PCA
 from aetool.errors import UserError, poll_signals
-from aetool.files import replacing
+from aetool.files import dispensable, make_folder, replacing
 from aetool.machine import release_memory
 
 LARGEST = 6144  # pixel values of an image; the eigenvectors behind PCA and the pixel probe cost their cube
 VERSION = 1  # of the file
-log = logging.getLogger("aetool")
 
 
 def has_pca(dataset: Dataset) -> bool:
@@ -33,10 +31,8 @@ def pca_of(dataset: Dataset, cache: Path) -> PCA:
         return PCA.load(path)
     release_memory()
     pca = PCA().fit(dataset.train.images, poll=poll_signals)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with dispensable("PCA is not cached"):
+        make_folder(path.parent)
         with replacing(path) as temporary:
             pca.save(temporary)
-    except (OSError, SafetensorError) as error:
-        log.warning("PCA cannot be cached in %s: %s", path.parent, error)
     return pca

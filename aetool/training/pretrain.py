@@ -13,7 +13,7 @@ from aetool.config.targets import build
 from aetool.data.dataset import Dataset, Split
 from aetool.data.grid import grid, reconstruction_rows
 from aetool.data.preprocessing import Preprocessing
-from aetool.errors import UserError
+from aetool.errors import UserError, WriteError
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.randomness import generator
 from aetool.storage.checkpoint import Checkpoint, Checkpoints
@@ -90,10 +90,18 @@ def resumed(run: Run[C], trainer: Trainer) -> Iterator[None]:
             record.rewind(0, -1)  # what an earlier start left before its first checkpoint
         run.update(stage=trainer.journal.stage, step=trainer.step, total_steps=trainer.total_steps)
         yield
-    finally:
-        run.update(step=trainer.step)
-        run.warn(checkpoints.warnings + record.warnings)
-        record.close()
+    except BaseException:
+        with contextlib.suppress(WriteError):  # what ended the training is said; `claim` reports an unwritable status
+            _leave(run, trainer)
+        raise
+    _leave(run, trainer)
+
+
+def _leave(run: Run[C], trainer: Trainer) -> None:
+    checkpoints, record = trainer.journal.checkpoints, trainer.journal.record
+    record.close()
+    run.update(step=trainer.step)
+    run.warn(checkpoints.warnings + record.warnings)
 
 
 def make_trainer(

@@ -42,8 +42,6 @@ def writing(path: Path, needed: int | None = None) -> Iterator[None]:
 def unwritable(path: Path, error: OSError, needed: int | None = None) -> WriteError:
     """The one message of a file that cannot be written."""
     reason = error.strerror or "not all of it could be written"
-    if error.errno == errno.ENOENT and not path.parent.is_dir():
-        reason = f"there is no folder {path.parent} any more"
     if error.errno not in {*FULL, None}:
         return WriteError(f"cannot write {path}: {reason}", reason)
     existing = next(parent for parent in path.absolute().parents if parent.is_dir())

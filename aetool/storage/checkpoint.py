@@ -23,6 +23,7 @@ from aetool.files import JsonObject, make_folder, replacing_folder
 FORMAT = 1
 State = dict[str, Any]  # what torch.load reads with weights_only=True
 FILES = {"model.safetensors", "state.pt"}
+BESIDES = 1 << 15  # bytes of a checkpoint besides its tensors, about
 log = logging.getLogger("aetool")
 
 
@@ -67,7 +68,7 @@ class Checkpoints:
         target = self.directory / f"step-{step:08d}"
         make_folder(self.directory, parents=False)
         temporary = self.directory / f".{target.name}.tmp"
-        needed = sum(value.nbytes for value in model.values()) * 3  # with the two averages of Adam
+        needed = sum(value.nbytes for value in model.values()) * 3 + BESIDES  # with the two averages of Adam
         with replacing_folder(target, temporary, needed):
             faults.point("checkpoint/model")
             tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.items()}

@@ -35,10 +35,15 @@ class EventFile:
 
     def __init__(self, directory: Path, suffix: str, purge_step: int | None) -> None:
         stamp = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
-        self._records = RecordWriter(Appended(directory / f"events.out.tfevents.{stamp}{suffix}", "events"))
-        self._add(file_version="brain.Event:2")
-        if purge_step is not None:
-            self._add(step=purge_step, session_log=SessionLog(status=SessionLog.START))
+        self._file = Appended(directory / f"events.out.tfevents.{stamp}{suffix}", "events")
+        self._records = RecordWriter(self._file)
+        try:
+            self._add(file_version="brain.Event:2")
+            if purge_step is not None:
+                self._add(step=purge_step, session_log=SessionLog(status=SessionLog.START))
+        except BaseException:
+            self._file.close()
+            raise
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         shown = [Summary.Value(tag=name, simple_value=float(value)) for name, value in values.items()]
@@ -73,7 +78,7 @@ class EventFile:
         self._add(summary=hparams_pb(plain))
 
     def close(self) -> None:
-        self._records.close()
+        self._file.close()
 
     def _charts(self, title: str, drawn: Mapping[str, Mapping[str, Any]]) -> None:
         charts = [layout_pb2.Chart(title=name, **content) for name, content in drawn.items()]

@@ -1,6 +1,7 @@
 """The record of a run: metrics.jsonl, mirrored to TensorBoard."""
 
 import contextlib
+import functools
 import json
 import logging
 import math
@@ -160,7 +161,13 @@ class Events:
 
     def _warn(self, problem: str) -> None:
         self.warnings.append(f"{problem}; metrics.jsonl is still written")
-        log.warning(self.warnings[-1])
+        _log_once(self.warnings[-1])
+
+
+@functools.cache
+def _log_once(warning: str) -> None:
+    """Every stage of a run finds the same."""
+    log.warning(warning)
 
 
 class _Unimportable(Exception):  # noqa: N818 - a finding

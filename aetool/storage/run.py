@@ -1,6 +1,7 @@
 """A run is one trained network: its identity and its folder; imports no torch."""
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -81,13 +82,19 @@ class Run(RunFolder, Generic[C]):
         """Locks the folder against other processes, and creates it if necessary.
 
         A point of a sweep waits for another process that holds it, such as the same sweep started twice or another
-        point of this run. Otherwise raises UserError; WriteError if the folder cannot be written.
+        point of this run. Otherwise raises UserError, as it does if the folder is removed meanwhile; WriteError if it
+        cannot be written.
         """
         make_folder(self.directory)
         with writing(self.directory):
             lock = self._acquire()
         with lock, self._logged():
-            yield
+            try:
+                yield
+            except (OSError, WriteError) as error:
+                if self.directory.is_dir() or os.strerror(errno.ENOENT) not in str(error):
+                    raise
+                raise UserError(f"{self.directory}: removed while it was in use") from error
 
     def _acquire(self) -> AcquireReturnProxy:
         file = FileLock(self.directory / LOCK)

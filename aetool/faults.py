@@ -21,12 +21,15 @@ from aetool.errors import UserError, suggest
 
 POINTS = {
     "step": "before a training step",
+    "row": "a row of metrics.jsonl is written; TensorBoard does not have it yet",
+    "epoch": "an epoch is validated and recorded; its checkpoint is not written yet",
     "checkpoint/model": "a checkpoint's folder is there; nothing is in it",
     "checkpoint/state": "model.safetensors is written",
     "checkpoint/manifest": "all files but the manifest are written",
     "checkpoint/rename": "the checkpoint is complete under its temporary name",
     "checkpoint/rotate": "the checkpoint is in place; older ones are not removed yet",
-    "checkpoint/removed": "an older checkpoint is removed",
+    "checkpoint/removed": "an older checkpoint has lost its name; its files are still there",
+    "replace": "a folder is removed; what replaces it is complete under its temporary name",
     "write": "before a file is written that replaces another",
     "rename": "a file is complete under its temporary name",
 }

@@ -33,7 +33,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(folder: Path, temporary: Path) -> Iterator[None]:
-    """A new folder `temporary` to fill; it replaces `folder`, on the same disk, unless the block raises."""
+    """A new folder `temporary` to fill; it replaces `folder`, on the same disk, unless the block raises.
+
+    Before `folder` is removed, `temporary` is complete and on the disk.
+    """
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir()
@@ -41,12 +44,14 @@ def replacing_folder(folder: Path, temporary: Path) -> Iterator[None]:
         for path in temporary.iterdir():
             sync(path)
         sync(temporary)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
         sync(folder.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    shutil.rmtree(folder, ignore_errors=True)
+    faults.point("replace")
+    temporary.rename(folder)
+    sync(folder.parent)
 
 
 def sync(path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +13,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from aetool.files import JsonObject
+from aetool import faults
+from aetool.files import JsonObject, sync
 
 log = logging.getLogger("aetool")
 
@@ -39,6 +41,7 @@ LAYOUTS = {  # the custom scalars tab, by stage
 
 
 TAGS = {"train/loss": "loss/train", "val/loss": "loss/val"}  # of keys of the record: side by side, before all others
+OF_ROW = ("stage", "step", "epoch", "seconds")  # keys of every row; all others are values
 
 
 class Events:
@@ -65,9 +68,12 @@ class Events:
     ) -> None:
         self.close()
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._show("add_scalar", name, value, step)
+    def scalars(self, step: int, values: Mapping[str, float], wall_time: float | None = None) -> None:
+        """`wall_time` in seconds since the epoch; None: now."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        found = [Summary.Value(tag=name, simple_value=float(value)) for name, value in values.items()]
+        self._show("_add_summary", Summary(value=found), step, wall_time)
 
     def image(self, name: str, image: np.ndarray, step: int) -> None:
         """An image (H, W, 3) uint8."""
@@ -164,12 +170,16 @@ class Events:
     def _open(self) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        suffix = f".{self.stage}" if self.stage else ""
         if self.stage:
-            for path in self.directory.glob("events.out.tfevents.*"):
-                if path.name.endswith(suffix):
-                    path.unlink()
+            for path in self._files():
+                path.unlink()
+        suffix = f".{self.stage}" if self.stage else ""
         self._writer = SummaryWriter(str(self.directory), purge_step=self._purge_step, filename_suffix=suffix)
+
+    def _files(self) -> list[Path]:
+        """The event files of this stage; those of training end in a number."""
+        ends = {path: path.suffix[1:] for path in sorted(self.directory.glob("events.out.tfevents.*"))}
+        return [path for path, end in ends.items() if (end == self.stage if self.stage else end.isdigit())]
 
     def _warn(self, error: OSError) -> None:
         self.warnings.append(f"TensorBoard cannot write to {self.directory}: {error}; metrics.jsonl is still written")
@@ -181,8 +191,10 @@ def read_rows(directory: Path) -> list[JsonObject]:
     rows = []
     path = directory / "metrics.jsonl"
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if isinstance(row, dict) and _is_number(row.get("step")):
+                rows.append(row)
     return rows
 
 
@@ -191,7 +203,8 @@ class Record(Events):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
-        self._file = (directory / "metrics.jsonl").open("ab")
+        self._path = directory / "metrics.jsonl"
+        self._file = self._path.open("ab")
         self._laid_out = False
 
     @property
@@ -199,23 +212,60 @@ class Record(Events):
         """Length of metrics.jsonl in bytes, to which `rewind` truncates it."""
         return self._file.tell()
 
+    def sync(self) -> None:
+        """Waits until what is recorded is on the disk, so that no checkpoint is ahead of it."""
+        sync(self._path)
+        if self._writer is not None:
+            self._show("flush")
+
     def rewind(self, position: int, step: int) -> None:
-        """Drops the rows after a checkpoint at `step`."""
-        size = self._file.seek(0, os.SEEK_END)
-        if size < position:
+        """Drops the rows after a checkpoint at `step`; TensorBoard's events are written anew from those before it."""
+        content = self._path.read_bytes()
+        if len(content) < position:
             self.warnings.append("metrics.jsonl is shorter than it was: rows before this step are lost")
-        self._file.truncate(min(position, size))
+        self._file.truncate(content.rfind(b"\n", 0, position) + 1)
         self._file.seek(0, os.SEEK_END)
-        self._purge_step = step + 1
+        rows = read_rows(self.directory)
+        # Its row of validation is the last thing that is recorded of a step, but for its picture.
+        validated = any(row["step"] == step and "val/loss" in row for row in rows)
+        self._show_anew(rows, step if validated else step - 1)
+
+    def _show_anew(self, rows: Sequence[JsonObject], step: int) -> None:
+        """Writes a new event file with these rows, and the images up to a step, in the place of all earlier ones.
+
+        After a kill, these lack what was not flushed, and have what came after the checkpoint. TensorBoard's own
+        purging depends on the order of the files by name, which holds seconds and process ids.
+        """
+        from aetool.storage.event_files import pictures
+
+        before = self._files()
+        kept = list(pictures(before, step))
+        self._purge_step = 0  # for a TensorBoard that has already read the files from before
+        began = time.time() - max(map(_seconds, rows), default=0.0)
+        for row in rows:
+            self._mirror(row, began + _seconds(row))
+        for event in kept:
+            self._show("_add_summary", event.summary, event.step, event.wall_time)
+        if not self._broken:
+            self.sync()
+            for path in before:
+                path.unlink()
 
     def row(self, stage: str, step: int, epoch: int, seconds: float, values: Mapping[str, float]) -> None:
         row = {"stage": stage, "step": step, "epoch": epoch, "seconds": round(seconds, 3), **values}
         self._file.write(json.dumps({k: v if _finite(v) else None for k, v in row.items()}).encode() + b"\n")
         self._file.flush()
+        faults.point("row")
+        self._mirror(row)
+
+    def _mirror(self, row: JsonObject, wall_time: float | None = None) -> None:
+        """Shows a row in TensorBoard."""
         if not self._laid_out:
-            self.layout(stage)
+            self.layout(str(row.get("stage")))
             self._laid_out = True
-        self.scalars(step, {TAGS.get(key, key): value for key, value in values.items()})
+        values = {TAGS.get(key, key): value for key, value in row.items() if key not in OF_ROW}
+        plain = {tag: math.nan if value is None else value for tag, value in values.items()}
+        self.scalars(row["step"], {tag: value for tag, value in plain.items() if _is_number(value)}, wall_time)
 
     def close(self) -> None:
         self._file.close()
@@ -224,6 +274,15 @@ class Record(Events):
 
 def _finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _seconds(row: JsonObject) -> float:
+    value = row.get("seconds")
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 class NoRecord(Record):
@@ -235,6 +294,9 @@ class NoRecord(Record):
     @property
     def position(self) -> int:
         return 0
+
+    def sync(self) -> None:
+        """There is nothing to wait for."""
 
     def rewind(self, position: int, step: int) -> None:
         """There is nothing to drop."""

@@ -1,9 +1,9 @@
 """Fault points: places where a test makes this process die, fail or wait, as a crash or a full disk would.
 
 `AETOOL_FAULT` names what happens where, as POINT:ACTION or POINT:ACTION:N, several separated by commas; N counts how
-often the point is reached (default 1). Actions: `kill` sends SIGKILL, `full` raises "no space left on device" then and
-every time after, `fail` raises an input/output error once, `delay` waits for a second. Without the variable nothing
-happens.
+often the point is reached (default 1). Actions: `kill`, `term` and `int` send that signal, `full` raises "no space left
+on device" then and every time after, `fail` raises an input/output error once, `delay` waits for a second. Without the
+variable nothing happens.
 
     AETOOL_FAULT=step:kill:7 aetool train
     AETOOL_FAULT=checkpoint/manifest:full aetool train
@@ -33,7 +33,8 @@ POINTS = {
     "write": "before a file is written that replaces another",
     "rename": "a file is complete under its temporary name",
 }
-ACTIONS = ("kill", "full", "fail", "delay")
+SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}
+ACTIONS = (*SIGNALS, "full", "fail", "delay")
 VARIABLE = "AETOOL_FAULT"
 
 _reached: Counter[str] = Counter()
@@ -57,8 +58,8 @@ def point(name: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
     if _reached[name] != fault.number:
         return
-    if fault.action == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
+    if fault.action in SIGNALS:
+        os.kill(os.getpid(), SIGNALS[fault.action])
     elif fault.action == "fail":
         raise OSError(errno.EIO, os.strerror(errno.EIO), name)
     elif fault.action == "delay":

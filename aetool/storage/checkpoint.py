@@ -12,7 +12,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
@@ -79,7 +79,7 @@ class _File(_Strict):
 class _Manifest(_Strict):
     """What manifest.json must hold; the rest is of the versions and settings that the run was trained with."""
 
-    format: Literal[1]
+    format: PositiveInt  # this one
     step: NonNegativeInt
     image_shape: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]
     preprocessing: _Preprocessing

@@ -63,7 +63,8 @@ def fit(run: Run[C], trainer: Trainer) -> dict[str, float]:
     with resumed(run, trainer):
         note_stacking(run, trainer, 1)
         if trainer.step:
-            log.info(f"resuming at step {trainer.step}, epoch {trainer.epoch + 1} of {trainer.epochs}")
+            epoch = min(trainer.epoch + 1, trainer.epochs)
+            log.info(f"resuming at step {trainer.step}, epoch {epoch} of {trainer.epochs}")
         return trainer.fit()
 
 

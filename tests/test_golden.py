@@ -5,6 +5,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def test_it_is_evaluated(golden, aetool):
     assert (done.code, done.err) == (0, "")
     (measured,) = golden.glob("evaluate-*/metrics.json")
     found, before = (json.loads(path.read_text()) for path in (measured, GOLDEN / NAME / "metrics.json"))
-    for split in ("train", "test"):
+    for split in ("val", "test"):
         assert found[f"{split}/mse"] == pytest.approx(before["evaluate"][f"{split}/mse"], rel=1e-4)
 
 
@@ -38,8 +39,8 @@ def test_it_is_resumed(golden, aetool):
     middle, last = Checkpoints(golden / "checkpoints").steps()
     shutil.rmtree(golden / "checkpoints" / f"step-{last:08d}")
     (golden / "metrics.json").unlink()
-    words = json.loads((golden / "config.json").read_text())["command"].split()[1:]
-    done = aetool(*words)
+    command = json.loads((golden / "config.json").read_text())["command"]
+    done = aetool(*shlex.split(command)[1:])
     assert done.code == 0, done.err
     assert f"resuming at step {middle}," in done.out
     found, before = (Checkpoints(run / "checkpoints").at(last) for run in (golden, GOLDEN / NAME))

@@ -1,9 +1,9 @@
 """Fault points: places where a test makes this process die, fail or wait, as a crash or a full disk would.
 
 `AETOOL_FAULT` names what happens where, as POINT:ACTION or POINT:ACTION:N, several separated by commas; N counts how
-often the point is reached (default 1). Actions: `kill` sends SIGKILL, `full` raises "no space left on device" then and
-every time after, `fail` raises an input/output error once, `delay` waits for a second. Without the variable nothing
-happens.
+often the point is reached (default 1). Actions: `kill`, `term` and `int` send that signal, `full` raises "no space left
+on device" then and every time after, `fail` raises an input/output error once, `delay` waits for a second. Without the
+variable nothing happens.
 
     AETOOL_FAULT=step:kill:7 aetool train
     AETOOL_FAULT=checkpoint/manifest:full aetool train
@@ -21,12 +21,15 @@ from aetool.errors import UserError, suggest
 
 POINTS = {
     "step": "before a training step",
+    "row": "a row of metrics.jsonl is written; TensorBoard does not have it yet",
+    "epoch": "an epoch is validated and recorded; its checkpoint is not written yet",
     "checkpoint/model": "a checkpoint's folder is there; nothing is in it",
     "checkpoint/state": "model.safetensors is written",
     "checkpoint/manifest": "all files but the manifest are written",
     "checkpoint/rename": "the checkpoint is complete under its temporary name",
     "checkpoint/rotate": "the checkpoint is in place; older ones are not removed yet",
-    "checkpoint/removed": "an older checkpoint is removed",
+    "checkpoint/removed": "an older checkpoint has lost its name; its files are still there",
+    "replace": "a folder is removed; what replaces it is complete under its temporary name",
     "write": "before a file is written that replaces another",
     "rename": "a file is complete under its temporary name",
     "record": "before a row is appended to metrics.jsonl",
@@ -34,7 +37,8 @@ POINTS = {
     "figure": "before a figure is written, in the process that draws",
     "log": "before a line is appended to aetool.log",
 }
-ACTIONS = ("kill", "full", "fail", "delay")
+SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}
+ACTIONS = (*SIGNALS, "full", "fail", "delay")
 VARIABLE = "AETOOL_FAULT"
 
 _reached: Counter[str] = Counter()
@@ -58,8 +62,8 @@ def point(name: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
     if _reached[name] != fault.number:
         return
-    if fault.action == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
+    if fault.action in SIGNALS:
+        os.kill(os.getpid(), SIGNALS[fault.action])
     elif fault.action == "fail":
         raise OSError(errno.EIO, os.strerror(errno.EIO), name)
     elif fault.action == "delay":

@@ -112,7 +112,10 @@ def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(folder: Path, temporary: Path, needed: int | None = None) -> Iterator[None]:
-    """A new folder `temporary` to fill; it replaces `folder`, on the same disk, unless the block raises."""
+    """A new folder `temporary` to fill; it replaces `folder`, on the same disk, unless the block raises.
+
+    Before `folder` is removed, `temporary` is complete and on the disk.
+    """
     shutil.rmtree(temporary, ignore_errors=True)
     with writing(folder, needed):
         try:
@@ -121,12 +124,14 @@ def replacing_folder(folder: Path, temporary: Path, needed: int | None = None) -
             for path in temporary.iterdir():
                 sync(path)
             sync(temporary)
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
             sync(folder.parent)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+        shutil.rmtree(folder, ignore_errors=True)
+        faults.point("replace")
+        temporary.rename(folder)
+        sync(folder.parent)
 
 
 class Appended:

@@ -1,25 +1,22 @@
 """What the tests share: a small labelled dataset, a tiny run of it, and the real command line in-process."""
 
 import contextlib
-import inspect
-import pickle
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
+import ending
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from sklearn.datasets import load_digits
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from undrawn import undrawn
 
 from aetool.cli import main
 from aetool.config.schema import RunConfig, TrainConfig
 from aetool.config.tree import known_targets
 from aetool.data.dataset import Dataset
-from aetool.evaluation.background import Draw, Figure, Figures
+from aetool.evaluation.background import Figures
 from aetool.probes.base import Labelled, Probe, ProbeResult, judge
 from aetool.storage.opening import open_run
 from aetool.storage.run import Run
@@ -95,19 +92,8 @@ def working_in(folder: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("AETOOL_CACHE", str(folder / "cache"))
-        patch.setattr(Figures, "draw", _undrawn)
+        patch.setattr(Figures, "draw", undrawn)
         yield
-
-
-def _undrawn(figures: Figures, function: Draw, path: Path, *arguments: object) -> Figure:
-    """In the place of a figure's drawing: a dot, if it could be asked of the process that draws."""
-    inspect.signature(function).bind(path, *arguments)
-    pickle.dumps((function, arguments))
-    done: Future[str | None] = Future()
-    done.set_result(None)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (1, 1)).save(path)
-    return Figure(path, done)
 
 
 @pytest.fixture
@@ -160,13 +146,7 @@ def aetool(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
 @pytest.fixture
 def shown() -> Callable[[Path], dict[str, list[int]]]:
     """What TensorBoard shows of a run folder: the steps of every scalar and image."""
-
-    def read(folder: Path) -> dict[str, list[int]]:
-        events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0}).Reload()
-        found = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-        return found | {tag: [event.step for event in events.Images(tag)] for tag in events.Tags()["images"]}
-
-    return read
+    return ending.shown
 
 
 def only_run(folder: Path) -> Path:

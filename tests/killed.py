@@ -1,51 +1,65 @@
-"""Training that a signal ends at a certain moment, in a process of its own: imported there, and so light."""
+"""Commands that a fault point ends, each in a process of its own: a fork of one that has imported torch."""
 
+import json
+import multiprocessing
 import os
-import signal
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-SIGNALS = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM, "INT": signal.SIGINT}
+from aetool import faults
+
+PRELOADED = ["aetool.commands.train", "aetool.commands.finetune", "killed", "undrawn"]
+EVALUATING = ["aetool.training.finetune", "torch.utils.tensorboard.writer", "torch._dynamo", "scipy.special"]
+LOG, COUNTS = "killed.log", "counts-{}.json"  # of a process id
+NEVER = 10**9
+COUNTING = ",".join(f"{name}:kill:{NEVER}" for name in faults.POINTS)  # a fault that only counts
 
 
-def train(kind: str, moment: int, words: list[str], cache: str) -> None:
-    """`aetool train WORDS…` until a signal at a step; of the kind `write` until SIGKILL at the n-th sync of a file."""
+def started(words: Sequence[str], fault: str = "", preloaded: Sequence[str] = ()) -> Any:
+    """A process that runs `aetool WORDS…` in the working folder, with this AETOOL_FAULT; its output goes to LOG.
+
+    What is preloaded, for all processes, is decided by the first one.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*PRELOADED, *preloaded])
+    process = context.Process(target=_work, args=(list(words), fault, str(Path.cwd()), os.environ["AETOOL_CACHE"]))
+    process.start()
+    return process
+
+
+def start(words: Sequence[str], fault: str = "", preloaded: Sequence[str] = ()) -> int:
+    """Its exit code; negative, the signal that ended it."""
+    process = started(words, fault, preloaded)
+    process.join()
+    return int(process.exitcode)
+
+
+def counted() -> Counter[str]:
+    """How often the processes in the working folder that were only COUNTING reached each fault point, all together."""
+    found: Counter[str] = Counter()
+    for path in Path().glob(COUNTS.format("*")):
+        found.update(json.loads(path.read_text()))
+    return found
+
+
+def _work(words: list[str], fault: str, folder: str, cache: str) -> None:
+    import torch
+    from undrawn import undrawn
+
     from aetool.cli import main
+    from aetool.evaluation.background import Figures
 
-    os.environ["AETOOL_CACHE"] = cache
-    said = os.open("killed.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    os.environ |= {"AETOOL_CACHE": cache, faults.VARIABLE: fault}
+    Figures.draw = undrawn  # type: ignore[method-assign]
+    said = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(said, 1)
     os.dup2(said, 2)
-    if kind == "write":
-        _die_while_writing(moment)
-    else:
-        _die_at_step(moment, SIGNALS[kind])
-    sys.exit(main(["train", *words]))
-
-
-def _die_while_writing(moment: int) -> None:
-    from aetool import files
-
-    sync, count = files.sync, []
-
-    def dying(path: Path) -> None:
-        if "checkpoints" in path.parts:
-            count.append(path)
-        if len(count) == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
-        sync(path)
-
-    files.sync = dying
-
-
-def _die_at_step(moment: int, number: signal.Signals) -> None:
-    from aetool.training.trainer import Trainer
-
-    after = Trainer.after_step
-
-    def dying(trainer: Trainer) -> None:
-        if trainer.step == moment:
-            os.kill(os.getpid(), number)
-        after(trainer)
-
-    Trainer.after_step = dying
+    code = main(words)
+    if fault == COUNTING:
+        Path(COUNTS.format(os.getpid())).write_text(json.dumps(faults._reached))
+    sys.exit(code)

@@ -1,13 +1,11 @@
 """What a run writes down: metrics.jsonl and TensorBoard's events, read back as TensorBoard reads them."""
 
-import itertools
 import json
-import time
-from types import SimpleNamespace
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, only_run
 from google.protobuf import text_format
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
@@ -15,57 +13,97 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.plugins.projector import projector_plugin
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
-from aetool.storage import event_file
 from aetool.storage.record import LAYOUTS, Events, Record
-from aetool.training.trainer import Trainer
 
 
 def read(folder) -> EventAccumulator:
     return EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "tensors": 0}).Reload()
 
 
-@pytest.fixture
-def seconds(monkeypatch) -> None:
-    """A second between event files, which TensorBoard reads in the order of their names."""
-    ticks = itertools.count(int(time.time()))
-    monkeypatch.setattr(event_file, "time", SimpleNamespace(time=lambda: next(ticks)))
+def rows_of(steps: Iterable[int], scale: float = 1.0) -> list[tuple[int, float]]:
+    return [(step, scale * step) for step in steps]
 
 
-def test_rows_after_the_checkpoint_that_a_run_goes_on_from_are_forgotten(tmp_path, seconds):
+def written(record: Record, rows: Iterable[tuple[int, float]], name: str = "train/loss") -> None:
+    for step, loss in rows:
+        record.row("pretrain", step, 0, 0.1 * step, {name: loss})
+
+
+def both(folder: Path, key: str = "train/loss", tag: str = "loss/train") -> tuple[list, list]:
+    """Steps and values in metrics.jsonl and in TensorBoard."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    recorded = [(row["step"], row[key]) for row in rows if key in row]
+    return recorded, [(event.step, event.value) for event in read(folder).Scalars(tag)]
+
+
+def test_rows_after_the_checkpoint_that_a_run_goes_on_from_are_forgotten(tmp_path):
     record = Record(tmp_path)
-    for step in (1, 2):
-        record.row("pretrain", step, 0, 0.1, {"train/loss": 1.0 * step})
+    written(record, rows_of([1, 2]))
     position = record.position
-    record.row("pretrain", 3, 0, 0.1, {"train/loss": 3.0})
+    written(record, rows_of([3]))
+    record.close()
+    for scale in (10.0, 20.0):  # two processes: the first one is killed after the same step
+        again = Record(tmp_path)
+        again.rewind(position, 2)
+        written(again, rows_of([3, 4], scale))
+        again.close()
+    expected = [*rows_of([1, 2]), *rows_of([3, 4], 20.0)]
+    assert both(tmp_path) == (expected, expected)
+    assert len(list(tmp_path.glob("events*"))) == 1
+
+
+def test_a_step_that_was_validated_after_its_checkpoint_is_shown_once(tmp_path):
+    """The checkpoint of step 2 is from before its validation."""
+    picture = np.zeros((2, 2, 3), np.uint8)
+    record = Record(tmp_path)
+    written(record, rows_of([1, 2]))
+    position = record.position
+    for _ in range(3):
+        written(record, rows_of([2], 7.0), "val/loss")
+        record.image("reconstructions", picture, 2)
+        record.close()
+        record = Record(tmp_path)
+        record.rewind(position, 2)
+    written(record, rows_of([2]), "val/loss")
+    record.image("reconstructions", picture, 2)
+    position = record.position
+    record.close()
+    assert both(tmp_path) == (rows_of([1, 2]), rows_of([1, 2]))
+    assert both(tmp_path, "val/loss", "loss/val") == (rows_of([2]), rows_of([2]))
+    record = Record(tmp_path)
+    record.rewind(position, 2)  # now one from after it
+    record.close()
+    assert [event.step for event in read(tmp_path).Images("reconstructions")] == [2]
+    assert both(tmp_path, "val/loss", "loss/val") == (rows_of([2]), rows_of([2]))
+
+
+def test_what_a_kill_kept_from_tensorboard_is_shown_again(tmp_path):
+    """Whatever is left of the event file, and of the last line."""
+    record = Record(tmp_path)
+    written(record, rows_of([1, 2, 3]))
+    record.close()
+    (events,) = tmp_path.glob("events*")
+    events.write_bytes(events.read_bytes()[:-70])
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"stage": "pre')
+    again = Record(tmp_path)
+    again.rewind(10**6, 3)
+    assert "shorter than it was" in again.warnings[0]
+    written(again, rows_of([4]))
+    again.close()
+    assert both(tmp_path) == (rows_of([1, 2, 3, 4]), rows_of([1, 2, 3, 4]))
+
+
+def test_time_goes_on_from_where_a_run_was_killed(tmp_path):
+    """TensorBoard's relative time is that of training."""
+    record = Record(tmp_path)
+    written(record, rows_of([10, 20]))
     record.close()
     again = Record(tmp_path)
-    again.rewind(position, 2)
-    for step in (3, 4):
-        again.row("pretrain", step, 0, 0.1, {"train/loss": 10.0 * step})
+    again.rewind(10**6, 20)
     again.close()
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    expected = [(1, 1.0), (2, 2.0), (3, 30.0), (4, 40.0)]
-    assert [(row["step"], row["train/loss"]) for row in rows] == expected
-    assert [(event.step, event.value) for event in read(tmp_path).Scalars("loss/train")] == expected
-
-
-def test_an_interrupted_and_resumed_run_shows_each_step_once(workplace, aetool, monkeypatch, shown, seconds):
-    after = Trainer.after_step
-
-    def die(self):
-        after(self)
-        if self.step == 7:  # after the checkpoint of step 6
-            raise RuntimeError("the machine stops")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "after_step", die)
-        with pytest.raises(RuntimeError, match="the machine stops"):
-            aetool("train", *TINY)
-    assert aetool("train", *TINY).code == 0
-    found = shown(only_run(workplace))
-    assert found["loss/train"] == list(range(1, 13))
-    assert found["loss/val"] == [4, 8, 12]
-    assert all(len(steps) == len(set(steps)) for steps in found.values())
+    first, second = (event.wall_time for event in read(tmp_path).Scalars("loss/train"))
+    assert second - first == pytest.approx(1.0)
 
 
 def test_what_a_stage_measures_anew_takes_the_place_of_the_old(tmp_path):

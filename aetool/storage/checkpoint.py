@@ -5,19 +5,22 @@ temporary folder, synced and renamed. The manifest, written last, holds each fil
 format has a checksum.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from aetool import faults
-from aetool.errors import NoValidCheckpointError
+from aetool.errors import OUT_OF_MEMORY, NoValidCheckpointError, UserError, exit_code
 from aetool.files import JsonObject, make_folder, replacing_folder
 
 FORMAT = 1
@@ -27,27 +30,70 @@ BESIDES = 1 << 15  # bytes of a checkpoint besides its tensors, about
 log = logging.getLogger("aetool")
 
 
+class DamagedError(Exception):
+    """A checkpoint whose files are incomplete, altered or unreadable."""
+
+
 class Checkpoint(NamedTuple):
     path: Path
-    manifest: JsonObject
+    manifest: JsonObject  # valid by _Manifest
 
     @property
     def step(self) -> int:
         return self.manifest["step"]
 
     def model(self) -> dict[str, Tensor]:
-        """Parameters and buffers by name, on the CPU."""
-        return load_file(self.path / "model.safetensors")
+        """Parameters and buffers by name, on the CPU; raises DamagedError."""
+        with self._reading("model.safetensors") as file:
+            return load_file(file)
 
     def state(self) -> State:
-        """Everything else that training needs to resume."""
-        return torch.load(self.path / "state.pt", map_location="cpu", weights_only=True)
+        """Everything else that training needs to resume; raises DamagedError."""
+        with self._reading("state.pt") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
+
+    @contextlib.contextmanager
+    def _reading(self, name: str) -> Iterator[Path]:
+        try:
+            yield self.path / name
+        except Exception as error:  # whatever a library raises for bytes that are not of its format
+            if exit_code(error) == OUT_OF_MEMORY:
+                raise
+            raise DamagedError(f"{name} cannot be read: {str(error).partition(chr(10))[0]}") from error
+
+
+class _Strict(BaseModel, strict=True, allow_inf_nan=False):
+    pass
+
+
+class _Preprocessing(_Strict):
+    mean: list[float]
+    std: list[PositiveFloat]
+    logits: bool
+
+
+class _File(_Strict):
+    bytes: NonNegativeInt
+    sha256: str
+
+
+class _Manifest(_Strict):
+    """What manifest.json must hold; the rest is of the versions and settings that the run was trained with."""
+
+    format: PositiveInt  # this one
+    step: NonNegativeInt
+    image_shape: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]
+    preprocessing: _Preprocessing
+    fingerprint: str
+    files: dict[str, _File]
 
 
 class Checkpoints:
     """The checkpoints of a run: the newest `keep` (None: all), and the best one.
 
-    Without `writes`, as in all but one process of a distributed run, `save` does nothing.
+    Without `writes`, as in all but one process of a distributed run, `save` does nothing. A checkpoint that is damaged,
+    or found to be by a function `read` that is given it, is skipped with a warning. Raises UserError for one of another
+    format.
     """
 
     def __init__(
@@ -61,7 +107,8 @@ class Checkpoints:
     def save(self, step: int, model: dict[str, Tensor], state: State, best_step: int) -> None:
         """Writes the checkpoint of `step` and removes those that are neither new nor the best.
 
-        Raises WriteError when the disk is full; earlier checkpoints are unaffected.
+        At every instant a complete checkpoint exists, from the first one on (see `recover`). Raises WriteError when the
+        disk is full; earlier checkpoints are unaffected.
         """
         if not self.writes:
             return
@@ -83,14 +130,29 @@ class Checkpoints:
         faults.point("checkpoint/rotate")
         self._rotate({step, best_step})
 
-    def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that matches its manifest; None if there are none at all.
+    def recover(self) -> None:
+        """Finishes what a killed process was doing: a complete checkpoint gets its name, all else goes.
+
+        For the process that writes. A complete one replaces that of the same step, which is never newer.
+        """
+        for path in sorted(self.directory.glob(".step-*")):
+            if path.suffix == ".tmp":
+                with contextlib.suppress(DamagedError):
+                    _read(path)
+                    target = path.with_name(path.stem.removeprefix("."))
+                    shutil.rmtree(target, ignore_errors=True)
+                    path.rename(target)
+                    continue
+            shutil.rmtree(path, ignore_errors=True)
+
+    def newest(self, read: Callable[[Checkpoint], None] | None = None) -> Checkpoint | None:
+        """The newest checkpoint that is not damaged; None if there are none at all.
 
         Raises NoValidCheckpointError if there are some but none is valid, since starting over would discard work.
         """
         paths = self._paths()
         for path in reversed(paths):
-            found = self._valid(path)
+            found = self._valid(path, read)
             if found is not None:
                 return found
         if paths:
@@ -100,47 +162,73 @@ class Checkpoints:
             )
         return None
 
-    def at(self, step: int) -> Checkpoint | None:
-        """The checkpoint of this step if it is there and valid."""
+    def at(self, step: int, read: Callable[[Checkpoint], None] | None = None) -> Checkpoint | None:
+        """The checkpoint of this step if it is there and not damaged."""
         path = self.directory / f"step-{step:08d}"
-        return self._valid(path) if path.is_dir() else None
+        return self._valid(path, read) if path.is_dir() else None
 
     def steps(self) -> list[int]:
-        """Of the checkpoints that are valid, ascending."""
+        """Of the checkpoints that are not damaged, ascending."""
         return [found.step for found in map(self._valid, self._paths()) if found is not None]
 
-    def _valid(self, path: Path) -> Checkpoint | None:
+    def _valid(self, path: Path, read: Callable[[Checkpoint], None] | None = None) -> Checkpoint | None:
         try:
-            manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-            if manifest["format"] != FORMAT:
-                raise ValueError(f"format {manifest['format']}, this version reads {FORMAT}")
-            if manifest["step"] != int(path.name.removeprefix("step-")) or set(manifest["files"]) != FILES:
-                raise ValueError("manifest.json is of another checkpoint")
-            for name, description in manifest["files"].items():
-                if _describe(path / name) != description:
-                    raise ValueError(f"{name} is damaged")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            found = _read(path)
+            if read is not None:
+                read(found)
+            return found
+        except DamagedError as error:
             warning = f"checkpoint {path.name} skipped: {error}"
             if warning not in self.warnings:
                 self.warnings.append(warning)
                 log.warning(warning)
             return None
-        return Checkpoint(path, manifest)
 
     def _paths(self) -> list[Path]:
         return sorted(path for path in self.directory.glob("step-*") if path.is_dir())
 
     def _rotate(self, keep: set[int]) -> None:
-        for path in self.directory.glob(".step-*.tmp"):
-            shutil.rmtree(path, ignore_errors=True)
         if self.keep is None:
             return
         names = {f"step-{step:08d}" for step in keep}
         for path in self._paths()[: -self.keep]:
             damaged = any(path.name in warning for warning in self.warnings)
             if path.name not in names and not damaged:
-                shutil.rmtree(path, ignore_errors=True)
-                faults.point("checkpoint/removed")
+                with contextlib.suppress(OSError):
+                    removed = path.rename(path.with_name(f".{path.name}.old"))  # a kill leaves no half of one
+                    faults.point("checkpoint/removed")
+                    shutil.rmtree(removed)
+
+
+def _read(path: Path) -> Checkpoint:
+    """Raises DamagedError if the folder, under its own name or its temporary one, is not a complete checkpoint."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        _check_format(path, manifest)
+        checked = _Manifest.model_validate(manifest)
+        if path.name.strip(".").removesuffix(".tmp") != f"step-{checked.step:08d}" or set(checked.files) != FILES:
+            raise DamagedError("manifest.json is of another checkpoint")
+        if not len(checked.preprocessing.mean) == len(checked.preprocessing.std) == checked.image_shape[0]:
+            raise DamagedError("manifest.json, preprocessing: not a mean and std of each channel")
+        for name, description in checked.files.items():
+            if _describe(path / name) != description.model_dump():
+                raise DamagedError(f"{name} is damaged")
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DamagedError(f"manifest.json, {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedError(str(error)) from error
+    return Checkpoint(path, manifest)
+
+
+def _check_format(path: Path, manifest: object) -> None:
+    """Raises UserError for a checkpoint of another version: an older one in its place would discard work."""
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if type(found) is not int or found < 1 or found == FORMAT:
+        return
+    age, remedy = ("a newer", "upgrade aetool") if found > FORMAT else ("an older", "resume with that version")
+    formats = f"checkpoint format {found}, this one reads {FORMAT}"
+    raise UserError(f"{path}: written by {age} aetool ({formats}); {remedy}, or start over with overwrite=true")
 
 
 def _describe(path: Path) -> JsonObject:

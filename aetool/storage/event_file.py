@@ -3,17 +3,20 @@
 TensorBoard's own writer has a thread, which prints a traceback where the disk is full and hides the error until later.
 """
 
+import contextlib
 import io
 import itertools
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from PIL import Image
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
@@ -22,7 +25,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from aetool.files import Appended
+from aetool.files import Appended, sync
 
 _numbers = itertools.count()  # of the files of this process
 
@@ -45,9 +48,10 @@ class EventFile:
             self._file.close()
             raise
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    def scalars(self, step: int, values: Mapping[str, float], wall_time: float | None = None) -> None:
+        """`wall_time` in seconds since the epoch; None: now."""
         shown = [Summary.Value(tag=name, simple_value=float(value)) for name, value in values.items()]
-        self._add(step=step, summary=Summary(value=shown))
+        self._add(step=step, summary=Summary(value=shown), wall_time=wall_time)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """(H, W, 3) uint8."""
@@ -77,6 +81,14 @@ class EventFile:
         plain = {k: v if isinstance(v, numbers) and not isinstance(v, bool) else str(v) for k, v in hparams.items()}
         self._add(summary=hparams_pb(plain))
 
+    def add(self, event: Event) -> None:
+        """An event of another file."""
+        self._records.write(event.SerializeToString())
+
+    def sync(self) -> None:
+        """Waits until it is on the disk."""
+        sync(self._file.path)
+
     def close(self) -> None:
         self._file.close()
 
@@ -88,5 +100,17 @@ class EventFile:
         value = Summary.Value(tag="custom_scalars__config__", tensor=text, metadata=plugin)
         self._add(summary=Summary(value=[value]))
 
-    def _add(self, **content: Any) -> None:
-        self._records.write(Event(wall_time=time.time(), **content).SerializeToString())
+    def _add(self, wall_time: float | None = None, **content: Any) -> None:
+        self.add(Event(wall_time=time.time() if wall_time is None else wall_time, **content))
+
+
+def pictures(files: Sequence[Path], step: int) -> Iterator[Event]:
+    """The images of event files up to a step, each once; a file truncated by a kill is read as far as it goes."""
+    seen = set()
+    for path in files:
+        with contextlib.suppress(DecodeError):
+            for event in map(Event.FromString, RawEventFileLoader(str(path)).Load()):
+                key = (event.step, *(value.tag for value in event.summary.value if value.HasField("image")))
+                if event.step <= step and len(key) > 1 and key not in seen:
+                    seen.add(key)
+                    yield event

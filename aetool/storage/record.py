@@ -2,9 +2,11 @@
 
 import contextlib
 import functools
+import importlib
 import json
 import logging
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,8 +14,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from aetool import faults
 from aetool.errors import WriteError
-from aetool.files import Appended, JsonObject, make_folder, replacing, write_text, writing
+from aetool.files import Appended, JsonObject, make_folder, replacing, sync, write_text, writing
 
 log = logging.getLogger("aetool")
 
@@ -39,6 +42,7 @@ LAYOUTS = {  # the custom scalars tab, by stage
 }
 
 
+OF_ROW = ("stage", "step", "epoch", "seconds")  # keys of every row; all others are values
 TAGS = {"train/loss": "loss/train", "val/loss": "loss/val"}  # of keys of the record: side by side, before all others
 
 
@@ -66,8 +70,9 @@ class Events:
     ) -> None:
         self.close()
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._show("scalars", step, values)
+    def scalars(self, step: int, values: Mapping[str, float], wall_time: float | None = None) -> None:
+        """`wall_time` in seconds since the epoch; None: now."""
+        self._show("scalars", step, values, wall_time)
 
     def image(self, name: str, image: np.ndarray, step: int) -> None:
         """An image (H, W, 3) uint8."""
@@ -144,24 +149,35 @@ class Events:
             self._warn(f"TensorBoard cannot be imported: {error}")
 
     def _opened(self) -> Any:
-        if self._file is not None:
-            return self._file
-        try:
-            from aetool.storage.event_file import EventFile
-        except Exception as error:  # an installation can be broken in any way, such as by another version of protobuf
-            raise _Unimportable(f"{type(error).__name__}: {error}".partition("\n")[0]) from error
-        suffix = f".{self.stage}" if self.stage else ""
-        if self.stage:
-            with writing(self.directory):
-                for path in self.directory.glob("events.out.tfevents.*"):
-                    if path.name.endswith(suffix):
-                        path.unlink()
-        self._file = EventFile(self.directory, suffix, self._purge_step)
+        if self._file is None:
+            module = _event_file()
+            suffix = f".{self.stage}" if self.stage else ""
+            if self.stage:
+                self._remove(self._files())
+            self._file = module.EventFile(self.directory, suffix, self._purge_step)
         return self._file
+
+    def _files(self) -> list[Path]:
+        """The event files of this stage; those of training end in a number."""
+        ends = {path: path.suffix[1:] for path in sorted(self.directory.glob("events.out.tfevents.*"))}
+        return [path for path, end in ends.items() if (end == self.stage if self.stage else end.isdigit())]
+
+    def _remove(self, files: Sequence[Path]) -> None:
+        with writing(self.directory):
+            for path in files:
+                path.unlink()
 
     def _warn(self, problem: str) -> None:
         self.warnings.append(f"{problem}; metrics.jsonl is still written")
         _log_once(self.warnings[-1])
+
+
+def _event_file() -> Any:
+    """The module, which needs TensorBoard; raises _Unimportable."""
+    try:
+        return importlib.import_module("aetool.storage.event_file")
+    except Exception as error:  # an installation can be broken in any way, such as by another version of protobuf
+        raise _Unimportable(f"{type(error).__name__}: {error}".partition("\n")[0]) from error
 
 
 @functools.cache
@@ -179,8 +195,10 @@ def read_rows(directory: Path) -> list[JsonObject]:
     rows = []
     path = directory / "metrics.jsonl"
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if isinstance(row, dict) and _is_number(row.get("step")):
+                rows.append(row)
     return rows
 
 
@@ -198,21 +216,56 @@ class Record(Events):
         """Length of metrics.jsonl in bytes, to which `rewind` truncates it."""
         return self._rows.position
 
+    def sync(self) -> None:
+        """Waits until what is recorded is on the disk, so that no checkpoint is ahead of it."""
+        sync(self._rows.path)
+
     def rewind(self, position: int, step: int) -> None:
-        """Drops the rows after a checkpoint at `step`."""
-        size = self._rows.position
-        if size < position:
+        """Drops the rows after a checkpoint at `step`; TensorBoard's events are written anew from those before it."""
+        content = self._rows.path.read_bytes()
+        if len(content) < position:
             self.warnings.append("metrics.jsonl is shorter than it was: rows before this step are lost")
-        self._rows.truncate(min(position, size))
-        self._purge_step = step + 1
+        self._rows.truncate(content.rfind(b"\n", 0, position) + 1)
+        rows = read_rows(self.directory)
+        # Its row of validation is the last thing that is recorded of a step, but for its picture.
+        validated = any(row["step"] == step and "val/loss" in row for row in rows)
+        self._guarded(lambda: self._show_anew(rows, step if validated else step - 1))
+
+    def _show_anew(self, rows: Sequence[JsonObject], step: int) -> None:
+        """Writes a new event file with these rows, and the images up to a step, in the place of all earlier ones.
+
+        After a kill, these have what came after the checkpoint. TensorBoard's own purging depends on the order of the
+        files by name, which holds seconds and process ids.
+        """
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        before = self._files()
+        kept = list(_event_file().pictures(before, step))
+        self._purge_step = 0  # for a TensorBoard that has already read the files from before
+        began = time.time() - max(map(_seconds, rows), default=0.0)
+        for row in rows:
+            self._mirror(row, began + _seconds(row))
+        for event in kept:
+            self._show("add", event)
+        self._show("sync")
+        if not self._broken:
+            self._remove(before)
 
     def row(self, stage: str, step: int, epoch: int, seconds: float, values: Mapping[str, float]) -> None:
         row = {"stage": stage, "step": step, "epoch": epoch, "seconds": round(seconds, 3), **values}
         self._rows.write(json.dumps({k: v if _finite(v) else None for k, v in row.items()}).encode() + b"\n")
+        faults.point("row")
+        self._mirror(row)
+
+    def _mirror(self, row: JsonObject, wall_time: float | None = None) -> None:
+        """Shows a row in TensorBoard."""
         if not self._laid_out:
-            self.layout(stage)
+            self.layout(str(row.get("stage")))
             self._laid_out = True
-        self.scalars(step, {TAGS.get(key, key): value for key, value in values.items()})
+        values = {TAGS.get(key, key): value for key, value in row.items() if key not in OF_ROW}
+        plain = {tag: math.nan if value is None else value for tag, value in values.items()}
+        self.scalars(row["step"], {tag: value for tag, value in plain.items() if _is_number(value)}, wall_time)
 
     def close(self) -> None:
         super().close()
@@ -221,6 +274,15 @@ class Record(Events):
 
 def _finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _seconds(row: JsonObject) -> float:
+    value = row.get("seconds")
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 class NoRecord(Record):
@@ -232,6 +294,9 @@ class NoRecord(Record):
     @property
     def position(self) -> int:
         return 0
+
+    def sync(self) -> None:
+        """There is nothing to wait for."""
 
     def rewind(self, position: int, step: int) -> None:
         """There is nothing to drop."""

@@ -24,6 +24,7 @@ from aetool.storage.checkpoint import Checkpoint, Checkpoints
 from aetool.storage.run import Run
 from aetool.training.hardware import arrange
 from aetool.training.objective import Objective, Term
+from aetool.training.restoring import load_weights
 
 SAMPLE = 1000  # training images that initial weights are adjusted to
 
@@ -159,21 +160,22 @@ def load_trained(run: Run[TrainConfig], device: torch.device, step: int | None =
 
     If the best one is damaged, the newest valid one, with a warning.
     """
-    checkpoints = Checkpoints(run.directory / "checkpoints")
+    checkpoints, loaded = Checkpoints(run.directory / "checkpoints"), list[Trained]()
+
+    def load(checkpoint: Checkpoint) -> None:
+        channels, height, width = checkpoint.manifest["image_shape"]
+        model = make_model(run.config, (channels, height, width))
+        load_weights(model, checkpoint)
+        saved = checkpoint.manifest["preprocessing"]
+        preprocessing = Preprocessing(tuple(saved["mean"]), tuple(saved["std"]), saved["logits"])
+        loaded.append(Trained(model.to(device).eval(), preprocessing, (channels, height, width), checkpoint))
+
     best = run.metrics.get("pretrain", {}).get("best_step")
     if step is not None:
-        checkpoint = checkpoints.at(step)
-    else:
-        checkpoint = (checkpoints.at(int(best)) if best is not None else None) or checkpoints.newest()
+        checkpoints.at(step, load)
+    elif best is None or checkpoints.at(int(best), load) is None:
+        checkpoints.newest(load)
     run.warn(checkpoints.warnings)
-    if checkpoint is None:
+    if not loaded:
         raise UserError(f"run={run.directory}: it has no checkpoint yet; train it first")
-    channels, height, width = checkpoint.manifest["image_shape"]
-    model = make_model(run.config, (channels, height, width))
-    try:
-        model.load_state_dict(checkpoint.model())
-    except RuntimeError as error:
-        raise UserError(f"run={run.directory}: {checkpoint.path.name} is of another model: {error}") from error
-    saved = checkpoint.manifest["preprocessing"]
-    preprocessing = Preprocessing(tuple(saved["mean"]), tuple(saved["std"]), saved["logits"])
-    return Trained(model.to(device).eval(), preprocessing, (channels, height, width), checkpoint)
+    return loaded[0]

@@ -31,6 +31,7 @@ from aetool.training.journal import Journal
 from aetool.training.layers import encoder_layers, parameter_groups
 from aetool.training.objective import CrossEntropy
 from aetool.training.pretrain import Progress, fit, make_checkpoints
+from aetool.training.restoring import load_weights
 from aetool.training.trainer import Trainer
 
 LEAST_SPREAD = 0.1  # of a feature's std, as a fraction of the root mean square of all of them
@@ -53,10 +54,9 @@ def finetune(
     """
     trainer = make_trainer(run, parent, dataset, device, progress)
     metrics = fit(run, trainer)
-    best = trainer.journal.checkpoints.at(int(metrics["best_step"]))
-    if best is None:
+    load = functools.partial(load_weights, trainer.model)
+    if trainer.journal.checkpoints.at(int(metrics["best_step"]), load) is None:
         raise UserError(f"{run.directory}: its best checkpoint is damaged; start over with overwrite=true")
-    trainer.model.load_state_dict(best.model())
     assert dataset.test.labels is not None
     logits, train = _logits(trainer, dataset.test), trainer.batches.train
     metrics["val/accuracy_se"] = accuracy_error(metrics["val/accuracy"], len(trainer.batches.val.images))

@@ -13,7 +13,7 @@ from aetool.config.targets import build
 from aetool.data.dataset import Dataset, Split
 from aetool.data.grid import grid, reconstruction_rows
 from aetool.data.preprocessing import Preprocessing
-from aetool.errors import UserError, WriteError
+from aetool.errors import NoValidCheckpointError, UserError, WriteError
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.randomness import generator
 from aetool.storage.checkpoint import Checkpoint, Checkpoints
@@ -56,14 +56,15 @@ def fit(run: Run[C], trainer: Trainer) -> dict[str, float]:
     With several processes, only the first one writes.
     """
     if not trainer.ranks.is_first:
-        found = trainer.journal.checkpoints.newest()
-        if found is not None:
-            trainer.restore(found)
+        step: int | None = trainer.ranks.broadcast(None)
+        if step is not None and trainer.journal.checkpoints.at(step, trainer.restore) is None:
+            raise NoValidCheckpointError(f"{run.directory}: this process cannot read the checkpoint of step {step}")
         return trainer.fit()
     with resumed(run, trainer):
         note_stacking(run, trainer, 1)
         if trainer.step:
-            log.info(f"resuming at step {trainer.step}, epoch {trainer.epoch + 1} of {trainer.epochs}")
+            epoch = min(trainer.epoch + 1, trainer.epochs)
+            log.info(f"resuming at step {trainer.step}, epoch {epoch} of {trainer.epochs}")
         return trainer.fit()
 
 
@@ -80,11 +81,16 @@ def resumed(run: Run[C], trainer: Trainer) -> Iterator[None]:
     """Within the block, the trainer is at the run's newest checkpoint; the run's status is kept up to date."""
     checkpoints, record = trainer.journal.checkpoints, trainer.journal.record
     run.warn(warning_of_slow_bf16(trainer.settings.precision, trainer.device))
+
+    def restore(checkpoint: Checkpoint) -> None:
+        _agree(run, checkpoint, checkpoints)
+        trainer.restore(checkpoint)
+
     try:
-        found = checkpoints.newest()
+        checkpoints.recover()
+        found = checkpoints.newest(restore)
+        trainer.ranks.broadcast(None if found is None else found.step)
         if found is not None:
-            _agree(run, found, checkpoints)
-            trainer.restore(found)
             checkpoints.info["stacked"] = found.manifest.get("stacked", 1)
         else:
             record.rewind(0, -1)  # what an earlier start left before its first checkpoint

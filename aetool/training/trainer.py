@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grads_with_norm_
 from aetool import faults
 from aetool.config.schema import TrainerConfig
 from aetool.data.dataset import Split
-from aetool.errors import Interrupted, NonFiniteError, Paused, UserError, poll_signals
+from aetool.errors import Interrupted, NonFiniteError, Paused, poll_signals
 from aetool.models.base import Batch
 from aetool.randomness import seed_global
 from aetool.storage.checkpoint import Checkpoint, State
@@ -20,6 +20,7 @@ from aetool.training.captured import Captured
 from aetool.training.hardware import tensor_float32
 from aetool.training.journal import Journal
 from aetool.training.objective import Terms, TrainingObjective
+from aetool.training.restoring import check_state, load_weights, with_own_settings
 from aetool.training.scalars import Scalars
 from aetool.training.schedules import Schedule
 
@@ -176,11 +177,11 @@ class Trainer:
         self.ranks.poll_signals()
 
     def log_and_save(self) -> None:
-        """A row of the record and a checkpoint, each when it is due."""
+        """A row of the record and a checkpoint, each when it is due; an epoch is saved after its validation."""
         if self.step % self.settings.log_every == 0:
             self._log()
         every = self.settings.checkpoint_every
-        if every and self.step % every == 0:
+        if every and self.step % every == 0 and self.step % self.steps_per_epoch:
             self.save()
 
     @torch.no_grad()
@@ -204,18 +205,17 @@ class Trainer:
     def save(self) -> None:
         """Writes a checkpoint of the current state; after a non-finite step, raises NonFiniteError instead."""
         self.scalars.collect()
+        self.journal.record.sync()
         self.journal.checkpoints.save(self.step, self.model.state_dict(), self.state_dict(), self.best_step)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Resumes from a checkpoint; raises UserError for one of another version with missing state."""
+        """Resumes from a checkpoint.
+
+        Raises DamagedError, leaving the trainer unchanged, or UserError for one of another network or version.
+        """
         state = checkpoint.state()
-        missing = self.state_dict().keys() - state.keys()
-        if missing:
-            raise UserError(
-                f"{checkpoint.path}: another version of aetool wrote it, without {', '.join(sorted(missing))}; resume "
-                "with that version, or start over with overwrite=true"
-            )
-        self.model.load_state_dict(checkpoint.model())
+        check_state(self, checkpoint, state)
+        load_weights(self.model, checkpoint)
         self.load_state_dict(state)
 
     def state_dict(self) -> State:
@@ -238,11 +238,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: State) -> None:
-        keys = ("lr", "fused", "capturable")  # as this device wants them
-        own = [{key: group[key] for key in keys if key in group} for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group, of_device in zip(self.optimizer.param_groups, own, strict=True):
-            group.update(of_device)
+        self.optimizer.load_state_dict(with_own_settings(self.optimizer, state["optimizer"]))
         self.schedule.load_state_dict(state["schedule"])
         self.objective.load_state_dict(state["objective"])
         self.step, self.epoch = state["step"], state["epoch"]
@@ -306,3 +302,4 @@ class Trainer:
         self._record(row)
         if self.journal.picture is not None and (self.epoch % max(1, self.epochs // 10) == 0 or self.finished):
             self.journal.picture(self)
+        faults.point("epoch")

@@ -23,7 +23,7 @@ from aetool.errors import FULL, WriteError
 JsonObject = dict[str, Any]  # as a JSON file holds it
 # Libraries that are not written in Python report a failed write in words: safetensors, torch.save, numpy.
 _NUMBERED = re.compile(r"\(os error (\d+)\)")
-_PARTIAL = re.compile(r"inline_container|\d+ requested and \d+ written")
+_PARTIAL = re.compile(r"inline_container|iostream error|\d+ requested and \d+ written")
 log = logging.getLogger("aetool")
 
 

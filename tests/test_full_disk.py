@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -400,6 +401,7 @@ def test_a_log_that_cannot_be_written_is_said_once(workplace, aetool, fault):
 # ---- a real disk
 
 SIZES = [50, 80, 120, 160, 200, 250, 300, 400, 500, 700, 1000, 2000, 4000]  # thousand bytes
+SOME, KINDS = (50, 120, 300, 1000), ("sweep", "jobs", "stack", "cache")
 WORDS = ["dataset=digits", "model=dense", "model.widths=[8]", "model.code_size=4", "trainer.epochs=2", "threads=1"]
 WORDS += ["trainer.checkpoint_every=20", "probe.l2=[0.1]", "baselines=false", "jobs=1"]
 MOUNTED = """
@@ -427,8 +429,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("kind", ["run", "sweep", "jobs", "stack", "cache"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("size", "kind"), [*((size, "run") for size in SIZES), *product(SOME, KINDS)])
 def test_a_disk_of_a_few_bytes(tmp_path, size, kind):
     inside = ["unshare", "-Urm"]
     if (

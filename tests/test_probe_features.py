@@ -142,4 +142,4 @@ class TestCache:
         (tmp_path / "features").write_text("a file stands there")
         found = FeatureCache(tmp_path / "features").get({}, lambda: {"train": torch.ones(2)})
         assert found["train"].tolist() == [1, 1]
-        assert "features cannot be cached" in caplog.text
+        assert "features are not cached" in caplog.text

@@ -49,6 +49,13 @@ def replacing_folder(folder: Path, temporary: Path) -> Iterator[None]:
         raise
 
 
+def detach(path: Path) -> None:
+    """Gives a file that has other names (hard links) a copy of its own, so that appending to it changes no other."""
+    if path.exists() and path.stat().st_nlink > 1:
+        with replacing(path) as temporary:
+            shutil.copyfile(path, temporary)
+
+
 def sync(path: Path) -> None:
     """Waits until a file or a folder is on the disk."""
     if os.name == "nt" and path.is_dir():  # Windows cannot open a folder
@@ -64,7 +71,7 @@ def read_json(path: Path) -> JsonObject | None:
     """The object in a JSON file; None when it is missing or not one."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -2,11 +2,12 @@
 
 import contextlib
 import inspect
+import json
 import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from aetool.evaluation.background import Draw, Figure, Figures
 from aetool.probes.base import Labelled, Probe, ProbeResult, judge
 from aetool.storage.opening import open_run
 from aetool.storage.run import Run
+from aetool.storage.stored import FILES, SHA256
 from aetool.training.assembly import cache_dir, load_dataset
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
@@ -167,6 +169,19 @@ def shown() -> Callable[[Path], dict[str, list[int]]]:
         return found | {tag: [event.step for event in events.Images(tag)] for tag in events.Tags()["images"]}
 
     return read
+
+
+def content_of(path: Path) -> dict[str, Any]:
+    """A JSON file of a run, without its checksums."""
+    return {key: value for key, value in json.loads(path.read_text()).items() if key not in (SHA256, FILES)}
+
+
+@contextlib.contextmanager
+def editing(path: Path) -> Iterator[dict[str, Any]]:
+    """Changes a JSON file of a run, as a user may who deletes its checksum."""
+    values = content_of(path)
+    yield values
+    path.write_text(json.dumps(values))
 
 
 def only_run(folder: Path) -> Path:

@@ -183,6 +183,7 @@ class RemeasureConfig(MeasureConfig):
     """A trained run to re-evaluate."""
 
     run: Text
+    step: NonNegativeInt | None  # of the checkpoint; None: the best one
     overwrite: bool
 
 
@@ -197,6 +198,7 @@ class EvaluateConfig(RemeasureConfig):
 
 class SampleConfig(ComputeConfig):
     run: Text
+    step: NonNegativeInt | None  # of the checkpoint; None: the best one
     latent: LatentConfig
     count: PositiveInt
     images: PositiveInt
@@ -205,6 +207,7 @@ class SampleConfig(ComputeConfig):
 
 class EncodeConfig(ComputeConfig):
     run: Text
+    step: NonNegativeInt | None  # of the checkpoint; None: the best one
     splits: list[Literal["train", "val", "test"]]
     tap: Text
     file: Text | None

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from aetool.files import replacing
 from aetool.training.assembly import Trained
 
 TOP = 8  # images shown for a unit
@@ -120,7 +121,7 @@ def write_atlas(path: Path, found: Atlas, class_names: Sequence[str]) -> None:
     """Every unit as a line of csv; `images` are positions in the validation split."""
     keys = ["unit", "frequency", "mean_activation", "sign"]
     keys += ["preferred_class", "class_selectivity"] if found.selectivity is not None else []
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([*keys, "images"])
         for unit, frequency in enumerate(found.frequency.tolist()):

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aetool.files import replacing
+
 Picture = NDArray[np.uint8]
 Array = NDArray[np.floating[Any]]
 
@@ -183,4 +185,5 @@ def _save(path: Path, axes: Any, title: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas = FigureCanvasAgg(axes.figure)
     canvas.draw()
-    Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(path)
+    with replacing(path) as temporary:
+        Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(temporary, "PNG")

@@ -12,7 +12,7 @@ from aetool.errors import UserError
 from aetool.evaluation import figures, pictures
 from aetool.evaluation.background import Figures
 from aetool.evaluation.generation import Generation, generate
-from aetool.evaluation.measurement import Measurement, best_step
+from aetool.evaluation.measurement import Measurement, best_step, reused
 from aetool.evaluation.session import Session
 from aetool.files import JsonObject, replacing
 from aetool.models.base import is_variational
@@ -34,8 +34,8 @@ def sample(session: Session, config: SampleConfig) -> tuple[Path, JsonObject]:
 
     Raises UserError if the folder cannot be written.
     """
-    made = measurement(session.run, config)
-    found = made.read()
+    made = measurement(session.run, config, session.chosen)
+    found = reused(session.run, made)
     return made.folder, found if found is not None else _sample(session, config)
 
 
@@ -56,7 +56,7 @@ def _sample(session: Session, config: SampleConfig) -> JsonObject:
     try:
         with session.figures:
             _draw(session.figures, target, made, name, distribution)
-        target.write(found)
+        target.write(found, [FILES[3]])
     except OSError as error:
         raise UserError(f"{target.folder}: cannot be written: {error}") from error
     return found

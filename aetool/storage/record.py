@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from aetool.files import JsonObject
+from aetool.files import JsonObject, detach, replacing
 
 log = logging.getLogger("aetool")
 
@@ -134,12 +134,16 @@ class Events:
         try:
             folder.mkdir(exist_ok=True)
             # Text, as TensorBoard reads a binary file as text first, and fails where that seems to succeed.
-            np.savetxt(folder / "codes.tsv", points, fmt="%.4g", delimiter="\t")
-            Image.fromarray(sprites).quantize(256).save(folder / "sprites.png")  # a third of the bytes
+            with replacing(folder / "codes.tsv") as path, path.open("w") as file:
+                np.savetxt(file, points, fmt="%.4g", delimiter="\t")
+            with replacing(folder / "sprites.png") as path:
+                Image.fromarray(sprites).quantize(256).save(path, "PNG")  # a third of the bytes
             words = [" ".join(label.split()) or "-" for label in labels]  # tabs and newlines would part them
-            (folder / "labels.tsv").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
+            with replacing(folder / "labels.tsv") as path:
+                path.write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
             text = "\n".join(['embeddings {\ntensor_name: "code"', *lines, f"sprite {{ {sprite} }}", "}\n"])
-            (self.directory / PROJECTOR_CONFIG).write_text(text, encoding="utf-8")
+            with replacing(self.directory / PROJECTOR_CONFIG) as path:
+                path.write_text(text, encoding="utf-8")
         except OSError as error:
             self._warn(error)
 
@@ -181,8 +185,10 @@ def read_rows(directory: Path) -> list[JsonObject]:
     rows = []
     path = directory / "metrics.jsonl"
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if isinstance(row, dict):
+                rows.append(row)
     return rows
 
 
@@ -191,6 +197,7 @@ class Record(Events):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
+        detach(directory / "metrics.jsonl")
         self._file = (directory / "metrics.jsonl").open("ab")
         self._laid_out = False
 

@@ -16,7 +16,7 @@ from aetool.data.dataset import Dataset, split
 from aetool.data.images import SplitImages
 from aetool.data.pca import PCA
 from aetool.data.preprocessing import Preprocessing
-from aetool.errors import UserError
+from aetool.errors import NoValidCheckpointError, UserError
 from aetool.losses import Loss, OfLogits
 from aetool.models.base import BATCH, Autoencoder
 from aetool.randomness import seeded, subset
@@ -155,19 +155,11 @@ def mean_input(preprocessing: Preprocessing, images: SplitImages) -> Tensor:
 
 
 def load_trained(run: Run[TrainConfig], device: torch.device, step: int | None = None) -> Trained:
-    """The run's network at a step, by default the best by validation loss.
+    """The run's network at a step, by default the best by validation loss, or the newest while it is trained.
 
-    If the best one is damaged, the newest valid one, with a warning.
+    Raises NoValidCheckpointError if that one is damaged: no other takes its place unasked.
     """
-    checkpoints = Checkpoints(run.directory / "checkpoints")
-    best = run.metrics.get("pretrain", {}).get("best_step")
-    if step is not None:
-        checkpoint = checkpoints.at(step)
-    else:
-        checkpoint = (checkpoints.at(int(best)) if best is not None else None) or checkpoints.newest()
-    run.warn(checkpoints.warnings)
-    if checkpoint is None:
-        raise UserError(f"run={run.directory}: it has no checkpoint yet; train it first")
+    checkpoint = _checkpoint(run, step)
     channels, height, width = checkpoint.manifest["image_shape"]
     model = make_model(run.config, (channels, height, width))
     try:
@@ -177,3 +169,26 @@ def load_trained(run: Run[TrainConfig], device: torch.device, step: int | None =
     saved = checkpoint.manifest["preprocessing"]
     preprocessing = Preprocessing(tuple(saved["mean"]), tuple(saved["std"]), saved["logits"])
     return Trained(model.to(device).eval(), preprocessing, (channels, height, width), checkpoint)
+
+
+def _checkpoint(run: Run[TrainConfig], step: int | None) -> Checkpoint:
+    checkpoints, stored = Checkpoints(run.directory / "checkpoints"), run.stored_metrics
+    if stored.damage:
+        raise UserError(f"run={run.directory}: {stored.damage}; give the train command that started it again")
+    wanted = stored.values.get("pretrain", {}).get("best_step") if step is None else step
+    found = checkpoints.newest() if wanted is None else checkpoints.at(wanted)
+    run.warn(checkpoints.warnings)
+    if found is not None:
+        return found
+    if wanted is None:
+        raise UserError(f"run={run.directory}: it has no checkpoint yet; train it first")
+    steps = ", ".join(map(str, checkpoints.steps()))
+    others = (
+        f"step={steps.partition(',')[0]} measures another one (there are {steps})" if steps else "no other is valid"
+    )
+    if step is not None and not checkpoints.warnings:
+        raise UserError(f"step={step}: {run.directory} has no such checkpoint; {others}")
+    reason = "; ".join(checkpoints.warnings) or "it is missing"
+    which = "best checkpoint" if step is None else "checkpoint"
+    remedy = f"restore it, or train the run again with overwrite=true; {others}"
+    raise NoValidCheckpointError(f"run={run.directory}: its {which}, step {wanted}, is damaged ({reason}); {remedy}")

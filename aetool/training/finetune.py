@@ -14,7 +14,7 @@ from aetool.data.budget import label_noise, labelled
 from aetool.data.dataset import Dataset, Split
 from aetool.data.images import SplitImages
 from aetool.data.preprocessing import Preprocessing
-from aetool.errors import UserError, poll_signals
+from aetool.errors import NoValidCheckpointError, UserError, poll_signals
 from aetool.measures.statistics import accuracy_error
 from aetool.models.base import BATCH
 from aetool.models.classifier import Classifier
@@ -55,7 +55,10 @@ def finetune(
     metrics = fit(run, trainer)
     best = trainer.journal.checkpoints.at(int(metrics["best_step"]))
     if best is None:
-        raise UserError(f"{run.directory}: its best checkpoint is damaged; start over with overwrite=true")
+        reason = "; ".join(trainer.journal.checkpoints.warnings)
+        raise NoValidCheckpointError(
+            f"{run.directory}: its best checkpoint is damaged ({reason}); start over with overwrite=true"
+        )
     trainer.model.load_state_dict(best.model())
     assert dataset.test.labels is not None
     logits, train = _logits(trainer, dataset.test), trainer.batches.train

@@ -39,6 +39,7 @@ COMMANDS = {
     "encode": ["encode", "run=outputs/mine", "threads=1"],
     "compare": ["compare", "outputs", "--each", "--csv", "all.csv"],
     "status": ["status", "outputs", "--all"],
+    "verify": ["verify", "run=outputs/mine"],
     "sweep": ["train", "-m", *SWEEP],
 }
 CLOCK = ("seconds", "images_per_second", "updated")  # what differs every time
@@ -54,6 +55,7 @@ READ = {  # the commands that read a folder
         "compare",
         "status",
         "finetune",
+        "verify",
     ],
     "tuned": ["finetune", "compare", "status"],
     "sweep": ["compare", "status", "sweep"],
@@ -165,7 +167,7 @@ def problems(scene: Scene, mutation: Mutation, place: Path, command: str) -> Ite
     if done.code not in (0, 2, 5):
         yield f"exit {done.code}: {done.err}"
     if done.code:
-        if not done.err.startswith("aetool:") and "\naetool:" not in done.err:
+        if command != "verify" and not done.err.startswith("aetool:") and "\naetool:" not in done.err:
             yield f"exit {done.code} says nothing: {done}"
         return
     truth = scene.truth[command]
@@ -179,6 +181,11 @@ def problems(scene: Scene, mutation: Mutation, place: Path, command: str) -> Ite
         new = set(lines(done.out)) - set(lines(truth.out))
         if any(line.startswith("completed") for line in new):
             yield f"{new}"
+    elif command == "verify":
+        if done.code == 0 and (new := set(lines(done.out)) - set(lines(truth.out))):
+            without = any("without a checksum" in line for line in new)
+            if not without and not mutation.path.endswith((".log", ".png", "settings.json")):
+                yield f"{new}"
     elif command == "encode":
         if any(not np.array_equal(array, scene.codes.get(name)) for name, array in codes().items()):
             yield "other codes"

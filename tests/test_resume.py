@@ -11,7 +11,7 @@ from pathlib import Path
 import killed
 import pytest
 import torch
-from conftest import TINY, only_run, working_in, write_images
+from conftest import TINY, content_of, only_run, working_in, write_images
 
 from aetool.cli import main
 from aetool.errors import NoValidCheckpointError, UserError
@@ -133,7 +133,7 @@ def test_a_checkpoint_of_another_version_is_refused(interrupted, aetool):
 
 def rewrite(path: Path, state: dict) -> None:
     torch.save(state, path / "state.pt")
-    manifest = json.loads((path / "manifest.json").read_text())
+    manifest = content_of(path / "manifest.json")
     content = (path / "state.pt").read_bytes()
     manifest["files"]["state.pt"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     (path / "manifest.json").write_text(json.dumps(manifest))

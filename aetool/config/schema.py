@@ -196,6 +196,15 @@ class EvaluateConfig(RemeasureConfig):
     evaluation: EvaluationConfig
 
 
+class VerifyConfig(ComputeConfig):
+    run: Text
+
+
+class ReproduceConfig(ComputeConfig):
+    run: Text
+    folder: Text | None  # None: a temporary one
+
+
 class SampleConfig(ComputeConfig):
     run: Text
     step: NonNegativeInt | None  # of the checkpoint; None: the best one
@@ -303,5 +312,7 @@ SCHEMAS: dict[str, type[Node]] = {
     "evaluate": EvaluateConfig,
     "sample": SampleConfig,
     "encode": EncodeConfig,
+    "verify": VerifyConfig,
+    "reproduce": ReproduceConfig,
     "bench": BenchConfig,
 }

@@ -6,7 +6,6 @@ format has a checksum.
 """
 
 import hashlib
-import json
 import logging
 import shutil
 from pathlib import Path
@@ -19,6 +18,8 @@ from torch import Tensor
 from aetool import faults
 from aetool.errors import NoValidCheckpointError, UserError
 from aetool.files import JsonObject, replacing_folder
+from aetool.storage.folder import RunFolder
+from aetool.storage.stored import read_stored, write_stored
 
 FORMAT = 1
 State = dict[str, Any]  # what torch.load reads with weights_only=True
@@ -77,7 +78,7 @@ class Checkpoints:
                 files = {path.name: _describe(path) for path in sorted(temporary.iterdir())}
                 faults.point("checkpoint/manifest")
                 manifest = {"format": FORMAT, "step": step, **self.info, "files": files}
-                (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+                write_stored(temporary / "manifest.json", manifest, _of(temporary))
                 faults.point("checkpoint/rename")
         except (OSError, RuntimeError) as error:  # torch.save reports a failed write as a RuntimeError
             needed = sum(value.nbytes for value in model.values()) * 3
@@ -114,7 +115,9 @@ class Checkpoints:
 
     def _valid(self, path: Path) -> Checkpoint | None:
         try:
-            manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+            manifest, problem, *_ = read_stored(path / "manifest.json", _of(path))
+            if problem:
+                raise ValueError(problem)
             if manifest["format"] != FORMAT:
                 raise ValueError(f"format {manifest['format']}, this version reads {FORMAT}")
             if manifest["step"] != int(path.name.removeprefix("step-")) or set(manifest["files"]) != FILES:
@@ -144,6 +147,11 @@ class Checkpoints:
             if path.name not in names and not damaged:
                 shutil.rmtree(path, ignore_errors=True)
                 faults.point("checkpoint/removed")
+
+
+def _of(path: Path) -> str:
+    """What the manifest in this folder is of: the run."""
+    return RunFolder(path.parents[1]).key
 
 
 def _describe(path: Path) -> JsonObject:

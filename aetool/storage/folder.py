@@ -74,6 +74,11 @@ class RunFolder:
     def stored_metrics(self) -> Stored:
         return read_stored(self.directory / METRICS, self.key, _is_metrics)
 
+    def manifest(self, step: int) -> JsonObject:
+        """The manifest.json of a checkpoint; empty if it is missing or damaged."""
+        path = self.directory / "checkpoints" / f"step-{step:08d}" / "manifest.json"
+        return read_stored(path, self.key, _is_manifest).values
+
     @property
     def foreign_part(self) -> str | None:
         """What it holds in the place of its own files and folders, such as a link, if anything."""
@@ -127,6 +132,11 @@ def _strange(entry: "os.DirEntry[str]") -> Iterator[tuple[str, str]]:
 def _is_config(values: JsonObject) -> bool:
     texts = (values.get(key) for key in ("id", "command", "aetool"))
     return all(isinstance(text, str | None) for text in texts) and isinstance(values.get("config", {}), dict)
+
+
+def _is_manifest(values: JsonObject) -> bool:
+    files = values.get("files", {})
+    return isinstance(files, dict) and all(isinstance(file, dict) for file in files.values())
 
 
 def _is_status(values: JsonObject) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from aetool.files import JsonObject, write_json
 
-SHA256, FILES = "sha256", "files"  # keys of the file: of its content, and of the files beside it by name
+SHA256, FILES = "sha256", "sha256_files"  # keys of the file: of its content, and of the files beside it by name
 DEEPEST = 50  # objects and arrays within one another
 
 

@@ -28,7 +28,7 @@ from aetool.evaluation.correctness import CORRECT, Correct, read_correct, write_
 from aetool.evaluation.hparams import write_hparams
 from aetool.evaluation.probe import stage
 from aetool.evaluation.session import DataSession, Session
-from aetool.files import read_json, replacing
+from aetool.files import replacing
 from aetool.measures.statistics import Interval, paired_accuracy_interval
 from aetool.storage.notebook import html_table
 from aetool.storage.opening import open_trained
@@ -180,8 +180,9 @@ def _own(config: FinetuneConfig, parent: Run[TrainConfig] | None) -> FinetuneRun
 
 def _origin(parent: Run[TrainConfig]) -> ParentConfig:
     step = int(parent.metrics["pretrain"]["best_step"])
-    manifest = read_json(parent.directory / "checkpoints" / f"step-{step:08d}" / "manifest.json") or {}
-    weights = manifest.get("files", {}).get("model.safetensors", {}).get("sha256")  # of other data, other weights
+    weights = (
+        parent.manifest(step).get("files", {}).get("model.safetensors", {}).get("sha256")
+    )  # of other data, other weights
     if not isinstance(weights, str):
         remedy = "restore it, or train it again with overwrite=true"
         raise NoValidCheckpointError(f"run={parent.directory}: its best checkpoint, step {step}, is damaged; {remedy}")

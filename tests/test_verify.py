@@ -17,6 +17,11 @@ from aetool.training.batches import Batches
 HERE = ["run=outputs/mine", "threads=1"]
 
 
+def more(*cases: tuple) -> list:
+    """Cases beyond those of every day."""
+    return [pytest.param(*case, marks=pytest.mark.faults) for case in cases]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
@@ -76,19 +81,25 @@ def change_identity(path: Path) -> None:
     [
         (lambda run: link(run / "metrics.jsonl"), 2, "files metrics.jsonl is a link"),
         (lambda run: change(run / "config.json", '"seed": 0', '"seed": 1'), 2, "config config.json has changed"),
-        (lambda run: change_identity(run / "config.json"), 2, "is not that of its identity"),
-        (lambda run: (run / "status.json").write_text("[]"), 5, "status status.json is damaged"),
-        (lambda run: change(run / "metrics.json", "0.", "1."), 5, "metrics metrics.json has changed"),
         (lambda run: flip(run / "checkpoints/step-00000012/model.safetensors"), 5, "model.safetensors is damaged"),
-        (lambda run: shutil.rmtree(run / "checkpoints/step-00000012"), 5, "names step 12 as the best one"),
-        (lambda run: flip(next(run.glob("probe-*/correct.npz"))), 5, "measurements probe-linear"),
-        (lambda run: flip(next(run.glob("evaluate-*/metrics.json"))), 5, "measurements evaluate-"),
         (lambda run: shutil.rmtree(next(run.glob("evaluate-*"))), 5, "evaluate of metrics.json is of none of them"),
         (lambda run: edit_line(run / "metrics.jsonl", 2, None), 5, "steps between 2 and 4 are missing"),
-        (lambda run: edit_line(run / "metrics.jsonl", 1, json.dumps({"step": 3, "epoch": 0, "train/loss": 1})), 5, "3"),
-        (lambda run: edit_line(run / "metrics.jsonl", 4, None), 5, "epoch"),
-        (lambda run: edit_line(run / "metrics.jsonl", -1, "{"), 5, "metrics.jsonl: line 15 is damaged"),
-        (lambda run: flip(next(run.glob("events*.hparams"))), 5, "events events.out.tfevents"),
+        *more(
+            (lambda run: change_identity(run / "config.json"), 2, "is not that of its identity"),
+            (lambda run: (run / "status.json").write_text("[]"), 5, "status status.json is damaged"),
+            (lambda run: change(run / "metrics.json", "0.", "1."), 5, "metrics metrics.json has changed"),
+            (lambda run: shutil.rmtree(run / "checkpoints/step-00000012"), 5, "names step 12 as the best one"),
+            (lambda run: flip(next(run.glob("probe-*/correct.npz"))), 5, "measurements probe-linear"),
+            (lambda run: flip(next(run.glob("evaluate-*/metrics.json"))), 5, "measurements evaluate-"),
+            (
+                lambda run: edit_line(run / "metrics.jsonl", 1, json.dumps({"step": 3, "epoch": 0, "train/loss": 1})),
+                5,
+                "3",
+            ),
+            (lambda run: edit_line(run / "metrics.jsonl", 4, None), 5, "epoch"),
+            (lambda run: edit_line(run / "metrics.jsonl", -1, "{"), 5, "metrics.jsonl: line 15 is damaged"),
+            (lambda run: flip(next(run.glob("events*.hparams"))), 5, "events events.out.tfevents"),
+        ),
     ],
 )
 def test_what_is_damaged_is_named(mine, aetool, damage, code, said):
@@ -145,6 +156,7 @@ def test_a_run_comes_out_again_bit_by_bit(mine, aetool):
     assert [path.name for path in Path("outputs").iterdir()] == ["mine"]
 
 
+@pytest.mark.faults
 def test_a_deviation_is_measured(mine, workplace, aetool):
     with editing(mine / "config.json") as saved:
         saved["config"]["optimizer"]["lr"] *= 1.5
@@ -162,9 +174,6 @@ def test_a_deviation_is_measured(mine, workplace, aetool):
 def test_from_python(mine):
     checks = package.verify(mine)
     assert {one.exit_code for one in checks} == {0}
-    found = package.reproduce(mine, ["threads=1"])
-    assert found.is_exact
-    assert all(before == again for name, (before, again) in found.metrics.items() if "second" not in name)
 
 
 def test_completion():

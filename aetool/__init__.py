@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from aetool.commands.evaluate import evaluate as evaluate
     from aetool.commands.finetune import finetune as finetune
     from aetool.commands.probe import probe as probe
+    from aetool.commands.reproduce import reproduce as reproduce
     from aetool.commands.train import train as train
+    from aetool.commands.verify import verify as verify
     from aetool.evaluation.inference import load as load
     from aetool.report.rows import runs as runs
 
@@ -21,8 +23,10 @@ _HOMES = {  # imported when first used, since most of them import torch
     "finetune": "aetool.commands.finetune",
     "load": "aetool.evaluation.inference",
     "probe": "aetool.commands.probe",
+    "reproduce": "aetool.commands.reproduce",
     "runs": "aetool.report.rows",
     "train": "aetool.commands.train",
+    "verify": "aetool.commands.verify",
 }
 
 

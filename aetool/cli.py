@@ -28,6 +28,8 @@ COMMANDS = {
     "evaluate": "reconstruction, code and cost metrics of a run (run=DIR)",
     "sample": "generate images, interpolations and traversals with a run (run=DIR)",
     "encode": "write the codes of a dataset to .npz, with labels (run=DIR)",
+    "verify": "check that a run folder is whole and undamaged (run=DIR)",
+    "reproduce": "train the config of a run again, and compare the results (run=DIR)",
     "compare": "compare runs: a table, figures, an HTML report",
     "status": "what runs and sweeps are doing, and the time left",
     "results": "published numbers beside those measured here, as a table",
@@ -35,8 +37,19 @@ COMMANDS = {
     "data": "list, download and verify the datasets",
     "bench": "training speed compared with other loops and the hardware's ceiling",
 }
-COMPOSED = ("train", "probe", "finetune", "labels", "evaluate", "sample", "encode", "bench")  # others: plain words
-FLAGS = {"full": ("train", "finetune"), "quick": ("bench",)}  # by the commands that take them
+COMPOSED = (
+    "train",
+    "probe",
+    "finetune",
+    "labels",
+    "evaluate",
+    "sample",
+    "encode",
+    "verify",
+    "reproduce",
+    "bench",
+)  # others: plain words
+FLAGS = {"full": ("train", "finetune"), "quick": ("bench",), "resume": ("verify",)}  # by the commands that take them
 SHOWN = {"--hydra-help", "-c", "--cfg", "-i", "--info"}  # by Hydra, instead of a run
 HELP = """aetool: an experiment bench for autoencoders
 
@@ -172,8 +185,8 @@ def _composed(command: str, words: list[str]) -> int:
             raise UserError(f"{word}: unknown option; options: -m,{known} -v, -q, --config-dir DIR, --help, --cfg job")
     if "full" in flags - taken:
         raise UserError(f"--full: aetool {command} prints all of its metrics anyway; leave it out")
-    if "quick" in flags - taken:
-        raise UserError(f"--quick: only aetool {', '.join(FLAGS['quick'])} takes it; leave it out")
+    for flag in sorted(flags - taken):
+        raise UserError(f"--{flag}: only aetool {', '.join(FLAGS[flag])} takes it; leave it out")
     from aetool.config.compose import compose_points
     from aetool.config.schema import SCHEMAS
 

@@ -140,6 +140,7 @@ class Appended:
     def __init__(self, path: Path, fault: str) -> None:
         """`fault` is the fault point before a piece is written."""
         self.path, self.fault = path, fault
+        detach(path)
         with writing(path):
             self._file = path.open("ab", buffering=0)  # a buffer would keep what could not be written, and try again
 
@@ -170,6 +171,13 @@ class Appended:
             self._file.close()
 
 
+def detach(path: Path) -> None:
+    """Gives a file that has other names (hard links) a copy of its own, so that appending to it changes no other."""
+    if path.exists() and path.stat().st_nlink > 1:
+        with replacing(path) as temporary:
+            shutil.copyfile(path, temporary)
+
+
 def sync(path: Path) -> None:
     """Waits until a file or a folder is on the disk."""
     if os.name == "nt" and path.is_dir():  # Windows cannot open a folder
@@ -185,7 +193,7 @@ def read_json(path: Path) -> JsonObject | None:
     """The object in a JSON file; None when it is missing or not one."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -1,9 +1,10 @@
 """What the tests share: a small labelled dataset, a tiny run of it, and the real command line in-process."""
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ending
 import numpy as np
@@ -20,6 +21,7 @@ from aetool.evaluation.background import Figures
 from aetool.probes.base import Labelled, Probe, ProbeResult, judge
 from aetool.storage.opening import open_run
 from aetool.storage.run import Run
+from aetool.storage.stored import FILES, SHA256
 from aetool.training.assembly import cache_dir, load_dataset
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
@@ -147,6 +149,19 @@ def aetool(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
 def shown() -> Callable[[Path], dict[str, list[int]]]:
     """What TensorBoard shows of a run folder: the steps of every scalar and image."""
     return ending.shown
+
+
+def content_of(path: Path) -> dict[str, Any]:
+    """A JSON file of a run, without its checksums."""
+    return {key: value for key, value in json.loads(path.read_text()).items() if key not in (SHA256, FILES)}
+
+
+@contextlib.contextmanager
+def editing(path: Path) -> Iterator[dict[str, Any]]:
+    """Changes a JSON file of a run, as a user may who deletes its checksum."""
+    values = content_of(path)
+    yield values
+    path.write_text(json.dumps(values))
 
 
 def only_run(folder: Path) -> Path:

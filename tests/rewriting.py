@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from aetool.storage.stored import SHA256
+
 
 def rewrite(path: Path, state: object = None, model: Mapping[str, Tensor] | None = None, **manifest: object) -> None:
     """Replaces the state, the weights, or keys of the manifest; None among these removes the key."""
@@ -25,6 +27,6 @@ def match(path: Path, **changes: object) -> None:
     for name in found["files"]:
         content = (path / name).read_bytes()
         found["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    found |= changes
+    found |= {SHA256: None, **changes}
     kept = {key: value for key, value in found.items() if value is not None}
     (path / "manifest.json").write_text(json.dumps(kept))

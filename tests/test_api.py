@@ -10,7 +10,7 @@ from conftest import TINY
 import aetool
 from aetool.errors import UserError
 
-PUBLIC = {"compare", "evaluate", "finetune", "load", "probe", "runs", "train"}
+PUBLIC = {"compare", "evaluate", "finetune", "load", "probe", "reproduce", "runs", "train", "verify"}
 EVALUATION = [word for word in TINY if word.startswith("evaluation.")] + ["baselines=false", "threads=1"]
 PROBE = ["probe=ridge", "probe.l2=[0.1]", "baselines=false", "threads=1"]
 FINETUNE = ["trainer.epochs=2", "trainer.batch_size=16", "threads=1", "min_steps=1"]

@@ -7,11 +7,11 @@ import shlex
 
 import numpy as np
 import pytest
-from conftest import TINY, only_run, write_images
+from conftest import TINY, content_of, editing, only_run, write_images
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import aetool as package
-from aetool.errors import UserError
+from aetool.errors import NoValidCheckpointError, UserError
 from aetool.storage.folder import RunFolder
 
 
@@ -26,7 +26,7 @@ def sweep_table(workplace) -> list[dict]:
 
 
 def metrics(run) -> dict:
-    return json.loads((run / "metrics.json").read_text())
+    return content_of(run / "metrics.json")
 
 
 @pytest.mark.usefixtures("drawing")
@@ -124,7 +124,7 @@ def test_only_finished_runs_are_measured_and_only_on_their_own_data(workplace, a
     (run / "metrics.json").unlink()
     done = aetool("evaluate", f"run={run}")
     assert done.code == 2
-    assert "its metrics.json is missing or damaged; give the train command that started it again" in done.err
+    assert "no metrics.json; give the train command that started it again" in done.err
 
 
 def test_out_of_memory_in_a_sweep_is_exit_4(workplace, aetool, monkeypatch):
@@ -147,7 +147,7 @@ def test_measuring_again_gives_the_same_numbers(workplace, aetool):
     aetool("train", *TINY)
     run = only_run(workplace)
     folders = [*run.glob("probe-*"), *run.glob("evaluate-*")]
-    before = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+    before = [content_of(folder / "metrics.json") for folder in folders]
     for folder in folders:
         (folder / "metrics.json").unlink()
     evaluation = [word for word in TINY if word.startswith("evaluation.")]
@@ -318,19 +318,21 @@ class TestFromPython:
         assert row["probe-linear/code/test/accuracy"] == run.metrics["probe-linear"]["code/test/accuracy"]
 
     def test_a_config_from_elsewhere_runs_no_foreign_code(self, run, workplace, aetool):
-        path = run.directory / "config.json"
-        saved = json.loads(path.read_text())
-        saved["config"]["model"]["_target_"] = "logging.os.system"
-        path.write_text(json.dumps(saved))
+        with editing(run.directory / "config.json") as saved:
+            saved["config"]["model"]["_target_"] = "logging.os.system"
         with pytest.raises(UserError, match=r"model\._target_=logging.os.system: refused"):
             package.load(run.directory)
         done = aetool("probe", f"run={run.directory}")
         assert done.code == 2
         assert "refused" in done.err
 
-    def test_a_damaged_best_checkpoint_is_replaced_visibly(self, run):
+    def test_another_checkpoint_takes_the_place_of_a_damaged_best_one_only_where_asked_for(self, run):
         best = run.metrics["pretrain"]["best_step"]
-        path = run.directory / "checkpoints" / f"step-{int(best):08d}" / "model.safetensors"
+        path = run.directory / "checkpoints" / f"step-{best:08d}" / "model.safetensors"
         path.write_bytes(path.read_bytes()[:-1])
-        package.load(run.directory)
-        assert any("skipped" in warning for warning in RunFolder(run.directory).status["warnings"])
+        with pytest.raises(
+            NoValidCheckpointError, match=r"step 12, is damaged .*model\.safetensors.*; step=10 measures"
+        ):
+            package.load(run.directory)
+        assert "10," in repr(package.load(run.directory, step=10)._trained.checkpoint.manifest)
+        assert any("step-00000012" in warning for warning in RunFolder(run.directory).status["warnings"])

@@ -83,14 +83,16 @@ class TestFolders:
         ("config.json", '{"config": {"model": 3, "penalty": [], "dataset": "x"}}', "completed", None),
         ("config.json", None, "foreign", "no config.json"),
         ("status.json", None, "unreadable", "no status.json"),
-        ("status.json", '{"state": ["x"]}', "unreadable", "status.json names no known state"),
+        ("status.json", '{"state": ["x"]}', "unreadable", "status.json is damaged"),
+        ("status.json", '{"state": "x"}', "unreadable", "status.json names no known state"),
         ("status.json", '{"state": "failed", "error": "Bad: a\\nb"}', "failed", "Bad: a"),
-        ("status.json", '{"state": "interrupted", "stage": {}}', "interrupted", "{}, step 0"),
+        ("status.json", '{"state": "interrupted", "stage": {}}', "unreadable", "status.json is damaged"),
         ("metrics.json", None, "unreadable", "no metrics.json"),
         ("metrics.json", '{"evaluate": {"test/fvu": "x", "test/l0": null, "val/l0": 1' + "0" * 400, "unreadable", None),
-        ("metrics.json", '{"evaluate": {"test/fvu": "x", "test/l0": [], "val/l0": NaN}}', "completed", None),
-        ("metrics.json", '{"evaluate": 3, "probe-linear": {"code/val/accuracy": 1e999}}', "completed", None),
-        ("metrics.json", '{"evaluate": {"val/l0": 1' + "0" * 400 + "}}", "completed", None),
+        ("metrics.json", '{"evaluate": {"test/fvu": "x", "test/l0": [], "val/l0": NaN}}', "unreadable", None),
+        ("metrics.json", '{"evaluate": {"val/l0": NaN}}', "completed", None),
+        ("metrics.json", '{"evaluate": 3, "probe-linear": {"code/val/accuracy": 1e999}}', "unreadable", None),
+        ("metrics.json", '{"evaluate": {"val/l0": 1' + "0" * 400 + "}}", "unreadable", "metrics.json is damaged"),
     )
 
     @pytest.mark.parametrize(("name", "text", "state", "reason"), DAMAGE)
@@ -466,7 +468,7 @@ class TestProtocol:
             path = directory / "metrics.json"
             metrics = json.loads(path.read_text())
             for stage, protocol in protocols.items():
-                metrics[stage.replace("_", "-")] = {"protocol": protocol, "test/fvu": 0.1}
+                metrics[stage.replace("_", "-")] = {"test/fvu": 0.1} | ({"protocol": protocol} if protocol else {})
             path.write_text(json.dumps(metrics))
         return open_comparison([outputs], ["seed=0", "lambda<0.1"]).notes
 

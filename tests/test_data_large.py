@@ -1,6 +1,5 @@
 """Images that stay on disk: the same ones as a tensor would hold, read in parts, verified when their file changes."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Said, only_run, run_in
+from conftest import TINY, Said, content_of, only_run, run_in
 from PIL import Image
 
 from aetool.data import cache, catalog, dataset, folder
@@ -229,7 +228,7 @@ def test_a_run_is_the_same_whether_its_images_are_in_memory_or_not(
         measured = {
             f"{path.parent.name}/{stage}/{name}": value
             for path in Path("outputs").glob("*/metrics.json")
-            for stage, values in json.loads(path.read_text()).items()
+            for stage, values in content_of(path).items()
             for name, value in values.items()
             if name not in ("seconds", "images_per_second")
         }

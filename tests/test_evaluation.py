@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, dataset_of, only_run, run_in
+from conftest import TINY, content_of, dataset_of, only_run, run_in
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 import aetool as package
@@ -263,7 +263,7 @@ def same(command: str, run: RunFolder) -> list[str]:
 def spoil(run: RunFolder) -> None:
     """Changes what the measurements keep, so that using it again shows."""
     for path in (path for kind in ("evaluate", "probe") for path in run.directory.glob(f"{kind}-*/metrics.json")):
-        kept = json.loads(path.read_text())
+        kept = content_of(path)
         key = next(key for key in kept if key.endswith(("test/mse", "test/accuracy")))
         path.write_text(json.dumps(kept | {key: SPOILT}))
 

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, dataset_of, run_in, working_in, write_images
+from conftest import TINY, content_of, dataset_of, editing, run_in, working_in, write_images
 from safetensors.torch import load_file
 from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -562,9 +562,8 @@ def test_commands_refuse_a_fine_tune(place, compared, aetool, command):
 
 def test_a_run_that_says_nothing_of_augmentation(place, aetool):
     path = place / "outputs/parent/config.json"
-    content = json.loads(path.read_text())
-    del content["config"]["dataset"]["augmentation"]
-    path.write_text(json.dumps(content))
+    with editing(path) as content:
+        del content["config"]["dataset"]["augmentation"]
     assert aetool("finetune", "run=outputs/parent", *SHORT).code == 0
 
 
@@ -629,9 +628,8 @@ def test_changed_data_is_refused(place, aetool):
 
 def test_a_run_of_a_model_in_closed_form_is_refused(place, aetool):
     path = place / "outputs/parent/config.json"
-    content = json.loads(path.read_text())
-    content["config"]["model"] = {"_target_": "aetool.models.closed_form.Pixels", "name": "pixels"}
-    path.write_text(json.dumps(content))
+    with editing(path) as content:
+        content["config"]["model"] = {"_target_": "aetool.models.closed_form.Pixels", "name": "pixels"}
     done = aetool("finetune", "run=outputs/parent", *SHORT)
     assert done.code == 2
     assert "run=outputs/parent: model=pixels: it is fitted in closed form" in done.err
@@ -639,7 +637,7 @@ def test_a_run_of_a_model_in_closed_form_is_refused(place, aetool):
 
 def test_a_config_that_names_a_foreign_target_is_refused(place, aetool):
     path = place / "outputs/parent/config.json"
-    path.write_text(path.read_text().replace("aetool.models.dense.Dense", "os.system"))
+    path.write_text(json.dumps(content_of(path)).replace("aetool.models.dense.Dense", "os.system"))
     done = aetool("finetune", "run=outputs/parent", *SHORT)
     assert done.code == 2
     assert "os.system: refused" in done.err

@@ -22,11 +22,12 @@ from aetool.cli import main
 from aetool.errors import NonFiniteError, WriteError
 from aetool.evaluation import background, evaluate, figures
 from aetool.evaluation.background import FigureProcess, Figures
-from aetool.files import Appended, check_writable, dispensable, replacing, write_json
+from aetool.files import Appended, check_writable, dispensable, replacing
 from aetool.report import charts
 from aetool.storage.checkpoint import Checkpoints
 from aetool.storage.folder import RunFolder
 from aetool.storage.record import Record, read_rows
+from aetool.storage.stored import write_stored
 from aetool.sweeps import sweep
 from aetool.training.trainer import Trainer
 
@@ -218,9 +219,9 @@ def test_a_sweep_that_cannot_note_how_its_points_ended_still_sums_up(workplace, 
         written.append(path)
         if len(written) > 1:
             raise WriteError(f"cannot write {path}: no room")
-        write_json(path, values)
+        write_stored(path, values)
 
-    monkeypatch.setattr(sweep, "write_json", full_after_the_first)
+    monkeypatch.setattr(sweep, "write_stored", full_after_the_first)
     done = aetool("train", *TINY, *SWEEP)
     assert done.code == 2
     assert done.out.count("sweep.json: no room") == 2

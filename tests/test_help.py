@@ -24,6 +24,8 @@ GROUPS = {
     "evaluate": ["evaluation"],
     "sample": ["latent"],
     "encode": [],
+    "verify": [],
+    "reproduce": [],
 }
 LIGHT = """
 import sys

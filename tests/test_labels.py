@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, working_in, write_images
+from conftest import TINY, editing, working_in, write_images
 from PIL import Image
 from scipy import stats
 
@@ -294,10 +294,8 @@ def test_mistakes_end_in_one_message(trained, place, aetool, words, said):
         ("unlabelled", "dataset", {"path": "plain.npz"}),
         ("closed", "model", pixels),
     ):
-        path = Path(f"outputs/{name}/config.json")
-        content = json.loads(path.read_text())
-        content["config"][group] = values if name == "closed" else content["config"][group] | values
-        path.write_text(json.dumps(content))
+        with editing(Path(f"outputs/{name}/config.json")) as content:
+            content["config"][group] = values if name == "closed" else content["config"][group] | values
     before = sorted(Path("outputs").iterdir())
     done = aetool("labels", *SHORT[:-1], *words, *([] if any("labels=" in w for w in words) else ["labels=[1]"]))
     assert done.code == 2, done.out

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from conftest import TINY, only_run
+from conftest import TINY, content_of, only_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from aetool.data.budget import labelled
@@ -216,7 +216,7 @@ class TestCommand:
     def test_a_run_of_an_older_version_lacks_keys_of_measuring_alone(self, aetool, workplace):
         trained(aetool, workplace)
         path = only_run(workplace) / "config.json"
-        saved = json.loads(path.read_text())
+        saved = content_of(path)
         for group, key in (("probe", "views"), ("evaluation", "neighbors"), ("trainer", "keep_checkpoints")):
             del saved["config"][group][key]
         del saved["config"]["probe"]["scaling"]
@@ -355,7 +355,7 @@ def test_poisoned_test_images_and_labels_change_no_choice(aetool, workplace, mon
     differing = set()
     for path in sorted(Path("honest").glob("dense-*")):
         other = Path("poisoned") / path.name
-        first, second = (json.loads((run / "metrics.json").read_text()) for run in (path, other))
+        first, second = (content_of(run / "metrics.json") for run in (path, other))
         for stage in first:
             for key, value in first[stage].items():
                 if value != second[stage][key] and key not in ("seconds", "images_per_second"):

@@ -87,7 +87,7 @@ def test_status_follows_the_work(workplace):
 def test_the_time_of_a_run_is_that_of_all_its_parts(workplace, monkeypatch):
     clock = iter([100.0, 103.0, 500.0, 504.5, 900.0, 901.0])
     monkeypatch.setattr("aetool.storage.run.time.monotonic", lambda: next(clock))
-    monkeypatch.setattr("aetool.storage.run.write_json", lambda path, values: path.write_text(json.dumps(values)))
+    monkeypatch.setattr("aetool.storage.stored.write_json", lambda path, values: path.write_text(json.dumps(values)))
     run = Run.of(config())
     with pytest.raises(Interrupted), run.claim():
         raise Interrupted(15)
@@ -137,7 +137,7 @@ def test_an_unreadable_config_is_not_taken_for_none(workplace):
         pass
     for damaged in ("{", '{"a": 1}', "[]"):
         (run.directory / "config.json").write_text(damaged)
-        with pytest.raises(UserError, match=r"config\.json: cannot be read|not a run folder"), run.claim():
+        with pytest.raises(UserError, match=r"config\.json is damaged; restore it|not a run folder"), run.claim():
             pass
     with Run.of(config("overwrite=true")).claim():
         pass

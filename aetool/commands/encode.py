@@ -6,7 +6,7 @@ from aetool.config.compose import Point
 from aetool.config.schema import EncodeConfig
 from aetool.config.tree import known_targets
 from aetool.errors import UserError
-from aetool.evaluation.encode import path_of, write_codes
+from aetool.evaluation.encode import are_written, path_of, write_codes
 from aetool.evaluation.session import Session
 from aetool.files import check_writable
 from aetool.storage.opening import opened
@@ -19,11 +19,11 @@ def run(points: Sequence[Point[EncodeConfig]]) -> int:
     targets = known_targets(points[0].config_dir)
     for point in points:
         with opened(point.config.run, targets) as found:
-            path = path_of(found, point.config)
+            path = path_of(found, point.config, point.config.step)
             if point.config.file:
                 check_writable(path.parent)
-            if point.config.file or not path.exists():
-                path, arrays = write_codes(Session(found, point.config), point.config)
+            if point.config.file or not are_written(found, path):
+                path, arrays = write_codes(Session(found, point.config, point.config.step), point.config)
                 for name, array in arrays.items():
                     print(f"  {name:<14} {'×'.join(map(str, array.shape))} {array.dtype}")
         print(path)

@@ -10,7 +10,7 @@ from aetool.evaluation import evaluate as evaluation
 from aetool.evaluation.session import Session
 from aetool.report.summary import print_evaluation
 from aetool.storage.notebook import Metrics
-from aetool.storage.opening import opened, word_for
+from aetool.storage.opening import named, opened, word_for
 from aetool.storage.run import Run
 
 
@@ -25,8 +25,8 @@ def run(points: Sequence[Point[EvaluateConfig]]) -> int:
     """Evaluates every run, or prints existing results."""
     for point in points:
         found, metrics = _evaluate(point)
-        if len(points) > 1:
-            print(found.directory)
+        if len(points) > 1 or point.config.step is not None:
+            print(named(found, point.config.step))
         print_evaluation(found.config.model.name, metrics)
     return 0
 
@@ -34,5 +34,5 @@ def run(points: Sequence[Point[EvaluateConfig]]) -> int:
 def _evaluate(point: Point[EvaluateConfig]) -> tuple[Run[TrainConfig], Metrics]:
     config = point.config
     with opened(config.run, known_targets(point.config_dir)) as run:
-        session = Session(run, config)
+        session = Session(run, config, config.step)
         return run, Metrics(evaluation.evaluate(session, config.evaluation, config.baselines, config.overwrite))

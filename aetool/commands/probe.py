@@ -13,7 +13,7 @@ from aetool.evaluation.session import Session
 from aetool.report.summary import print_probe
 from aetool.report.tables import print_measures
 from aetool.storage.notebook import Metrics
-from aetool.storage.opening import opened, word_for
+from aetool.storage.opening import named, opened, word_for
 from aetool.storage.run import Run
 
 
@@ -24,7 +24,7 @@ def probe(
     point = compose_one("probe", ProbeCommandConfig, [word_for(run), *overrides], config_dir)
     with opened(point.config.run, known_targets(point.config_dir)) as found:
         config = _config(point, found)
-        return _probe(Session(found, config), config)
+        return _probe(Session(found, config, config.step), config)
 
 
 def run(points: Sequence[Point[ProbeCommandConfig]]) -> int:
@@ -33,10 +33,10 @@ def run(points: Sequence[Point[ProbeCommandConfig]]) -> int:
     for point in points:
         with opened(point.config.run, known_targets(point.config_dir)) as found:
             config = _config(point, found)
-            session = Session(found, config)
+            session = Session(found, config, config.step)
             metrics = _probe(session, config)
-            if len(points) > 1:
-                print(found.directory)
+            if len(points) > 1 or config.step is not None:
+                print(named(found, config.step))
             print_probe(found.config.model.name, probing.stage(config.probe), metrics)
             if config.checkpoints == "all":
                 curve, figure = probing.probe_checkpoints(session, config.probe)

@@ -8,7 +8,7 @@ from aetool.config.tree import known_targets
 from aetool.evaluation.sample import FILES, sample
 from aetool.evaluation.session import Session
 from aetool.files import JsonObject
-from aetool.storage.opening import opened
+from aetool.storage.opening import named, opened
 
 
 def run(points: Sequence[Point[SampleConfig]]) -> int:
@@ -16,7 +16,9 @@ def run(points: Sequence[Point[SampleConfig]]) -> int:
     targets = known_targets(points[0].config_dir)
     for point in points:
         with opened(point.config.run, targets) as found:
-            folder, metrics = sample(Session(found, point.config), point.config)
+            folder, metrics = sample(Session(found, point.config, point.config.step), point.config)
+            if point.config.step is not None:
+                print(named(found, point.config.step))
         print(_summary(metrics))
         for name in FILES:
             print(f"  {folder / name}")

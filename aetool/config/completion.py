@@ -22,10 +22,12 @@ COMMON = ("-v", "--verbose", "-q", "--quiet", "-h", "--help")
 TREE = ("-cd", "--config-dir")
 OPTIONS = {
     "compare": ("--where", "--sort", "--each", "--match", "--csv", "--parquet", "--markdown", "--html", "--figures"),
+    "bench": ("--quick",),
     "data": TREE,
     "list": TREE,
     "status": ("--all",),
     "results": ("-o", "--output", *TREE),
+    "verify": ("--resume",),
 }
 COMPOSED_OPTIONS = ("-m", "--multirun", "--full", *TREE, "--cfg")
 ACTIONS = ("list", "fetch", "check")  # of `aetool data`
@@ -68,7 +70,7 @@ def _words(command: str, before: list[str], word: str, composed: bool) -> Iterab
     if last == "--cfg":
         return ("job",)
     if word.startswith("-"):
-        return (*COMMON, *(COMPOSED_OPTIONS if composed else OPTIONS.get(command, ())))
+        return (*COMMON, *(COMPOSED_OPTIONS if composed else ()), *OPTIONS.get(command, ()))
     if word.startswith("run=") and composed:
         return (f"run={path}" for path in _runs(word.removeprefix("run=")))
     if composed:

@@ -57,11 +57,22 @@ EXAMPLES = {
     "results": ("aetool results", "aetool results outputs more", "aetool results -o docs/results.md"),
     "list": ("aetool list", "aetool list penalties", "aetool list models dataset=cifar10"),
     "data": ("aetool data list", "aetool data fetch mnist cifar10", "aetool data check"),
+    "verify": (
+        "aetool verify run=outputs/sparse-digits-…",
+        "aetool verify -m run=outputs/sparse-digits-…,outputs/conv-mnist-…",
+        "aetool verify run=outputs/sparse-digits-… --resume",
+    ),
+    "reproduce": (
+        "aetool reproduce run=outputs/sparse-digits-…",
+        "aetool reproduce run=outputs/sparse-digits-… folder=again",
+        "aetool reproduce run=outputs/sparse-digits-… threads=1",
+    ),
     "bench": ("aetool bench", "aetool bench --quick", "aetool bench model=conv_64 dataset=cifar10 threads=1"),
 }
 OPTIONS = {
     "-m, --multirun": "sweep over comma-separated values: key=a,b,c",
     "--full": "print every metric at the end",
+    "--resume": "also try, on a few batches, that interrupted training resumes exactly",
     "--quick": "a few short rounds: well under a minute, and less exact",
     "-v, --verbose": "show debug messages too",
     "-q, --quiet": "show results and warnings only; aetool.log in the run folder has the rest",

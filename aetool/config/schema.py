@@ -183,6 +183,7 @@ class RemeasureConfig(MeasureConfig):
     """A trained run to re-evaluate."""
 
     run: Text
+    step: NonNegativeInt | None  # of the checkpoint; None: the best one
     overwrite: bool
 
 
@@ -195,8 +196,18 @@ class EvaluateConfig(RemeasureConfig):
     evaluation: EvaluationConfig
 
 
+class VerifyConfig(ComputeConfig):
+    run: Text
+
+
+class ReproduceConfig(ComputeConfig):
+    run: Text
+    folder: Text | None  # None: a temporary one
+
+
 class SampleConfig(ComputeConfig):
     run: Text
+    step: NonNegativeInt | None  # of the checkpoint; None: the best one
     latent: LatentConfig
     count: PositiveInt
     images: PositiveInt
@@ -205,6 +216,7 @@ class SampleConfig(ComputeConfig):
 
 class EncodeConfig(ComputeConfig):
     run: Text
+    step: NonNegativeInt | None  # of the checkpoint; None: the best one
     splits: list[Literal["train", "val", "test"]]
     tap: Text
     file: Text | None
@@ -300,5 +312,7 @@ SCHEMAS: dict[str, type[Node]] = {
     "evaluate": EvaluateConfig,
     "sample": SampleConfig,
     "encode": EncodeConfig,
+    "verify": VerifyConfig,
+    "reproduce": ReproduceConfig,
     "bench": BenchConfig,
 }

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from aetool.evaluation.catalogue import bounds
 from aetool.files import replacing
 from aetool.measures.statistics import paired_accuracy_interval
+from aetool.storage.stored import damaged_file
 
 CORRECT = "correct.npz"  # in the folder of a measurement
 Correct = NDArray[np.bool_]  # (N,) by test image; (draws, N) under a label budget
@@ -43,8 +44,11 @@ def write_correct(path: Path, correct: Mapping[str, Correct]) -> None:
         np.savez_compressed(file, allow_pickle=False, **correct)
 
 
-def read_correct(path: Path) -> dict[str, Correct]:
-    """Empty if the file is missing or damaged."""
+def read_correct(path: Path, files: Mapping[str, str] | None = None) -> dict[str, Correct]:
+    """Empty if the file is missing or damaged; `files` are the SHA-256 of files in its folder by name."""
+    own = {name: expected for name, expected in (files or {}).items() if name == path.name}
+    if damaged_file(path.parent, own):
+        return {}
     try:
         with path.open("rb") as file, np.load(file) as found:
             return {name: found[name] for name in found.files}

@@ -17,6 +17,7 @@ from aetool.evaluation.measurement import best_step
 from aetool.evaluation.session import Session
 from aetool.files import make_folder, replacing
 from aetool.storage.run import Run
+from aetool.storage.stored import checksums, damaged_file, read_stored, write_stored
 from aetool.training.assembly import Trained
 
 Codes = dict[str, NDArray[np.generic]]  # `<split>_codes`, `<split>_indices`, `<split>_labels`
@@ -30,6 +31,15 @@ def path_of(run: Run[TrainConfig], config: EncodeConfig, step: int | None = None
     return run.directory / f"codes-{digest(keys)}.npz"
 
 
+def are_written(run: Run[TrainConfig], path: Path) -> bool:
+    """Whether the file of the run with these codes is there and whole; warns of a damaged one."""
+    stored = read_stored(path.with_suffix(".json"), f"{run.key}/{path.stem}")  # older ones have none
+    damage = stored.damage or (damaged_file(run.directory, stored.files) if path.exists() else None)
+    if damage:
+        run.warn_now(f"{path.name}: {damage}; encoded again")
+    return damage is None and path.exists()
+
+
 def write_codes(session: Session, config: EncodeConfig) -> tuple[Path, Codes]:
     """Encodes the images and writes the .npz; raises WriteError."""
     dataset = session.run.config.dataset
@@ -40,6 +50,10 @@ def write_codes(session: Session, config: EncodeConfig) -> tuple[Path, Codes]:
         make_folder(path.parent)
     with replacing(path, sum(array.nbytes for array in arrays.values())) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
+    if not config.file:
+        about = {"splits": config.splits, "tap": config.tap, "step": session.step}
+        sums = checksums(path.parent, [path.name])
+        write_stored(path.with_suffix(".json"), about, f"{session.run.key}/{path.stem}", sums)
     return path, arrays
 
 

@@ -14,7 +14,7 @@ from aetool.evaluation.catalogue import PROTOCOL
 from aetool.evaluation.diagnosis import collapsed_posterior, degenerate
 from aetool.evaluation.family import family_metrics
 from aetool.evaluation.hparams import write_hparams
-from aetool.evaluation.measurement import Measurement, best_step
+from aetool.evaluation.measurement import Measurement, best_step, reused
 from aetool.evaluation.metrics import (
     LARGEST_MAP,
     Evaluation,
@@ -47,11 +47,13 @@ def evaluate(
 ) -> dict[str, float]:
     """The metrics of the evaluation by `split/name`; measured once, or repeated with `overwrite`.
 
-    If the settings are the run's own, the metrics are also stored in its metrics.json.
+    If the settings are the run's own and the checkpoint is its best one, the metrics are also stored in its
+    metrics.json.
     """
     run = session.run
-    wanted, own = measurement(run, settings, baselines), measurement(run, run.config.evaluation, run.config.baselines)
-    found = None if overwrite else wanted.read()
+    wanted = measurement(run, settings, baselines, session.chosen)
+    own = measurement(run, run.config.evaluation, run.config.baselines)
+    found = None if overwrite else reused(run, wanted)
     if found:
         log.info(f"{wanted.folder}: already measured; overwrite=true measures again")
     with session.figures:
@@ -90,12 +92,13 @@ def _measure(session: Session, settings: EvaluationConfig, baselines: bool) -> d
     codes = drawing.projection(session, settings.projector_images) if settings.projector_images else None
 
     def complete() -> None:  # may run on Ctrl-C: nothing in here polls for signals
-        with Events(run.directory, STAGE) as events:
-            if codes is not None:
-                events.embedding(*codes)
-            shown = {name: figure.picture() for name, figure in drawn.items() if figure is not None}
-            events.images(session.step, {**pictures, **shown})
-        run.warn(warnings + events.warnings)
+        if session.is_best:
+            with Events(run.directory, STAGE) as events:
+                if codes is not None:
+                    events.embedding(*codes)
+                shown = {name: figure.picture() for name, figure in drawn.items() if figure is not None}
+                events.images(session.step, {**pictures, **shown})
+            run.warn(warnings + events.warnings)
         session.figures.wait()
         target.write(metrics)
 
@@ -115,9 +118,10 @@ def _measure_patches(session: Session, settings: EvaluationConfig, baselines: bo
     warnings, pictures = degenerate(metrics, run.config.penalty), drawing.draw_atoms(session)
 
     def complete() -> None:
-        with Events(run.directory, STAGE) as events:
-            events.images(session.step, pictures)
-        run.warn(warnings + events.warnings)
+        if session.is_best:
+            with Events(run.directory, STAGE) as events:
+                events.images(session.step, pictures)
+            run.warn(warnings + events.warnings)
         session.figures.wait()
         target.write(metrics)
 

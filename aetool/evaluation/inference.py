@@ -107,11 +107,15 @@ class TrainedRun:
             yield self.preprocessing.to_input(pixels if pixels.dtype == torch.uint8 else pixels * 255)
 
 
-def load(directory: str | Path, device: str = "auto", config_dir: str | Path | None = None) -> TrainedRun:
-    """Opens a run folder; `config_dir` is your own conf tree, for its targets.
+def load(
+    directory: str | Path, device: str = "auto", config_dir: str | Path | None = None, step: int | None = None
+) -> TrainedRun:
+    """Opens a run folder; `config_dir` is your own conf tree, for its targets; `step` that of another checkpoint than
+    the best one.
 
-    Raises aetool.errors.UserError for a folder that is not a run, has no checkpoint, or names other targets.
+    Raises aetool.errors.UserError for a folder that is not a run, has no checkpoint, or names other targets, and
+    NoValidCheckpointError if the checkpoint is damaged.
     """
     run = open_run(directory, known_targets(config_dir))
     chosen = choose_device(device)
-    return TrainedRun(run, load_trained(run, chosen), chosen)
+    return TrainedRun(run, load_trained(run, chosen, step), chosen)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from aetool.config.identity import identity
+from aetool.config.identity import digest, identity
 from aetool.config.rules import viewless
 from aetool.config.schema import ProbeConfig, TrainConfig
 from aetool.config.targets import build
@@ -21,10 +21,12 @@ from aetool.evaluation.diagnosis import below_baselines
 from aetool.evaluation.frozen import Frozen
 from aetool.evaluation.headline import probe_stage
 from aetool.evaluation.hparams import write_hparams
-from aetool.evaluation.measurement import Measurement, best_step
+from aetool.evaluation.measurement import Measurement, best_step, read_results, reused
 from aetool.evaluation.session import Session
+from aetool.files import read_json
 from aetool.models.taps import choose_taps
 from aetool.probes.base import Probe, ProbeResult
+from aetool.storage.folder import METRICS
 from aetool.storage.record import Events
 from aetool.storage.run import Run
 
@@ -47,20 +49,22 @@ def measurement(run: Run[TrainConfig], settings: ProbeConfig, baselines: bool, s
 def probe(session: Session, settings: ProbeConfig, baselines: bool, overwrite: bool = False) -> dict[str, float]:
     """The metrics of a probe by `tap/split/name`; measured once, or repeated with `overwrite`.
 
-    They are stored in the run's metrics.json, unless the run's own probe of the same name has different settings.
+    They are stored in the run's metrics.json, unless they are of another checkpoint than the best one, or the run's own
+    probe of the same name has different settings.
     Raises UserError if the dataset has no labels, or the settings do not fit the run.
     """
     run = session.run
     problems = viewless(settings, run.config.dataset)
     if problems:
         raise UserError(problems[0])
-    wanted = measurement(run, settings, baselines)
-    found = None if overwrite else wanted.read()
+    wanted = measurement(run, settings, baselines, session.chosen)
+    found = None if overwrite else reused(run, wanted)
     if found:
         log.info(f"{wanted.folder}: already measured; overwrite=true measures again")
     with session.figures:
-        metrics = found or _measure(session, settings, baselines, shown=_is_of_stage(run, settings, baselines))
-    if _is_of_stage(run, settings, baselines):
+        is_of_stage = session.is_best and _is_of_stage(run, settings, baselines)
+        metrics = found or _measure(session, settings, baselines, shown=is_of_stage)
+    if is_of_stage:
         run.add_metrics(stage(settings), metrics)
         write_hparams(run)
     return metrics
@@ -83,9 +87,22 @@ def probe_checkpoints(session: Session, settings: ProbeConfig) -> tuple[dict[flo
     return curve, path
 
 
+def restore(run: Run[TrainConfig]) -> None:
+    """Adds the other probes of the best checkpoint to a metrics.json that has lost them, the latest of each stage."""
+    for path in sorted(run.directory.glob(f"probe-*/{METRICS}"), key=lambda path: path.stat().st_mtime_ns):
+        settings = read_json(path.with_name("settings.json")) or {}
+        own, keys = settings.get("probe"), (settings.get("step"), settings.get("protocol"))
+        if not isinstance(own, dict) or path.parent.name != f"probe-{own.get('name')}-{digest(settings)}":
+            continue
+        name = probe_stage(own["name"], own.get("labels_per_class"), own.get("label_fraction"))
+        found = read_results(path.parent).values
+        if found and keys == (best_step(run), PROTOCOL) and name != stage(run.config.probe):
+            run.add_metrics(name, found)
+
+
 def metrics_at(session: Session, settings: ProbeConfig, step: int) -> dict[str, float]:
     """The metrics at a kept checkpoint, without baselines; measured once."""
-    found = measurement(session.run, settings, False, step).read()
+    found = reused(session.run, measurement(session.run, settings, False, step))
     return found or _measure(session.at(step), settings, False, shown=False)
 
 
@@ -138,7 +155,7 @@ def _measure(session: Session, settings: ProbeConfig, baselines: bool, shown: bo
             session.run.warn(events.warnings + (below_baselines(metrics) if is_own else []))
         session.figures.wait()
         write_correct(target.path(CORRECT), {name: one.correct for name, one in found.items()})
-        target.write(metrics)
+        target.write(metrics, [CORRECT])
 
     session.figures.afterwards(complete)
     return metrics

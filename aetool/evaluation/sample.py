@@ -11,7 +11,7 @@ from aetool.data.grid import grid
 from aetool.evaluation import figures, pictures
 from aetool.evaluation.background import Figures
 from aetool.evaluation.generation import Generation, generate
-from aetool.evaluation.measurement import Measurement, best_step
+from aetool.evaluation.measurement import Measurement, best_step, reused
 from aetool.evaluation.session import Session
 from aetool.files import JsonObject, replacing
 from aetool.models.base import is_variational
@@ -33,8 +33,8 @@ def sample(session: Session, config: SampleConfig) -> tuple[Path, JsonObject]:
 
     Raises WriteError if the folder cannot be written.
     """
-    made = measurement(session.run, config)
-    found = made.read()
+    made = measurement(session.run, config, session.chosen)
+    found = reused(session.run, made)
     return made.folder, found if found is not None else _sample(session, config)
 
 
@@ -54,7 +54,7 @@ def _sample(session: Session, config: SampleConfig) -> JsonObject:
     found = target.settings | {"distribution": distribution} | made.metrics
     with session.figures:
         _draw(session.figures, target, made, name, distribution)
-    target.write(found)
+    target.write(found, [FILES[3]])
     return found
 
 

@@ -115,5 +115,12 @@ class Session(DataSession):
         """Of the checkpoint that is measured."""
         return self.trained.checkpoint.step
 
+    @property
+    def is_best(self) -> bool:
+        """Whether this is the best checkpoint, whose results are the run's."""
+        return self.chosen in (None, self.run.metrics.get("pretrain", {}).get("best_step"))
+
     def figure(self, name: str) -> Path:
-        return self.run.directory / "figures" / name
+        """The path for a figure of the run, or of another checkpoint than its best one."""
+        folder = self.run.directory / "figures"
+        return (folder if self.is_best else folder / f"step-{self.chosen:08d}") / name

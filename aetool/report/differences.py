@@ -6,7 +6,7 @@ comparisons are corrected by Holm's method.
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from aetool.evaluation.catalogue import (
     baseline_key,
 )
 from aetool.evaluation.headline import subject_of
-from aetool.files import read_json
+from aetool.evaluation.measurement import read_results
 from aetool.measures.statistics import (
     CONFIDENCE,
     Interval,
@@ -32,6 +32,7 @@ from aetool.measures.statistics import (
 )
 from aetool.report.findings import is_accuracy, ranked, title
 from aetool.report.groups import Group, Row, Seed, directory, replicate
+from aetool.storage.folder import RunFolder
 
 ONE_SEED = "only one seed per setting: differences cannot be assessed; add seed=0,1,2"
 RIVALS = 4  # groups that the best one is compared with
@@ -187,13 +188,14 @@ class _Kept:
 
     path: Path
     subject: str
+    files: Mapping[str, str]  # the SHA-256 of files in its folder by name
 
     @cached_property
     def frequencies(self) -> list[float] | None:
         """How often each test image is classified correctly; None if the file is missing or damaged."""
         from aetool.evaluation.correctness import frequencies, read_correct  # numpy takes a tenth of a second
 
-        found = read_correct(self.path).get(self.subject)
+        found = read_correct(self.path, self.files).get(self.subject)
         return None if found is None else frequencies(found)
 
     @property
@@ -206,11 +208,11 @@ def _kept(row: Row, key: str) -> _Kept | None:
     stage, _, name = key.partition("/")
     subject = name.removesuffix(f"/{TEST_ACCURACY.name}")
     if key == TUNED_ACCURACY.key:
-        return _Kept(directory(row) / "correct.npz", stage)
+        return _Kept(directory(row) / "correct.npz", stage, RunFolder(directory(row)).stored_metrics.files)
     if stage == PROBE:
         stage, subject = f"probe-{row.get('probe')}", subject_of(name, str(row.get("probe.tap")))
-    for path in sorted(directory(row).glob("probe-*/metrics.json")):
-        metrics = read_json(path)
-        if metrics and all(row.get(f"{stage}/{metric}") == value for metric, value in metrics.items()):
-            return _Kept(path.with_name("correct.npz"), subject)
+    for folder in sorted(directory(row).glob("probe-*")):
+        found = read_results(folder)
+        if found.values and all(row.get(f"{stage}/{metric}") == value for metric, value in found.values.items()):
+            return _Kept(folder / "correct.npz", subject, found.files)
     return None

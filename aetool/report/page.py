@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aetool.evaluation.catalogue import BASELINES, SELECTION, Metric
-from aetool.files import make_folder, read_json, write_text
+from aetool.files import make_folder, write_text
 from aetool.report import pictures
 from aetool.report.comparison import Comparison
 from aetool.report.findings import ranked, title
@@ -140,8 +140,8 @@ def _cards(rows: Sequence[Row], comparison: Comparison) -> list[RunCard]:
 
 def _manifest(folder: Path) -> Mapping[str, object]:
     """Of the latest checkpoint."""
-    found = sorted(folder.glob("checkpoints/*/manifest.json"))
-    return (read_json(found[-1]) or {}) if found else {}
+    steps = sorted(path.name.removeprefix("step-") for path in folder.glob("checkpoints/step-*"))
+    return RunFolder(folder).manifest(int(steps[-1])) if steps and steps[-1].isdecimal() else {}
 
 
 def _environment(rows: Iterable[Row], manifests: Iterable[Mapping[str, object]]) -> dict[str, list[str]]:

@@ -13,13 +13,13 @@ from aetool.evaluation.catalogue import PROBE
 from aetool.evaluation.headline import headline, headline_tap, probe_stage
 from aetool.files import JsonObject, flatten
 from aetool.report.groups import Value, directory
-from aetool.storage.folder import CONFIG, LOCK
+from aetool.storage.folder import CONFIG, LOCK, RunFolder
+from aetool.storage.stored import read_stored
 
 SWEEP = "sweep.json"
 STATES = ("completed", "running", "interrupted", "paused", "failed")  # of status.json
 UNREADABLE, FOREIGN, MISSING = "unreadable", "foreign", "missing"  # of any folder
 DELETED, NOT_STARTED = "deleted", "not started"  # of the points of a sweep
-NO_CONFIG = f"no {CONFIG}"
 META = ("run", "directory", "state", "reason", "probe.tap")  # keys of a row that are neither config nor metric
 PRETRAINING = ("loss", "penalty", "corruption", "optimizer", "scheduler", "trainer")  # groups of a fine-tune's parent
 NAMED = ("loss", "corruption", "optimizer", "scheduler")  # groups whose options are named after their classes
@@ -54,12 +54,15 @@ def read(folder: Path) -> Found:
 
     `reason` says why the state is not completed. Never raises, whatever is in the folder.
     """
-    saved, reason = _read(folder / CONFIG)
-    if reason == NO_CONFIG and not _exists(folder):
+    run = RunFolder(folder)
+    stored = run.stored_config
+    if stored.is_missing and not _exists(folder):
         return _row(folder, MISSING, "there is no such folder")
-    if reason:
-        return _row(folder, FOREIGN if reason == NO_CONFIG else UNREADABLE, reason)
-    metrics, no_metrics = _read(folder / "metrics.json")
+    if stored.problem:
+        return _row(folder, FOREIGN if stored.is_missing else UNREADABLE, stored.problem)
+    if foreign := run.foreign_part:
+        return _row(folder, UNREADABLE, foreign)
+    saved, metrics, no_metrics = stored.values, run.stored_metrics.values, run.stored_metrics.problem
     config = saved.get("config")
     if not isinstance(config, dict) or not isinstance(config.get("seed", 0), int):
         return _row(folder, UNREADABLE, f"{CONFIG} is not that of a run")
@@ -82,7 +85,7 @@ def read_sweep(folder: Path) -> tuple[list[Found], Sweep]:
     How a run ended is read from its folder, unless the sweep failed on it later. Points that share a run, such as
     `probe=linear,knn`, are one row.
     """
-    saved, reason = _read(folder / SWEEP)
+    saved, reason, *_ = read_stored(folder / SWEEP)
     entries, axes, command = saved.get("runs"), saved.get("axes", {}), saved.get("command")
     if reason or not isinstance(entries, list) or not isinstance(axes, dict):
         return [_row(folder, UNREADABLE, reason or f"{SWEEP} is not that of a sweep")], Sweep([], None, "")
@@ -97,7 +100,7 @@ def read_sweep(folder: Path) -> tuple[list[Found], Sweep]:
 
 def _state(folder: Path) -> tuple[str, str | None]:
     """The state in status.json, and the reason why it is not completed."""
-    status, reason = _read(folder / "status.json")
+    status, reason, *_ = RunFolder(folder).stored_status
     state = status.get("state")
     if reason or state not in STATES:
         return UNREADABLE, reason or "status.json names no known state"
@@ -121,10 +124,8 @@ def _point(folder: Path, sweep: Sweep, entry: object) -> Found:
         words = list(map(str, entry["overrides"])) if isinstance(entry.get("overrides"), list) else []
         reason = entry.get("error") if known == "failed" else " ".join(words)
         return _row(own, known, reason) | _override_values(words)
-    if state == "failed" and row["state"] == "completed":
-        status, _ = _read(own / "status.json")
-        if sweep.updated >= str(status.get("updated") or ""):
-            return row | {"state": "failed", "reason": entry.get("error")}
+    if (state, row["state"]) == ("failed", "completed") and sweep.updated >= RunFolder(own).status.get("updated", ""):
+        return row | {"state": "failed", "reason": entry.get("error")}
     if row["state"] == state == "paused":
         return row | {"reason": entry.get("error")}
     return row
@@ -158,19 +159,6 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except OSError:
         return False
-
-
-def _read(path: Path) -> tuple[JsonObject, str | None]:
-    """The object in a JSON file; if there is none, an empty one and the reason."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return {}, f"no {path.name}"
-    except OSError as error:
-        return {}, f"{path.name}: {error.strerror}"
-    except (ValueError, RecursionError):
-        found = None
-    return (found, None) if isinstance(found, dict) else ({}, f"{path.name} is damaged")
 
 
 def _row(folder: Path, state: str, reason: str | None) -> Found:
@@ -232,7 +220,7 @@ def _start(folder: Path, config: JsonObject) -> Found:
         return {"start": "scratch"}
     values: Found = {"start": "pretrained", "parent": config.get("run")}
     if isinstance(config.get("run"), str):
-        identity = _identity(_read(folder.parent / config["run"] / CONFIG)[0])
+        identity = _identity(RunFolder(folder.parent / config["run"]).saved)
         if identity:
             pretraining = {group: identity[group] for group in PRETRAINING if group in identity}
             values["parent.seed"] = identity["seed"] if isinstance(identity.get("seed"), int) else None

@@ -7,7 +7,6 @@ format has a checksum.
 
 import contextlib
 import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
@@ -22,6 +21,8 @@ from torch import Tensor
 from aetool import faults
 from aetool.errors import OUT_OF_MEMORY, NoValidCheckpointError, UserError, exit_code
 from aetool.files import JsonObject, make_folder, replacing_folder
+from aetool.storage.folder import RunFolder
+from aetool.storage.stored import read_stored, write_stored
 
 FORMAT = 1
 State = dict[str, Any]  # what torch.load reads with weights_only=True
@@ -125,7 +126,7 @@ class Checkpoints:
             files = {path.name: _describe(path) for path in sorted(temporary.iterdir())}
             faults.point("checkpoint/manifest")
             manifest = {"format": FORMAT, "step": step, **self.info, "files": files}
-            (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            write_stored(temporary / "manifest.json", manifest, _of(temporary))
             faults.point("checkpoint/rename")
         faults.point("checkpoint/rotate")
         self._rotate({step, best_step})
@@ -203,7 +204,10 @@ class Checkpoints:
 def _read(path: Path) -> Checkpoint:
     """Raises DamagedError if the folder, under its own name or its temporary one, is not a complete checkpoint."""
     try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        stored = read_stored(path / "manifest.json", _of(path))
+        if stored.problem:
+            raise DamagedError(stored.problem)
+        manifest = stored.values
         _check_format(path, manifest)
         checked = _Manifest.model_validate(manifest)
         if path.name.strip(".").removesuffix(".tmp") != f"step-{checked.step:08d}" or set(checked.files) != FILES:
@@ -216,19 +220,24 @@ def _read(path: Path) -> Checkpoint:
     except ValidationError as error:
         first = error.errors()[0]
         raise DamagedError(f"manifest.json, {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
         raise DamagedError(str(error)) from error
     return Checkpoint(path, manifest)
 
 
-def _check_format(path: Path, manifest: object) -> None:
+def _check_format(path: Path, manifest: JsonObject) -> None:
     """Raises UserError for a checkpoint of another version: an older one in its place would discard work."""
-    found = manifest.get("format") if isinstance(manifest, dict) else None
+    found = manifest.get("format")
     if type(found) is not int or found < 1 or found == FORMAT:
         return
     age, remedy = ("a newer", "upgrade aetool") if found > FORMAT else ("an older", "resume with that version")
     formats = f"checkpoint format {found}, this one reads {FORMAT}"
     raise UserError(f"{path}: written by {age} aetool ({formats}); {remedy}, or start over with overwrite=true")
+
+
+def _of(path: Path) -> str:
+    """What the manifest in this folder is of: the run."""
+    return RunFolder(path.parents[1]).key
 
 
 def _describe(path: Path) -> JsonObject:

@@ -12,7 +12,8 @@ from aetool.config.schema import TrainConfig
 from aetool.config.tree import option_names
 from aetool.errors import UserError, deferred_signals, poll_signals
 from aetool.files import JsonObject
-from aetool.storage.run import Run, RunFolder
+from aetool.storage.folder import RunFolder
+from aetool.storage.run import Run
 
 
 @contextmanager
@@ -36,22 +37,33 @@ def word_for(run: Run[TrainConfig] | str | Path) -> str:
     return f"run={run.directory if isinstance(run, Run) else run}"
 
 
+def named(run: Run[TrainConfig], step: int | None) -> str:
+    """The folder of a run, and which checkpoint is measured if it is not the best one."""
+    best = run.metrics["pretrain"]["best_step"]
+    return f"{run.directory}" if step in (None, best) else f"{run.directory}: step {step}; the best one is {best}"
+
+
 def open_trained(directory: str, targets: Targets) -> Run[TrainConfig]:
     """Raises UserError if training is not finished."""
     run = open_run(directory, targets)
     state = run.status.get("state", "not started")
-    if not isinstance(run.metrics.get("pretrain", {}).get("best_step"), int | float):
-        problem = "metrics.json is missing or damaged" if state == "completed" else f"training is {state}"
-        raise UserError(f"run={directory}: its {problem}; give the train command that started it again")
+    if "best_step" not in run.metrics.get("pretrain", {}):
+        problem = run.stored_metrics.problem
+        problem = f"{problem or 'metrics.json is empty'}" if state == "completed" else f"its training is {state}"
+        raise UserError(f"run={directory}: {problem}; give the train command that started it again")
     return run
 
 
 def open_run(directory: str | Path, targets: Targets) -> Run[TrainConfig]:
-    """A run whose config passes the schema and names only targets of the conf tree."""
-    found = RunFolder(Path(directory)).saved
-    config = found.get("config")
+    """A run whose config passes the schema and names only targets of the conf tree; raises UserError for others."""
+    folder = RunFolder(directory)
+    folder.refuse_links()
+    stored = folder.stored_config
+    found, config = stored.values, stored.values.get("config")
+    if stored.damage:
+        raise UserError(f"run={directory}: {stored.damage}; restore it")
     if not isinstance(config, dict):
-        raise UserError(f"run={directory}: not a run folder (it has no readable config.json)")
+        raise UserError(f"run={directory}: not a run folder (it has no config.json of a run)")
     if "parent" in config:
         raise UserError(f"run={directory}: a fine-tuned classifier; give the run of an autoencoder")
     try:

@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,29 +19,13 @@ from aetool import faults
 from aetool.config.identity import digest, identity
 from aetool.config.schema import FinetuneRunConfig, RunConfig, TrainConfig
 from aetool.errors import Interrupted, Paused, UserError, WriteError, poll_signals
-from aetool.files import dispensable, flatten, make_folder, write_json, writing
-from aetool.storage.folder import CONFIG, LOCK, LOG, METRICS, STATUS, RunFolder
+from aetool.files import detach, dispensable, flatten, make_folder, writing
+from aetool.storage.folder import CONFIG, LOCK, LOG, METRICS, STATUS, WRITTEN, RunFolder
 from aetool.storage.notebook import html_table
+from aetool.storage.stored import checksums, write_stored
 
 C = TypeVar("C", bound=RunConfig)
 WAITS = "AETOOL_WAITS"  # environment variable: this process waits for runs that others hold
-WRITTEN = (  # files and folders of a run
-    STATUS,
-    "metrics.json*",
-    LOG,
-    "checkpoints",
-    "figures",
-    "evaluate-*",
-    "probe-*",
-    "predictions.npy",
-    "correct.npz",
-    "sample-*",
-    "codes-*",
-    "events.out.tfevents.*",
-    "projector",
-    "projector_config.pbtxt",
-    CONFIG,
-)
 log = logging.getLogger("aetool")
 
 
@@ -82,9 +66,10 @@ class Run(RunFolder, Generic[C]):
         """Locks the folder against other processes, and creates it if necessary.
 
         A point of a sweep waits for another process that holds it, such as the same sweep started twice or another
-        point of this run. Otherwise raises UserError, as it does if the folder is removed meanwhile; WriteError if it
-        cannot be written.
+        point of this run. Otherwise raises UserError, as it does if the folder holds a link, or is removed meanwhile;
+        WriteError if it cannot be written.
         """
+        self.refuse_links()
         make_folder(self.directory)
         with writing(self.directory):
             lock = self._acquire()
@@ -114,6 +99,7 @@ class Run(RunFolder, Generic[C]):
     @contextlib.contextmanager
     def _logged(self) -> Iterator[None]:
         """Also writes log messages to aetool.log, with the time."""
+        detach(self.directory / LOG)
         handler = _LogFile(self.directory / LOG)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("aetool").addHandler(handler)
@@ -150,7 +136,7 @@ class Run(RunFolder, Generic[C]):
         made = {"aetool": version("aetool"), "id": self.id, "command": self.command}
         made |= {key: value for key, value in self.saved.items() if key in made and not fresh}  # of the start
         plain = self.config.model_dump()
-        write_json(self.directory / CONFIG, made | {"identity": identity(self.config), "config": plain})
+        write_stored(self.directory / CONFIG, made | {"identity": identity(self.config), "config": plain})
         self.update(state="running", pid=os.getpid(), host=socket.gethostname(), started=_now())
 
     def agree(self) -> bool:
@@ -158,17 +144,19 @@ class Run(RunFolder, Generic[C]):
 
         Raises UserError when it holds another run, with the differences, or something else.
         """
+        self.refuse_links()
         path = self.directory / CONFIG
         if not path.exists():
             if self.directory.is_dir() and any(not entry.name.startswith(".") for entry in self.directory.iterdir()):
                 raise UserError(f"{self.directory}: not empty and not a run folder; choose another name=")
             return False
-        found = self.saved
+        found, problem, *_ = self.stored_config
         if found and "config" not in found:
             raise UserError(f"{self.directory}: not a run folder; choose another name=")
         stored = found.get("identity")
         if not isinstance(stored, dict):
-            raise UserError(f"{path}: cannot be read; restore it, or start over with overwrite=true")
+            problem = problem or f"{CONFIG} is damaged"
+            raise UserError(f"{self.directory}: {problem}; restore it, or start over with overwrite=true")
         saved, now = dict(flatten(stored)), dict(flatten(identity(self.config)))
         differing = [key for key in sorted(saved.keys() | now.keys()) if saved.get(key) != now.get(key)]
         leaves = [key for key in differing if not isinstance(now.get(key, saved.get(key)), dict)]
@@ -179,11 +167,16 @@ class Run(RunFolder, Generic[C]):
         return True
 
     def update(self, **values: Any) -> None:
-        """Changes status.json; raises WriteError."""
-        before = self.status
+        """Changes status.json, raising WriteError; in the place of a damaged one, also warns of that."""
+        stored = self.stored_status
+        before = stored.values
         if values.get("state") == "running":
             before.pop("error", None)
-        write_json(self.directory / STATUS, before | {"updated": _now()} | values)
+        if stored.damage:
+            lost = f"{stored.damage}: its earlier warnings and times are lost"
+            log.warning(f"{self.directory}: {lost}")
+            values["warnings"] = [lost, *values.get("warnings", [])]
+        write_stored(self.directory / STATUS, before | {"updated": _now()} | values, self.key)
 
     def warn(self, warnings: list[str]) -> None:
         """Adds to the warnings in status.json, each once."""
@@ -192,9 +185,18 @@ class Run(RunFolder, Generic[C]):
         if new:
             self.update(warnings=before + new)
 
-    def add_metrics(self, stage: str, values: Mapping[str, float]) -> None:
-        if self.metrics.get(stage) != values:
-            write_json(self.directory / METRICS, self.metrics | {stage: dict(values)})
+    def warn_now(self, warning: str) -> None:
+        """Adds to the warnings, and logs it."""
+        log.warning(f"{self.directory}: {warning}")
+        self.warn([warning])
+
+    def add_metrics(self, stage: str, values: Mapping[str, float], files: Collection[str] = ()) -> None:
+        """Adds or replaces a stage in metrics.json, with the checksums of files in the folder that belong to it."""
+        stored = self.stored_metrics
+        before, known = stored.values, stored.files
+        sums = {**known, **checksums(self.directory, files)}
+        if before.get(stage) != values or sums != known:
+            write_stored(self.directory / METRICS, before | {stage: dict(values)}, self.key, sums)
 
     def _remove(self) -> None:
         with contextlib.suppress(OSError, WriteError):  # something else stands there

@@ -49,8 +49,11 @@ def _bring_to_end(run: Run[TrainConfig], ranks: Ranks) -> None:
                 check_before_training(session)
             log.info(f"{run.config.model.name} on {run.config.dataset.name} → {run.directory}")
             ranks.broadcast(to_train)
+            if run.stored_metrics.damage:
+                run.warn_now(f"{run.stored_metrics.damage}: put together again from checkpoints and measurements")
             if to_train:
                 _pretrain(session, ranks)
+                probe.restore(run)
             if not session.figure("loss.png").exists():
                 draw_curves(session.figures, {"loss.png": "loss", **_dead_units(run)})
             _measure(session)

@@ -21,19 +21,20 @@ from aetool.config.schema import (
     TrainConfig,
 )
 from aetool.config.tree import known_targets
-from aetool.errors import ConfigError, UserError, deferred_signals, poll_signals
+from aetool.errors import ConfigError, NoValidCheckpointError, UserError, deferred_signals, poll_signals
 from aetool.evaluation import figures
 from aetool.evaluation.background import Figures
 from aetool.evaluation.correctness import CORRECT, Correct, read_correct, write_correct
 from aetool.evaluation.hparams import write_hparams
 from aetool.evaluation.probe import stage
 from aetool.evaluation.session import DataSession, Session
-from aetool.files import check_writable, read_json, replacing
+from aetool.files import check_writable, replacing
 from aetool.measures.statistics import Interval, paired_accuracy_interval
 from aetool.storage.notebook import html_table
 from aetool.storage.opening import open_trained
 from aetool.storage.record import Events
 from aetool.storage.run import Run
+from aetool.storage.stored import damaged_file
 from aetool.sweeps.autoencoder import bring_to_end, draw_curves
 from aetool.training.decisions import decided
 from aetool.training.finetune import Finetuned, finetune
@@ -94,7 +95,7 @@ def classifier_runs(point: Point[FinetuneConfig], parent: Run[TrainConfig] | Non
 
 def correct_images(run: Run[FinetuneRunConfig]) -> Correct:
     """Which test images a finished fine-tune classifies correctly."""
-    found = read_correct(run.directory / CORRECT).get(STAGE)
+    found = read_correct(run.directory / CORRECT, run.stored_metrics.files).get(STAGE)
     if found is not None:
         return found
     labels = DataSession(run.config, run.config).dataset.test.labels
@@ -179,10 +180,12 @@ def _own(config: FinetuneConfig, parent: Run[TrainConfig] | None) -> FinetuneRun
 
 def _origin(parent: Run[TrainConfig]) -> ParentConfig:
     step = int(parent.metrics["pretrain"]["best_step"])
-    manifest = read_json(parent.directory / "checkpoints" / f"step-{step:08d}" / "manifest.json") or {}
-    weights = manifest.get("files", {}).get("model.safetensors", {}).get("sha256")  # of other data, other weights
+    weights = (
+        parent.manifest(step).get("files", {}).get("model.safetensors", {}).get("sha256")
+    )  # of other data, other weights
     if not isinstance(weights, str):
-        raise UserError(f"run={parent.directory}: its best checkpoint is damaged; train it again: overwrite=true")
+        remedy = "restore it, or train it again with overwrite=true"
+        raise NoValidCheckpointError(f"run={parent.directory}: its best checkpoint, step {step}, is damaged; {remedy}")
     return ParentConfig(id=parent.id, step=step, weights=weights[:8])
 
 
@@ -204,7 +207,10 @@ def finetuned(run: Run[FinetuneRunConfig], parent: Run[TrainConfig] | None) -> d
             _ = session.device, session.dataset
         with run.claim():
             start = parent.directory if parent else "scratch"
-            if run.config.overwrite or STAGE not in run.metrics:  # nor in another point meanwhile
+            damage = _damage(run)
+            if damage:
+                run.warn_now(f"{damage}; measured again")
+            if run.config.overwrite or damage or STAGE not in run.metrics:  # nor in another point meanwhile
                 log.info(f"{run.config.model.name} on {run.config.dataset.name} from {start} → {run.directory}")
                 _train(run, parent, session)
         poll_signals()  # a signal since the last poll still ends a sweep
@@ -214,7 +220,13 @@ def finetuned(run: Run[FinetuneRunConfig], parent: Run[TrainConfig] | None) -> d
 def is_finished(run: Run[FinetuneRunConfig]) -> bool:
     """Raises UserError if its folder holds something else."""
     completed = run.agree() and run.status.get("state") == "completed" and STAGE in run.metrics
-    return completed and (run.directory / PREDICTIONS).exists()
+    return completed and _damage(run) is None and (run.directory / PREDICTIONS).exists()
+
+
+def _damage(run: Run[FinetuneRunConfig]) -> str | None:
+    """What is wrong with stored results, if anything."""
+    stored = run.stored_metrics
+    return stored.damage or damaged_file(run.directory, stored.files)
 
 
 def _train(run: Run[FinetuneRunConfig], parent: Run[TrainConfig] | None, session: DataSession) -> None:
@@ -223,15 +235,13 @@ def _train(run: Run[FinetuneRunConfig], parent: Run[TrainConfig] | None, session
         source = Session(parent, run.config)
         source.dataset = session.dataset
         trained = source.trained
-        if run.config.parent is None or trained.checkpoint.step != run.config.parent.step:
-            raise UserError(f"run={parent.directory}: its best checkpoint is damaged; train it again: overwrite=true")
     with TrainingProgress() as progress:
         result = finetune(run, trained, session.dataset, session.device, progress)
     predictions = result.predictions.numpy()
     with replacing(run.directory / PREDICTIONS, predictions.nbytes) as temporary, temporary.open("wb") as file:
         np.save(file, predictions)
     write_correct(run.directory / CORRECT, {STAGE: result.correct.numpy()})
-    run.add_metrics(STAGE, result.metrics)
+    run.add_metrics(STAGE, result.metrics, [PREDICTIONS, CORRECT])
     _draw(run, result, session.dataset.class_names)
 
 

@@ -123,7 +123,8 @@ def _add_probe(found: dict[str, Accuracies], run: Run[TrainConfig], budget: Budg
 
 def _read(measured: Measurement) -> tuple[JsonObject, dict[str, Correct]]:
     """Empty if it is not measured, or its files are damaged."""
-    return measured.read() or {}, read_correct(measured.folder / CORRECT)
+    found = measured.read()
+    return (found, read_correct(measured.folder / CORRECT)) if found else ({}, {})
 
 
 def _tuning(point: Point[LabelsConfig]) -> Point[FinetuneConfig]:

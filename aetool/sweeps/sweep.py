@@ -15,10 +15,11 @@ from aetool.config.identity import digest
 from aetool.config.schema import FinetuneConfig, TrainConfig
 from aetool.errors import Interrupted, WriteError
 from aetool.evaluation.session import keeping_dataset
-from aetool.files import JsonObject, make_folder, write_json
+from aetool.files import JsonObject, make_folder
 from aetool.report.rows import NOT_STARTED, SWEEP
-from aetool.storage.folder import RunFolder
+from aetool.storage.folder import RunFolder, refuse_links
 from aetool.storage.run import C, Run, waiting
+from aetool.storage.stored import write_stored
 from aetool.sweeps.halving import halved
 from aetool.sweeps.launching import launched
 from aetool.sweeps.outcome import Outcome, account
@@ -218,7 +219,8 @@ def write_sweep(folder: Path, points: Sequence[Point[F]], entries: Sequence[Json
             key, _, value = override.partition("=")
             axes.setdefault(key, []).append(value)
     make_folder(folder)
-    write_json(
+    refuse_links(folder, ("*",))
+    write_stored(
         folder / SWEEP,
         {
             "command": points[0].command,

@@ -16,7 +16,7 @@ from aetool.data.dataset import Dataset, split
 from aetool.data.images import SplitImages
 from aetool.data.pca import PCA
 from aetool.data.preprocessing import Preprocessing
-from aetool.errors import UserError
+from aetool.errors import NoValidCheckpointError, UserError
 from aetool.losses import Loss, OfLogits
 from aetool.models.base import BATCH, Autoencoder
 from aetool.randomness import seeded, subset
@@ -156,9 +156,9 @@ def mean_input(preprocessing: Preprocessing, images: SplitImages) -> Tensor:
 
 
 def load_trained(run: Run[TrainConfig], device: torch.device, step: int | None = None) -> Trained:
-    """The run's network at a step, by default the best by validation loss.
+    """The run's network at a step, by default the best by validation loss, or the newest while it is trained.
 
-    If the best one is damaged, the newest valid one, with a warning.
+    Raises NoValidCheckpointError if that one is damaged: no other takes its place unasked.
     """
     checkpoints, loaded = Checkpoints(run.directory / "checkpoints"), list[Trained]()
 
@@ -170,12 +170,29 @@ def load_trained(run: Run[TrainConfig], device: torch.device, step: int | None =
         preprocessing = Preprocessing(tuple(saved["mean"]), tuple(saved["std"]), saved["logits"])
         loaded.append(Trained(model.to(device).eval(), preprocessing, (channels, height, width), checkpoint))
 
-    best = run.metrics.get("pretrain", {}).get("best_step")
-    if step is not None:
-        checkpoints.at(step, load)
-    elif best is None or checkpoints.at(int(best), load) is None:
-        checkpoints.newest(load)
+    stored = run.stored_metrics
+    if stored.damage:
+        raise UserError(f"run={run.directory}: {stored.damage}; give the train command that started it again")
+    wanted = stored.values.get("pretrain", {}).get("best_step") if step is None else step
+    found = checkpoints.newest(load) if wanted is None else checkpoints.at(wanted, load)
     run.warn(checkpoints.warnings)
-    if not loaded:
-        raise UserError(f"run={run.directory}: it has no checkpoint yet; train it first")
-    return loaded[0]
+    if found is None:
+        raise _missing(run, checkpoints, step, wanted)
+    return loaded[-1]
+
+
+def _missing(run: Run[TrainConfig], checkpoints: Checkpoints, step: int | None, wanted: int | None) -> Exception:
+    """The error of a run without a valid checkpoint of the `wanted` step, which the user asked for as `step`."""
+    if wanted is None:
+        return UserError(f"run={run.directory}: it has no checkpoint yet; train it first")
+    reason = "; ".join(checkpoints.warnings)
+    steps = ", ".join(map(str, checkpoints.steps()))
+    others = (
+        f"step={steps.partition(',')[0]} measures another one (there are {steps})" if steps else "no other is valid"
+    )
+    if step is not None and not reason:
+        return UserError(f"step={step}: {run.directory} has no such checkpoint; {others}")
+    which = "best checkpoint" if step is None else "checkpoint"
+    remedy = f"restore it, or train the run again with overwrite=true; {others}"
+    problem = f"its {which}, step {wanted}, is damaged ({reason or 'it is missing'})"
+    return NoValidCheckpointError(f"run={run.directory}: {problem}; {remedy}")

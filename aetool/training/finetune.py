@@ -14,7 +14,7 @@ from aetool.data.budget import label_noise, labelled
 from aetool.data.dataset import Dataset, Split
 from aetool.data.images import SplitImages
 from aetool.data.preprocessing import Preprocessing
-from aetool.errors import UserError, poll_signals
+from aetool.errors import NoValidCheckpointError, UserError, poll_signals
 from aetool.measures.statistics import accuracy_error
 from aetool.models.base import BATCH
 from aetool.models.classifier import Classifier
@@ -54,9 +54,12 @@ def finetune(
     """
     trainer = make_trainer(run, parent, dataset, device, progress)
     metrics = fit(run, trainer)
-    load = functools.partial(load_weights, trainer.model)
-    if trainer.journal.checkpoints.at(int(metrics["best_step"]), load) is None:
-        raise UserError(f"{run.directory}: its best checkpoint is damaged; start over with overwrite=true")
+    checkpoints, load = trainer.journal.checkpoints, functools.partial(load_weights, trainer.model)
+    if checkpoints.at(int(metrics["best_step"]), load) is None:
+        reason = "; ".join(checkpoints.warnings)
+        raise NoValidCheckpointError(
+            f"{run.directory}: its best checkpoint is damaged ({reason}); start over with overwrite=true"
+        )
     assert dataset.test.labels is not None
     logits, train = _logits(trainer, dataset.test), trainer.batches.train
     metrics["val/accuracy_se"] = accuracy_error(metrics["val/accuracy"], len(trainer.batches.val.images))

@@ -174,6 +174,7 @@ def make_checkpoints(run: Run[C], dataset: Dataset, batches: Batches) -> Checkpo
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "device": batches.device.type,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
         "compile": run.config.trainer.compile,
         "cuda_graph": run.config.trainer.cuda_graph,
         "stacked": 1,  # networks in one step
@@ -243,7 +244,7 @@ def _agree(run: Run[C], checkpoint: Checkpoint, checkpoints: Checkpoints) -> Non
             f"{run.directory}: the dataset has changed since {checkpoint.path.name} ({change}); restore it, or start "
             "over with overwrite=true"
         )
-    keys = ("torch", "threads", "device", "compile", "cuda_graph")
+    keys = ("torch", "threads", "device", "cpu", "compile", "cuda_graph")
     _warn_of_rounding(run, checkpoint.step, {key: (saved.get(key, info[key]), info[key]) for key in keys})
 
 

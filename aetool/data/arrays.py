@@ -6,14 +6,13 @@ import warnings
 import zipfile
 import zlib
 from pathlib import Path
-from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aetool.components import OpenFraction
-from aetool.data.dataset import Arrays, check_labels, holdout
+from aetool.data.dataset import DAMAGED_ARRAY, Arrays, check_labels, holdout
 from aetool.data.paths import existing_file
 from aetool.errors import DataError
 
@@ -21,16 +20,7 @@ logger = logging.getLogger("aetool")
 
 MAX_CHANNELS = 4
 COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # numpy's
-UNREADABLE = (
-    OSError,
-    ValueError,
-    EOFError,
-    SyntaxError,
-    TokenError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+UNREADABLE = (*DAMAGED_ARRAY, NotImplementedError, zipfile.BadZipFile, zlib.error)
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 

@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import IO, Literal
 import numpy as np
 from pydantic import BaseModel
 
-from aetool.data.dataset import HASHED, Arrays, fingerprint, is_large, validate
+from aetool.data.dataset import DAMAGED_ARRAY, HASHED, Arrays, fingerprint, is_large, validate
 from aetool.errors import DataError, poll_signals
 from aetool.files import read_json, replacing_folder, write_json
 
@@ -126,7 +127,7 @@ def load(name: str, cache_dir: Path, verify_all: bool = False) -> Arrays:
     for key, stored in manifest.arrays.items():
         path = folder / f"{key}.npy"
         try:
-            array = arrays[key] = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = arrays[key] = _mapped(path)
             state = [*_state(path), stored.sha256]
             known = is_large(array) and verified.get(key) == state
             same = StoredArray.of(path, array, stored.sha256 if known else None) == stored
@@ -134,7 +135,7 @@ def load(name: str, cache_dir: Path, verify_all: bool = False) -> Arrays:
                 problems.append(f"{path}: altered, it does not match the manifest.")
             elif is_large(array) and [*_state(path), stored.sha256] == state:  # it did not change meanwhile
                 states[key] = state
-        except (OSError, ValueError, EOFError) as error:
+        except DAMAGED_ARRAY as error:
             problems.append(f"{path}: missing, truncated or damaged ({error}).")
     if problems:
         raise DataError("\n".join([*problems, _repair(folder)]))
@@ -188,11 +189,18 @@ def _fill(folder: Path, name: str, prepare: Callable[[Path], Arrays]) -> None:
     check_space(folder, sum(array.nbytes for array in left.values()))
     for key, array in left.items():
         np.save(paths[key], np.ascontiguousarray(array), allow_pickle=False)
-    stored = {key: StoredArray.of(path, np.load(path, mmap_mode="r")) for key, path in paths.items()}
+    stored = {key: StoredArray.of(path, _mapped(path)) for key, path in paths.items()}
     source = arrays.source.encode(errors="replace").decode()  # a path may be in another encoding
     manifest = Manifest(name=name, source=source, class_names=arrays.class_names, arrays=stored)
     manifest.sha256 = manifest.digest
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
+
+
+def _mapped(path: Path) -> np.memmap:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # numpy's, of a header as Python 2 wrote it
+        found: np.memmap = np.load(path, mmap_mode="r", allow_pickle=False)
+    return found
 
 
 def _file_sha256(path: Path, start: int) -> str:

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ Images = NDArray[np.uint8]  # (N, C, H, W)
 Labels = NDArray[np.integer[Any]]  # (N,)
 Mask = NDArray[np.bool_]  # (N,)
 
+DAMAGED_ARRAY = (OSError, ValueError, EOFError, SyntaxError, TokenError)  # what numpy raises for a damaged .npy
 IN_MEMORY = 1 << 30  # bytes: arrays up to this size are copied into memory, larger ones stay where they are
 HASHED = 1 << 24  # bytes hashed at a time
 HOLDOUT_SEED = 20240229  # fixed: the same images are held out whatever the run's seed

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from conftest import TINY, Said
 from PIL import Image
 
 from aetool.config.schema import DatasetConfig
@@ -393,6 +394,41 @@ def test_files_that_are_no_npz_are_refused(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"dataset\.path=.*not a"):
             arrays(tmp_path, str(path), 0.2)
+
+
+# ---- by the command line
+
+
+def ended(workplace: Path, done: Said, message: str) -> None:
+    """With one message, exit code 2 and nothing written."""
+    assert done.code == 2
+    assert message in done.err
+    assert "Traceback" not in done.err
+    assert not list((workplace / "outputs").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_labels": np.arange(72) * 10**7}, "leave numbers out; number the 72 classes 0 to 71"),
+        ({"test_labels": np.full(20, 4)}, "images.npz: test_labels run from 4 to 4, but there are 4 classes"),
+        ({"train_labels": np.array(["cat", "dog"] * 36)}, "train_labels are text; number the classes from 0"),
+        ({"train_images": np.zeros((72, 8, 8), np.float32)}, "train_images is float32; scale it to 0 to 255"),
+        ({"test_images": np.zeros((0, 8, 8), np.uint8)}, "test_images is (0, 8, 8): there are no images in it"),
+    ],
+)
+def test_data_that_does_not_fit_ends_a_command_before_any_work(aetool, workplace, changes, message) -> None:  # type: ignore[no-untyped-def]
+    with np.load("images.npz") as found:
+        np.savez("images.npz", **dict(found) | changes)
+    ended(workplace, aetool("train", *TINY), message)
+
+
+def test_few_images_and_pipes_end_a_command_too(aetool, workplace: Path, pictures: Path) -> None:  # type: ignore[no-untyped-def]
+    ended(workplace, aetool("train", *TINY, "trainer.batch_size=66"), "there are 65 training images; give at most 65")
+    os.mkfifo(pictures / "cat" / "pipe.png")
+    own = [word for word in TINY if not word.startswith("dataset")]
+    done = aetool("train", *own, "dataset=folder", f"dataset.path='{pictures}'", "dataset.image_size=[8,8]")
+    ended(workplace, done, "cat/pipe.png: not a regular file")
 
 
 # ---- the YAMLs

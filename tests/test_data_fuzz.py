@@ -290,7 +290,7 @@ def test_a_mutated_file_is_refused_or_read_unchanged(kind: str, tmp_path: Path) 
 @pytest.mark.faults
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_mutated_files_are_refused_or_read_unchanged(kind: str, tmp_path: Path) -> None:
-    fuzz(kind, tmp_path, 3000)
+    fuzz(kind, tmp_path, 2000)
 
 
 def test_what_is_fuzzed_is_every_format_of_images(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from aetool.errors import (
     suggest,
 )
 from aetool.torchrun import prints, processes
+from aetool.users_code import traceback_of
 
 COMMANDS = {
     "train": "train an autoencoder, then evaluate and probe it; -m for a sweep",
@@ -134,6 +135,18 @@ def _logging(words: Sequence[str]) -> Iterator[None]:
 
 
 def _run(words: list[str]) -> int:
+    """Runs a command; an error in a user's own code is printed without the frames that called it."""
+    try:
+        return _dispatched(words)
+    except Exception as error:
+        shown = traceback_of(error) if exit_code(error) == 1 else None
+        if shown is None:
+            raise
+        print(shown, end="", file=sys.stderr)
+        return 1
+
+
+def _dispatched(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP.format(commands="\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())), end="")
         return 0

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,8 @@ import ending
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+from hypothesis.configuration import set_hypothesis_home_dir
 from sklearn.datasets import load_digits
 from undrawn import undrawn
 
@@ -24,6 +27,15 @@ from aetool.storage.run import Run
 from aetool.storage.stored import FILES, SHA256
 from aetool.training.assembly import cache_dir, load_dataset
 
+set_hypothesis_home_dir(Path(tempfile.gettempdir(), "aetool-hypothesis"))  # not into the repository
+settings.register_profile(
+    "aetool",
+    database=None,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+settings.load_profile("aetool")
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 
 DRAW = Figures.draw

@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY
 
 import aetool
@@ -75,6 +76,28 @@ def test_compare_and_runs_see_every_run(run):
 def test_load_encodes_new_images(run, workplace):
     images = np.load(workplace / "images.npz")["test_images"][:, None]
     assert aetool.load(run.directory).encode(images).shape == (20, 4)
+
+
+def test_images_that_a_run_cannot_take_are_refused(run, workplace):
+    images = np.load(workplace / "images.npz")["test_images"][:, None]
+    taken = aetool.load(run.directory)
+    images.flags.writeable = False  # no reason for a warning
+    assert np.array_equal(taken.encode(images), taken.encode(images[::-1])[::-1])
+    floats = torch.tensor(images.copy()) / images.max()
+    for wrong, error, message in (
+        (floats * 2, ValueError, r"images from 0 to 2: floats must be in \[0, 1\]; divide by 255"),
+        ((floats - 0.5).numpy(), ValueError, r"images from -0.5 to 0.5: floats must be"),
+        (floats.clone().fill_(torch.nan), ValueError, r"images from nan to nan: floats must be"),
+        (images.astype(np.int64), TypeError, "images of int64: expected uint8"),
+        (images > 9, TypeError, "images of bool: expected uint8"),
+        (images.astype(object), TypeError, "images of object: expected uint8"),
+        (images.tolist(), TypeError, "images are a list: expected a numpy array or a tensor"),
+        (images[:, 0], ValueError, r"images of shape \(20, 8, 8\): this run takes \(N, 1, 8, 8\) or \(1, 8, 8\)"),
+        (images[..., :7], ValueError, r"images of shape \(20, 1, 8, 7\)"),
+    ):
+        for function in (taken.encode, taken.reconstruct, taken.anomaly_scores):
+            with pytest.raises(error, match=message):
+                function(wrong)
 
 
 def test_what_is_wrong_raises_before_any_work(workplace):

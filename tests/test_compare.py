@@ -437,7 +437,14 @@ class TestTables:
         assert "name the runs first: aetool compare outputs --html" in aetool("compare", "--html", "outputs").err
 
     def test_a_file_that_cannot_be_written(self, outputs, aetool):
-        assert "cannot write outputs: Is a directory" in aetool("compare", "--csv", "outputs").err
+        assert "--csv outputs: a folder; give the name of a file" in aetool("compare", "--csv", "outputs").err
+
+    @pytest.mark.parametrize("option", ["csv", "parquet", "markdown", "html", "figures"])
+    def test_no_folder_is_made_for_a_mistyped_path(self, outputs, aetool, option):
+        done = aetool("compare", f"--{option}", "otputs/x/all.csv")
+        assert (done.code, done.out) == (2, "")
+        assert f"--{option} otputs/x/all.csv: there is no folder otputs/x; create it" in done.err
+        assert not (outputs.parent / "otputs").exists()
 
 
 class TestOpenComparison:

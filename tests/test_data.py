@@ -99,7 +99,7 @@ def broken(**changes: object) -> Arrays:
         (broken(train_images=[1, 2]), "not list"),
         (broken(test_images=np.zeros((6, 3, 4, 4), np.uint8)), "must be alike"),
         (broken(test_images=np.zeros((0, 1, 4, 4), np.uint8), test_labels=np.zeros(0, int)), "test split is empty"),
-        (broken(train_labels=np.zeros(19, int)), "20 train images, but 19 labels"),
+        (broken(train_labels=np.zeros(19, int)), "train_labels: 19 labels for 20 images"),
         (broken(train_labels=np.zeros(20)), "integer type, not float64"),
         (broken(test_labels=None), "one of train and test only"),
         (broken(train_labels=None, test_labels=None), "without labels"),

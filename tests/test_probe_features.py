@@ -111,13 +111,15 @@ class TestCache:
         cache.get({"tap": "other"}, compute)
         assert len(calls) == 2
 
-    def test_a_damaged_file_is_computed_anew(self, tmp_path: Path):
+    @pytest.mark.parametrize("damage", [lambda content: content[:-3], lambda content: content[:-1] + b"\x40"])
+    def test_a_damaged_file_is_computed_anew(self, tmp_path: Path, damage, caplog):
         cache = FeatureCache(tmp_path)
         cache.get({}, lambda: {"train": torch.zeros(2)})
         (path,) = tmp_path.glob("*.safetensors")
-        path.write_bytes(path.read_bytes()[:-3])
+        path.write_bytes(damage(path.read_bytes()))
         assert cache.get({}, lambda: {"train": torch.ones(2)})["train"].tolist() == [1, 1]
         assert cache.get({}, lambda: {"train": torch.zeros(2)})["train"].tolist() == [1, 1]
+        assert caplog.text.count(f"{path}: unusable") == 1
 
     def test_what_was_used_longest_ago_makes_room(self, tmp_path: Path):
         cache = FeatureCache(tmp_path, limit=1000)

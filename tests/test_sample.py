@@ -335,7 +335,10 @@ class TestEncodeCommand:
         done = aetool("sample", f"run={run}", "latent=mixture", "count=3")
         assert done.code == 0, done.err
         assert np.load(next(run.glob("sample-*/samples.npz")))["codes"].shape == (3, 3, 2, 2)
-        done = aetool("encode", f"run={run}", "splits=[test,val]", "file=my codes/a b.npz", "tap=feature_map")
+        words = ["encode", f"run={run}", "splits=[test,val]", "file=my codes/a b.npz", "tap=feature_map"]
+        assert "file=my codes/a b.npz: there is no folder my codes; create it" in aetool(*words).err
+        (workplace / "my codes").mkdir()
+        done = aetool(*words)
         assert done.code == 0, done.err
         arrays = np.load(workplace / "my codes" / "a b.npz")
         assert set(arrays) == {"val_codes", "val_indices", "test_codes", "test_indices"}
@@ -349,7 +352,7 @@ class TestEncodeCommand:
         (workplace / "folder.npz").mkdir()
         done = aetool("encode", f"run={run}", "file=folder.npz")
         assert done.code == 2
-        assert "cannot write folder.npz: Is a directory" in done.err
+        assert "file=folder.npz: a folder; give the name of a file" in done.err
         assert not list(workplace.glob(".folder*"))
 
     def test_other_data_is_refused(self, run, workplace, aetool):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from aetool.config import help
 from aetool.errors import UserError
+from aetool.outputs import refuse_file, refuse_folder
 from aetool.report import tables
 from aetool.report.comparison import Comparison, open_comparison
 from aetool.report.matching import Budget, print_matched
@@ -42,6 +43,9 @@ def run(words: list[str]) -> int:
     options = parser.parse_args(words)
     if options.html and options.html.is_dir():
         raise UserError(f"--html {options.html}: a folder; name the runs first: aetool compare {options.html} --html")
+    for name in ("csv", "parquet", "markdown", "html"):
+        refuse_file(f"--{name} ", getattr(options, name))
+    refuse_folder("--figures ", options.figures)
     budget = Budget.parse(options.match) if options.match else None
     comparison = compare(options.directories or ["outputs"], options.where, options.sort)
     tables.print_comparison(comparison, options.each)

@@ -1,6 +1,7 @@
 """aetool encode run=DIR"""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from aetool.config.compose import Point
 from aetool.config.schema import EncodeConfig
@@ -9,6 +10,7 @@ from aetool.errors import UserError
 from aetool.evaluation.encode import are_written, path_of, write_codes
 from aetool.evaluation.session import Session
 from aetool.files import check_writable
+from aetool.outputs import refuse_file
 from aetool.storage.opening import opened
 
 
@@ -31,10 +33,12 @@ def run(points: Sequence[Point[EncodeConfig]]) -> int:
 
 
 def check(config: EncodeConfig, runs: int) -> None:
-    """Raises UserError for invalid splits or an invalid file."""
+    """Raises UserError for invalid splits, or a file that cannot be written."""
     if not config.splits or len(set(config.splits)) < len(config.splits):
         raise UserError(f"splits=[{','.join(config.splits)}]: name one or more of train, val, test, each once")
     if config.file and not config.file.endswith(".npz"):
         raise UserError(f"file={config.file}: expected a name that ends in .npz")
     if config.file and runs > 1:
         raise UserError(f"file={config.file}: several runs cannot be written to one file; leave it out")
+    if config.file:
+        refuse_file("file=", Path(config.file))

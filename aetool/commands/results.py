@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from aetool.config import help
+from aetool.outputs import refuse_file
 from aetool.report.published import print_results, read_results, write_results
 
 
@@ -15,6 +16,7 @@ def run(words: list[str]) -> int:
     )
     parser.add_argument("-cd", "--config-dir", type=Path, help="also look for configs in DIR", metavar="DIR")
     options = parser.parse_args(words)
+    refuse_file("--output ", options.output)
     results, notes = read_results(options.directories or [Path("outputs")], options.config_dir)
     print_results(results, notes)
     if options.output:

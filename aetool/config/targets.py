@@ -11,6 +11,7 @@ from typing import Any
 
 from aetool.config.node import Component
 from aetool.errors import UserError
+from aetool.users_code import note
 
 
 class TargetError(Exception):
@@ -33,6 +34,7 @@ def load(target: str) -> Any:
     if not module:
         raise TargetError(f"{target!r} is not of the form package.module.Name")
     try:
+        note(module)
         return getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):

@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import IO, Literal
 import numpy as np
 from pydantic import BaseModel
 
-from aetool.data.dataset import HASHED, Arrays, fingerprint, is_large, validate
+from aetool.data.dataset import DAMAGED_ARRAY, HASHED, Arrays, fingerprint, is_large, validate
 from aetool.errors import DataError, WriteError, poll_signals
 from aetool.files import check_room, make_folder, read_json, replacing_folder, write_json, writing
 
@@ -32,8 +33,8 @@ LOCK_POLL_SECONDS = 0.1
 ELSEWHERE = "Set AETOOL_CACHE to use another folder."
 
 
-class StoredArray(BaseModel):
-    """What `<key>.npy` holds; `dtype` is numpy's `dtype.str`."""
+class StoredArray(BaseModel, extra="forbid"):
+    """What `<key>.npy` holds, in C order; `dtype` is numpy's `dtype.str`."""
 
     shape: list[int]
     dtype: str
@@ -45,14 +46,23 @@ class StoredArray(BaseModel):
         return cls(shape=list(array.shape), dtype=array.dtype.str, sha256=sha256 or _file_sha256(path, array.offset))
 
 
-class Manifest(BaseModel):
-    """Describes a prepared dataset; the keys of `arrays` are those of `Arrays.present`."""
+class Manifest(BaseModel, extra="forbid"):
+    """Describes a prepared dataset; the keys of `arrays` are those of `Arrays.present`.
+
+    `sha256` is that of the other fields; an earlier version wrote none.
+    """
 
     format_version: Literal[1] = 1
     name: str
     source: str
     class_names: list[str]
     arrays: dict[str, StoredArray]
+    sha256: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """What `sha256` must be."""
+        return hashlib.sha256(self.model_dump_json(exclude={"sha256"}).encode()).hexdigest()
 
 
 def default_cache_dir() -> Path:
@@ -114,14 +124,15 @@ def load(name: str, cache_dir: Path, verify_all: bool = False) -> Arrays:
     for key, stored in manifest.arrays.items():
         path = folder / f"{key}.npy"
         try:
-            array = arrays[key] = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = arrays[key] = _mapped(path)
             state = [*_state(path), stored.sha256]
             known = is_large(array) and verified.get(key) == state
-            if StoredArray.of(path, array, stored.sha256 if known else None) != stored:
+            same = StoredArray.of(path, array, stored.sha256 if known else None) == stored
+            if not same or not array.flags.c_contiguous:
                 problems.append(f"{path}: altered, it does not match the manifest.")
             elif is_large(array) and [*_state(path), stored.sha256] == state:  # it did not change meanwhile
                 states[key] = state
-        except (OSError, ValueError, EOFError) as error:
+        except DAMAGED_ARRAY as error:
             problems.append(f"{path}: missing, truncated or damaged ({error}).")
     if problems:
         raise DataError("\n".join([*problems, _repair(folder)]))
@@ -140,6 +151,8 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest.model_validate_json(path.read_bytes())
         if not {"train_images", "test_images"} <= manifest.arrays.keys() <= set(Arrays._fields):
             raise ValueError(f"arrays are {', '.join(manifest.arrays)}")
+        if manifest.sha256 not in (None, manifest.digest):
+            raise ValueError("altered")
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: missing, damaged or of another format version. {_repair(folder)}") from error
     return manifest
@@ -175,9 +188,18 @@ def _fill(folder: Path, name: str, prepare: Callable[[Path], Arrays]) -> None:
     check_room(folder, sum(array.nbytes for array in left.values()))
     for key, array in left.items():
         np.save(paths[key], np.ascontiguousarray(array), allow_pickle=False)
-    stored = {key: StoredArray.of(path, np.load(path, mmap_mode="r")) for key, path in paths.items()}
-    manifest = Manifest(name=name, source=arrays.source, class_names=arrays.class_names, arrays=stored)
+    stored = {key: StoredArray.of(path, _mapped(path)) for key, path in paths.items()}
+    source = arrays.source.encode(errors="replace").decode()  # a path may be in another encoding
+    manifest = Manifest(name=name, source=source, class_names=arrays.class_names, arrays=stored)
+    manifest.sha256 = manifest.digest
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
+
+
+def _mapped(path: Path) -> np.memmap:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # numpy's, of a header as Python 2 wrote it
+        found: np.memmap = np.load(path, mmap_mode="r", allow_pickle=False)
+    return found
 
 
 def _file_sha256(path: Path, start: int) -> str:

@@ -6,7 +6,9 @@ validation split or the config. torch is imported inside functions, so that read
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,6 +25,7 @@ Images = NDArray[np.uint8]  # (N, C, H, W)
 Labels = NDArray[np.integer[Any]]  # (N,)
 Mask = NDArray[np.bool_]  # (N,)
 
+DAMAGED_ARRAY = (OSError, ValueError, EOFError, SyntaxError, TokenError)  # what numpy raises for a damaged .npy
 IN_MEMORY = 1 << 30  # bytes: arrays up to this size are copied into memory, larger ones stay where they are
 HASHED = 1 << 24  # bytes hashed at a time
 HOLDOUT_SEED = 20240229  # fixed: the same images are held out whatever the run's seed
@@ -105,7 +108,8 @@ def split(arrays: Arrays, val_fraction: float) -> Dataset:
     validate(arrays)
     held = holdout(arrays.train_labels, len(arrays.train_images), val_fraction)
     if not held.any() or held.all():
-        raise DataError(f"dataset.val_fraction={val_fraction:g} of {len(held)} training images leaves a split empty")
+        given = f"dataset.val_fraction={val_fraction:g} of {len(held)} training images"
+        raise DataError(f"{given} leaves a split empty; give more images")
     return Dataset(
         train=_part(arrays.train_images, arrays.train_labels, ~held),
         val=_part(arrays.train_images, arrays.train_labels, held),
@@ -124,7 +128,7 @@ def holdout(labels: Labels | None, count: int, fraction: float) -> Mask:
     """
     if not 0 < fraction < 1:
         raise DataError(f"the fraction of images to hold out must be > 0 and < 1, not {fraction!r}")
-    groups = [np.arange(count)] if labels is None else [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    groups = [np.arange(count)] if labels is None else _by_class(labels)
     sizes = np.array([len(group) for group in groups], dtype=np.int64)
     quota = fraction * sizes
     take = np.floor(quota).astype(np.int64)
@@ -138,44 +142,75 @@ def holdout(labels: Labels | None, count: int, fraction: float) -> Mask:
     return mask
 
 
+def _by_class(labels: Labels) -> list[NDArray[np.int64]]:
+    """The ascending indices of every class, in the order of the classes."""
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+
+
 def validate(arrays: Arrays) -> None:
-    """Raise DataError when the arrays are inconsistent."""
+    """Raise DataError when the arrays are inconsistent; it names their source."""
+    try:
+        _validate(arrays)
+    except DataError as error:
+        raise DataError(f"{arrays.source}: {error}" if arrays.source else str(error)) from None
+
+
+def _validate(arrays: Arrays) -> None:
     for part in ("train", "test"):
-        _validate_part(part, getattr(arrays, f"{part}_images"), getattr(arrays, f"{part}_labels"), arrays.class_names)
+        _validate_part(part, getattr(arrays, f"{part}_images"), getattr(arrays, f"{part}_labels"))
     train, test = arrays.train_images.shape[1:], arrays.test_images.shape[1:]
     if train != test:
         raise DataError(f"train images are {train} and test images {test} (C, H, W); they must be alike")
     if (arrays.train_labels is None) != (arrays.test_labels is None):
         raise DataError("labels are given for one of train and test only; give both or none")
-    if arrays.train_labels is None:
-        if arrays.class_names:
-            raise DataError("class names are given without labels")
+    names = arrays.class_names
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"class_names must be a list of text, not {_describe(names)}")
+    if odd := [name for name in names if not _is_unicode(name)]:  # from a file system of another encoding
+        raise DataError(f"class_names: {odd[0]!a} is not valid Unicode; rename it")
+    if twice := [name for name, number in Counter(names).items() if number > 1]:
+        raise DataError(f"class_names: {twice[0]} is given twice; give each class a name of its own")
+    if arrays.train_labels is None or arrays.test_labels is None:
+        if names:
+            raise DataError("class_names are given without labels; add labels or leave them out")
         return
-    if len(arrays.class_names) < 2:
-        raise DataError(f"at least 2 classes are needed, not one class or none: {arrays.class_names}")
-    counts = np.bincount(arrays.train_labels, minlength=len(arrays.class_names))
-    empty = [name for name, number in zip(arrays.class_names, counts, strict=True) if number == 0]
+    if len(names) < 2:
+        only = f"one class or none ({', '.join(names)})"
+        raise DataError(f"at least 2 classes are needed, not {only}; to train without classes, leave the labels out")
+    for part, labels in (("train", arrays.train_labels), ("test", arrays.test_labels)):
+        if labels.max() >= len(names):
+            allowed = f"{len(names)} classes, numbered 0 to {len(names) - 1}"
+            raise DataError(f"{part}_labels run from {labels.min()} to {labels.max()}, but there are {allowed}")
+    counts = np.bincount(arrays.train_labels.astype(np.int64), minlength=len(names))
+    empty = [name for name, number in zip(names, counts, strict=True) if number == 0]
     if empty:
         raise DataError(f"empty class, no training image: {', '.join(empty[:20])}")
 
 
-def _validate_part(part: str, images: Any, labels: Any, class_names: list[str]) -> None:
+def _validate_part(part: str, images: Any, labels: Any) -> None:
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
-        raise DataError(f"{part} images must be a numpy array (N, C, H, W) of uint8, not {_describe(images)}")
+        raise DataError(f"{part}_images must be a numpy array (N, C, H, W) of uint8, not {_describe(images)}")
     if images.size == 0:
-        raise DataError(f"the {part} split is empty: images are {images.shape}")
-    if labels is None:
-        return
+        raise DataError(f"the {part} split is empty: {part}_images are {images.shape}")
+    if labels is not None:
+        check_labels(f"{part}_labels", labels, len(images))
+
+
+def check_labels(name: str, labels: Any, count: int) -> None:
+    """Raises DataError unless labels are integers (count,) from 0."""
+    if isinstance(labels, np.ndarray) and labels.dtype.kind in "US":
+        raise DataError(f"{name} are text; number the classes from 0, and put their names into class_names")
     if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu" or labels.ndim != 1:
-        raise DataError(f"{part} labels must be a numpy array (N,) of an integer type, not {_describe(labels)}")
-    if len(labels) != len(images):
-        raise DataError(f"{len(images)} {part} images, but {len(labels)} labels")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= len(class_names):
-        allowed = f"0 to {len(class_names) - 1}"
-        raise DataError(
-            f"{part} labels run from {low} to {high}; for {len(class_names)} classes they must be {allowed}"
-        )
+        raise DataError(f"{name} must be a numpy array (N,) of an integer type, not {_describe(labels)}")
+    if len(labels) != count:
+        raise DataError(f"{name}: {len(labels)} labels for {count} images; give one per image")
+    if labels.min() < 0:
+        raise DataError(f"{name} run from {labels.min()} to {labels.max()}; number the classes from 0")
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def is_large(array: NDArray[Any]) -> bool:

@@ -11,26 +11,31 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from aetool.data.paths import refuse_special
 from aetool.errors import DataError
 
 if TYPE_CHECKING:
     from PIL import Image
 
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # not EPS, which PIL gives to Ghostscript
 OPENING = threading.Lock()  # filters of warnings are those of the process, not of a thread
 
 
 @contextmanager
-def open_image(file: str | IO[bytes], max_pixels: int, formats: list[str] | None = None) -> Iterator["Image.Image"]:
+def open_image(file: str | IO[bytes], max_pixels: int, formats: tuple[str, ...] = FORMATS) -> Iterator["Image.Image"]:
     """An image that is not decoded yet; any problem with it, now or when it is decoded inside the block, is a
     DataError.
 
-    The size is checked before decoding, since a small file can claim a huge image. Thread-safe.
+    A file that is none, such as a pipe, is not opened. The size is checked before decoding, since a small file can
+    claim a huge image. Thread-safe.
     """
     from PIL import Image
 
     corrupt = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)  # what PIL raises
     too_large = (Image.DecompressionBombError, Image.DecompressionBombWarning)
     try:
+        if isinstance(file, str):
+            refuse_special(file)
         with OPENING, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             opened = Image.open(file, formats=formats)

@@ -11,7 +11,9 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT, Popen, TimeoutExpired
+from typing import IO
 
+from aetool.data.paths import refuse_special
 from aetool.errors import DataError, poll_signals
 from aetool.files import replacing
 
@@ -22,18 +24,19 @@ CLIENT_SECONDS = 3600  # a slow line must be able to carry 140 MB
 POLL_SECONDS = 0.2
 MAX_DOWNLOAD_BYTES = 1 << 28  # the largest archive has 171 MB
 MAX_MEMBER_BYTES = 1 << 26  # the largest member has 47 MB
+MAX_ARCHIVE_BYTES = 1 << 29  # decompressed; the largest archive has 186 MB
 CHUNK_BYTES = 1 << 20
 
 
-def download(urls: Collection[str], target: Path, md5: str) -> Path:
-    """Downloads the first of `urls` whose content has this MD5 to `target`; DataError says why each failed.
+def download(urls: Collection[str], target: Path, sha256: str) -> Path:
+    """Downloads the first of `urls` whose content has this SHA-256 to `target`; DataError says why each failed.
 
     Raises WriteError if `target` cannot be written.
     """
     failures = []
     for url in urls:
         logger.info("downloading %s", url)
-        digest = hashlib.md5(usedforsecurity=False)
+        digest = hashlib.sha256()
         try:
             with replacing(target) as partial, partial.open("wb") as file:
                 for chunk in _received(url):
@@ -42,8 +45,8 @@ def download(urls: Collection[str], target: Path, md5: str) -> Path:
                     file.write(chunk)
                     if file.tell() > MAX_DOWNLOAD_BYTES:
                         raise DataError(f"more than {MAX_DOWNLOAD_BYTES} bytes")
-                if digest.hexdigest() != md5:
-                    raise DataError(f"MD5 is {digest.hexdigest()}, expected {md5}")
+                if digest.hexdigest() != sha256:
+                    raise DataError(f"SHA-256 is {digest.hexdigest()}, expected {sha256}")
             return target
         except DataError as error:
             failures.append(f"{url}: {error}")
@@ -78,23 +81,42 @@ def members(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
     """(name, content) of the wanted files in a folder, or in a .tar.gz, .tgz or .deb in the order of the archive.
 
     Nothing is written to disk, so a member's path cannot escape. DataError when a wanted file is missing, a link, or
-    too large.
+    too large, as is the archive once decompressed.
     """
     if path.is_dir():
         yield from ((name, read_file(path / name)) for name in wanted)
-    elif path.suffix == ".deb":
+        return
+    refuse_special(path)
+    if path.suffix == ".deb":
         command = [_program("dpkg-deb"), "--fsys-tarfile", str(path)]
-        with (
-            Popen(command, stdout=PIPE, stderr=DEVNULL) as process,
-            tarfile.open(fileobj=process.stdout, mode="r|") as archive,
-        ):
-            yield from _members(archive, wanted, path.name)
+        with Popen(command, stdout=PIPE, stderr=DEVNULL) as process:
+            assert process.stdout is not None  # a pipe
+            yield from _members(process.stdout, wanted, path.name)
     else:
-        with tarfile.open(path, "r|gz") as archive:
-            yield from _members(archive, wanted, path.name)
+        with gzip.open(path) as file:
+            yield from _members(file, wanted, path.name)
 
 
-def _members(archive: tarfile.TarFile, wanted: Collection[str], label: str) -> Iterator[tuple[str, bytes]]:
+class _Bounded:
+    """A stream that ends in a DataError after MAX_ARCHIVE_BYTES: what a tar says of its sizes is not to be trusted."""
+
+    def __init__(self, stream: IO[bytes] | gzip.GzipFile, label: str) -> None:
+        self.stream, self.label, self.left = stream, label, MAX_ARCHIVE_BYTES
+
+    def read(self, size: int) -> bytes:
+        found = self.stream.read(size)
+        self.left -= len(found)
+        if self.left < 0:
+            raise DataError(f"{self.label}: decompresses to more than {MAX_ARCHIVE_BYTES} bytes")
+        return found
+
+
+def _members(stream: IO[bytes] | gzip.GzipFile, wanted: Collection[str], label: str) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(fileobj=_Bounded(stream, label), mode="r|") as archive:  # type: ignore[call-overload]
+        yield from _wanted(archive, wanted, label)
+
+
+def _wanted(archive: tarfile.TarFile, wanted: Collection[str], label: str) -> Iterator[tuple[str, bytes]]:
     missing = set(wanted)
     for member in archive:
         poll_signals()
@@ -115,7 +137,8 @@ def _members(archive: tarfile.TarFile, wanted: Collection[str], label: str) -> I
 
 
 def read_file(path: Path) -> bytes:
-    """The content of a file; DataError above MAX_MEMBER_BYTES."""
+    """The content of a regular file; DataError for anything else, or above MAX_MEMBER_BYTES."""
+    refuse_special(path)
     if path.stat().st_size > MAX_MEMBER_BYTES:
         raise DataError(f"{path}: more than {MAX_MEMBER_BYTES} bytes")
     return path.read_bytes()

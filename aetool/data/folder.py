@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -17,6 +18,7 @@ from aetool.components import OpenFraction
 from aetool.data.cache import new_images, prepared
 from aetool.data.dataset import Arrays, Labels, Mask, holdout
 from aetool.data.decode import open_image, resized
+from aetool.data.paths import existing_folder
 from aetool.errors import DataError, poll_signals
 from aetool.files import check_room
 
@@ -53,9 +55,7 @@ def folder(
     `image_size` is [H, W]. The cache key covers the path, the parameters and every file's name, size and time. Images
     that cannot be decoded raise one DataError listing them, or with `on_error="skip"` are skipped with a warning.
     """
-    root = Path(path).expanduser().absolute()
-    if not root.is_dir():
-        raise DataError(f"dataset.path={path}: no such folder")
+    root = existing_folder("dataset.path", path, "a folder of images; dataset=arrays reads a .npz file")
     if len(image_size) != 2 or not all(isinstance(side, int) and side > 0 for side in image_size):
         raise DataError(f"dataset.image_size={list(image_size)}: must be [H, W], two positive integers")
     if channels not in (1, 3):
@@ -170,7 +170,8 @@ def _decode(files: list[Found], test: Mask, image_shape: tuple[int, ...], folder
     """
     corrupt: dict[str, str] = {}
     decode = partial(_image, image_shape=image_shape)
-    with ThreadPoolExecutor() as pool, ExitStack() as opened:
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool, ExitStack() as opened:
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # of metadata
         parts = [
             opened.enter_context(new_images(folder / f"{part}_images.npy", (int(mask.sum()), *image_shape)))
             for part, mask in (("train", ~test), ("test", test))

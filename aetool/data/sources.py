@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from aetool.data.cache import prepared, scratch_folder
 from aetool.data.dataset import Arrays, hashes
+from aetool.data.paths import existing_folder
 from aetool.errors import FULL, DataError
 
 logger = logging.getLogger("aetool")
@@ -65,7 +66,7 @@ def published(
         remedy = f"By hand: put {files} into {cache_dir.parent / place}, or set dataset.data_dir to their folder."
         raise DataError("\n".join([f"{name}: no source could provide it. Tried in this order:", *failures, remedy]))
 
-    return prepared(name, cache_dir, first_verified)
+    return prepared(name, cache_dir, first_verified, sha256)
 
 
 def verify(arrays: Arrays, sha256: Mapping[str, str]) -> None:
@@ -88,7 +89,4 @@ def _folders_on_disk(cache_dir: Path, data_dir: str | None) -> list[Path]:
     folders = [Path.cwd() / "data", cache_dir.parent]
     if data_dir is None:
         return folders
-    given = Path(data_dir).expanduser()
-    if not given.is_dir():
-        raise DataError(f"dataset.data_dir={data_dir}: no such folder")
-    return [given, *folders]
+    return [existing_folder("dataset.data_dir", data_dir, "the folder that holds the files"), *folders]

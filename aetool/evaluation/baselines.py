@@ -23,10 +23,11 @@ from aetool.evaluation.catalogue import PROTOCOL
 from aetool.evaluation.classify import Budget, classify, labels_of
 from aetool.evaluation.correctness import Classified, read_correct, write_correct
 from aetool.evaluation.features import Encode, Features, Images, Views, features
-from aetool.files import dispensable, make_folder, read_json, write_json
+from aetool.files import dispensable, make_folder
 from aetool.machine import release_memory
 from aetool.measures.reconstruction import ReconstructionMetrics
 from aetool.probes.base import Probe
+from aetool.storage.stored import Stored, checksums, damaged_file, is_number, read_stored, write_stored
 from aetool.training.cached_pca import LARGEST, has_pca, pca_of
 
 BATCH = 500
@@ -160,29 +161,39 @@ class Baselines:
     def _kept(self, key: Settings, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
         """The stored result for these settings, or the result of `compute`, which is then stored."""
         path = self._path(key)
-        found = read_json(path)
-        if found is None:
-            found = compute()
-            with dispensable(NOT_CACHED):
-                make_folder(path.parent)
-                write_json(path, found)
+        stored = _read(path)
+        if stored is not None:
+            return stored.values
+        found = compute()
+        with dispensable(NOT_CACHED):
+            make_folder(path.parent)
+            write_stored(path, found)
         return found
 
     def _kept_classified(self, key: Settings, compute: Callable[[], Classified]) -> Classified:
         """Like `_kept`, with the correctly classified test images in addition to the metrics."""
         path = self._path(key)
         beside = path.with_suffix(".npz")
-        metrics, correct = read_json(path), read_correct(beside).get("correct")
-        if metrics is not None and correct is not None:
-            return Classified(metrics, correct)
+        stored, correct = _read(path), read_correct(beside).get("correct")
+        if stored is not None and correct is not None:
+            return Classified(stored.values, correct)
         found = compute()
         with dispensable(NOT_CACHED):
             make_folder(path.parent)
             write_correct(beside, {"correct": found.correct})
-            write_json(path, found.metrics)
+            write_stored(path, found.metrics, files=checksums(path.parent, [beside.name]))
         return found
 
     def _path(self, key: Settings) -> Path:
         sizes = [len(split.images) for split in self._splits]
         data = {"protocol": PROTOCOL, "data": self.dataset.fingerprint, "sizes": sizes}
         return self.cache / "baselines" / f"{digest(data | dict(key))}.json"
+
+
+def _read(path: Path) -> Stored | None:
+    """Stored numbers; None if there are none, and with a warning if they or a file that belongs to them is damaged."""
+    stored = read_stored(path, fits=lambda values: all(map(is_number, values.values())))
+    damage = stored.damage or damaged_file(path.parent, stored.files)
+    if damage:
+        log.warning("%s: %s; measured again", path.parent, damage)
+    return None if stored.problem or damage else stored

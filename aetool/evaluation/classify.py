@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aetool.data.budget import label_noise, labelled
+from aetool.data.budget import label_noise, labelled, refuse_scarce
 from aetool.data.dataset import Dataset
 from aetool.errors import UserError, poll_signals
 from aetool.evaluation.features import Features
@@ -35,6 +35,11 @@ def labels_of(dataset: Dataset) -> list[Tensor]:
     if any(part is None for part in labels):
         raise UserError("the dataset has no labels: a probe needs them")
     return [part for part in labels if part is not None]
+
+
+def refuse_budget(dataset: Dataset, labels_per_class: int | None) -> None:
+    """Raises UserError for a dataset without labels, or with fewer of a class than a probe is to see."""
+    refuse_scarce("probe.labels_per_class", labels_per_class, labels_of(dataset)[0], dataset.class_names)
 
 
 def classify(probe: Probe, features: Iterable[Features], dataset: Dataset, budget: Budget) -> ProbeResult:

@@ -2,17 +2,20 @@
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from aetool.config.identity import digest
+from aetool.data.tensor_file import DamagedError, load_tensors, metadata_of, save_tensors
 from aetool.files import dispensable, make_folder, replacing
+
+log = logging.getLogger("aetool")
 
 LIMIT = 4 << 30  # bytes; those used longest ago are removed
 
@@ -25,14 +28,16 @@ class FeatureCache:
         self.limit = limit
 
     def find(self, key: Mapping[str, Any]) -> dict[str, Tensor] | None:
-        """The tensors stored under the key, on the CPU, not shared; None if there are none."""
+        """The tensors stored under the key, on the CPU, not shared; None if there are none, or if they are damaged."""
         path, text = self._place(key)
-        with contextlib.suppress(OSError, SafetensorError):  # not there, or not whole
-            with safe_open(path, framework="pt") as file:
-                same = (file.metadata() or {}).get("key") == text
-            if same:
+        try:
+            if metadata_of(path).get("key") == text:
                 os.utime(path)
-                return load_file(path)
+                return load_tensors(path)
+        except FileNotFoundError:
+            pass
+        except (OSError, DamagedError) as error:
+            log.warning("%s: unusable (%s); the images are encoded again", path, error)
         return None
 
     def get(self, key: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -53,8 +58,8 @@ class FeatureCache:
             make_folder(self.folder)
             with replacing(path, size) as temporary:
                 self._make_room(size)
-                save_file(found, temporary, {"key": text})
-            found = self.find(key) or found  # mapped: in the page cache alone, until it is changed
+                save_tensors(temporary, found, {"key": text})
+            found = load_file(path)  # mapped: in the page cache alone, until it is changed
         return found
 
     def _place(self, key: Mapping[str, Any]) -> tuple[Path, str]:

@@ -28,7 +28,8 @@ class TrainedRun:
     """The best network of a run, in eval mode, with its preprocessing.
 
     Images are numpy arrays or tensors (N, C, H, W) of the run's `image_shape`, or one image (C, H, W): uint8 in [0,
-    255], or floats in [0, 1]. Outputs are of the same kind as the input.
+    255], or floats in [0, 1]. Outputs are of the same kind as the input. Other types raise TypeError; other shapes,
+    and floats that are NaN or outside [0, 1], raise ValueError.
     """
 
     def __init__(self, run: Run[TrainConfig], trained: Trained, device: torch.device) -> None:
@@ -51,7 +52,7 @@ class TrainedRun:
 
     def reconstruct(self, images: Images) -> Images:
         """Reconstructions in the range of the input: uint8, or floats nominally in [0, 1], not clamped."""
-        whole = images.dtype in (np.uint8, torch.uint8)
+        whole = getattr(images, "dtype", None) in (np.uint8, torch.uint8)
 
         def pixels(x: Tensor) -> Tensor:
             found = self.preprocessing.to_pixels(self._reconstruction(x))
@@ -88,14 +89,9 @@ class TrainedRun:
 
     @torch.no_grad()
     def _apply(self, images: Images, take: Callable[[Tensor], Tensor]) -> Images:
-        tensor = torch.as_tensor(images)
-        single = tensor.shape == self.image_shape
+        tensor = _checked(images, self.image_shape)
+        single = tensor.ndim == 3
         tensor = tensor[None] if single else tensor
-        if tensor.shape[1:] != self.image_shape:
-            wanted = ", ".join(map(str, self.image_shape))
-            raise ValueError(f"images of shape {tuple(tensor.shape)}: this run takes (N, {wanted})")
-        if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
-            raise TypeError(f"images of {tensor.dtype}: expected uint8 in [0, 255] or floats in [0, 1]")
         found = torch.cat([take(x) for x in self._inputs(tensor)])
         found = found[0] if single else found
         return found.cpu().numpy() if isinstance(images, np.ndarray) else found.to(images.device)
@@ -105,6 +101,26 @@ class TrainedRun:
         for chunk in images.split(BATCH):
             pixels = chunk.to(self.device)
             yield self.preprocessing.to_input(pixels if pixels.dtype == torch.uint8 else pixels * 255)
+
+
+def _checked(images: Images, image_shape: tuple[int, ...]) -> Tensor:
+    """The images as a tensor, if they are what TrainedRun takes."""
+    if not isinstance(images, np.ndarray | Tensor):
+        raise TypeError(f"images are a {type(images).__name__}: expected a numpy array or a tensor")
+    kind = np.dtype(images.dtype).kind if isinstance(images, np.ndarray) else "f" * images.is_floating_point()
+    if images.dtype not in (np.uint8, torch.uint8) and kind != "f":
+        raise TypeError(f"images of {images.dtype}: expected uint8 in [0, 255] or floats in [0, 1]")
+    wanted = ", ".join(map(str, image_shape))
+    if tuple(images.shape) != image_shape and tuple(images.shape[1:]) != image_shape:
+        raise ValueError(f"images of shape {tuple(images.shape)}: this run takes (N, {wanted}) or ({wanted})")
+    if isinstance(images, np.ndarray):
+        tensor = torch.from_numpy(images if images.flags.writeable and images.flags.c_contiguous else images.copy())
+    else:
+        tensor = images
+    if kind == "f" and tensor.numel() and not (tensor.min() >= 0 and tensor.max() <= 1):  # nor for NaN
+        low, high = tensor.min().item(), tensor.max().item()
+        raise ValueError(f"images from {low:g} to {high:g}: floats must be in [0, 1]; divide by 255, or clip them")
+    return tensor
 
 
 def load(

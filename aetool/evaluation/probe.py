@@ -15,7 +15,7 @@ from aetool.errors import UserError
 from aetool.evaluation import figures
 from aetool.evaluation.background import Figure
 from aetool.evaluation.catalogue import BASELINES, COMPARED, PROTOCOL, gain_name
-from aetool.evaluation.classify import Budget, classify, labels_of
+from aetool.evaluation.classify import Budget, classify, refuse_budget
 from aetool.evaluation.correctness import CORRECT, Classified, gain, write_correct
 from aetool.evaluation.diagnosis import below_baselines
 from aetool.evaluation.frozen import Frozen
@@ -109,6 +109,7 @@ def metrics_at(session: Session, settings: ProbeConfig, step: int) -> dict[str, 
 def refuse_settings(session: Session, settings: ProbeConfig) -> None:
     """Raises UserError before training for settings that could not be used afterwards."""
     build(settings)
+    refuse_budget(session.dataset, settings.labels_per_class)
     if settings.taps is not None:
         model, preprocessing = session.untrained()
         x = preprocessing.to_input(session.dataset.val.images[:2].to(session.device))
@@ -131,6 +132,7 @@ def _is_of_stage(run: Run[TrainConfig], settings: ProbeConfig, baselines: bool) 
 
 def _measure(session: Session, settings: ProbeConfig, baselines: bool, shown: bool) -> dict[str, float]:
     """Measures and draws; with `shown`, pictures also go to TensorBoard."""
+    refuse_budget(session.dataset, settings.labels_per_class)  # before anything is encoded
     classifier: Probe = build(settings)
     budget = Budget(settings.labels_per_class, settings.label_fraction, settings.label_draws)
     frozen = Frozen(session, settings)
@@ -165,7 +167,6 @@ def _results(
     session: Session, probe: Probe, settings: ProbeConfig, budget: Budget, frozen: Frozen
 ) -> Iterator[tuple[str, ProbeResult]]:
     """Processes one tap at a time, so that only its features are in memory."""
-    labels_of(session.dataset)  # refused before anything is encoded
     for tap in frozen.taps:
         try:
             yield tap, classify(probe, frozen.features(tap), session.dataset, budget)

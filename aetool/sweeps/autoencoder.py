@@ -3,6 +3,7 @@
 import logging
 
 from aetool.config.schema import TrainConfig
+from aetool.data.budget import refuse_scarce
 from aetool.errors import UserError, deferred_signals, poll_signals
 from aetool.evaluation import evaluate, figures, probe
 from aetool.evaluation.background import Figures
@@ -11,7 +12,7 @@ from aetool.files import check_writable
 from aetool.machine import release_memory
 from aetool.storage.record import read_rows
 from aetool.storage.run import Run
-from aetool.training.pretrain import pretrain
+from aetool.training.pretrain import pretrain, refuse_unfit
 from aetool.training.progress import TrainingProgress
 from aetool.training.ranks import Ranks, joined
 
@@ -43,6 +44,7 @@ def _bring_to_end(run: Run[TrainConfig], ranks: Ranks) -> None:
         if run.config.overwrite:  # nothing is deleted for a run that cannot start
             check_writable(run.directory)
             check_before_training(session)
+            refuse_unfit(run, session.dataset, session.device)
         with run.claim(), session.figures:  # drawn while the run is evaluated and probed
             to_train = "pretrain" not in run.metrics
             if to_train:
@@ -76,8 +78,12 @@ def _dead_units(run: Run[TrainConfig]) -> dict[str, str]:
 
 def check_before_training(session: Session) -> None:
     """Raises UserError before training for anything that could not be measured afterwards."""
-    if session.dataset.num_classes:
+    dataset, own = session.dataset, session.run.config.finetune or []
+    if dataset.train.labels is not None:
         probe.refuse_settings(session, session.run.config.probe)
+        wanted = [word.partition("=")[2] for word in own if word.startswith("labels_per_class=")]
+        for number in filter(str.isdecimal, wanted):
+            refuse_scarce("finetune: labels_per_class", int(number), dataset.train.labels, dataset.class_names)
         return
     unlabelled = "the dataset has no labels"
     if session.run.config.supervised:

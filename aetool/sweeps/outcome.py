@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aetool.errors import exit_code
+from aetool.users_code import traceback_of
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)  # ask a run to save its work and to stop
 
@@ -48,7 +49,7 @@ class Outcome(NamedTuple):
 
 def account(error: BaseException) -> str:
     """What is printed of an error: its message, or its traceback if it is a bug."""
-    return str(error) if exit_code(error) != 1 else "".join(traceback.format_exception(error))
+    return str(error) if exit_code(error) != 1 else traceback_of(error) or "".join(traceback.format_exception(error))
 
 
 def last_words(log: Path) -> str | None:

@@ -12,7 +12,7 @@ from aetool.config.schema import ComputeConfig, CorruptionConfig, DatasetConfig,
 from aetool.config.targets import build
 from aetool.data.cache import default_cache_dir
 from aetool.data.corruptions import Corruption
-from aetool.data.dataset import Dataset, split
+from aetool.data.dataset import Arrays, Dataset, split
 from aetool.data.images import SplitImages
 from aetool.data.pca import PCA
 from aetool.data.preprocessing import Preprocessing
@@ -22,6 +22,7 @@ from aetool.models.base import BATCH, Autoencoder
 from aetool.randomness import seeded, subset
 from aetool.storage.checkpoint import Checkpoint, Checkpoints
 from aetool.storage.run import Run
+from aetool.training.contract import TRIED, refuse_model
 from aetool.training.hardware import arrange
 from aetool.training.objective import Objective, Term
 from aetool.training.restoring import load_weights
@@ -54,8 +55,15 @@ def cache_dir(config: ComputeConfig) -> Path:
 
 
 def load_dataset(config: DatasetConfig, cache: Path) -> Dataset:
-    """The dataset, verified, with its validation split."""
-    dataset = split(build(config, cache_dir=cache), config.val_fraction)
+    """The dataset, verified, with its validation split; raises UserError if its function returns something else."""
+    arrays = build(config, cache_dir=cache)
+    if not isinstance(arrays, Arrays):
+        fields = ", ".join(Arrays._fields[:5])
+        raise UserError(
+            f"dataset={config.name}: {config.target} must return Arrays({fields}), not {type(arrays).__name__}"
+        )
+    named = arrays if arrays.source else arrays._replace(source=config.target)
+    dataset = split(named, config.val_fraction)
     if config.image_shape and tuple(config.image_shape) != dataset.image_shape:
         raise UserError(f"dataset.image_shape={config.image_shape}: the images are {list(dataset.image_shape)}")
     return dataset
@@ -72,7 +80,10 @@ def check_dataset(trained: Trained, dataset: Dataset) -> None:
 def initial_network(
     config: RunConfig, dataset: Dataset, device: torch.device, logits: bool, pca: Callable[[], PCA]
 ) -> Network:
-    """The untrained network of a config; its preprocessing depends on the training images."""
+    """The untrained network of a config; its preprocessing depends on the training images.
+
+    Raises UserError if the model does not return what it must.
+    """
     images = dataset.train.images
     preprocessing = Preprocessing.fit(images, config.dataset.standardize, logits)
     model = make_model(
@@ -85,7 +96,9 @@ def initial_network(
         train_images=images,
     )
     model.init_from_data(preprocessing.to_input(images[subset(len(images), SAMPLE)]))
-    return Network(model.to(device), preprocessing)
+    model.to(device)
+    refuse_model(config.model.name, model, preprocessing.to_input(images[:TRIED].to(device)))
+    return Network(model, preprocessing)
 
 
 def make_model(

@@ -1,16 +1,17 @@
 """The principal components of a dataset's training images, cached on disk next to the prepared datasets."""
 
-import contextlib
+import logging
 from pathlib import Path
-
-from safetensors import SafetensorError
 
 from aetool.config.identity import digest
 from aetool.data.dataset import Dataset
 from aetool.data.pca import PCA
+from aetool.data.tensor_file import DamagedError
 from aetool.errors import UserError, poll_signals
 from aetool.files import dispensable, make_folder, replacing
 from aetool.machine import release_memory
+
+log = logging.getLogger("aetool")
 
 LARGEST = 6144  # pixel values of an image; the eigenvectors behind PCA and the pixel probe cost their cube
 VERSION = 1  # of the file
@@ -27,8 +28,12 @@ def pca_of(dataset: Dataset, cache: Path) -> PCA:
         raise UserError(f"dataset: PCA supports at most {LARGEST:,} values per image; choose smaller images")
     key = {"version": VERSION, "data": dataset.fingerprint, "images": len(dataset.train.images)}
     path = cache / "baselines" / f"pca-{digest(key)}.safetensors"
-    with contextlib.suppress(OSError, SafetensorError):  # missing or damaged: fit it
+    try:
         return PCA.load(path)
+    except FileNotFoundError:
+        pass
+    except (OSError, DamagedError) as error:
+        log.warning("%s: unusable (%s); PCA is fitted again", path, error)
     release_memory()
     pca = PCA().fit(dataset.train.images, poll=poll_signals)
     with dispensable("PCA is not cached"):

@@ -10,7 +10,7 @@ from torch import Tensor
 from aetool.config.schema import AugmentationConfig, FinetuneRunConfig
 from aetool.config.targets import build
 from aetool.data.augmentation import augment
-from aetool.data.budget import label_noise, labelled
+from aetool.data.budget import label_noise, labelled, refuse_scarce
 from aetool.data.dataset import Dataset, Split
 from aetool.data.images import SplitImages
 from aetool.data.preprocessing import Preprocessing
@@ -118,6 +118,7 @@ def _labelled_splits(config: FinetuneRunConfig, dataset: Dataset) -> tuple[Split
     """The images of train and validation that keep their label, the same as in that draw of a probe."""
     if dataset.train.labels is None or dataset.val.labels is None:
         raise UserError(f"dataset={config.dataset.name}: it has no labels; fine-tuning needs them")
+    refuse_scarce("labels_per_class", config.labels_per_class, dataset.train.labels, dataset.class_names)
     noise = label_noise(config.label_draw)
 
     def chosen(split: Split, labels: Tensor) -> Split:

@@ -10,11 +10,13 @@ import torch
 from aetool.config.rules import missing_extras
 from aetool.config.schema import TrainConfig, TrainerConfig
 from aetool.config.targets import build
+from aetool.data.corruptions import Corruption
 from aetool.data.dataset import Dataset, Split
 from aetool.data.grid import grid, reconstruction_rows
+from aetool.data.pca import PCA
 from aetool.data.preprocessing import Preprocessing
 from aetool.errors import NoValidCheckpointError, UserError, WriteError
-from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
+from aetool.models.base import Autoencoder, Batch
 from aetool.randomness import generator
 from aetool.storage.checkpoint import Checkpoint, Checkpoints
 from aetool.storage.record import NoRecord, Record
@@ -22,6 +24,7 @@ from aetool.storage.run import C, Run
 from aetool.training.assembly import cache_dir, initial_network, make_corruption, make_objective
 from aetool.training.batches import Batches
 from aetool.training.cached_pca import pca_of
+from aetool.training.contract import TRIED, refuse_corruption, refuse_loss, refuse_penalty
 from aetool.training.decisions import warning_of_slow_bf16
 from aetool.training.hardware import has_fused_optimizers, sharing_threads
 from aetool.training.journal import Journal
@@ -118,9 +121,10 @@ def make_trainer(
     ranks: Ranks | None = None,
 ) -> Trainer:
     """The trainer of a run at step 0, in one process or in several."""
-    config, cache, ranks = run.config, cache_dir(run.config), ranks or Ranks()
+    config, ranks = run.config, ranks or Ranks()
+    pca = functools.partial(pca_of, dataset, cache_dir(config))
     check_batch_size(config.trainer, dataset, ranks)
-    model, preprocessing = initial_network(config, dataset, device, config.loss.logits, lambda: pca_of(dataset, cache))
+    model, preprocessing = initial_network(config, dataset, device, config.loss.logits, pca)
     batches = Batches(
         dataset.train,
         dataset.val,
@@ -128,7 +132,7 @@ def make_trainer(
         config.trainer.batch_size,
         config.seed,
         device,
-        corruption=make_corruption(config.corruption, lambda: pca_of(dataset, cache)),
+        corruption=_fitting_corruption(config, dataset, device, pca),
         ranks=ranks,
     )
     objective = _fitting_objective(
@@ -162,7 +166,9 @@ def check_batch_size(settings: TrainerConfig, dataset: Dataset, ranks: Ranks) ->
     if settings.cuda_graph and ranks.size > 1:
         raise UserError("trainer.cuda_graph=true: a step of several processes cannot be captured; set it to false")
     if settings.batch_size > images:
-        raise UserError(f"trainer.batch_size={settings.batch_size}: there are {images} training images")
+        raise UserError(
+            f"trainer.batch_size={settings.batch_size}: there are {images} training images; give at most {images}"
+        )
 
 
 def make_checkpoints(run: Run[C], dataset: Dataset, batches: Batches) -> Checkpoints:
@@ -183,21 +189,36 @@ def make_checkpoints(run: Run[C], dataset: Dataset, batches: Batches) -> Checkpo
     return Checkpoints(run.directory / "checkpoints", info, kept, writes=batches.ranks.is_first)
 
 
+def refuse_unfit(run: Run[TrainConfig], dataset: Dataset, device: torch.device) -> None:
+    """Raises UserError for a model, penalty, loss or corruption that cannot be trained; writes nothing."""
+    config, pca = run.config, functools.partial(pca_of, dataset, cache_dir(run.config))
+    check_batch_size(config.trainer, dataset, Ranks())
+    model, preprocessing = initial_network(config, dataset, device, config.loss.logits, pca)
+    _fitting_corruption(config, dataset, device, pca)
+    _fitting_objective(config, dataset, model, preprocessing, 1)
+
+
+def _fitting_corruption(
+    config: TrainConfig, dataset: Dataset, device: torch.device, pca: Callable[[], PCA]
+) -> Corruption | None:
+    """The corruption, tried on the first images."""
+    corruption = make_corruption(config.corruption, pca)
+    if corruption is not None:
+        pixels = dataset.train.images[:TRIED].to(device) / 255
+        refuse_corruption(config.corruption.target, corruption(pixels, generator(0, "trial", device=device)), pixels)
+    return corruption
+
+
 @torch.no_grad()
 def _fitting_objective(
     config: TrainConfig, dataset: Dataset, model: Autoencoder, preprocessing: Preprocessing, total_steps: int
 ) -> Objective:
-    """The objective for this model, tried on one image; raises UserError if a penalty does not work with the model."""
-    model.eval()  # BatchNorm would refuse, or count, the one image
-    x = preprocessing.to_input(dataset.train.images[:1]).to(next(model.parameters()).device)
+    """The objective for this model, tried on the first images; raises UserError if a penalty does not work with the
+    model.
+    """
+    model.eval()  # BatchNorm would count these images
+    x = preprocessing.to_input(dataset.train.images[:TRIED]).to(next(model.parameters()).device)
     output = model(x)
-    target = output.extras.get("target", x) if isinstance(output, AutoencoderOutput) else x
-    if not isinstance(output, AutoencoderOutput) or output.reconstruction.shape != target.shape:
-        shape = tuple(getattr(getattr(output, "reconstruction", output), "shape", ()))
-        raise UserError(
-            f"model={config.model.name}: forward must return an AutoencoderOutput with a reconstruction of shape "
-            f"{tuple(target.shape)}; it returned {type(output).__name__} {shape}"
-        )
     for name, term in config.penalty.terms.items():
         for problem in missing_extras(name, term, config.model, output.extras):
             raise UserError(problem)
@@ -206,16 +227,12 @@ def _fitting_objective(
     pca = functools.partial(pca_of, dataset, cache_dir(config))
     objective = make_objective(config, total_steps, size, dataset.num_classes, labels, preprocessing, pca)
     objective.to(x.device, precise)
-    first = None if labels is None else labels[:1].to(x.device)
+    target, first = output.extras.get("target", x), None if labels is None else labels[:TRIED].to(x.device)
     batch = Batch(x, target, first, generator=generator(0, "trial", device=x.device))
     try:
         for name, (penalty, _) in objective.terms.items():
-            value = penalty(model, batch, output)
-            if not isinstance(value, torch.Tensor) or value.ndim:
-                raise UserError(
-                    f"penalty={name}: expected a scalar tensor, the mean over the batch; it returned {value}"
-                )
-        objective.loss(output.reconstruction, target)
+            refuse_penalty(name, penalty(model, batch, output))
+        refuse_loss(config.loss.target, objective.loss(output.reconstruction, target), target)
     except ValueError as error:
         raise UserError(f"penalty={', '.join(config.penalty.terms)}: {error}") from error
     return objective

@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import pickle
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+from hypothesis.configuration import set_hypothesis_home_dir
 from PIL import Image
 from sklearn.datasets import load_digits
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -25,6 +28,15 @@ from aetool.storage.opening import open_run
 from aetool.storage.run import Run
 from aetool.training.assembly import cache_dir, load_dataset
 
+set_hypothesis_home_dir(Path(tempfile.gettempdir(), "aetool-hypothesis"))  # not into the repository
+settings.register_profile(
+    "aetool",
+    database=None,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+settings.load_profile("aetool")
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 
 DRAW = Figures.draw

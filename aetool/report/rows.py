@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from aetool.evaluation.catalogue import PROBE
 from aetool.evaluation.headline import headline, headline_tap, probe_stage
-from aetool.files import JsonObject, flatten
+from aetool.files import JsonObject, flatten, parse_json
 from aetool.report.groups import Value, directory
 from aetool.storage.folder import CONFIG, LOCK
 
@@ -163,14 +163,14 @@ def _exists(path: Path) -> bool:
 def _read(path: Path) -> tuple[JsonObject, str | None]:
     """The object in a JSON file; if there is none, an empty one and the reason."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}, f"no {path.name}"
     except OSError as error:
         return {}, f"{path.name}: {error.strerror}"
-    except (ValueError, RecursionError):
+    except ValueError:  # not UTF-8
         found = None
-    return (found, None) if isinstance(found, dict) else ({}, f"{path.name} is damaged")
+    return ({}, f"{path.name} is damaged") if found is None else (found, None)
 
 
 def _row(folder: Path, state: str, reason: str | None) -> Found:

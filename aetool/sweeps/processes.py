@@ -1,5 +1,6 @@
 """Points of a sweep in separate processes, so that the failure of one does not affect the others."""
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ from aetool.sweeps.outcome import Outcome, last_words
 from aetool.sweeps.room import Room
 
 PRELOADED = ["aetool.commands.train", "aetool.commands.finetune"]  # once for all points: importing torch takes seconds
+SAFE_PATH = "PYTHONSAFEPATH"  # environment variable of Python
 POLLED = 0.5  # seconds between looks at signals and progress
 
 
@@ -113,9 +115,27 @@ def _start(context: Any, words: Sequence[str], log: Path, slot: int) -> Job:
     said, saying = context.Pipe(duplex=False)
     log.parent.mkdir(parents=True, exist_ok=True)
     process = context.Process(target=_work, args=(list(words), str(log), saying))
-    process.start()
+    with without_working_folder():
+        process.start()
     saying.close()
     return Job(process, said, slot, log)
+
+
+@contextlib.contextmanager
+def without_working_folder() -> Iterator[None]:
+    """Python processes started within the block leave the working folder off their import path.
+
+    They would put it first otherwise, as after `python -c`, and import what lies there.
+    """
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SAFE_PATH]
+        else:
+            os.environ[SAFE_PATH] = before
 
 
 def _work(words: list[str], log: str, saying: Connection) -> None:

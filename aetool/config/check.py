@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from aetool.config import rules
+from aetool.config.contracts import misplaced
 from aetool.config.describe import Location, bare, describe, dotted, options, show, without_null
 from aetool.config.node import STRICT, Component, Node
 from aetool.config.targets import Signature, TargetError, signature, stable_name
@@ -157,7 +158,7 @@ def _component_problems(location: Location, kind: type[Component], node: JsonObj
         return []  # the schema names it
     try:
         takes = signature(target)
-        reason = rules.misplaced(str(location[0]), target, installed)
+        reason = misplaced(str(location[0]), target, installed)
     except TargetError as error:
         reason = str(error)
     if reason:

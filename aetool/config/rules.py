@@ -4,12 +4,12 @@
 ModelTraits, PenaltyTraits, LossTraits and ScheduleTraits). Every problem names the key to change.
 """
 
-import inspect
 from collections.abc import Collection, Mapping
 from typing import TypeVar
 
-from aetool.components import LossTraits, ModelTraits, PenaltyTraits, ProbeTraits, ScheduleTraits
+from aetool.components import LossTraits, ModelTraits, PenaltyTraits, ScheduleTraits
 from aetool.config.describe import show
+from aetool.config.names import LONGEST, misnamed
 from aetool.config.node import Component, Node
 from aetool.config.schema import (
     SCHEMAS,
@@ -24,29 +24,10 @@ from aetool.config.schema import (
     ProbeConfig,
     TrainConfig,
 )
-from aetool.config.targets import load, signature
+from aetool.config.targets import load
 
-CONTRACTS: dict[str, tuple[type, str]] = {  # by group: the traits of its base class, and that class
-    "model": (ModelTraits, "models.base.Autoencoder"),
-    "penalty": (PenaltyTraits, "penalties.base.Penalty"),
-    "probe": (ProbeTraits, "probes.base.Probe"),
-    "scheduler": (ScheduleTraits, "training.schedules.Schedule"),
-}
-TAKES = {  # by group: an argument without which a target cannot be of it
-    "model": "image_shape, the shape of the images",
-    "corruption": "level, its strength",
-    "optimizer": "params, the parameters to train",
-}
-CALLED = {  # by group: what is called, of what a class of it builds
-    "loss": "__call__(reconstruction, target)",
-    "corruption": "__call__(pixels, generator)",
-    "penalty": "__call__(model, batch, output)",
-}
 PARTS = ("model", "dataset", "loss", "penalty", "corruption", "probe")  # that a trained run has already
 FIXED = {*PARTS, "optimizer", "scheduler", "trainer", "seed"} - {"probe"}  # that it was trained with
-LONGEST = {"name": 200, "model.name": 80, "dataset.name": 80, "probe.name": 80}  # bytes of a folder's name, or a part
-RESERVED = ("sweep-", "labels-")  # what other folders in `output` start with
-DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}  # of Windows
 Traits = TypeVar("Traits", LossTraits, ModelTraits, PenaltyTraits, ScheduleTraits)
 
 
@@ -77,29 +58,6 @@ def of_classes(config: Node) -> list[str]:
         case TrainConfig():
             return [*_model(config), *_penalties(config)]
     return []
-
-
-def misplaced(group: str, target: str, installed: Mapping[str, Mapping[str, str]]) -> str | None:
-    """Why a target cannot be of this group; None if it can. `installed` are the targets of each group.
-
-    Raises TargetError like `load`.
-    """
-    others = [other for other, known in installed.items() if target in known.values()]
-    if others and group not in others:
-        return f"it is for {others[0]}; choose {group}=… among its options, or name your own class"
-    found, takes = load(target), signature(target)
-    traits, base = CONTRACTS.get(group, (None, ""))
-    if traits and not isinstance(getattr(found, "traits", None), traits):
-        return f"expected a subclass of aetool.{base}"
-    if inspect.isabstract(found):
-        return "it is abstract; name a subclass of it"
-    if group in TAKES and TAKES[group].partition(",")[0] not in takes.annotations:
-        return f"it must take {TAKES[group]}"
-    if group in CALLED and inspect.isclass(found) and not any("__call__" in vars(base) for base in found.__mro__):
-        return f"expected a class with {CALLED[group]}"
-    if group == "dataset" and inspect.isclass(found) and not issubclass(found, tuple):
-        return "expected a function that returns aetool.data.dataset.Arrays"
-    return None
 
 
 def given_twice(command: str, keys: Collection[str]) -> list[str]:
@@ -156,19 +114,8 @@ def _names(config: Node) -> list[str]:
     return [
         f"{key}={show(name)}: {reason}"
         for key, name in names.items()
-        if name is not None and (reason := _misnamed(name, LONGEST[key]))
+        if name is not None and (reason := misnamed(name, LONGEST[key]))
     ]
-
-
-def _misnamed(name: str, longest: int) -> str | None:
-    """Why a folder cannot have this name, or this as a part of its name."""
-    if not name.isprintable() or name.startswith(".") or "/" in name or "\\" in name or name != name.strip(" "):
-        return "expected one folder name: no slashes, no control characters, not starting with a dot or a space"
-    if len(name.encode()) > longest:
-        return f"too long for the name of a folder, at most {longest} bytes"
-    if name.startswith(RESERVED) or name.partition(".")[0].lower() in DEVICES:
-        return "reserved for another use; choose another name"
-    return None
 
 
 def _nesterov(config: Node) -> list[str]:

@@ -55,13 +55,8 @@ class OptimizerConfig(Component):
     ranges: ClassVar[Mapping[str, Any]] = {  # of torch's own optimizers
         "betas": tuple[BelowOne, BelowOne],
         "momentum": BelowOne,
-        "dampening": Fraction,
-        "weight_decay": NonNegativeFloat,
-        "eps": NonNegativeFloat,
-        "alpha": Fraction,
-        "rho": Fraction,
-        "lr_decay": NonNegativeFloat,
-        "initial_accumulator_value": NonNegativeFloat,
+        **dict.fromkeys(("dampening", "alpha", "rho"), Fraction),
+        **dict.fromkeys(("weight_decay", "eps", "lr_decay", "initial_accumulator_value"), NonNegativeFloat),
         "momentum_decay": NonNegativeFloat,
     }
     lr: PositiveFloat

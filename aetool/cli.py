@@ -213,6 +213,7 @@ def _show(command: str, words: list[str], overrides: list[str], options: argpars
         raise UserError("--cfg shows the config of one run: leave out -m, and give one value of each key")
     import hydra
 
+    _refuse_bounds(command, overrides, options.config_dir)
     said = io.StringIO()
     flags = {f"--{flag}" for flag in FLAGS}
     argv, sys.argv = sys.argv, [f"aetool {command}", *(word for word in words if word not in flags)]
@@ -228,6 +229,17 @@ def _show(command: str, words: list[str], overrides: list[str], options: argpars
             raise UserError(said.getvalue().strip()) from None
     finally:
         sys.argv = argv
+
+
+def _refuse_bounds(command: str, overrides: list[str], config_dir: Path | None) -> None:
+    """Raises ConfigError for overrides and files that would take Hydra a very long time."""
+    from aetool.config.bounds import refuse_unbounded
+    from aetool.config.overrides import COMPOSITION_ERRORS, composed
+    from aetool.config.tree import config_tree
+
+    refuse_unbounded(overrides)
+    with config_tree(config_dir), contextlib.suppress(*COMPOSITION_ERRORS):  # which Hydra puts into words
+        composed(command, overrides)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ provides and needs; the config rules read it. Imports no torch.
 """
 
 from abc import ABCMeta
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+
+T = TypeVar("T")
 
 
 class NotIdentifying:
@@ -24,6 +26,8 @@ NonNegativeFloat = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 PositiveFraction = Annotated[float, Gt(0), Le(1)]
 OpenFraction = Annotated[float, Gt(0), Lt(1)]
+BelowOne = Annotated[float, Ge(0), Lt(1)]
+Several = Annotated[Sequence[T], MinLen(1)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ JsonObject = dict[str, Any]  # as a JSON file holds it
 _NUMBERED = re.compile(r"\(os error (\d+)\)")
 _PARTIAL = re.compile(r"inline_container|iostream error|\d+ requested and \d+ written")
 log = logging.getLogger("aetool")
+NESTED = 50  # levels of a JSON file, at most; those of a run have fewer than ten
 
 
 @contextmanager
@@ -192,10 +193,26 @@ def sync(path: Path) -> None:
 def read_json(path: Path) -> JsonObject | None:
     """The object in a JSON file; None when it is missing or not one."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+
+
+def parse_json(text: str) -> JsonObject | None:
+    """The object in a JSON text; None when it is not one, or too deeply nested to be walked."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and not _is_deeper(found, NESTED) else None
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    level = [value]
+    for _ in range(levels):
+        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        level = [child for children in inner for child in children]
+    return bool(level)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

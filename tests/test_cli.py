@@ -93,7 +93,7 @@ def test_answers_without_torch(workplace, words, code):
         (["compare", "nowhere"], ["nowhere: there is no such folder"]),
         (["results", "nowhere"], ["nowhere: there is no such folder"]),
         (["train", "device=cuda:77"], ["device=cuda:77: not available here"]),
-        (["train", "optimizer.betas=[0.9,1.5]"], ["torch.optim.Adam: Invalid beta"]),
+        (["train", "optimizer.betas=[0.9,1.5]"], ["optimizer.betas[1]=1.5: expected a finite number ≥ 0 and < 1"]),
         (["train", "dataset=arrays", "dataset.path=nowhere.npz"], ["nowhere.npz"]),
     ],
 )

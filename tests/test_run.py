@@ -153,7 +153,9 @@ def test_a_user_error_leaves_no_folder_behind(workplace):
 @pytest.mark.parametrize("name", [".", "..", "a/b", "../a", ".hidden", ""])
 def test_a_name_is_one_folder(name):
     for key in ("name", "probe.name"):
-        with pytest.raises(UserError, match=f"^{key}={name}: expected one folder name"):
+        with pytest.raises(
+            UserError, match=f"^{key}={name}: expected {'one folder name' if name else 'non-empty text'}"
+        ):
             config(f"{key}='{name}'")
 
 

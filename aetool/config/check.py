@@ -14,15 +14,17 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from aetool.config import rules
+from aetool.config.contracts import misplaced
 from aetool.config.describe import Location, bare, describe, dotted, options, show, without_null
 from aetool.config.node import STRICT, Component, Node
-from aetool.config.targets import TargetError, signature, stable_name
+from aetool.config.targets import Signature, TargetError, signature, stable_name
 from aetool.errors import ConfigError, suggest
 from aetool.files import JsonObject, flatten
 
 C = TypeVar("C", bound=Node)
 Targets = Mapping[str, Mapping[str, str]]  # by group: the targets that a config may name, by their stable names
 MISSING = "???"
+LARGEST = 2**63 - 1
 
 
 def check(
@@ -31,10 +33,12 @@ def check(
     targets: Targets | None = None,
     typed: Collection[str] | None = None,
     known: Sequence[str] = (),
+    installed: Targets | None = None,
 ) -> C:
     """The typed config for plain values.
 
-    If given, `targets` are the only targets it may name. `typed` are the keys set by the user, if known: when the first
+    If given, `targets` are the only targets it may name. Targets that are `installed` for another group are refused,
+    with that group in the message. `typed` are the keys set by the user, if known: when the first
     pass finds problems, only classes with arguments among these keys are imported to find more. `known` are problems
     found earlier, which are also reported.
 
@@ -47,9 +51,9 @@ def check(
     if refused:
         raise ConfigError(refused)
     config, problems = _typed(values, schema)
-    problems = [*known, *problems, *(rules.of_values(config) if config else [])]
+    problems = [*known, *_too_large(values), *problems, *(rules.of_values(config) if config else [])]
     suspects = [one for one in components if not problems or typed is None or _is_typed(one, typed)]
-    found = [problem for one in suspects for problem in _argument_problems(*one)]
+    found = [problem for one in suspects for problem in _component_problems(*one, installed or {})]
     if not problems and not found:
         config, _ = _typed(values, schema)  # numbers now have the types of their arguments
         assert config is not None
@@ -57,6 +61,15 @@ def check(
         if not found:
             return config
     raise ConfigError(list(dict.fromkeys([*problems, *found])))
+
+
+def _too_large(values: JsonObject) -> list[str]:
+    """Integers that neither a tensor nor a table can hold."""
+    return [
+        f"{key}={show(value)}: expected an integer of 64 bits, at most {LARGEST}"
+        for key, value in flatten(values)
+        if isinstance(value, int) and abs(value) > LARGEST
+    ]
 
 
 def _typed(values: JsonObject, schema: type[C]) -> tuple[C | None, list[str]]:
@@ -70,6 +83,8 @@ def _typed(values: JsonObject, schema: type[C]) -> tuple[C | None, list[str]]:
 
 def _problem(schema: Any, location: Location, kind: str, value: Any) -> str:
     path = dotted(location)
+    if kind == "invalid_key":  # 3, or true, which is also how YAML reads `on`
+        return f"{dotted(location[:-1])}.{show(value)}: a key that is not text; quote it or leave it out".lstrip(".")
     if kind == "missing":
         return f"{path}: missing; set {path}=…"
     if kind == "extra_forbidden":
@@ -136,16 +151,25 @@ def _is_typed(component: Found, typed: Collection[str]) -> bool:
     return bool(own - kind.model_fields.keys())
 
 
-def _argument_problems(location: Location, kind: type[Component], node: JsonObject) -> list[str]:
-    """Checks the arguments against the signature of the target; numbers are converted to the declared types."""
-    target, prefix = node.get("_target_"), f"{dotted(location)}."
+def _component_problems(location: Location, kind: type[Component], node: JsonObject, installed: Targets) -> list[str]:
+    """Checks the target, and if it fits its group, the arguments."""
+    target = node.get("_target_")
     if not isinstance(target, str):
         return []  # the schema names it
     try:
         takes = signature(target)
+        reason = misplaced(str(location[0]), target, installed)
     except TargetError as error:
-        return [f"{prefix}_target_={target}: {error}"]
-    known = {key: annotation for key, annotation in takes.annotations.items() if key not in kind.given}
+        reason = str(error)
+    if reason:
+        return [f"{dotted(location)}._target_={show(target)}: {reason}"]
+    return _argument_problems(location, kind, node, takes)
+
+
+def _argument_problems(location: Location, kind: type[Component], node: JsonObject, takes: Signature) -> list[str]:
+    """Checks the arguments against the signature of the target; numbers are converted to the declared types."""
+    prefix = f"{dotted(location)}."
+    known = {key: kind.ranges.get(key, stated) for key, stated in takes.annotations.items() if key not in kind.given}
     own = node.keys() - {field.alias or name for name, field in kind.model_fields.items()}
     names = [f"{prefix}{name}" for name in (*known, *kind.model_fields.keys() - {"target"})]
     problems = []

@@ -1,6 +1,7 @@
 """From command-line overrides to checked configs with Hydra's compose API; imports no torch."""
 
 import itertools
+import math
 import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from omegaconf import OmegaConf
 
+from aetool.config.bounds import POINTS
 from aetool.config.check import check
 from aetool.config.diagnosis import diagnose
 from aetool.config.hydra_keys import LAUNCHER, refusals
@@ -16,7 +18,7 @@ from aetool.config.overrides import COMPOSITION_ERRORS, composed, first_line, pa
 from aetool.config.points import Composer
 from aetool.config.rules import given_twice
 from aetool.config.schema import TrainConfig
-from aetool.config.tree import config_tree, group_options
+from aetool.config.tree import config_tree, group_options, installed_targets
 from aetool.errors import ConfigError
 
 C = TypeVar("C", bound=Node)
@@ -80,13 +82,18 @@ def compose_points(
         elif any(item.is_sweep_override() for item in overrides):
             raise diagnose(command, overrides, loader, multirun, None)
         axes = [spelled_out(item) for item in overrides]
+        if (size := math.prod(map(len, axes))) > POINTS:
+            keys = ", ".join(str(item.key_or_group) for item in overrides if item.is_sweep_override())
+            raise ConfigError([f"{keys}: a sweep of {size} points, at most {POINTS}; give several commands"])
         swept = [index for index, item in enumerate(overrides) if item.is_sweep_override()]
+        installed = installed_targets(loader) if any("_target_" in key for key in set_keys) or config_dir else None
         points: dict[str, Point[C]] = {}  # equal ones once, however their values are spelled
         problems: list[str] = []
         compose = Composer(command, overrides, loader)
         for values in itertools.product(*axes):
             try:
-                config = check(plain(compose(values) if multirun else base), schema, typed=set_keys)
+                values_of_point = plain(compose(values) if multirun else base)
+                config = check(values_of_point, schema, typed=set_keys, installed=installed)
                 if launcher != BASIC and "jobs" in set_keys:
                     raise ConfigError([f"jobs: {LAUNCHER}={launcher} decides it; leave out one of them"])
                 if launcher != BASIC and getattr(config, "stack", False):

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from types import UnionType
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Len, Lt, MinLen
 
+from aetool.config.bounds import shortened
 from aetool.config.node import Node
 
 Location = tuple[str | int, ...]  # keys and places in lists, from the top of a config
@@ -24,22 +25,31 @@ def _describe(annotation: Any) -> str:
     if typing.get_origin(kind) is Literal:
         return " or ".join(show(choice) for choice in typing.get_args(kind))
     names = {int: "an integer", float: "a finite number", str: "text", bool: "true or false"}
+    marks = _marks(annotation)
     ranges = [
         f" {sign} {getattr(mark, key):g}"
-        for mark in (typing.get_args(annotation)[1:] if kind is not annotation else ())
+        for mark in marks
         for mark_type, sign, key in ((Ge, "≥", "ge"), (Gt, ">", "gt"), (Le, "≤", "le"), (Lt, "<", "lt"))
         if isinstance(mark, mark_type)
     ]
+    lengths = [mark for mark in marks if isinstance(mark, MinLen) and mark.min_length]
+    filled = "non-empty " if lengths else ""
     if kind in names:
-        return names[kind] + " and".join(ranges)
+        return filled + names[kind] + " and".join(ranges)
     if isinstance(kind, type) and issubclass(kind, Node):
         return "a group of keys"
     origin = typing.get_origin(kind) or kind
-    if origin is tuple:
-        return f"a list of {len(typing.get_args(kind))} values"
+    exact = [mark.min_length for mark in marks if isinstance(mark, Len) and mark.min_length == mark.max_length]
+    if origin is tuple or exact:
+        return f"a list of {exact[0] if exact else len(typing.get_args(kind))} values"
     if isinstance(origin, type) and issubclass(origin, Sequence):
-        return "a list [a,b,…]"
+        return f"a {filled}list [a,b,…]"
     return "a group of keys" if origin is dict else getattr(kind, "__name__", str(kind))
+
+
+def _marks(annotation: Any) -> tuple[Any, ...]:
+    """Of an annotated type: ranges, lengths and others."""
+    return typing.get_args(annotation)[1:] if typing.get_origin(annotation) is Annotated else ()
 
 
 def bare(annotation: Any) -> Any:
@@ -66,5 +76,12 @@ def dotted(location: Location) -> str:
 
 
 def show(value: Any) -> str:
-    """A value as a user would type it."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    """A value as a user would type it, shortened."""
+    return shortened("null" if value is None else str(value).lower() if isinstance(value, bool) else _text(value))
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return "an integer of thousands of digits"

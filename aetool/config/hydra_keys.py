@@ -40,6 +40,8 @@ def refusals(command: str, overrides: Sequence[Override], multirun: bool, loader
         if not _below(path, FOLLOWED):
             instead = next((text for name, text in INSTEAD.items() if _below(path, (name,))), "leave it out")
             yield f"{key}: aetool does not take it from Hydra; {instead}"
+        elif _below(path, ("hydra.sweeper.params",)):
+            yield f"{key}: a file of configs sets it; on the command line, add -m and give the values: key=a,b,c"
         elif _below(path, ("hydra.launcher",)) and command not in LAUNCHED:
             yield f"{key}: only aetool {' and '.join(LAUNCHED)} take a launcher; leave it out"
         elif _below(path, ("hydra.launcher",)) and not multirun:

@@ -1,14 +1,16 @@
 """Base classes of the typed config: groups of known keys, and components; imports no torch."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
 
+from annotated_types import MinLen
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from aetool.components import NotIdentifying
 
 T = TypeVar("T")
 Unidentifying = Annotated[T, NotIdentifying()]
-Text = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) in (int, float) else value)]
+Text = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) in (int, float) else value), MinLen(1)]
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, hide_input_in_errors=True)
 
 
@@ -25,11 +27,13 @@ class Node(BaseModel):
 class Component(Node):
     """A node with a `_target_`, the class or function that builds it; its other keys are arguments of the target.
 
-    `given` names the arguments that the program passes when it builds the target.
+    `given` names the arguments that the program passes when it builds the target. `ranges` are the types of arguments
+    whose own annotations, in another package, state no range.
     """
 
     model_config = ConfigDict(extra="allow")
     given: ClassVar[tuple[str, ...]] = ()
+    ranges: ClassVar[Mapping[str, Any]] = {}
     target: str = Field(alias="_target_")
 
     @property

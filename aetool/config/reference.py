@@ -8,12 +8,12 @@ import yaml
 from hydra.core.config_loader import ConfigLoader
 from hydra.types import RunMode
 
-from aetool.config.overrides import COMPOSITION_ERRORS, first_line, parse, spelled_out, unknown_options
+from aetool.config.bounds import Loader
+from aetool.config.overrides import COMPOSITION_ERRORS, first_line, no_circles, parse, spelled_out, unknown_options
 from aetool.config.tree import config_tree, description, group_options, groups, text_of
 from aetool.errors import ConfigError
 
 EMPTY = "{}"  # a group of keys without any
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Key(NamedTuple):
@@ -51,7 +51,8 @@ def read(command: str, words: Sequence[str] = (), config_dir: Path | None = None
             raise ConfigError(problems)
         try:
             chosen = {str(item.key_or_group): spelled_out(item)[0] for item in overrides}
-            defaults = loader.compute_defaults_list(command, list(chosen.values()), RunMode.RUN)
+            with no_circles():
+                defaults = loader.compute_defaults_list(command, list(chosen.values()), RunMode.RUN)
         except COMPOSITION_ERRORS as error:
             raise ConfigError([first_line(error)]) from None
         keys: dict[str, Key] = {}

@@ -7,34 +7,33 @@ ModelTraits, PenaltyTraits, LossTraits and ScheduleTraits). Every problem names 
 from collections.abc import Collection, Mapping
 from typing import TypeVar
 
-from aetool.components import LossTraits, ModelTraits, PenaltyTraits, ProbeTraits, ScheduleTraits
+from aetool.components import LossTraits, ModelTraits, PenaltyTraits, ScheduleTraits
+from aetool.config.describe import show
+from aetool.config.names import LONGEST, misnamed
 from aetool.config.node import Component, Node
 from aetool.config.schema import (
+    SCHEMAS,
     BenchConfig,
     ClassifierConfig,
     DatasetConfig,
     FinetuneConfig,
+    FitConfig,
     LabelsConfig,
     ModelConfig,
     ProbeCommandConfig,
     ProbeConfig,
     TrainConfig,
 )
-from aetool.config.targets import load, signature
+from aetool.config.targets import load
 
-CONTRACTS: dict[str, tuple[type, str]] = {  # by group: the traits of its base class, and that class
-    "model": (ModelTraits, "models.base.Autoencoder"),
-    "penalty": (PenaltyTraits, "penalties.base.Penalty"),
-    "probe": (ProbeTraits, "probes.base.Probe"),
-    "scheduler": (ScheduleTraits, "training.schedules.Schedule"),
-}
 PARTS = ("model", "dataset", "loss", "penalty", "corruption", "probe")  # that a trained run has already
+FIXED = {*PARTS, "optimizer", "scheduler", "trainer", "seed"} - {"probe"}  # that it was trained with
 Traits = TypeVar("Traits", LossTraits, ModelTraits, PenaltyTraits, ScheduleTraits)
 
 
 def of_values(config: Node) -> list[str]:
     """Problems visible from the config alone."""
-    problems = _names(config)
+    problems = [*_names(config), *_nesterov(config)]
     match config:
         case FinetuneConfig():
             problems += [*_finetune(config), *_label_budget("", config)]
@@ -55,17 +54,19 @@ def of_classes(config: Node) -> list[str]:
     """Problems visible only from the components' classes."""
     match config:
         case FinetuneConfig(model=ModelConfig() as model):
-            return _contract(config) or [*_bounded(model), *untrainable(model)]
+            return [*_bounded(model), *untrainable(model)]
         case TrainConfig():
-            return _contract(config) or [*_model(config), *_corruption(config), *_penalties(config)]
-    return _contract(config)
+            return [*_model(config), *_penalties(config)]
+    return []
 
 
 def given_twice(command: str, keys: Collection[str]) -> list[str]:
     """Overridden keys that have no effect, because `run=` or the lack of pretraining decides them."""
-    if command != "finetune":
-        return []
+    taken = SCHEMAS[command].model_fields
     roots = {key: key.partition(".")[0].partition("@")[0] for key in keys}
+    if command != "finetune":
+        fixed = FIXED - taken.keys() if "run" in taken else ()
+        return [f"{key}: run=… decides it; leave it out" for key in keys if roots[key] in fixed]
     if "run" in keys:
         return [f"{key}: run=… decides it; leave out {key}=… or run=…" for key in keys if roots[key] in PARTS]
     unused = [key for key in keys if roots[key] in ("penalty", "corruption", "probe") and "pretrain" not in keys]
@@ -105,33 +106,23 @@ def _true(problems: Mapping[str, object]) -> list[str]:
     return [problem for problem, holds in problems.items() if holds]
 
 
-def _contract(config: Node) -> list[str]:
-    """Components whose class does not declare the traits that its base class would give it."""
-    expected: dict[str, Component] = {}
-    for group in CONTRACTS.keys() - {"penalty"}:
-        component = getattr(config, group, None)
-        if isinstance(component, Component):
-            expected[group] = component
-    if isinstance(config, TrainConfig):
-        expected |= {f"penalty.terms.{name}": term for name, term in config.penalty.terms.items()}
-    problems = []
-    for path, component in expected.items():
-        kind, base = CONTRACTS[path.partition(".")[0]]
-        if not isinstance(getattr(load(component.target), "traits", None), kind):
-            problems.append(f"{path}._target_={component.target}: expected a subclass of aetool.{base}")
-    return problems
-
-
 def _names(config: Node) -> list[str]:
     """Of those that name a folder."""
     names = {"name": getattr(config, "name", None)}
     for group in ("model", "dataset", "probe"):
         names[f"{group}.name"] = getattr(getattr(config, group, None), "name", None)
     return [
-        f"{key}={name}: expected one folder name, not starting with a dot"
+        f"{key}={show(name)}: {reason}"
         for key, name in names.items()
-        if name is not None and (not name or name.startswith(".") or "/" in name or "\\" in name)
+        if name is not None and (reason := misnamed(name, LONGEST[key]))
     ]
+
+
+def _nesterov(config: Node) -> list[str]:
+    arguments = config.optimizer.arguments if isinstance(config, FitConfig | LabelsConfig) else {}
+    able = arguments.get("momentum", 1) and not arguments.get("dampening")
+    needs = "it needs optimizer.momentum > 0 and no dampening; set optimizer.nesterov=false"
+    return [f"optimizer.nesterov=true: {needs}"] if arguments.get("nesterov") and not able else []
 
 
 def _finetune(config: FinetuneConfig) -> list[str]:
@@ -242,13 +233,6 @@ def _bounded(model: ModelConfig) -> list[str]:
         if value is not None and limit is not None and value > limit:
             problems.append(f"model.{key}={value}: at most model.{bound}={limit}")
     return problems
-
-
-def _corruption(config: TrainConfig) -> list[str]:
-    takes = signature(config.corruption.target)
-    if "level" in takes.annotations:
-        return []
-    return [f"corruption._target_={config.corruption.target}: it must take `level`, its strength"]
 
 
 def _penalties(config: TrainConfig) -> list[str]:

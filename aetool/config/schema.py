@@ -4,11 +4,13 @@ All other keys of a component are the arguments of its `_target_`, described by 
 identifies the run unless it is marked `NotIdentifying`.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Len, MinLen
 
 from aetool.components import (
+    BelowOne,
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
@@ -49,7 +51,14 @@ class CorruptionConfig(Component):
 
 
 class OptimizerConfig(Component):
-    given = ("params", "fused")
+    given = ("params", "fused", "capturable", "differentiable")
+    ranges: ClassVar[Mapping[str, Any]] = {  # of torch's own optimizers
+        "betas": tuple[BelowOne, BelowOne],
+        "momentum": BelowOne,
+        **dict.fromkeys(("dampening", "alpha", "rho"), Fraction),
+        **dict.fromkeys(("weight_decay", "eps", "lr_decay", "initial_accumulator_value"), NonNegativeFloat),
+        "momentum_decay": NonNegativeFloat,
+    }
     lr: PositiveFloat
 
 
@@ -65,7 +74,7 @@ class AugmentationConfig(Node):
 class DatasetConfig(Component):
     given = ("cache_dir",)
     name: Text
-    image_shape: list[PositiveInt] | None  # C, H, W
+    image_shape: Annotated[list[PositiveInt], Len(3, 3)] | None  # C, H, W
     num_train: PositiveInt | None  # before the validation split is carved out
     num_classes: PositiveInt | None
     val_fraction: OpenFraction
@@ -90,7 +99,7 @@ class TrainerConfig(Node):
 
 class ProbeConfig(Component):
     name: Text
-    taps: list[Text] | None  # layers to probe; None: the code, and the feature map if there is one
+    taps: Annotated[list[Text], MinLen(1)] | None  # layers to probe; None: the code, and the feature map if there is
     max_features: PositiveInt  # larger maps are average-pooled
     labels_per_class: PositiveInt | None
     label_fraction: PositiveFraction | None

@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
+from annotated_types import Len
 
-from aetool.components import OpenFraction
+from aetool.components import OpenFraction, PositiveInt
 from aetool.data.cache import new_images, prepared
 from aetool.data.dataset import Arrays, Labels, Mask, holdout
 from aetool.data.decode import open_image, resized
@@ -44,7 +45,7 @@ class Found(NamedTuple):
 def folder(
     cache_dir: Path,
     path: str,
-    image_size: list[int],
+    image_size: Annotated[list[PositiveInt], Len(2, 2)],
     channels: Literal[1, 3],
     test_fraction: OpenFraction,
     on_error: Literal["error", "skip"],

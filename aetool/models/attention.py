@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aetool.components import PositiveInt
+from aetool.components import PositiveInt, Several
 from aetool.models.conv import Mirrored, Size, downsampling, map_sizes, upsampling
 
 
@@ -88,7 +88,7 @@ class Attention(Mirrored):
     def __init__(
         self,
         image_shape: Sequence[int],
-        channels: Sequence[PositiveInt],
+        channels: Several[PositiveInt],
         code_size: PositiveInt,
         depth: PositiveInt,
         heads: PositiveInt,

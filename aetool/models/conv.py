@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from aetool.components import ModelTraits, PositiveInt
+from aetool.components import ModelTraits, PositiveInt, Several
 from aetool.models.base import ACTIVATIONS, Activation, Autoencoder, AutoencoderOutput, layers_of
 
 Size = tuple[int, int]  # H, W of a map
@@ -50,7 +50,7 @@ class Conv(Mirrored):
     def __init__(
         self,
         image_shape: Sequence[int],
-        channels: Sequence[PositiveInt],
+        channels: Several[PositiveInt],
         code_size: PositiveInt | None,
         code_activation: Activation,
     ) -> None:

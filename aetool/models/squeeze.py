@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aetool.components import OpenFraction, PositiveInt
+from aetool.components import OpenFraction, PositiveInt, Several
 from aetool.models.base import ACTIVATIONS, Activation, layers_of
 from aetool.models.conv import Mirrored, Size, map_sizes, pooling, unpooling
 
@@ -62,7 +62,7 @@ class Squeeze(Mirrored):
     def __init__(
         self,
         image_shape: Sequence[int],
-        channels: Sequence[PositiveInt],
+        channels: Several[PositiveInt],
         squeeze_ratio: OpenFraction,
         squeeze_activation: Activation,
         map_channels: PositiveInt,

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from aetool.components import ModelTraits, PositiveInt
+from aetool.components import ModelTraits, PositiveInt, Several
 from aetool.models.base import ACTIVATIONS, Activation, Autoencoder, AutoencoderOutput, layers_of
 from aetool.models.conv import map_sizes, unpooling
 from aetool.models.dense import layers
@@ -74,7 +74,7 @@ class ConvVAE(VAE):
     def __init__(
         self,
         image_shape: Sequence[int],
-        channels: Sequence[PositiveInt],
+        channels: Several[PositiveInt],
         code_size: PositiveInt,
         activation: Activation,
     ) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aetool.components import Fraction, ModelTraits, PositiveInt
+from aetool.components import Fraction, ModelTraits, PositiveInt, Several
 from aetool.models.base import Autoencoder, AutoencoderOutput
 from aetool.models.sparse import Sparse, keep_largest
 
@@ -94,7 +94,7 @@ class ConvWTA(Autoencoder):
     def __init__(
         self,
         image_shape: Sequence[int],
-        channels: Sequence[PositiveInt],
+        channels: Several[PositiveInt],
         code_channels: PositiveInt,
         kernel: PositiveInt,
         decoder_kernel: PositiveInt,

@@ -3,14 +3,13 @@
 import functools
 import itertools
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aetool.components import PositiveFloat, PositiveInt, ProbeTraits
+from aetool.components import PositiveFloat, PositiveInt, ProbeTraits, Several
 from aetool.probes.base import Fitted, Labelled, Poll, Probe, accuracy, at_edge, check_both, descending
 
 SIMILARITIES = 2**24  # computed at a time, with the images to classify in rows and all training images in columns
@@ -30,7 +29,7 @@ class NearestNeighbours(Probe):
 
     traits = ProbeTraits(any_scale=True)
 
-    def __init__(self, k: Sequence[PositiveInt], temperature: Sequence[PositiveFloat | None]) -> None:
+    def __init__(self, k: Several[PositiveInt], temperature: Several[PositiveFloat | None]) -> None:
         self.k = descending("k", k)
         self.temperature = descending("temperature", (math.inf if t is None else t for t in temperature))
 

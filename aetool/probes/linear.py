@@ -4,13 +4,11 @@ The fit is converged to a tolerance, deterministic, and has no learning rate. Co
 they differ in content: a penalty that shrinks the code, for example, is not confounded with a smaller step size.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aetool.components import PositiveFloat, PositiveInt, ProbeTraits
+from aetool.components import PositiveFloat, PositiveInt, ProbeTraits, Several
 from aetool.probes.base import Fitted, Labelled, Poll, Probe, descending
 from aetool.probes.lbfgs import LBFGS, fit_path
 from aetool.probes.path import Problem
@@ -35,7 +33,7 @@ class Linear(Probe):
     traits = ProbeTraits(any_scale=True)
 
     def __init__(
-        self, l2: Sequence[PositiveFloat], scaling: Scaling, tolerance: PositiveFloat, max_iterations: PositiveInt
+        self, l2: Several[PositiveFloat], scaling: Scaling, tolerance: PositiveFloat, max_iterations: PositiveInt
     ) -> None:
         self.l2 = descending("l2", l2)
         self.scaling = scaling

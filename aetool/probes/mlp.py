@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aetool.components import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ProbeTraits
+from aetool.components import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ProbeTraits, Several
 from aetool.probes.base import Fitted, Labelled, Poll, Probe, accuracy, at_edge, check_both, descending
 from aetool.probes.choice import Candidate, choose
 from aetool.probes.minibatch import logits, train_head
@@ -38,7 +38,7 @@ class MLP(Probe):
         self,
         widths: Sequence[PositiveInt],
         lr: PositiveFloat,
-        weight_decay: Sequence[NonNegativeFloat],
+        weight_decay: Several[NonNegativeFloat],
         scaling: Scaling,
         batch_size: PositiveInt,
         epochs: PositiveInt,

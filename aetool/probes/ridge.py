@@ -1,12 +1,10 @@
 """Ridge regression onto one-hot classes: the cheapest probe, with every L2 from one eigendecomposition."""
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aetool.components import PositiveFloat, ProbeTraits
+from aetool.components import PositiveFloat, ProbeTraits, Several
 from aetool.probes.base import Fitted, Labelled, Poll, Probe, Streamed, accuracy, check_both, descending
 from aetool.probes.path import Problem, Weights, fit_grid, principal_axes, squared_error
 from aetool.probes.standardisation import Scaling
@@ -31,7 +29,7 @@ class Ridge(Probe):
 
     traits = ProbeTraits(any_scale=True)
 
-    def __init__(self, l2: Sequence[PositiveFloat], scaling: Scaling) -> None:
+    def __init__(self, l2: Several[PositiveFloat], scaling: Scaling) -> None:
         self.l2 = descending("l2", l2)
         self.scaling = scaling
 

@@ -1,11 +1,9 @@
 """The literature's linear support vector machine: squared hinge loss, one class against the rest."""
 
-from collections.abc import Sequence
-
 import torch.nn.functional as F
 from torch import Tensor
 
-from aetool.components import PositiveFloat, PositiveInt, ProbeTraits
+from aetool.components import PositiveFloat, PositiveInt, ProbeTraits, Several
 from aetool.probes.base import Fitted, Labelled, Poll, Probe, descending
 from aetool.probes.lbfgs import LBFGS, fit_path
 from aetool.probes.path import Problem
@@ -32,7 +30,7 @@ class SVM(Probe):
     traits = ProbeTraits(any_scale=True)
 
     def __init__(
-        self, c: Sequence[PositiveFloat], scaling: Scaling, tolerance: PositiveFloat, max_iterations: PositiveInt
+        self, c: Several[PositiveFloat], scaling: Scaling, tolerance: PositiveFloat, max_iterations: PositiveInt
     ) -> None:
         self.c = descending("c", c)[::-1]
         self.scaling = scaling

@@ -15,6 +15,8 @@ from aetool.files import JsonObject
 from aetool.storage.folder import RunFolder
 from aetool.storage.run import Run
 
+PLACES = ("output", "name", "cache", "device", "threads")  # keys that say where it was trained, not what here uses
+
 
 @contextmanager
 def opened(directory: str, targets: Targets) -> Iterator[Run[TrainConfig]]:
@@ -72,7 +74,8 @@ def open_run(directory: str | Path, targets: Targets) -> Run[TrainConfig]:
     except UserError as error:
         hint = "its config.json is not valid here: give the --config-dir it was trained with, or use its aetool version"
         raise UserError(f"run={directory}: {hint}\n{error}") from error
-    return Run(Path(directory), checked, found.get("command"))
+    here = {key: getattr(now, key) for key in PLACES}
+    return Run(Path(directory), checked.model_copy(update=here), found.get("command"))
 
 
 def _own_probe(config: JsonObject) -> list[str]:

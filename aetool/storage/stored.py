@@ -11,10 +11,9 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aetool.files import JsonObject, write_json
+from aetool.files import JsonObject, parse_json, write_json
 
 SHA256, FILES = "sha256", "sha256_files"  # keys of the file: of its content, and of the files beside it by name
-DEEPEST = 50  # objects and arrays within one another
 
 
 class Stored(NamedTuple):
@@ -37,14 +36,14 @@ def read_stored(path: Path, of: str = "", fits: Callable[[JsonObject], bool] = l
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             return Stored({}, f"{path.name} is not a file")  # to read from a pipe may take forever
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return Stored({}, f"no {path.name}", is_missing=True)
     except OSError as error:
         return Stored({}, f"{path.name}: {error.strerror}")
-    except (ValueError, RecursionError):
+    except ValueError:  # not UTF-8
         return damaged
-    if not isinstance(found, dict) or not _is_shallow(found):
+    if found is None:
         return damaged
     expected = found.pop(SHA256, None)
     if expected is not None and expected != _checksum(found, of):
@@ -90,16 +89,6 @@ def is_number(value: object) -> bool:
 def _checksum(values: JsonObject, of: str) -> str:
     """Independent of the order of keys."""
     return hashlib.sha256(json.dumps([of, values], sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _is_shallow(values: JsonObject) -> bool:
-    level: list[Any] = [values]
-    for _ in range(DEEPEST):
-        level = [item for one in level for item in (one.values() if isinstance(one, dict) else one)]
-        level = [item for item in level if isinstance(item, dict | list)]
-        if not level:
-            return True
-    return False
 
 
 def _is_files(files: object) -> bool:

@@ -22,6 +22,7 @@ from aetool.errors import Interrupted
 from aetool.files import make_folder, writing
 from aetool.storage.run import WAITS
 from aetool.sweeps.outcome import Outcome, last_words
+from aetool.sweeps.processes import without_working_folder
 from aetool.training.hardware import available_threads
 
 QUIET = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]  # runs keep their own
@@ -49,7 +50,8 @@ def launched(
         jobs = [[*(word for word in point.words if not word.startswith("hydra")), *threads] for point in points]
         make_folder(folder)
         try:
-            returned = launcher.launch(jobs, 0)
+            with without_working_folder():
+                returned = launcher.launch(jobs, 0)
         except KeyboardInterrupt:
             raise Interrupted(signal.SIGINT) from None
     for index, job in enumerate(returned):
@@ -60,7 +62,7 @@ def run_one(command: str, config_dir: str | Path | None, logs: Sequence[Path], c
     """In a job of the launcher: runs one point in a separate process and returns its exit code."""
     hydra = HydraConfig.get()
     options = [] if config_dir is None else ["--config-dir", str(config_dir)]
-    words = [sys.executable, "-m", "aetool", command, *options, *hydra.overrides.task]
+    words = [sys.executable, "-P", "-m", "aetool", command, *options, *hydra.overrides.task]
     log = logs[hydra.job.num]
     with writing(log), log.open("w", encoding="utf-8") as stream:
         found = subprocess.run(

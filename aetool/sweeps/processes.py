@@ -21,6 +21,7 @@ from aetool.sweeps.outcome import Outcome, last_words
 from aetool.sweeps.room import Room
 
 PRELOADED = ["aetool.commands.train", "aetool.commands.finetune"]  # once for all points: importing torch takes seconds
+SAFE_PATH = "PYTHONSAFEPATH"  # environment variable of Python
 POLLED = 0.5  # seconds between looks at signals and progress
 
 
@@ -135,9 +136,27 @@ def _open_log(path: Path, anew: bool) -> None:
 def _start(context: Any, words: Sequence[str], log: Path, slot: int) -> Job:
     said, saying = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(list(words), str(log), saying))
-    process.start()
+    with without_working_folder():
+        process.start()
     saying.close()
     return Job(process, said, slot, log)
+
+
+@contextlib.contextmanager
+def without_working_folder() -> Iterator[None]:
+    """Python processes started within the block leave the working folder off their import path.
+
+    They would put it first otherwise, as after `python -c`, and import what lies there.
+    """
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SAFE_PATH]
+        else:
+            os.environ[SAFE_PATH] = before
 
 
 def _work(words: list[str], log: str, saying: Connection) -> None:

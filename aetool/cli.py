@@ -18,6 +18,7 @@ from aetool.errors import (
     exit_code,
     suggest,
 )
+from aetool.terminal import escape_output
 from aetool.torchrun import prints, processes
 
 COMMANDS = {
@@ -61,9 +62,7 @@ more
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code; unexpected exceptions propagate to the interpreter."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? for →
+    escape_output()
     words = list(sys.argv[1:] if words is None else words)
     with _logging(words):
         try:

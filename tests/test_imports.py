@@ -17,10 +17,34 @@ LAYERS = [  # a module may import from its own layer and from those below it
     {"storage"},
     {"config"},
     {"models", "losses", "penalties", "data", "probes", "measures"},
-    {"cgroup", "components", "dynamo", "errors", "faults", "files", "machine", "randomness", "torchrun"},
+    {
+        "cgroup",
+        "components",
+        "console",
+        "dynamo",
+        "errors",
+        "faults",
+        "files",
+        "machine",
+        "randomness",
+        "terminal",
+        "torchrun",
+    },
 ]
 LEAVES = {"models", "losses", "penalties", "data", "probes", "measures"}
-TORCH_FREE = {"cli", "config", "cgroup", "components", "errors", "faults", "files", "report", "torchrun"}
+TORCH_FREE = {
+    "cli",
+    "config",
+    "cgroup",
+    "components",
+    "console",
+    "errors",
+    "faults",
+    "files",
+    "report",
+    "terminal",
+    "torchrun",
+}
 
 
 def modules() -> list[Path]:

@@ -20,6 +20,7 @@ from aetool.errors import Interrupted, Paused, UserError, poll_signals
 from aetool.files import flatten, write_json
 from aetool.storage.folder import CONFIG, LOCK, LOG, METRICS, STATUS, RunFolder
 from aetool.storage.notebook import html_table
+from aetool.terminal import PrintableFormatter
 
 C = TypeVar("C", bound=RunConfig)
 WAITS = "AETOOL_WAITS"  # environment variable: this process waits for runs that others hold
@@ -109,7 +110,7 @@ class Run(RunFolder, Generic[C]):
     def _logged(self) -> Iterator[None]:
         """Also writes log messages to aetool.log, with the time."""
         handler = logging.FileHandler(self.directory / LOG, encoding="utf-8", delay=True)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("aetool").addHandler(handler)
         try:
             yield

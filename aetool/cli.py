@@ -14,6 +14,7 @@ from aetool.errors import (
     Interrupted,
     NonFiniteError,
     NoValidCheckpointError,
+    OutOfMemoryError,
     UserError,
     exit_code,
     suggest,
@@ -67,7 +68,7 @@ def main(words: Sequence[str] | None = None) -> int:
     with _logging(words):
         try:
             return _run([word for word in words if word not in VERBOSITY])
-        except (UserError, NonFiniteError, NoValidCheckpointError) as error:
+        except (UserError, NonFiniteError, NoValidCheckpointError, OutOfMemoryError) as error:
             if isinstance(error, ConfigError) and not prints():
                 return 0  # the process that prints it fails; torchrun would end that one at once if this one did
             text = str(error)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from aetool.console import PlainConsole
+from aetool.report.findings import diverged
 from aetool.report.groups import directory
 from aetool.report.rows import FOREIGN, MISSING, NOT_STARTED, SWEEP, Found, read_rows, read_sweep
 from aetool.storage.folder import RunFolder
@@ -74,6 +75,8 @@ def _sweeps(paths: Sequence[Path]) -> Iterator[Path]:
 def _standing(row: Found) -> Standing:
     state, folder = str(row["state"]), directory(row)
     parts = [str(row.get("reason") or "")]
+    if diverged([row]):
+        parts = ["diverged"]
     if state in ("running", "interrupted", "paused"):
         now, config = live(folder), RunFolder(folder).saved.get("config")
         trainer = config.get("trainer") if isinstance(config, dict) else None

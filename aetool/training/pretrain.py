@@ -17,7 +17,7 @@ from aetool.errors import UserError
 from aetool.models.base import Autoencoder, AutoencoderOutput, Batch
 from aetool.randomness import generator
 from aetool.storage.checkpoint import Checkpoint, Checkpoints
-from aetool.storage.record import NoRecord, Record
+from aetool.storage.record import NoRecord, Record, read_rows
 from aetool.storage.run import C, Run
 from aetool.training.assembly import cache_dir, initial_network, make_corruption, make_objective
 from aetool.training.batches import Batches
@@ -25,6 +25,7 @@ from aetool.training.cached_pca import pca_of
 from aetool.training.decisions import warning_of_slow_bf16
 from aetool.training.hardware import has_fused_optimizers, sharing_threads
 from aetool.training.journal import Journal
+from aetool.training.memory import sizing
 from aetool.training.objective import Objective
 from aetool.training.ranks import Ranks
 from aetool.training.trainer import Trainer
@@ -59,8 +60,9 @@ def fit(run: Run[C], trainer: Trainer) -> dict[str, float]:
         found = trainer.journal.checkpoints.newest()
         if found is not None:
             trainer.restore(found)
-        return trainer.fit()
-    with resumed(run, trainer):
+        with sizing(trainer):
+            return trainer.fit()
+    with resumed(run, trainer), sizing(trainer):
         note_stacking(run, trainer, 1)
         if trainer.step:
             log.info(f"resuming at step {trainer.step}, epoch {trainer.epoch + 1} of {trainer.epochs}")
@@ -85,6 +87,7 @@ def resumed(run: Run[C], trainer: Trainer) -> Iterator[None]:
         if found is not None:
             _agree(run, found, checkpoints)
             trainer.restore(found)
+            trainer.watch.replay(read_rows(run.directory))
             checkpoints.info["stacked"] = found.manifest.get("stacked", 1)
         else:
             record.rewind(0, -1)  # what an earlier start left before its first checkpoint
@@ -92,7 +95,7 @@ def resumed(run: Run[C], trainer: Trainer) -> Iterator[None]:
         yield
     finally:
         run.update(step=trainer.step)
-        run.warn(checkpoints.warnings + record.warnings)
+        run.warn(checkpoints.warnings + record.warnings + trainer.watch.warnings)
         record.close()
 
 

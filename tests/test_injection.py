@@ -9,14 +9,12 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import TINY, run_in
 
 from aetool.console import PlainConsole
 from aetool.evaluation.catalogue import PROTOCOL
 from aetool.report.tables import Column, markdown, markdown_text, write_csv
-from aetool.storage.record import Events
 from aetool.terminal import PrintableStream, escape_output, printable
 
 SEQUENCES = "\x1b]0;title\x07\x1b[31mred\x9b2J\rover\u202egnp"
@@ -160,9 +158,3 @@ def test_the_report_of_a_strangers_runs_has_no_tags_of_theirs(strange, aetool):
     assert [tag for tag, _ in tags].count("script") == 1
     assert not [tag for tag, _ in tags if tag == "a"]
     assert not [name for _, attributes in tags for name in attributes if name.startswith("on")]
-
-
-def test_labels_of_the_projector_stay_in_their_line(tmp_path):
-    with Events(tmp_path) as events:
-        events.embedding(np.zeros((2, 2)), np.zeros((4, 4, 3), np.uint8), (2, 2), ["a\tb\n\rc", "\n"])
-    assert (tmp_path / "projector" / "labels.tsv").read_text() == "a b c\n-\n"

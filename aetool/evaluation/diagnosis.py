@@ -26,8 +26,9 @@ def degenerate(metrics: Mapping[str, float], penalty: PenaltyConfig) -> list[str
             f"train: {advice}"
         )
     lower = "lower penalty.weight or optimizer.lr" if penalty.weight else "lower optimizer.lr"
-    if metrics["val/fvu"] > DIVERGED:
-        times = f"the error is {metrics['val/fvu']:.3g} times that of the mean image"
+    fvu = 1 - metrics["val/explained_variance"]
+    if fvu > DIVERGED:
+        times = f"the error is {fvu:.3g} times that of the mean image"
         warnings.append(f"diverged: {times} on validation: {lower}, or set trainer.clip_norm")
     elif metrics["val/dead_fraction"] == 1:
         warnings.append(f"all code units are dead: {lower}")

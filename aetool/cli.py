@@ -14,10 +14,12 @@ from aetool.errors import (
     Interrupted,
     NonFiniteError,
     NoValidCheckpointError,
+    OutOfMemoryError,
     UserError,
     exit_code,
     suggest,
 )
+from aetool.terminal import escape_output
 from aetool.torchrun import prints, processes
 from aetool.users_code import traceback_of
 
@@ -75,14 +77,12 @@ more
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code; unexpected exceptions propagate to the interpreter."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? for →
+    escape_output()
     words = list(sys.argv[1:] if words is None else words)
     with _logging(words):
         try:
             return _run([word for word in words if word not in VERBOSITY])
-        except (UserError, NonFiniteError, NoValidCheckpointError) as error:
+        except (UserError, NonFiniteError, NoValidCheckpointError, OutOfMemoryError) as error:
             if isinstance(error, ConfigError) and not prints():
                 return 0  # the process that prints it fails; torchrun would end that one at once if this one did
             _say(str(error))

@@ -59,6 +59,12 @@ class NoValidCheckpointError(Exception):
     exit_code = 5
 
 
+class OutOfMemoryError(MemoryError):
+    """Memory ran out; the message says which setting would fit."""
+
+    exit_code = OUT_OF_MEMORY
+
+
 class Interrupted(Exception):  # noqa: N818 - a request to stop, not an error
     """SIGINT or SIGTERM arrived; progress is saved. `signum` is the signal number."""
 

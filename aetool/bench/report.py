@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from aetool.bench.result import AETOOL, BARE, FASTEST, USUAL, Result
+from aetool.console import PlainConsole
 from aetool.files import make_folder, write_json
 from aetool.report.plots import PALETTE, save, sheet, titled
 from aetool.report.tables import print_measures
@@ -15,7 +16,7 @@ LISTED = 12  # layers in the terminal, by time
 
 def print_result(result: Result, console: Console | None = None) -> None:
     """Tables of at most 80 columns."""
-    console = console or Console(markup=False, highlight=False)
+    console = console or PlainConsole()
     machine = result.hardware
     console.print(
         f"{machine['gpu'] + ', ' if 'gpu' in machine else ''}{machine['cpu']}, {machine['cores']} cores, "

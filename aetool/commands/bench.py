@@ -7,12 +7,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from aetool.bench import probe_speed, report, trainer_speed
 from aetool.config.compose import Point
 from aetool.config.identity import digest, identity
 from aetool.config.schema import BenchConfig
+from aetool.console import PlainConsole
 from aetool.errors import UserError
 from aetool.files import check_writable
 from aetool.report.tables import print_measures
@@ -70,6 +69,6 @@ def _probe(config: BenchConfig) -> None:
 
 def _print_ratio(ratios: Sequence[float]) -> None:
     low, high = min(ratios), max(ratios)
-    Console(markup=False, highlight=False).print(
+    PlainConsole().print(
         f"ratio {statistics.median(ratios):.3f} (median of {len(ratios)} rounds, {low:.3f} to {high:.3f})"
     )

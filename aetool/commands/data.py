@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from aetool.config import help
 from aetool.config.compose import Point, compose_one
 from aetool.config.schema import TrainConfig
 from aetool.config.tree import option_names
+from aetool.console import PlainConsole
 from aetool.errors import ConfigError, UserError, suggest
 
 Points = dict[str, Point[TrainConfig]]
@@ -56,7 +56,7 @@ def _list(points: Points) -> int:
         image = "×".join(map(str, shape)) if shape else ""
         here = "damaged" if found.problem else "yes" if found.prepared else "no"
         drawn.add_row(name, here, train, test, image, size, found.source)
-    Console(markup=False, highlight=False).print(drawn)
+    PlainConsole().print(drawn)
     print(f"cache: {_cache(next(iter(points.values())))}; get one with: aetool data fetch NAME")
     return 0
 

@@ -111,6 +111,7 @@ TUNED_VAL_ACCURACY = Metric(
 TEST_FVU = Metric("evaluate/test/fvu", "FVU", "fraction of variance unexplained, test", ".4f", "lower",
                   COMPARE | FIGURE)  # fmt: skip
 VAL_FVU = Metric("evaluate/val/fvu", "val FVU", "fraction of variance unexplained, validation", ".4f", "lower", COMPARE)
+DIVERGED = 10.0  # validation FVU, 1 for the mean image, above which training has diverged
 TRAIN_FVU = Metric("evaluate/train/fvu", "train FVU", "fraction of variance unexplained, train", ".4f", "lower",
                    COMPARE)  # fmt: skip
 VAL_L0 = Metric("evaluate/val/l0", "val L0", "active units (L0), validation", ".1f", "lower", COMPARE)

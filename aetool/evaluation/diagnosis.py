@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from aetool.config.schema import PenaltyConfig
-from aetool.evaluation.catalogue import COMPARED, VAL_ACCURACY
+from aetool.evaluation.catalogue import COMPARED, DIVERGED, VAL_ACCURACY
 from aetool.evaluation.headline import headline, headline_tap
 
 COLLAPSED = 0.05  # fraction of active units below which a posterior counts as collapsed
@@ -12,7 +12,7 @@ OVERFITTED = 0.9  # FVU on train as a fraction of that on validation, below whic
 
 
 def degenerate(metrics: Mapping[str, float], penalty: PenaltyConfig) -> list[str]:
-    """Dead or constant codes, mean-image reconstructions, and a missed target_l0."""
+    """Diverged training, dead or constant codes, mean-image reconstructions, and a missed target_l0."""
     warnings = []
     target = penalty.target_l0
     if target is not None and abs(metrics["val/l0"] / target - 1) > 0.1:
@@ -26,7 +26,11 @@ def degenerate(metrics: Mapping[str, float], penalty: PenaltyConfig) -> list[str
             f"train: {advice}"
         )
     lower = "lower penalty.weight or optimizer.lr" if penalty.weight else "lower optimizer.lr"
-    if metrics["val/dead_fraction"] == 1:
+    fvu = 1 - metrics["val/explained_variance"]
+    if fvu > DIVERGED:
+        times = f"the error is {fvu:.3g} times that of the mean image"
+        warnings.append(f"diverged: {times} on validation: {lower}, or set trainer.clip_norm")
+    elif metrics["val/dead_fraction"] == 1:
         warnings.append(f"all code units are dead: {lower}")
     elif metrics["val/code_std"] == 0:
         warnings.append(f"the code is the same for every image: {lower}")

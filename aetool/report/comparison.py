@@ -116,7 +116,7 @@ def compare(rows: Sequence[Row], sweep: Sweep | None = None, title: str = "", so
         recommendations=recommendations,
         differences=list(dict.fromkeys(said)),
         excluded=findings.excluded(rows),
-        notes=findings.duplicates(groups) + findings.outdated(rows),
+        notes=findings.duplicates(groups) + findings.diverged(rows) + findings.outdated(rows),
         command=sweep.command if sweep else None,
     )
 

@@ -7,9 +7,9 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 
-from aetool.evaluation.catalogue import CODE_SIZE, PROTOCOL, SELECTION, VAL_L0, Metric, error_key
+from aetool.evaluation.catalogue import CODE_SIZE, DIVERGED, PROTOCOL, SELECTION, VAL_FVU, VAL_L0, Metric, error_key
 from aetool.measures.statistics import Stat
-from aetool.report.groups import Group, Replicate, Row, Value, format_stat, format_value, replicate
+from aetool.report.groups import Group, Replicate, Row, Value, format_stat, format_value, number, replicate
 
 DENSE = 0.99  # fraction of active units from which a code counts as dense
 NAMES = ("model.name", "dataset.name")  # keys whose value alone is clear
@@ -123,6 +123,16 @@ def outdated(rows: Sequence[Row]) -> list[str]:
                 is_own = stage == f"probe-{row.get('probe')}"
                 found.setdefault((stage, protocol, is_own), []).append(str(row["directory"]))
     return [_outdated(stage, protocol, is_own, runs) for (stage, protocol, is_own), runs in found.items()]
+
+
+def diverged(rows: Sequence[Row]) -> list[str]:
+    """Completed runs whose training has diverged."""
+    found = ((row["run"], number(row.get(VAL_FVU.key))) for row in rows if row["state"] == "completed")
+    return [
+        f"{name}: diverged: the error is {fvu:.3g} times that of the mean image on validation"
+        for name, fvu in found
+        if fvu is not None and fvu > DIVERGED
+    ]
 
 
 def _outdated(stage: str, protocol: Value, is_own: bool, runs: Sequence[str]) -> str:

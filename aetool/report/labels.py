@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from aetool.console import PlainConsole
 from aetool.files import write_text
 from aetool.measures.statistics import (
     CONFIDENCE,
@@ -21,7 +22,7 @@ from aetool.measures.statistics import (
 )
 from aetool.report import charts
 from aetool.report.plots import BESIDE, Chart, legend, sheet, style, titled
-from aetool.report.tables import Column, markdown, plain_console, print_measures, write_csv
+from aetool.report.tables import Column, markdown, markdown_text, print_measures, write_csv
 
 NAMES = {  # of classifiers, in the order of tables: what each is
     "code": "the frozen code",
@@ -111,7 +112,7 @@ def print_curves(curves: Curves) -> None:
         for budget, found in curves.items()
     }
     print_measures(heading(curves), lines)
-    console = plain_console()
+    console = PlainConsole()
     for sentence in (said := list(sentences(curves))):
         console.print(f"• {sentence}")
     if said:
@@ -149,7 +150,8 @@ def _markdown(curves: Curves, title: str, command: str) -> str:
             columns.append(Column(name, cells))
     said = [f"- {sentence}\n" for sentence in sentences(curves)]
     notes = ["\n", *said, f"\n{NOTE}\n"] if said else []
-    return f"{title}: {heading(curves)}\n\n{markdown(columns)}{''.join(notes)}\n`{command}`\n"
+    head, end = markdown_text(f"{title}: {heading(curves)}"), markdown_text(f"`{command}`")
+    return f"{head}\n\n{markdown(columns)}{''.join(notes)}\n{end}\n"
 
 
 def draw(curves: Curves, title: str, images: float) -> Chart:

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from rich.console import Console
 
+from aetool.console import PlainConsole
 from aetool.errors import UserError
 from aetool.evaluation.catalogue import METRICS, TEST_ACCURACY, TEST_FVU, TUNED_ACCURACY, VAL_ACCURACY, VAL_L0, Metric
 from aetool.report.groups import Group, comparable_sets, format_value
-from aetool.report.tables import plain_console, print_measures
+from aetool.report.tables import print_measures
 
 BUDGETS = {  # by what the user types
     "l0": VAL_L0,
@@ -55,7 +56,7 @@ def print_matched(groups: Sequence[Group], budget: Budget, console: Console | No
     for name, table in tables.items():
         if table:
             title, lines = table
-            print_measures(f"{name}: {title}" if name else title, lines, console or plain_console())
+            print_measures(f"{name}: {title}" if name else title, lines, console or PlainConsole())
 
 
 def _table(groups: Sequence[Group], budget: Budget) -> tuple[str, dict[str, dict[str, str]]] | None:

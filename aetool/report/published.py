@@ -10,6 +10,7 @@ from rich.console import Console
 from aetool.config.identity import digest, identity
 from aetool.config.published import Reproduction, reproductions
 from aetool.config.schema import PublishedConfig, TrainConfig
+from aetool.console import PlainConsole
 from aetool.errors import UserError, suggest
 from aetool.evaluation.catalogue import METRICS, PROBE, Metric, bounds, metric_of, split_probe_key
 from aetool.files import make_folder, write_text
@@ -17,7 +18,7 @@ from aetool.measures.statistics import Stat
 from aetool.report.findings import duplicates, excluded, outdated
 from aetool.report.groups import Group, Row, Value, directory, format_stat, format_value, number, rank
 from aetool.report.rows import MISSING, read_rows
-from aetool.report.tables import Column, markdown, plain_console, print_measures
+from aetool.report.tables import Column, markdown, print_measures
 from aetool.storage.folder import RunFolder
 from aetool.storage.run import Run
 
@@ -134,7 +135,7 @@ def _results(
 
 def print_results(results: Sequence[Result], notes: Sequence[str], console: Console | None = None) -> None:
     """A line per result, then the notes."""
-    console = console or plain_console()
+    console = console or PlainConsole()
     lines: dict[str, dict[str, str]] = {}
     for result in results:
         cells = _cells(result) | {"published": format_value(result.published.value)}

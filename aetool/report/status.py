@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from rich.console import Console
 
+from aetool.console import PlainConsole
+from aetool.report.findings import diverged
 from aetool.report.groups import directory
 from aetool.report.rows import FOREIGN, MISSING, NOT_STARTED, SWEEP, Found, read_rows, read_sweep
-from aetool.report.tables import plain_console
 from aetool.storage.folder import RunFolder
 from aetool.storage.live import live
 
@@ -43,7 +44,7 @@ def clock(seconds: float) -> str:
 
 def print_status(paths: Sequence[Path], everything: bool = False, console: Console | None = None) -> None:
     """One line per unfinished run, or with `everything` per run; then the number of completed points of each sweep."""
-    console = console or plain_console()
+    console = console or PlainConsole()
     found = [_standing(row) for row in read_rows(paths) if row["state"] not in (FOREIGN, MISSING)]
     shown = sorted((one for one in found if everything or one.state != "completed"), key=_rank)
     names, margin = Counter(one.name for one in shown), max((len(one.state) for one in shown), default=0) + 2
@@ -74,6 +75,8 @@ def _sweeps(paths: Sequence[Path]) -> Iterator[Path]:
 def _standing(row: Found) -> Standing:
     state, folder = str(row["state"]), directory(row)
     parts = [str(row.get("reason") or "")]
+    if diverged([row]):
+        parts = ["diverged"]
     if state in ("running", "interrupted", "paused"):
         now, config = live(folder), RunFolder(folder).saved.get("config")
         trainer = config.get("trainer") if isinstance(config, dict) else None

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 
+from aetool.console import PlainConsole
 from aetool.evaluation.catalogue import (
     BASELINES,
     COMPARED,
@@ -21,7 +22,7 @@ from aetool.evaluation.catalogue import (
     table_metrics,
 )
 from aetool.evaluation.headline import headline, headline_tap
-from aetool.report.tables import plain_console, print_measures
+from aetool.report.tables import print_measures
 
 Lines = dict[str, dict[str, str | None]]  # cells by row and column
 DENOISING = re.compile(r"denoising/(?P<level>\d[^/]*)/psnr_gain")
@@ -102,7 +103,7 @@ def _print_intervals(
     probe: str, metrics: Mapping[str, float], taps: Iterable[str], console: Console | None = None
 ) -> None:
     """The test accuracy of each tap, and its gain over the baselines, with intervals if available."""
-    console = console or plain_console()
+    console = console or PlainConsole()
     names = {baseline: _pca(metrics) if baseline == "pca" else baseline for baseline in COMPARED}
     width = max(map(len, names.values()))
     for tap in taps:

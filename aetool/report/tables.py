@@ -1,7 +1,9 @@
 """Tables of runs: in the terminal, as markdown, csv and parquet."""
 
+import contextlib
 import csv
 import html
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from aetool.console import PlainConsole
 from aetool.errors import UserError
 from aetool.evaluation.catalogue import Metric
 from aetool.files import make_folder, replacing, write_text
@@ -22,6 +25,7 @@ LONG = 40  # groups above which there is one table only
 ROOM = 26  # characters that identifying columns leave for metrics
 LISTED = 20  # excluded runs in the terminal
 KEPT = ("n", "front", "state")  # columns that are shown however narrow the terminal
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # first characters, also of full width
 HEADS = {"model.name": "model", "dataset.name": "dataset"}
 
 
@@ -37,7 +41,7 @@ class Column(NamedTuple):
 
 def print_comparison(comparison: Comparison, each: bool = False, console: Console | None = None) -> None:
     """A table for each set of comparable groups, or with `each` one of all runs; then the findings."""
-    console = console or plain_console()
+    console = console or PlainConsole()
     parts = {"": list(map(Group.of_one, comparison.rows))} if each else comparable_sets(comparison.groups)
     for name, lines in parts.items():
         if name:
@@ -192,7 +196,7 @@ def write_markdown(path: Path, comparison: Comparison) -> None:
     }
     findings = [*comparison.unlike, *comparison.recommendations, *comparison.differences]
     sentences = [*fronts.values(), *findings, *comparison.excluded, *comparison.notes]
-    text += "".join(f"\n- {sentence}" for sentence in sentences) + "\n" * bool(sentences)
+    text += "".join(f"\n- {markdown_text(sentence)}" for sentence in sentences) + "\n" * bool(sentences)
     make_folder(path.parent)
     write_text(path, text, "replace")
 
@@ -201,17 +205,36 @@ def markdown(columns: Sequence[Column]) -> str:
     """A table."""
     sides = ["--:" if column.number else ":--" for column in columns]
     cells = [[column.head for column in columns], sides, *zip(*(column.cells for column in columns), strict=True)]
-    plain = ([" ".join(cell.replace("|", "\\|").split()) for cell in line] for line in cells)
+    plain = ([markdown_text(cell).replace("|", "\\|") for cell in line] for line in cells)
     return "".join(f"| {' | '.join(line)} |\n" for line in plain)
 
 
+def markdown_text(text: str) -> str:
+    """One line without links, HTML and other markup; what is code as a whole stays so."""
+    line = " ".join(text.split())
+    return line if re.fullmatch("`[^`]+`", line) else re.sub(r"[\\`*<\[\]]", r"\\\g<0>", line)
+
+
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """A line per row, a column per key. Raises UserError when the file cannot be written."""
+    """A line per row, a column per key; text that a spreadsheet would take for a formula gets an apostrophe.
+
+    Raises WriteError.
+    """
+    keys = dict.fromkeys(key for row in rows for key in row)
     make_folder(path.parent)
     with replacing(path) as target, target.open("w", newline="", encoding="utf-8", errors="replace") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(file)
+        writer.writerow(map(_no_formula, keys))
+        writer.writerows([_no_formula(row.get(key)) for key in keys] for row in rows)
+
+
+def _no_formula(value: Value) -> Value:
+    if not isinstance(value, str) or not value.startswith(FORMULA):
+        return value
+    with contextlib.suppress(ValueError):
+        float(value)  # such as -1, given as text
+        return value
+    return f"'{value}"
 
 
 def write_parquet(path: Path, rows: Sequence[Row]) -> None:
@@ -247,7 +270,7 @@ def print_measures(
 
     Columns that do not fit the width follow below.
     """
-    console = console or plain_console()
+    console = console or PlainConsole()
     names = list(dict.fromkeys(name for values in lines.values() for name in values))
     labels = Column("", list(lines), number=False)
     waiting = [Column(name, [_text(values.get(name)) for values in lines.values()]) for name in names]
@@ -263,7 +286,3 @@ def _text(value: float | str | None) -> str:
     if isinstance(value, int | float) and abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def plain_console() -> Console:
-    return Console(markup=False, highlight=False)

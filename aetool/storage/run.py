@@ -23,6 +23,7 @@ from aetool.files import detach, dispensable, flatten, make_folder, writing
 from aetool.storage.folder import CONFIG, LOCK, LOG, METRICS, STATUS, WRITTEN, RunFolder
 from aetool.storage.notebook import html_table
 from aetool.storage.stored import checksums, write_stored
+from aetool.terminal import PrintableFormatter
 
 C = TypeVar("C", bound=RunConfig)
 WAITS = "AETOOL_WAITS"  # environment variable: this process waits for runs that others hold
@@ -101,7 +102,7 @@ class Run(RunFolder, Generic[C]):
         """Also writes log messages to aetool.log, with the time."""
         detach(self.directory / LOG)
         handler = _LogFile(self.directory / LOG)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("aetool").addHandler(handler)
         try:
             yield

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from aetool.config.schema import FinetuneConfig, TrainConfig
+from aetool.console import PlainConsole
 from aetool.report.status import clock
 from aetool.storage.folder import RunFolder
 from aetool.storage.live import Live, live
@@ -64,6 +65,7 @@ class SweepProgress:
             BarColumn(bar_width=20),
             TextColumn("{task.fields[text]}", markup=False),
             transient=True,
+            console=PlainConsole(),
         )
         self.terminal = sys.stderr.isatty() and self.bar.console.is_terminal
         self.tasks: dict[int, TaskID] = {}

@@ -19,7 +19,7 @@ from aetool.errors import NoValidCheckpointError, UserError, WriteError
 from aetool.models.base import Autoencoder, Batch
 from aetool.randomness import generator
 from aetool.storage.checkpoint import Checkpoint, Checkpoints
-from aetool.storage.record import NoRecord, Record
+from aetool.storage.record import NoRecord, Record, read_rows
 from aetool.storage.run import C, Run
 from aetool.training.assembly import cache_dir, initial_network, make_corruption, make_objective
 from aetool.training.batches import Batches
@@ -28,6 +28,7 @@ from aetool.training.contract import TRIED, refuse_corruption, refuse_loss, refu
 from aetool.training.decisions import warning_of_slow_bf16
 from aetool.training.hardware import has_fused_optimizers, sharing_threads
 from aetool.training.journal import Journal
+from aetool.training.memory import sizing
 from aetool.training.objective import Objective
 from aetool.training.ranks import Ranks
 from aetool.training.trainer import Trainer
@@ -62,8 +63,9 @@ def fit(run: Run[C], trainer: Trainer) -> dict[str, float]:
         step: int | None = trainer.ranks.broadcast(None)
         if step is not None and trainer.journal.checkpoints.at(step, trainer.restore) is None:
             raise NoValidCheckpointError(f"{run.directory}: this process cannot read the checkpoint of step {step}")
-        return trainer.fit()
-    with resumed(run, trainer):
+        with sizing(trainer):
+            return trainer.fit()
+    with resumed(run, trainer), sizing(trainer):
         note_stacking(run, trainer, 1)
         if trainer.step:
             epoch = min(trainer.epoch + 1, trainer.epochs)
@@ -94,6 +96,7 @@ def resumed(run: Run[C], trainer: Trainer) -> Iterator[None]:
         found = checkpoints.newest(restore)
         trainer.ranks.broadcast(None if found is None else found.step)
         if found is not None:
+            trainer.watch.replay(read_rows(run.directory))
             checkpoints.info["stacked"] = found.manifest.get("stacked", 1)
         else:
             record.rewind(0, -1)  # what an earlier start left before its first checkpoint
@@ -110,7 +113,7 @@ def _leave(run: Run[C], trainer: Trainer) -> None:
     checkpoints, record = trainer.journal.checkpoints, trainer.journal.record
     record.close()
     run.update(step=trainer.step)
-    run.warn(checkpoints.warnings + record.warnings)
+    run.warn(checkpoints.warnings + record.warnings + trainer.watch.warnings)
 
 
 def make_trainer(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from aetool.console import PlainConsole
+
 if TYPE_CHECKING:
     from aetool.training.trainer import Trainer
 
@@ -24,6 +26,7 @@ class TrainingProgress:
             TextColumn("loss {task.fields[loss]}{task.fields[rate]}"),
             TimeRemainingColumn(),
             transient=True,
+            console=PlainConsole(),
         )
         self.terminal = sys.stderr.isatty() and self.bar.console.is_terminal and log.isEnabledFor(logging.INFO)
         self.task = self.bar.add_task("train", total=None, epoch="", loss="", rate="")

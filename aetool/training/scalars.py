@@ -24,6 +24,7 @@ class Scalars:
         self.pending: list[tuple[int, Tensor]] = []
         self.sums: dict[str, float] = {}
         self.count = 0  # steps in the sums
+        self.first: dict[str, float] | None = None  # those of step 0, once they are read
 
     def row(self, loss: Tensor, terms: Mapping[str, Tensor], norm: Tensor) -> Tensor:
         """The scalars of a step in one tensor: the loss first, the gradient norm last; (N, scalars) of N networks."""
@@ -48,6 +49,8 @@ class Scalars:
         self.pending = []
         for step, values in zip(steps, torch.stack(rows).tolist(), strict=True):
             self._check(step, values)
+            if step == 0:
+                self.first = dict(zip(self.names, values, strict=True))
             for name, value in zip(self.names, values, strict=True):
                 self.sums[name] = self.sums.get(name, 0.0) + value
             self.count += 1

@@ -17,6 +17,7 @@ from aetool.randomness import seed_global
 from aetool.storage.checkpoint import Checkpoint, State
 from aetool.training.batches import Batches
 from aetool.training.captured import Captured
+from aetool.training.explosion import LossWatch
 from aetool.training.hardware import tensor_float32
 from aetool.training.journal import Journal
 from aetool.training.objective import Terms, TrainingObjective
@@ -71,6 +72,7 @@ class Trainer:
         self.best: dict[str, float] = {}  # the headline of that epoch
         self.epochs_without_best = 0
         self.scalars = Scalars(objective.keys_to_lower)
+        self.watch = LossWatch(objective.keys_to_lower)
         self.logged_loss = math.nan
         self.seconds_before = 0.0
         self.started = time.monotonic()
@@ -278,6 +280,8 @@ class Trainer:
 
     def _record(self, row: dict[str, float]) -> None:
         self.journal.record.row(self.journal.stage, self.step, self.epoch, self.seconds, row)
+        if self.ranks.is_first:
+            self.watch.see(self.step, self.epoch, row, self.scalars.first)
 
     def finish_epoch(self) -> None:
         """Validates and writes the results to the record; raises NonFiniteError."""

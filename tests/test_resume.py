@@ -187,7 +187,7 @@ class TestCheckpoints:
         else:
             middle = len(content) // 2
             flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-            path.write_bytes({"truncated": content[:-1], "emptied": b"", "flipped": flipped}[damage])
+            path.write_bytes({"truncated": content[:-2], "emptied": b"", "flipped": flipped}[damage])
         found = checkpoints.newest()
         if (name, damage) == ("manifest.json", "flipped"):
             assert found.step in (6, 8)  # a bit of a number or a space; what it guards is checked all the same

@@ -65,7 +65,7 @@ EXAMPLES = {
     "reproduce": (
         "aetool reproduce run=outputs/sparse-digits-…",
         "aetool reproduce run=outputs/sparse-digits-… folder=again",
-        "aetool reproduce run=outputs/sparse-digits-… threads=1",
+        "aetool reproduce -m run=outputs/sparse-digits-… threads=1,2",
     ),
     "bench": ("aetool bench", "aetool bench --quick", "aetool bench model=conv_64 dataset=cifar10 threads=1"),
 }

@@ -98,7 +98,9 @@ def valid(annotation: Any) -> st.SearchStrategy[str]:
     if kind is int:
         return st.integers(int(bounds["low"]), int(bounds["high"])).map(str)
     if kind is float:
-        return st.floats(bounds["low"], bounds["high"], exclude_min=True, exclude_max=True, width=16).map(repr)
+        return st.floats(
+            bounds["low"], bounds["high"], exclude_min=True, exclude_max=True, width=16, allow_subnormal=False
+        ).map(repr)
     if kind is bool:
         return st.sampled_from(["true", "false"])
     if kind is str:

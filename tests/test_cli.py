@@ -80,6 +80,8 @@ def test_answers_without_torch(workplace, words, code):
         (["train", "-m", "seed=range(0,0)"], ["no values to sweep over"]),
         (["train", "-m", "penalty.weight=1e-3,range(1,3)"], ["no values to sweep over; list them: key=a,b,c"]),
         (["train", "-m", "name=x", "seed=0,1"], ["name=x: the points of a sweep need folders of their own"]),
+        (["train", "-m", "stack=false,true"], ["stack: it says how a whole sweep is run; give one value"]),
+        (["train", "-m", "overwrite=true", "probe=ridge,knn"], ["overwrite=true: several points are the same run"]),
         (["train", "foo"], ["foo: expected key=value"]),
         (["train", "--fast"], ["--fast: unknown option"]),
         (["train", "-m", "model=sparse,sparce"], ["model=sparce: no such option"]),

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 from annotated_types import Ge, Gt
-from conftest import TINY
+from conftest import TINY, editing
 from test_wrong_values import GROUPS, components, settable
 
 from aetool.config.bounds import DEPTH, POINTS, checked_yaml, nesting
@@ -217,9 +217,8 @@ def test_of_a_run_only_what_it_measures_is_taken(workplace, aetool):
     """Its output, name, cache, device and threads are those of where it was trained."""
     assert aetool("train", *TINY, "trainer.epochs=1", "name=mine", "probe.l2=[1]").code == 0
     path = workplace / "outputs/mine/config.json"
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    saved["config"] |= {"cache": str(workplace / "elsewhere"), "output": str(workplace / "elsewhere")}
-    path.write_text(json.dumps(saved), encoding="utf-8")
+    with editing(path) as saved:
+        saved["config"] |= {"cache": str(workplace / "elsewhere"), "output": str(workplace / "elsewhere")}
     config = open_run(workplace / "outputs/mine", known_targets()).config
     assert (config.cache, config.output, config.name, config.threads) == (None, "outputs", None, None)
     assert not (workplace / "elsewhere").exists()

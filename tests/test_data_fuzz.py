@@ -239,7 +239,7 @@ KINDS: dict[str, Prepare] = {
 
 # ---- mutations
 
-PLACES = st.one_of(st.integers(0, 160), st.integers(-160, -1), st.floats(0, 1, exclude_max=True))
+PLACES = st.one_of(st.integers(0, 160), st.integers(-160, -1), st.floats(0, 1, exclude_max=True, allow_subnormal=False))
 MUTATIONS = st.lists(
     st.tuples(
         st.sampled_from(["set", "flip", "cut", "drop", "insert", "repeat"]), PLACES, st.binary(min_size=1, max_size=8)

@@ -7,9 +7,10 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -57,6 +58,11 @@ def limited(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def into(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    with path.open("wb") as file:
+        write(file)
 
 
 def result(folder: Path) -> tuple[str, list[dict], dict, list[str]]:
@@ -176,7 +182,6 @@ def test_a_folder_removed_while_the_run_goes_on(workplace, aetool, monkeypatch, 
         ["train", *TINY, "output=images.npz/there", *SWEEP],
         ["finetune", *(word for word in TINY if word.startswith(("dataset", "model", "threads"))), "overwrite=true"],
         ["bench", "output=images.npz/there"],
-        ["encode", "run=RUN", "file=images.npz/codes.npz"],
         ["labels", "run=RUN", "output=images.npz/there"],
     ],
     ids=lambda words: " ".join([words[0], *words[-2:]]),
@@ -295,14 +300,13 @@ def test_a_cache_without_room_is_a_warning(caplog, tmp_path):
     [
         lambda path: save_file({"w": torch.zeros(30_000)}, path),
         lambda path: torch.save({"w": torch.zeros(30_000)}, path),
-        lambda path: path.open("wb").write(bytes(100_000)),
-        lambda path: np.save(path.open("wb"), np.zeros(30_000, np.float32)),
-        lambda path: np.savez(path.open("wb"), x=np.zeros(30_000, np.float32)),
+        lambda path: path.write_bytes(bytes(100_000)),
+        lambda path: into(path, lambda file: np.save(file, np.zeros(30_000, np.float32))),
+        lambda path: into(path, lambda file: np.savez(file, x=np.zeros(30_000, np.float32))),
         lambda path: path.write_text("x" * 100_000),
     ],
     ids=["safetensors", "torch", "bytes", "npy", "npz", "text"],
 )
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_failed_write_of_any_library_is_one_error(tmp_path, write, size):
     target = tmp_path / "target"
     target.write_text("before")

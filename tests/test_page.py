@@ -162,7 +162,7 @@ def test_a_report_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file" / "report.html", tmp_path / "folder"):
-        with pytest.raises(UserError, match=str(path)):
+        with pytest.raises(UserError, match=str(path).removesuffix("/report.html")):
             page.write(nothing, [], path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 

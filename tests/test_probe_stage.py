@@ -287,7 +287,7 @@ class TestCommand:
         ("words", "said"),
         [
             (["probe.taps=[cod]"], "probe.taps=[cod]: this model has code, and the layers encoder"),
-            (["probe.l2=[]"], "l2 is empty: give at least one value"),
+            (["probe.l2=[]"], "probe.l2=[]: expected a non-empty list"),
             (["probe.views=2"], "probe.views=2: dataset.augmentation changes nothing"),
             (
                 ["dataset.image_shape=[1,8,8]", "dataset.augmentation.shift=8"],

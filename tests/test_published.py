@@ -88,6 +88,7 @@ def test_the_table(workplace, aetool, experiment):
     for seed, accuracy in ((1, 0.25), (0, 0.5), (2, 0.3)):
         finished(accuracy, f"seed={seed}", "trainer.precision=fp32")
     finished(0.99, "seed=0", "trainer.epochs=2")
+    (workplace / "docs").mkdir()
     found = aetool(*RESULTS, "-o", "docs/results.md")
     assert found.code == 0, found.err
     assert "• not run: aetool train --config-dir own experiment=digits_wta" in found.out
@@ -142,14 +143,16 @@ def test_settings_that_state_the_same_number_are_told_apart(workplace):
     ]
 
 
-@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
-def test_what_is_no_text_file_is_not_written_over(aetool, experiment, content):
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "a folder; give the name of a file"), (b"\xff\xfe\x00", "cannot read it: ")]
+)
+def test_what_is_no_text_file_is_not_written_over(aetool, experiment, content, reason):
     finished(0.5, "seed=0")
     path = experiment.parent / "results.md"
     path.mkdir() if content is None else path.write_bytes(content)
     done = aetool(*RESULTS, "-o", str(path))
     assert done.code == 2
-    assert f"aetool: {path}: cannot read it: " in done.err
+    assert f"{path}: {reason}" in done.err
 
 
 def test_runs_that_do_not_count_are_named(aetool, experiment):

@@ -36,6 +36,9 @@ def run(points: Sequence[Point[TrainConfig]], full: bool = False) -> int:
     if len({one.id for one in runs}) > len({one.directory for one in runs}):
         name = points[0].config.name
         raise UserError(f"name={name}: the points of a sweep need folders of their own; leave it out")
+    if points[0].config.overwrite and len({one.directory for one in runs}) < len(runs):
+        twice = "several points are the same run, measured in different ways, and each would delete it"
+        raise UserError(f"overwrite=true: {twice}; train it first, then give the sweep without overwrite")
     if is_beside_the_first():
         with contextlib.suppress(Paused):
             bring_to_end(runs[0])

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
+from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from aetool.config.bounds import POINTS
@@ -17,12 +18,13 @@ from aetool.config.node import Node
 from aetool.config.overrides import COMPOSITION_ERRORS, composed, first_line, parse, plain, spelled_out
 from aetool.config.points import Composer
 from aetool.config.rules import given_twice
-from aetool.config.schema import TrainConfig
+from aetool.config.schema import SweepConfig, TrainConfig
 from aetool.config.tree import config_tree, group_options, installed_targets
 from aetool.errors import ConfigError
 
 C = TypeVar("C", bound=Node)
 HYDRA = ("hydra.", "hydra/", "+hydra")  # what keys of Hydra itself start with
+OF_SWEEP = {*SweepConfig.model_fields, "stack", "halving"}  # keys that say how the points of a sweep are run
 BASIC = "basic"  # Hydra's default launcher: in this process or, by `jobs`, on this machine
 
 
@@ -82,9 +84,7 @@ def compose_points(
         elif any(item.is_sweep_override() for item in overrides):
             raise diagnose(command, overrides, loader, multirun, None)
         axes = [spelled_out(item) for item in overrides]
-        if (size := math.prod(map(len, axes))) > POINTS:
-            keys = ", ".join(str(item.key_or_group) for item in overrides if item.is_sweep_override())
-            raise ConfigError([f"{keys}: a sweep of {size} points, at most {POINTS}; give several commands"])
+        _refuse_sweep(overrides, axes)
         swept = [index for index, item in enumerate(overrides) if item.is_sweep_override()]
         installed = installed_targets(loader) if any("_target_" in key for key in set_keys) or config_dir else None
         points: dict[str, Point[C]] = {}  # equal ones once, however their values are spelled
@@ -109,6 +109,16 @@ def compose_points(
         if problems:
             raise ConfigError(list(dict.fromkeys(problems)))
         return list(points.values())
+
+
+def _refuse_sweep(overrides: Sequence[Override], axes: Sequence[Sequence[str]]) -> None:
+    """Raises ConfigError for too many points, and for several values of a key that says how the points are run."""
+    keys = [str(item.key_or_group) for item, values in zip(overrides, axes, strict=True) if len(values) > 1]
+    problems = [f"{key}: it says how a whole sweep is run; give one value" for key in keys if key in OF_SWEEP]
+    if (size := math.prod(map(len, axes))) > POINTS:
+        problems.append(f"{', '.join(keys)}: a sweep of {size} points, at most {POINTS}; give several commands")
+    if problems:
+        raise ConfigError(problems)
 
 
 def compose_one(

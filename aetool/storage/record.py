@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import importlib
 import json
 import logging
 import math
@@ -175,9 +174,10 @@ class Events:
 def _event_file() -> Any:
     """The module, which needs TensorBoard; raises _Unimportable."""
     try:
-        return importlib.import_module("aetool.storage.event_file")
+        import aetool.storage.event_file as module
     except Exception as error:  # an installation can be broken in any way, such as by another version of protobuf
         raise _Unimportable(f"{type(error).__name__}: {error}".partition("\n")[0]) from error
+    return module
 
 
 @functools.cache
@@ -241,6 +241,8 @@ class Record(Events):
             self._file.close()
             self._file = None
         before = self._files()
+        if not before and not rows:
+            return  # as in a new run
         kept = list(_event_file().pictures(before, step))
         self._purge_step = 0  # for a TensorBoard that has already read the files from before
         began = time.time() - max(map(_seconds, rows), default=0.0)

@@ -23,7 +23,7 @@ from aetool.errors import FULL, WriteError
 JsonObject = dict[str, Any]  # as a JSON file holds it
 # Libraries that are not written in Python report a failed write in words: safetensors, torch.save, numpy.
 _NUMBERED = re.compile(r"\(os error (\d+)\)")
-_PARTIAL = re.compile(r"inline_container|iostream error|\d+ requested and \d+ written")
+_PARTIAL = re.compile(r"inline_container|iostream error|Parent directory|\d+ requested and \d+ written")
 log = logging.getLogger("aetool")
 NESTED = 50  # levels of a JSON file, at most; those of a run have fewer than ten
 
@@ -42,7 +42,7 @@ def writing(path: Path, needed: int | None = None) -> Iterator[None]:
 
 def unwritable(path: Path, error: OSError, needed: int | None = None) -> WriteError:
     """The one message of a file that cannot be written."""
-    reason = error.strerror or "not all of it could be written"
+    reason = error.strerror or str(error) or "not all of it could be written"
     if error.errno not in {*FULL, None}:
         return WriteError(f"cannot write {path}: {reason}", reason)
     existing = next(parent for parent in path.absolute().parents if parent.is_dir())

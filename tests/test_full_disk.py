@@ -405,6 +405,32 @@ def test_a_log_that_cannot_be_written_is_said_once(workplace, aetool, fault):
 
 # ---- a real disk
 
+INSIDE = ["unshare", "-Urm"]  # where a test may mount a disk of its own
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A folder to mount a disk at."""
+    if shutil.which(INSIDE[0]) is None or subprocess.run([*INSIDE, "true"], check=False).returncode:
+        pytest.skip("user namespaces are not permitted here")
+    (tmp_path / "disk").mkdir()
+    return tmp_path / "disk"
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("word", ["threads=1", "overwrite=true"])
+def test_a_disk_that_is_read_only_is_said_before_any_work(disk, word):
+    script = 'mount -t tmpfs -o ro none "$1" && shift && exec "$@"'
+    command = [sys.executable, "-m", "aetool", "train", "dataset=digits", f"output={disk}/outputs", word]
+    done = subprocess.run(
+        [*INSIDE, "sh", "-c", script, "sh", disk, *command], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"aetool: cannot write {disk}/outputs")
+    assert done.stderr.endswith(": Read-only file system\n")
+    assert done.stderr.count("\n") == 1
+
+
 SIZES = [50, 80, 120, 160, 200, 250, 300, 400, 500, 700, 1000, 2000, 4000]  # thousand bytes
 SOME, KINDS = (50, 120, 300, 1000), ("sweep", "jobs", "stack", "cache")
 WORDS = ["dataset=digits", "model=dense", "model.widths=[8]", "model.code_size=4", "trainer.epochs=2", "threads=1"]
@@ -435,17 +461,10 @@ print(json.dumps(found))
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("size", "kind"), [*((size, "run") for size in SIZES), *product(SOME, KINDS)])
-def test_a_disk_of_a_few_bytes(tmp_path, size, kind):
-    inside = ["unshare", "-Urm"]
-    if (
-        shutil.which("unshare") is None
-        or subprocess.run([*inside, "true"], capture_output=True, check=False).returncode
-    ):
-        pytest.skip("user namespaces are not permitted here")
-    (tmp_path / "disk").mkdir()
+def test_a_disk_of_a_few_bytes(disk, tmp_path, size, kind):
     cache = "" if kind == "cache" else str(tmp_path / "cache")
     words = {"run": [], "cache": [], "sweep": SWEEP, "jobs": [*SWEEP, "jobs=2"], "stack": [*SWEEP, "stack=true"]}[kind]
-    command = [*inside, sys.executable, "-c", MOUNTED, str(tmp_path / "disk"), str(size), cache, *WORDS, *words]
+    command = [*INSIDE, sys.executable, "-c", MOUNTED, str(disk), str(size), cache, *WORDS, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

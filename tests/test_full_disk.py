@@ -7,9 +7,10 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -288,20 +289,24 @@ def test_a_cache_without_room_is_a_warning(caplog, tmp_path):
 # ---- how libraries report it
 
 
+def into(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    with path.open("wb") as file:
+        write(file)
+
+
 @pytest.mark.parametrize("size", [0, 500, 70_000])
 @pytest.mark.parametrize(
     "write",
     [
         lambda path: save_file({"w": torch.zeros(30_000)}, path),
         lambda path: torch.save({"w": torch.zeros(30_000)}, path),
-        lambda path: path.open("wb").write(bytes(100_000)),
-        lambda path: np.save(path.open("wb"), np.zeros(30_000, np.float32)),
-        lambda path: np.savez(path.open("wb"), x=np.zeros(30_000, np.float32)),
+        lambda path: path.write_bytes(bytes(100_000)),
+        lambda path: into(path, lambda file: np.save(file, np.zeros(30_000, np.float32))),
+        lambda path: into(path, lambda file: np.savez(file, x=np.zeros(30_000, np.float32))),
         lambda path: path.write_text("x" * 100_000),
     ],
     ids=["safetensors", "torch", "bytes", "npy", "npz", "text"],
 )
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_failed_write_of_any_library_is_one_error(tmp_path, write, size):
     target = tmp_path / "target"
     target.write_text("before")
@@ -441,9 +446,11 @@ def train():
     return subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 def states():
     from pathlib import Path
+from typing import BinaryIO
     return [json.loads(path.read_text())["state"] for path in Path("outputs").glob("*/status.json")]
 def leftovers():
     from pathlib import Path
+from typing import BinaryIO
     return [str(path) for path in Path().rglob(".*") if not path.name.endswith(".lock")]
 first = train()
 found = {"code": first.returncode, "said": first.stdout, "states": states(), "left": leftovers()}

@@ -348,7 +348,7 @@ def test_the_output_of_a_command_may_be_on_a_full_disk():
 
 # ---- TensorBoard and the log
 
-EVENTS = ["full", *(f"{action}:{n}" for action in ("full", "fail") for n in range(2, 33, 3))]
+EVENTS = ["full", *(f"{action}:{n}" for action in ("full", "fail") for n in range(2, 30, 3))]
 
 
 @pytest.mark.parametrize("full", ["events:full:20", *(pytest.param(f"events:{n}", marks=LATER) for n in EVENTS)])

@@ -213,6 +213,7 @@ def finetuned(run: Run[FinetuneRunConfig], parent: Run[TrainConfig] | None) -> d
             if run.config.overwrite or damage or STAGE not in run.metrics:  # nor in another point meanwhile
                 log.info(f"{run.config.model.name} on {run.config.dataset.name} from {start} → {run.directory}")
                 _train(run, parent, session)
+            write_hparams(run)
         poll_signals()  # a signal since the last poll still ends a sweep
     return run.metrics[STAGE]
 
@@ -241,19 +242,18 @@ def _train(run: Run[FinetuneRunConfig], parent: Run[TrainConfig] | None, session
     with replacing(run.directory / PREDICTIONS, predictions.nbytes) as temporary, temporary.open("wb") as file:
         np.save(file, predictions)
     write_correct(run.directory / CORRECT, {STAGE: result.correct.numpy()})
-    run.add_metrics(STAGE, result.metrics, [PREDICTIONS, CORRECT])
     _draw(run, result, session.dataset.class_names)
+    run.add_metrics(STAGE, result.metrics, [PREDICTIONS, CORRECT])  # last: all else is there then
 
 
 def _draw(run: Run[FinetuneRunConfig], result: Finetuned, class_names: Sequence[str]) -> None:
-    """The figures, and TensorBoard's hyper-parameters and headlines."""
+    """The figures, and the confusion matrix in TensorBoard."""
     metrics = result.metrics
     title = f"{run.directory.name}: {metrics['test/accuracy']:.4f}"
     path = run.directory / "figures" / "confusion.png"
     with Figures(run) as drawn:
         confusion = drawn.draw(figures.save_confusion, path, result.confusion.cpu().numpy(), class_names, title)
         draw_curves(drawn, {"loss.png": "loss", "accuracy.png": "accuracy"})
-    write_hparams(run)
     with Events(run.directory, STAGE) as events:
         events.images(int(metrics["best_step"]), {"test/confusion": confusion.picture()})
     run.warn(events.warnings)

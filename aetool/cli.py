@@ -19,8 +19,8 @@ from aetool.errors import (
     exit_code,
     suggest,
 )
+from aetool.system.torchrun import prints, processes
 from aetool.terminal import escape_output
-from aetool.torchrun import prints, processes
 from aetool.users_code import traceback_of
 
 COMMANDS = {

@@ -47,6 +47,10 @@ class WriteError(UserError):
         self.reason = reason or message
 
 
+class DamagedError(Exception):
+    """A file that aetool wrote is incomplete, altered or unreadable."""
+
+
 class NonFiniteError(Exception):
     """The loss or the gradient became infinite or NaN; raised before the optimizer step."""
 

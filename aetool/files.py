@@ -5,6 +5,7 @@ sees partial files. Everything here raises WriteError where the disk is full, re
 """
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from aetool import faults
-from aetool.errors import FULL, WriteError
+from aetool.errors import FULL, UserError, WriteError
 
 JsonObject = dict[str, Any]  # as a JSON file holds it
 # Libraries that are not written in Python report a failed write in words: safetensors, torch.save, numpy.
@@ -67,6 +68,22 @@ def dispensable(consequence: str) -> Iterator[None]:
         yield
     except WriteError as error:
         log.warning("%s: %s", error, consequence)
+
+
+def refuse_file(word: str, path: Path | None) -> None:
+    """Raises UserError for a file in a folder that does not exist, or in the place of a folder.
+
+    `word` is what stands before the path in the command: `--csv ` or `file=`.
+    """
+    refuse_folder(word, path)
+    if path is not None and path.is_dir():
+        raise UserError(f"{word}{path}: a folder; give the name of a file")
+
+
+def refuse_folder(word: str, path: Path | None) -> None:
+    """Raises UserError for a folder that cannot be created, because the one that it would be in does not exist."""
+    if path is not None and not path.parent.is_dir():
+        raise UserError(f"{word}{path}: there is no folder {path.parent}; create it, or correct the path")
 
 
 def check_room(folder: Path, needed: int) -> None:
@@ -177,6 +194,12 @@ def detach(path: Path) -> None:
     if path.exists() and path.stat().st_nlink > 1:
         with replacing(path) as temporary:
             shutil.copyfile(path, temporary)
+
+
+def sha256_of(path: Path) -> str:
+    """Of the content of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -22,8 +22,7 @@ from aetool.data.dataset import Arrays, hashes, split
 from aetool.data.folder import Found, _decode
 from aetool.data.pca import PCA
 from aetool.data.sources import Source, published
-from aetool.data.tensor_file import DamagedError
-from aetool.errors import DataError
+from aetool.errors import DamagedError, DataError
 from aetool.evaluation.feature_cache import FeatureCache
 from aetool.storage.stored import checksums, damaged_file, is_number, read_stored, write_stored
 

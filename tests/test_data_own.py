@@ -355,10 +355,10 @@ def zipped(path: Path, header: str, size: int, compression: int = zipfile.ZIP_DE
 def test_a_decompression_bomb_is_refused_before_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = zipped(tmp_path / "a.npz", "{'descr': '|u1', 'fortran_order': False, 'shape': (4, 500, 500)}", 10**6)
     assert Path(path).stat().st_size < 2000
-    monkeypatch.setattr("aetool.machine.available_memory", lambda: 10**6)
+    monkeypatch.setattr("aetool.system.machine.available_memory", lambda: 10**6)
     with pytest.raises(DataError, match=r"a.npz: decompresses to 1 MB, and 1 MB of memory are free; save fewer"):
         arrays(tmp_path, path, 0.25)
-    monkeypatch.setattr("aetool.machine.available_memory", lambda: 2 * 10**6)
+    monkeypatch.setattr("aetool.system.machine.available_memory", lambda: 2 * 10**6)
     assert len(arrays(tmp_path, path, 0.25).train_images) == 3
 
 

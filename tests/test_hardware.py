@@ -9,11 +9,11 @@ import torch
 from conftest import TINY, only_run
 from torch import nn
 
-from aetool import cgroup, machine
 from aetool.config.compose import compose_one
 from aetool.config.schema import TrainConfig
-from aetool.machine import available_memory, has_bf16, keep_freed_memory, release_memory
 from aetool.storage.folder import RunFolder
+from aetool.system import cgroup, machine
+from aetool.system.machine import available_memory, has_bf16, keep_freed_memory, release_memory
 from aetool.training import decisions, hardware
 from aetool.training.hardware import arrange, available_threads
 

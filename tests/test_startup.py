@@ -30,7 +30,7 @@ sys.exit(code)
 OPTIMIZERS = """
 import sys
 import torch
-from aetool.dynamo import run_optimizers_eagerly
+from aetool.system.dynamo import run_optimizers_eagerly
 
 KINDS = {
     "Adam": {}, "AdamW": {"fused": True}, "SGD": {"momentum": 0.9}, "RMSprop": {}, "NAdam": {}, "Adagrad": {},

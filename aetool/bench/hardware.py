@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from aetool.machine import cpu_flags, cpu_info
+from aetool.system.machine import cpu_flags, cpu_info
 
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")  # in the order of speed
 

@@ -18,7 +18,7 @@ from aetool.bench.timing import Clock, finished
 from aetool.config.schema import BenchConfig
 from aetool.config.targets import build
 from aetool.losses import Loss
-from aetool.machine import has_bf16
+from aetool.system.machine import has_bf16
 from aetool.training.assembly import cache_dir, load_dataset
 from aetool.training.decisions import decided
 from aetool.training.hardware import has_fused_optimizers, prepare_torch

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from aetool.config import help
 from aetool.errors import UserError
-from aetool.outputs import refuse_file, refuse_folder
+from aetool.files import refuse_file, refuse_folder
 from aetool.report import tables
 from aetool.report.comparison import Comparison, open_comparison
 from aetool.report.matching import Budget, print_matched

@@ -9,8 +9,7 @@ from aetool.config.tree import known_targets
 from aetool.errors import UserError
 from aetool.evaluation.encode import are_written, path_of, write_codes
 from aetool.evaluation.session import Session
-from aetool.files import check_writable
-from aetool.outputs import refuse_file
+from aetool.files import check_writable, refuse_file
 from aetool.storage.opening import opened
 
 

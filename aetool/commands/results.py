@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from aetool.config import help
-from aetool.outputs import refuse_file
+from aetool.files import refuse_file
 from aetool.report.published import print_results, read_results, write_results
 
 

@@ -17,7 +17,7 @@ from aetool.sweeps.autoencoder import bring_to_end
 from aetool.sweeps.classifier import STAGE, SUPERVISED, finetune_of, finetune_own, supervised_baseline
 from aetool.sweeps.halving import note_score
 from aetool.sweeps.sweep import Work, sweep
-from aetool.torchrun import is_beside_the_first, processes, processes_here
+from aetool.system.torchrun import is_beside_the_first, processes, processes_here
 from aetool.training.decisions import decided
 
 log = logging.getLogger("aetool")

@@ -113,7 +113,7 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def _refuse_size(file: Path, needed: int) -> None:
-    from aetool.machine import available_memory
+    from aetool.system.machine import available_memory
 
     free = available_memory()
     if free is not None and needed > free:

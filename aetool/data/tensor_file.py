@@ -9,16 +9,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from aetool.errors import poll_signals
+from aetool.errors import DamagedError, poll_signals
 
 PLACE = re.compile(rb'"sha256":"([0-9a-f]{64})"')  # in the header
 BLANK = b"0" * 64  # stands in that place while the file is hashed
 MAX_HEADER = 1 << 20
 READ = 1 << 24  # bytes at a time
-
-
-class DamagedError(Exception):
-    """The file is not as it was written."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

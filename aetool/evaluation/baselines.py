@@ -24,10 +24,10 @@ from aetool.evaluation.classify import Budget, classify, labels_of
 from aetool.evaluation.correctness import Classified, read_correct, write_correct
 from aetool.evaluation.features import Encode, Features, Images, Views, features
 from aetool.files import dispensable, make_folder
-from aetool.machine import release_memory
 from aetool.measures.reconstruction import ReconstructionMetrics
 from aetool.probes.base import Probe
 from aetool.storage.stored import Stored, checksums, damaged_file, is_number, read_stored, write_stored
+from aetool.system.machine import release_memory
 from aetool.training.cached_pca import LARGEST, has_pca, pca_of
 
 BATCH = 500

@@ -12,9 +12,9 @@ from aetool.data.budget import label_noise, labelled, refuse_scarce
 from aetool.data.dataset import Dataset
 from aetool.errors import UserError, poll_signals
 from aetool.evaluation.features import Features
-from aetool.machine import release_memory
 from aetool.measures.statistics import accuracy_error
 from aetool.probes.base import Fitted, Labelled, Probe, ProbeResult, Streamed, judge
+from aetool.system.machine import release_memory
 
 
 class Budget(NamedTuple):

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from aetool.config.identity import digest
-from aetool.data.tensor_file import DamagedError, load_tensors, metadata_of, save_tensors
+from aetool.data.tensor_file import load_tensors, metadata_of, save_tensors
+from aetool.errors import DamagedError
 from aetool.files import dispensable, make_folder, replacing
 
 log = logging.getLogger("aetool")

@@ -10,10 +10,10 @@ from torch import Tensor
 from aetool.data.augmentation import augment
 from aetool.data.images import Mirrored, SplitImages
 from aetool.errors import poll_signals
-from aetool.machine import release_memory
 from aetool.models.base import BATCH
 from aetool.models.taps import at_tap, pooled
 from aetool.randomness import generator
+from aetool.system.machine import release_memory
 from aetool.training.assembly import Network
 
 

@@ -12,7 +12,6 @@ from aetool.data.images import SplitImages
 from aetool.errors import poll_signals
 from aetool.evaluation.atlas import unit_activations
 from aetool.evaluation.features import in_batches
-from aetool.machine import release_memory
 from aetool.measures.code import CodeStatistics, FiringFrequency, firing_metrics
 from aetool.measures.cost import cost, images_per_second
 from aetool.measures.geometry import distances, intrinsic_dimension, silhouette, trustworthiness
@@ -21,6 +20,7 @@ from aetool.measures.reconstruction import ExplainedVariance, ReconstructionMetr
 from aetool.models.base import Autoencoder
 from aetool.models.taps import pooled
 from aetool.randomness import generator, subset
+from aetool.system.machine import release_memory
 from aetool.training.assembly import Network, Trained
 
 PROBES = 16  # draws an image in the estimate of ‖J‖_F

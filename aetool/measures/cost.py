@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from aetool.dynamo import run_eagerly
 from aetool.models.base import Autoencoder
+from aetool.system.dynamo import run_eagerly
 
 
 def cost(model: Autoencoder, image_shape: Sequence[int]) -> dict[str, int]:

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from aetool.components import Fraction, ModelTraits, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from aetool.data.images import SplitImages
-from aetool.machine import has_bf16
 from aetool.models.base import Autoencoder, AutoencoderOutput
 from aetool.models.dictionaries import Assign, kmeans, most_correlated, nearest, omp1
 from aetool.models.sparse import Sparse, TopK
 from aetool.models.whitening import Whitening, patches_at, places, training_patches, windows
 from aetool.models.wta import WTA
+from aetool.system.machine import has_bf16
 
 Activation = Literal["soft_threshold", "triangle"]
 MOMENTUM = 0.01  # of the running thresholds of winner-take-all patches

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aetool.machine import has_bf16
 from aetool.probes.base import Fitted, Poll
 from aetool.probes.pairs import CurvaturePairs
 from aetool.probes.path import Problem, Weights, fit_grid, leading_axes, principal_axes
+from aetool.system.machine import has_bf16
 
 ROUNDING = 2.0**-9  # relative rounding error of bfloat16
 FEW, MANY = 2**22, 2**27  # number of feature values between which a bfloat16 copy is worth its time and memory

@@ -6,7 +6,6 @@ format has a checksum.
 """
 
 import contextlib
-import hashlib
 import logging
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from aetool import faults
-from aetool.errors import OUT_OF_MEMORY, NoValidCheckpointError, UserError, exit_code
-from aetool.files import JsonObject, make_folder, replacing_folder
+from aetool.errors import OUT_OF_MEMORY, DamagedError, NoValidCheckpointError, UserError, exit_code
+from aetool.files import JsonObject, make_folder, replacing_folder, sha256_of
 from aetool.storage.folder import RunFolder
 from aetool.storage.stored import read_stored, write_stored
 
@@ -29,10 +28,6 @@ State = dict[str, Any]  # what torch.load reads with weights_only=True
 FILES = {"model.safetensors", "state.pt"}
 BESIDES = 1 << 15  # bytes of a checkpoint besides its tensors, about
 log = logging.getLogger("aetool")
-
-
-class DamagedError(Exception):
-    """A checkpoint whose files are incomplete, altered or unreadable."""
 
 
 class Checkpoint(NamedTuple):
@@ -241,5 +236,4 @@ def _of(path: Path) -> str:
 
 
 def _describe(path: Path) -> JsonObject:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}

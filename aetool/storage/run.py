@@ -23,6 +23,7 @@ from aetool.files import detach, dispensable, flatten, make_folder, writing
 from aetool.storage.folder import CONFIG, LOCK, LOG, METRICS, STATUS, WRITTEN, RunFolder
 from aetool.storage.notebook import html_table
 from aetool.storage.stored import checksums, write_stored
+from aetool.system.environment import variable
 from aetool.terminal import PrintableFormatter
 
 C = TypeVar("C", bound=RunConfig)
@@ -240,13 +241,8 @@ class _LogFile(logging.Handler):
 @contextlib.contextmanager
 def waiting() -> Iterator[None]:
     """Within the block, waits for a run that another process holds."""
-    before = os.environ.get(WAITS)
-    os.environ[WAITS] = "1"
-    try:
+    with variable(WAITS, "1"):
         yield
-    finally:
-        if before is None:
-            del os.environ[WAITS]
 
 
 def readable_name(config: RunConfig) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aetool.files import JsonObject, parse_json, write_json
+from aetool.files import JsonObject, parse_json, sha256_of, write_json
 
 SHA256, FILES = "sha256", "sha256_files"  # keys of the file: of its content, and of the files beside it by name
 
@@ -62,11 +62,7 @@ def write_stored(path: Path, values: Mapping[str, Any], of: str = "", files: Map
 
 def checksums(folder: Path, names: Collection[str]) -> dict[str, str]:
     """The SHA-256 of these files in a folder by name."""
-    found = {}
-    for name in names:
-        with (folder / name).open("rb") as file:
-            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    return {name: sha256_of(folder / name) for name in names}
 
 
 def damaged_file(folder: Path, files: Mapping[str, str]) -> str | None:
@@ -74,7 +70,7 @@ def damaged_file(folder: Path, files: Mapping[str, str]) -> str | None:
     for name, expected in files.items():
         try:
             regular = stat.S_ISREG((folder / name).lstat().st_mode)
-            if not regular or checksums(folder, [name])[name] != expected:
+            if not regular or sha256_of(folder / name) != expected:
                 return f"{name} is damaged"
         except OSError as error:
             return f"{name}: {error.strerror}"

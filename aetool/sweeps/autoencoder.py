@@ -9,9 +9,9 @@ from aetool.evaluation import evaluate, figures, probe
 from aetool.evaluation.background import Figures
 from aetool.evaluation.session import Session
 from aetool.files import check_writable
-from aetool.machine import release_memory
 from aetool.storage.record import read_rows
 from aetool.storage.run import Run
+from aetool.system.machine import release_memory
 from aetool.training.pretrain import pretrain, refuse_unfit
 from aetool.training.progress import TrainingProgress
 from aetool.training.ranks import Ranks, joined

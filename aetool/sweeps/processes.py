@@ -19,9 +19,9 @@ from aetool.files import make_folder, writing
 from aetool.storage.run import WAITS
 from aetool.sweeps.outcome import Outcome, last_words
 from aetool.sweeps.room import Room
+from aetool.system.environment import variable
 
 PRELOADED = ["aetool.commands.train", "aetool.commands.finetune"]  # once for all points: importing torch takes seconds
-SAFE_PATH = "PYTHONSAFEPATH"  # environment variable of Python
 POLLED = 0.5  # seconds between looks at signals and progress
 
 
@@ -148,15 +148,8 @@ def without_working_folder() -> Iterator[None]:
 
     They would put it first otherwise, as after `python -c`, and import what lies there.
     """
-    before = os.environ.get(SAFE_PATH)
-    os.environ[SAFE_PATH] = "1"
-    try:
+    with variable("PYTHONSAFEPATH", "1"):
         yield
-    finally:
-        if before is None:
-            del os.environ[SAFE_PATH]
-        else:
-            os.environ[SAFE_PATH] = before
 
 
 def _work(words: list[str], log: str, saying: Connection) -> None:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from aetool.config.schema import ComputeConfig, SweepConfig
-from aetool.machine import available_memory
+from aetool.system.machine import available_memory
 from aetool.training.hardware import available_threads
 
 MEMORY = 2 * 2**30  # bytes of main memory that a run is given: torch, a batch, the features of its probe

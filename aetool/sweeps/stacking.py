@@ -22,10 +22,10 @@ from aetool.errors import (
     poll_signals,
 )
 from aetool.evaluation.session import Session, keeping_dataset
-from aetool.machine import release_memory
 from aetool.storage.run import Run
 from aetool.sweeps.autoencoder import check_before_training
 from aetool.sweeps.outcome import Outcome, account
+from aetool.system.machine import release_memory
 from aetool.training.batches import Batches
 from aetool.training.decisions import THREAD_FLOPS, work_of
 from aetool.training.hardware import available_threads, choose_device

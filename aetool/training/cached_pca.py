@@ -6,10 +6,9 @@ from pathlib import Path
 from aetool.config.identity import digest
 from aetool.data.dataset import Dataset
 from aetool.data.pca import PCA
-from aetool.data.tensor_file import DamagedError
-from aetool.errors import UserError, poll_signals
+from aetool.errors import DamagedError, UserError, poll_signals
 from aetool.files import dispensable, make_folder, replacing
-from aetool.machine import release_memory
+from aetool.system.machine import release_memory
 
 log = logging.getLogger("aetool")
 

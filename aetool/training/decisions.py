@@ -9,8 +9,8 @@ import torch
 from aetool.config.schema import RunConfig
 from aetool.config.targets import load
 from aetool.errors import UserError
-from aetool.machine import has_bf16
 from aetool.measures.cost import flops
+from aetool.system.machine import has_bf16
 from aetool.training.assembly import cache_dir, load_dataset, make_model
 from aetool.training.hardware import available_threads, choose_device
 

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from aetool import cgroup, machine
 from aetool.config.schema import ComputeConfig
-from aetool.dynamo import run_optimizers_eagerly
 from aetool.errors import UserError
-from aetool.machine import keep_freed_memory
-from aetool.torchrun import processes, processes_here
+from aetool.system import cgroup, machine
+from aetool.system.dynamo import run_optimizers_eagerly
+from aetool.system.machine import keep_freed_memory
+from aetool.system.torchrun import processes, processes_here
 
 DEFAULT_THREADS = torch.get_num_threads()  # torch's choice, before anything sets them: the physical cores
 log = logging.getLogger("aetool")

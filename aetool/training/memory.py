@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from aetool.errors import OUT_OF_MEMORY, OutOfMemoryError, exit_code
-from aetool.machine import available_memory, release_memory
 from aetool.models.base import Batch
+from aetool.system.machine import available_memory, release_memory
 
 if TYPE_CHECKING:
     from aetool.training.trainer import Trainer

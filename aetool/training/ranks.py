@@ -10,7 +10,7 @@ from torch import Tensor, distributed, nn
 
 from aetool.errors import Interrupted, poll_signals
 from aetool.models.base import AutoencoderOutput
-from aetool.torchrun import processes
+from aetool.system.torchrun import processes
 
 T = TypeVar("T")
 SIGTERM = 15

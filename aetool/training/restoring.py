@@ -8,8 +8,8 @@ import torch
 from pydantic import BaseModel, NonNegativeFloat, NonNegativeInt, ValidationError
 from torch import Tensor, nn
 
-from aetool.errors import UserError
-from aetool.storage.checkpoint import Checkpoint, DamagedError, State
+from aetool.errors import DamagedError, UserError
+from aetool.storage.checkpoint import Checkpoint, State
 
 if TYPE_CHECKING:
     from aetool.training.trainer import Trainer

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from aetool import cgroup
+from aetool.system import cgroup
 
 CPU_INFO, MEMORY_INFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 CPUS = Path("/sys/devices/system/cpu")

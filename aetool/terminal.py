@@ -4,6 +4,7 @@ obeyed.
 
 import io
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -47,7 +48,11 @@ class PrintableFormatter(logging.Formatter):
 
 
 def escape_output() -> None:
-    """Whatever this process prints from now on is printable, also on a terminal without UTF-8, which shows ? for →."""
+    """Whatever this process prints from now on is printable, also on a terminal without UTF-8, which shows ? for →.
+
+    Python's own colours, of tracebacks and of argparse, would be escaped too; they are switched off.
+    """
+    os.environ["PYTHON_COLORS"] = "0"
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):

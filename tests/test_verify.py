@@ -12,6 +12,7 @@ import aetool as package
 from aetool.cli import COMMANDS, COMPOSED
 from aetool.config.completion import candidates
 from aetool.randomness import generator
+from aetool.sweeps import reproduction
 from aetool.training.batches import Batches
 
 HERE = ["run=outputs/mine", "threads=1"]
@@ -180,3 +181,35 @@ def test_completion():
     assert {"verify", "reproduce"} <= set(candidates("aetool ", COMMANDS, COMPOSED))
     assert candidates("aetool verify --res", COMMANDS, COMPOSED) == ["--resume"]
     assert candidates("aetool reproduce fol", COMMANDS, COMPOSED) == ["folder="]
+
+
+def test_the_device_and_threads_of_the_run_are_used_again(mine, aetool, monkeypatch):
+    """Not those of this command."""
+    again = []
+    monkeypatch.setattr(
+        reproduction, "bring_to_end", lambda run: again.append(run) or shutil.copytree(mine, run.directory)
+    )
+    assert aetool("reproduce", "run=outputs/mine", "folder=again").code == 0
+    assert (again[0].config.device, again[0].config.threads) == ("auto", 1)
+    done = aetool("reproduce", "run=outputs/mine", "folder=again")
+    assert done.code == 2
+    assert "folder=again: it already holds this run" in done.err
+
+
+def test_a_checkpoint_of_another_format_hides_no_other_check(mine, aetool):
+    with editing(mine / "checkpoints" / "step-00000012" / "manifest.json") as values:
+        values["format"] = 2
+    done = aetool("verify", *HERE)
+    assert done.code == 2
+    printed = " ".join(done.out.split())
+    assert "checkpoints outputs/mine/checkpoints/step-00000012: written by a newer aetool" in printed
+    assert "ok record" in printed
+
+
+def test_a_resume_that_cannot_be_tried_hides_no_other_check(mine, aetool):
+    Path("images.npz").unlink()
+    shutil.rmtree("cache", ignore_errors=True)
+    done = aetool("verify", *HERE, "--resume")
+    assert done.code == 2
+    assert "ok events" in " ".join(done.out.split())
+    assert "not tried: " in done.out

@@ -10,6 +10,7 @@ from aetool.config.tree import known_targets
 from aetool.errors import UserError
 from aetool.evaluation.verification import DAMAGED, Check
 from aetool.evaluation.verification import verify as verification
+from aetool.report.rows import read
 from aetool.storage.opening import open_run, word_for
 from aetool.storage.run import Run
 from aetool.sweeps.rehearsal import resuming_differences
@@ -37,6 +38,8 @@ def run(points: Sequence[Point[VerifyConfig]], resume: bool = False) -> int:
             head = f"{'damaged' if one.exit_code else 'ok':<8}{one.name:<13}"
             print(textwrap.fill(one.text, WIDTH, initial_indent=head, subsequent_indent=" " * MARGIN))
             worst = worst or one.exit_code
+    if worst == DAMAGED:
+        print("restore what is damaged, or train the run again with overwrite=true")
     return worst
 
 
@@ -44,10 +47,14 @@ def _verify(point: Point[VerifyConfig], resume: bool) -> list[Check]:
     directory, targets = Path(point.config.run), known_targets(point.config_dir)
     if not directory.is_dir():
         raise UserError(f"run={directory}: there is no such folder")
+    if read(directory)["state"] == "running":
+        raise UserError(f"run={directory}: it is being trained; verify it when that has ended")
     checks = verification(directory, targets)
     if resume and not any(one.name == "config" and one.exit_code for one in checks):
-        differences = resuming_differences(open_run(directory, targets), point.config)
-        checks.append(_of_resuming(differences))
+        try:
+            checks.append(_of_resuming(resuming_differences(open_run(directory, targets), point.config)))
+        except UserError as error:  # no dataset, or a classifier
+            checks.append(Check("resuming", f"not tried: {error}", error.exit_code))
     return checks
 
 

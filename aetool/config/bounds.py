@@ -8,7 +8,7 @@ import yaml
 from aetool.errors import ConfigError
 
 DEPTH = 20  # levels of lists, groups of keys and interpolations inside each other
-CHARACTERS = 50_000  # of all overrides together
+CHARACTERS = 100_000  # of all overrides together
 POINTS = 2_000  # of a sweep
 NODES = 20_000  # values of a file, after its aliases are expanded
 BYTES = 1 << 20  # of a file
@@ -32,7 +32,8 @@ def refuse_unbounded(words: Sequence[str]) -> None:
     total = sum(map(len, words))
     if total > CHARACTERS:
         longest = max(words, key=len)
-        remedy = "put long values into a YAML of your own and give it by --config-dir"
+        own = "put long values into a YAML of your own and give it by --config-dir"
+        remedy = "give several commands" if "," in longest else own
         problems.append(
             f"{_key(longest)}: the overrides have {total} characters in all, at most {CHARACTERS}; {remedy}"
         )

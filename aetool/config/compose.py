@@ -94,11 +94,7 @@ def compose_points(
             try:
                 values_of_point = plain(compose(values) if multirun else base)
                 config = check(values_of_point, schema, typed=set_keys, installed=installed)
-                if launcher != BASIC and "jobs" in set_keys:
-                    raise ConfigError([f"jobs: {LAUNCHER}={launcher} decides it; leave out one of them"])
-                if launcher != BASIC and getattr(config, "stack", False):
-                    alone = f"{LAUNCHER}={launcher} trains every point by itself"
-                    raise ConfigError([f"stack=true: {alone}; leave out one of them"])
+                _refuse_launcher(launcher, config, set_keys)
                 own = [word for word in values if word]
                 point = Point(config, [values[index] for index in swept], own, line, config_dir, launcher)
                 points.setdefault(repr(config.model_dump()), point)
@@ -119,6 +115,15 @@ def _refuse_sweep(overrides: Sequence[Override], axes: Sequence[Sequence[str]]) 
         problems.append(f"{', '.join(keys)}: a sweep of {size} points, at most {POINTS}; give several commands")
     if problems:
         raise ConfigError(problems)
+
+
+def _refuse_launcher(launcher: str, config: Node, set_keys: Collection[str]) -> None:
+    """Raises ConfigError for keys that a launcher of Hydra's decides."""
+    if launcher != BASIC and "jobs" in set_keys:
+        raise ConfigError([f"jobs: {LAUNCHER}={launcher} decides it; leave out one of them"])
+    if launcher != BASIC and getattr(config, "stack", False):
+        alone = f"{LAUNCHER}={launcher} trains every point by itself"
+        raise ConfigError([f"stack=true: {alone}; leave out one of them"])
 
 
 def compose_one(

@@ -25,17 +25,12 @@ class Measurement:
     def exists(self) -> bool:
         return self.read() is not None
 
-    @property
-    def damage(self) -> str | None:
-        """What is wrong with earlier results, if anything."""
-        return self._read()[1]
-
     def read(self) -> JsonObject | None:
         """What was measured before with these settings, by this protocol; None without any, or if it is damaged."""
-        return self._read()[0]
+        return self.checked()[0]
 
-    def _read(self) -> tuple[JsonObject | None, str | None]:
-        """The earlier results, and what is wrong with them."""
+    def checked(self) -> tuple[JsonObject | None, str | None]:
+        """What `read` returns, and what is wrong with damaged results."""
         stored = read_results(self.folder)
         if stored.problem:
             return None, stored.damage
@@ -66,7 +61,7 @@ def read_results(folder: Path) -> Stored:
 
 def reused(run: Run[C], wanted: Measurement) -> JsonObject | None:
     """The earlier results of a measurement, if there are any; warns if they are damaged."""
-    found, damage = wanted.read(), wanted.damage
+    found, damage = wanted.checked()
     if damage:
         run.warn_now(f"{wanted.folder.name}: {damage}; measured again")
     return found

@@ -1,6 +1,7 @@
 """Whether the folder of a run is whole: each file against its checksum, and the files against each other.
 
-Nothing is executed or written, and nothing is raised, whatever is in the folder.
+Nothing is executed or written, and nothing is raised, whatever is in the folder. A run that is being trained changes
+while it is read.
 """
 
 import json
@@ -18,7 +19,7 @@ from aetool.evaluation.correctness import CORRECT, read_correct
 from aetool.evaluation.measurement import read_results
 from aetool.files import JsonObject, read_json
 from aetool.storage.checkpoint import Checkpoints
-from aetool.storage.folder import METRICS, RunFolder
+from aetool.storage.folder import FOREIGN_REMEDY, METRICS, RunFolder
 from aetool.storage.opening import open_run
 from aetool.storage.stored import damaged_file, read_stored
 
@@ -39,7 +40,7 @@ def verify(directory: str | Path, targets: Targets) -> list[Check]:
     run = RunFolder(directory)
     foreign, stored = run.foreign_part, run.stored_config
     if foreign:
-        return [Check("files", f"{foreign}, not what aetool wrote there; remove it", CONFIGURED)]
+        return [Check("files", f"{foreign}, not what aetool wrote there; {FOREIGN_REMEDY}", CONFIGURED)]
     if stored.problem:
         return [Check("config", stored.problem, CONFIGURED)]
     found = [Check("files", "no links, pipes or devices"), *_config(run, targets)]
@@ -89,17 +90,20 @@ def _metrics(run: RunFolder) -> Iterator[Check]:
 
 
 def _checkpoints(run: RunFolder) -> Iterator[Check]:
-    checkpoints = Checkpoints(run.directory / "checkpoints")
-    steps = checkpoints.steps()
-    for warning in checkpoints.warnings:
-        yield Check("checkpoints", warning, DAMAGED)
-    best = _best(run)
+    try:
+        steps, damaged = Checkpoints(run.directory / "checkpoints").examined()
+    except UserError as error:  # of another format
+        yield Check("checkpoints", str(error), CONFIGURED)
+        return
+    problems = [f"{name}: {problem}" for name, problem in damaged.items()]
+    best, last = _best(run), run.status.get("step")
     if best is not None and best not in steps:
-        yield Check("checkpoints", f"metrics.json names step {best} as the best one, which is not there", DAMAGED)
-    last = run.status.get("step")
+        problems.append(f"metrics.json names step {best} as the best one, which is not there")
     if steps and last is not None and steps[-1] > last:
-        yield Check("checkpoints", f"step {steps[-1]} is after step {last} of status.json", DAMAGED)
-    yield Check("checkpoints", f"whole: steps {', '.join(map(str, steps)) or 'none'}")
+        problems.append(f"step {steps[-1]} is after step {last} of status.json")
+    yield from (Check("checkpoints", problem, DAMAGED) for problem in problems)
+    if not problems:
+        yield Check("checkpoints", f"whole; at step {', '.join(map(str, steps))}" if steps else "none")
 
 
 def _measurements(run: RunFolder) -> Iterator[Check]:
@@ -118,7 +122,7 @@ def _measurements(run: RunFolder) -> Iterator[Check]:
         kept = [read_results(folder).values for folder in folders if folder.name.startswith(f"{kind}-")]
         if kind in ("evaluate", "probe") and values not in kept:
             yield Check("measurements", f"{stage} of metrics.json is of none of them", DAMAGED)
-    yield Check("measurements", f"{whole} whole")
+    yield Check("measurements", f"whole: {whole}")
 
 
 def _codes(run: RunFolder) -> Iterator[Check]:
@@ -153,7 +157,7 @@ def _record(run: RunFolder) -> Iterator[Check]:
         problems.append(f"it ends at epoch {epochs[-1] if epochs else 0} of {total:g}")
     yield from (Check("record", f"metrics.jsonl: {problem}", DAMAGED) for problem in problems)
     if not problems:
-        yield Check("record", f"{len(rows)} rows, {len(epochs)} epochs")
+        yield Check("record", f"rows: {len(rows)}, epochs: {len(epochs)}")
 
 
 def _row(line: str) -> JsonObject | None:
@@ -178,7 +182,7 @@ def _events(run: RunFolder) -> Iterator[Check]:
     problems = [(path, problem) for path in paths if (problem := _event_problem(path))]
     yield from (Check("events", f"{path.name}: {problem}", DAMAGED) for path, problem in problems)
     if not problems:
-        yield Check("events", f"{len(paths)} files of TensorBoard, readable")
+        yield Check("events", f"TensorBoard's files, all readable: {len(paths)}")
 
 
 def _event_problem(path: Path) -> str | None:

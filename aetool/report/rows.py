@@ -62,13 +62,13 @@ def read(folder: Path) -> Found:
         return _row(folder, FOREIGN if stored.is_missing else UNREADABLE, stored.problem)
     if foreign := run.foreign_part:
         return _row(folder, UNREADABLE, foreign)
-    saved, metrics, no_metrics = stored.values, run.stored_metrics.values, run.stored_metrics.problem
-    config = saved.get("config")
+    saved, measured = stored.values, run.stored_metrics
+    metrics, config = measured.values, saved.get("config")
     if not isinstance(config, dict) or not isinstance(config.get("seed", 0), int):
         return _row(folder, UNREADABLE, f"{CONFIG} is not that of a run")
     state, reason = _state(folder)
-    if state == "completed" and no_metrics:
-        state, reason = UNREADABLE, no_metrics
+    if state == "completed" and measured.problem:
+        state, reason = UNREADABLE, measured.problem
     row = _row(folder, state, reason) | _config_values(_identity(saved))
     if "parent" in config:
         row |= _start(folder, config)

@@ -167,6 +167,16 @@ class Checkpoints:
         """Of the checkpoints that are not damaged, ascending."""
         return [found.step for found in map(self._valid, self._paths()) if found is not None]
 
+    def examined(self) -> tuple[list[int], dict[str, str]]:
+        """The steps of those that are not damaged, ascending, and what is wrong with the others, by name."""
+        whole, damaged = [], {}
+        for path in self._paths():
+            try:
+                whole.append(_read(path).step)
+            except DamagedError as error:
+                damaged[path.name] = str(error)
+        return whole, damaged
+
     def _valid(self, path: Path, read: Callable[[Checkpoint], None] | None = None) -> Checkpoint | None:
         try:
             found = _read(path)

@@ -28,6 +28,7 @@ WRITTEN = (  # files and folders of a run
     "projector_config.pbtxt",
     CONFIG,
 )
+FOREIGN_REMEDY = "remove it, or put what it stands for in its place"
 FOLDERS = ("checkpoints", "figures", "evaluate-*", "probe-*", "sample-*", "projector")
 SUFFIXES = (".json", ".jsonl", ".log", ".npz", ".npy", ".png", ".csv", ".tsv", ".pbtxt", ".pt", ".safetensors")
 
@@ -93,7 +94,7 @@ def refuse_links(directory: Path, written: tuple[str, ...]) -> None:
     """Raises UserError if a file or folder of these names, or one in it, is a link, a pipe or of the other kind."""
     found = foreign_part(directory, written)
     if found:
-        raise UserError(f"{found}, not what aetool wrote there; remove it")
+        raise UserError(f"{found}, not what aetool wrote there; {FOREIGN_REMEDY}")
 
 
 def foreign_part(directory: Path, written: tuple[str, ...]) -> str | None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from aetool.config.schema import ComputeConfig, TrainConfig
-from aetool.errors import NoValidCheckpointError
+from aetool.errors import NoValidCheckpointError, UserError
 from aetool.evaluation.catalogue import METRICS, PROBE
 from aetool.evaluation.headline import headline
 from aetool.evaluation.measurement import best_step
@@ -45,7 +45,8 @@ class Reproduction(NamedTuple):
 def reproduce(run: Run[TrainConfig], compute: ComputeConfig, folder: Path) -> Reproduction:
     """Trains the config of a run again in a folder, with the run's device and threads unless others are given.
 
-    Raises NoValidCheckpointError if the best checkpoint of the run is damaged.
+    Raises NoValidCheckpointError if the best checkpoint of the run is damaged, and UserError if the folder already
+    holds this run.
     """
     recorded = _best(run)
     changes: dict[str, object] = {
@@ -56,9 +57,11 @@ def reproduce(run: Run[TrainConfig], compute: ComputeConfig, folder: Path) -> Re
         "pause_after": None,
     }
     changes |= {"finetune": None, "supervised": False, "published": None, "halving": None}
-    changes |= {"device": compute.device} if compute.device != "auto" else {}
-    changes |= {"threads": compute.threads} if compute.threads else {}
+    changes["device"] = recorded.manifest.get("device", "auto") if compute.device == "auto" else compute.device
+    changes["threads"] = compute.threads or recorded.manifest.get("threads")
     again = Run.of(run.config.model_copy(update=changes), run.command)
+    if again.status.get("state") == "completed":
+        raise UserError(f"folder={folder}: it already holds this run, {again.directory.name}; give another folder")
     bring_to_end(again)
     found = _best(again)
     before, now = recorded.model(), found.model()

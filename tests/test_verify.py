@@ -12,6 +12,7 @@ import aetool as package
 from aetool.cli import COMMANDS, COMPOSED
 from aetool.config.completion import candidates
 from aetool.randomness import generator
+from aetool.storage.run import Run
 from aetool.sweeps import reproduction
 from aetool.training.batches import Batches
 
@@ -186,11 +187,14 @@ def test_completion():
 def test_the_device_and_threads_of_the_run_are_used_again(mine, aetool, monkeypatch):
     """Not those of this command."""
     again = []
-    monkeypatch.setattr(
-        reproduction, "bring_to_end", lambda run: again.append(run) or shutil.copytree(mine, run.directory)
-    )
+
+    def copied(run: Run) -> None:
+        again.append(run)
+        shutil.copytree(mine, run.directory)
+
+    monkeypatch.setattr(reproduction, "bring_to_end", copied)
     assert aetool("reproduce", "run=outputs/mine", "folder=again").code == 0
-    assert (again[0].config.device, again[0].config.threads) == ("auto", 1)
+    assert (again[0].config.device, again[0].config.threads) == ("cpu", 1)
     done = aetool("reproduce", "run=outputs/mine", "folder=again")
     assert done.code == 2
     assert "folder=again: it already holds this run" in done.err

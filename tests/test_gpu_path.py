@@ -59,6 +59,7 @@ class NoReading(TorchDispatchMode):
         ["model=sparse", "penalty.target_l0=3"],
         ["model=jumprelu"],
         ["model=topk", "model.k=2", "penalty=none"],
+        ["model=topk", "model.k_start=4", "model.k=2", "penalty=none"],
         ["model=batch_topk", "model.k=2", "penalty=none"],
         ["model=wta"],
         ["model=vae", "loss=gaussian"],

@@ -8,13 +8,14 @@ import torch
 
 from aetool.losses import BCE, MSE
 from aetool.models.base import AutoencoderOutput, Batch
+from aetool.models.closed_form import Pixels
 from aetool.penalties.sparsity import L1
 from aetool.training.objective import Objective, Term
 from aetool.training.schedules import Constant, Cosine, Plateau
 
 X = torch.rand(5, 2, 3, 4, generator=torch.Generator().manual_seed(0))
 R = torch.randn(5, 2, 3, 4, generator=torch.Generator().manual_seed(1))
-MODEL = torch.nn.Identity()
+MODEL = Pixels((1, 2, 2))
 BATCH = Batch(X, X)
 
 
@@ -62,10 +63,10 @@ def test_lambda_warms_up_linearly_and_validation_uses_all_of_it():
     objective = Objective(MSE(), {"l1": Term(L1(atom_norm=False), 1.0)}, weight=2.0, warmup_steps=4)
     found = []
     for step in (0, 1, 3, 4, 100):
-        objective.start(step)
+        objective.start(MODEL, step, 200)
         found.append(objective.settings()["lambda"])
     assert found == [0.5, 1.0, 2.0, 2.0, 2.0]
-    objective.start(0)
+    objective.start(MODEL, 0, 200)
     assert objective.eval().settings() == {"lambda": 2.0}
 
 

@@ -175,6 +175,23 @@ class TestTopK:
         assert active_units(model.encode(torch.randn(5, *SHAPE))).tolist() == [expected] * 5
 
 
+    def test_k_is_annealed_over_the_first_half(self):
+        model = perturbed(TopK(SHAPE, 12, 3, 1.5, k_start=9))
+        x = torch.randn(20, *SHAPE)
+        with torch.no_grad():
+            model.encoder_bias += 100
+        found = []
+        for progress in (0, 0.125, 0.25, 0.49, 0.5, 0.99):
+            model.anneal(progress)
+            code = model.encode(x)
+            k = round(active_units(code).double().mean().item())
+            found.append(k)
+            torch.testing.assert_close(code, keep_largest(model._pre_activation(x), k, dim=1))
+        assert found == [9, 8, 6, 3, 3, 3]  # 9 - 12 progress: 9, 7.5 (half to even), 6, 3.12
+        assert "k_now" not in model.state_dict()
+        assert active_units(model.eval().encode(x)).tolist() == [4] * 20
+
+
 class TestBatchTopK:
     def test_keeps_the_largest_of_the_batch(self):
         model = perturbed(BatchTopK(SHAPE, 12, 3, 0.1))
@@ -539,7 +556,7 @@ class TestSteering:
         objective = Objective(MSE(), {"l1": Term(L1(False), 1.0)}, weight, warmup_steps=100, target_l0=20)
         plant, seen = Plant(elasticity, lag, 1000), []
         for step in range(3000):
-            objective.start(step)
+            objective.start(MODEL, step, 3000)
             found = plant.step(objective.settings()["lambda"])
             objective.observe(MODEL, found)
             seen.append(found.code.sum().item())

@@ -41,6 +41,7 @@ SWEEPS = {
     "sparse": ["model=sparse", *SPARSE, "penalty.weight=1e-3,1e-1", "seed=0,1"],
     "steered": ["model=sparse", *SPARSE, "penalty.target_l0=4", "seed=0,1"],
     "topk": ["model=topk", *SPARSE, "model.k=2", "penalty.terms.auxk.dead_after=20", "penalty.weight=0.03,1"],
+    "annealed": ["model=topk", *SPARSE, "model.k=2", "model.k_start=4", "seed=0,1"],
     "batch_topk": ["model=batch_topk", *SPARSE, "model.k=2", "seed=0,1", "optimizer.lr=1e-3,1e-2"],
     "jumprelu": [
         "model=jumprelu",

@@ -44,7 +44,7 @@ class Autoencoder(nn.Module, HasTraits):
     it and names them in `traits`. Two extras affect the loss. `pixel_weight`, (B, 1 or C, H, W), multiplies the error
     of each pixel before the mean. `target` replaces the images as the reconstruction target of a model with
     `traits.patches`, whose output has one row per patch and whose `encode` returns features of images.
-    `has_free_scale`, `init_from_data`, `observe`, `atoms` and `encoder_layer` are optional.
+    `has_free_scale`, `init_from_data`, `anneal`, `observe`, `atoms` and `encoder_layer` are optional.
     """
 
     traits: ClassVar[ModelTraits] = ModelTraits()
@@ -69,6 +69,9 @@ class Autoencoder(nn.Module, HasTraits):
 
     def init_from_data(self, x: Tensor) -> None:
         """Adjusts the initial weights to training images (B, C, H, W); called once before training."""
+
+    def anneal(self, progress: float) -> None:
+        """Sets what depends on the fraction of training steps done, in [0, 1), in buffers; called before each step."""
 
     def observe(self, output: AutoencoderOutput) -> None:
         """Updates running statistics, which are buffers, after each training step."""

@@ -102,11 +102,12 @@ class Sparse(Autoencoder):
 class TopK(Sparse):
     """`Sparse` with the code keep_k(relu(·)): the k largest units of each image, all others 0.
 
-    Makhzani & Frey 2013, "k-sparse autoencoders", who keep round(alpha k) units in eval mode; with the ReLU of Gao et
-    al. 2024, "Scaling and evaluating sparse autoencoders", so that codes are never negative.
+    Makhzani & Frey 2013, "k-sparse autoencoders", who keep round(alpha k) units in eval mode, and in training first
+    `k_start` units, if given, then linearly fewer until it is k in the middle of training; with the ReLU of Gao et al.
+    2024, "Scaling and evaluating sparse autoencoders", so that codes are never negative.
     """
 
-    traits = replace(Sparse.traits, l0_depends_on_lambda=False, at_most={"k": "code_size"})
+    traits = replace(Sparse.traits, l0_depends_on_lambda=False, at_most={"k": "code_size", "k_start": "code_size"})
 
     def __init__(
         self,
@@ -115,13 +116,26 @@ class TopK(Sparse):
         k: PositiveInt,
         alpha: PositiveFloat,
         mean_image: Tensor | None = None,
+        k_start: PositiveInt | None = None,
     ) -> None:
         super().__init__(image_shape, code_size, mean_image)
-        self.k = k
+        self.k, self.k_start = k, k_start or k
         self.k_eval = min(max(1, round(alpha * k)), code_size)
+        self.k_now = nn.Buffer(torch.tensor(self.k_start), persistent=False)  # of the present step
+
+    def anneal(self, progress: float) -> None:
+        self.k_now.fill_(round(self.k_start + (self.k - self.k_start) * min(1.0, 2 * progress)))
 
     def activate(self, pre_activation: Tensor) -> Tensor:
-        return keep_largest(F.relu(pre_activation), self.k if self.training else self.k_eval, dim=1)
+        activation = F.relu(pre_activation)
+        if not self.training:
+            return keep_largest(activation, self.k_eval, dim=1)
+        if self.k_start == self.k:
+            return keep_largest(activation, self.k, dim=1)
+        most = max(self.k_start, self.k)
+        largest = activation.topk(most, dim=1)
+        rank = torch.arange(most, device=activation.device)
+        return torch.zeros_like(activation).scatter(1, largest.indices, largest.values * (rank < self.k_now))
 
 
 class BatchTopK(Sparse):

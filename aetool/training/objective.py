@@ -46,7 +46,7 @@ class TrainingObjective(nn.Module, Generic[Model, Output]):
     def forward(self, model: Model, batch: Batch, output: Output) -> tuple[Tensor, Terms]:
         """The loss and its terms by name; in eval mode, as used in validation."""
 
-    def start(self, step: int) -> None:
+    def start(self, model: Model, step: int, total_steps: int) -> None:
         """Called before each training step, to set whatever depends on its number; `forward` must not depend on it."""
 
     def rank(self, values: Mapping[str, float]) -> float:
@@ -141,7 +141,8 @@ class Objective(TrainingObjective[Autoencoder, AutoencoderOutput]):
     def settings(self) -> dict[str, float]:
         return {"lambda": (self.warm_weight if self.training else self.weight).item()}
 
-    def start(self, step: int) -> None:
+    def start(self, model: Autoencoder, step: int, total_steps: int) -> None:
+        model.anneal(step / total_steps)
         if step < self.warmup_steps:
             torch.mul(self.weight, step + 1, out=self.warm_weight).div_(self.warmup_steps)
         else:

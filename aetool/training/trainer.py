@@ -138,7 +138,7 @@ class Trainer:
                 group["lr"].fill_(lr)
             else:
                 group["lr"] = lr
-        self.objective.start(self.step)
+        self.objective.start(self.model, self.step, self.total_steps)
         seed_global(self.device, self.batches.seed, self.ranks.purpose("global"), self.step)  # for Dropout and its like
 
     def update(self, batch: Batch) -> Tensor:

@@ -174,7 +174,6 @@ class TestTopK:
             model.encoder_bias += 100
         assert active_units(model.encode(torch.randn(5, *SHAPE))).tolist() == [expected] * 5
 
-
     def test_k_is_annealed_over_the_first_half(self):
         model = perturbed(TopK(SHAPE, 12, 3, 1.5, k_start=9))
         x = torch.randn(20, *SHAPE)

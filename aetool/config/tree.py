@@ -1,11 +1,13 @@
 """The conf tree: the installed one, preceded by a user's `--config-dir`; its groups, options, texts and targets."""
 
+import copy
 import itertools
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import yaml
 from hydra import initialize_config_module
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
@@ -53,6 +56,18 @@ class ConfigFolder(FileConfigSource):
         return found
 
 
+class InstalledConfigs(ImportlibResourcesConfigSource):
+    """A package of configs, each of which is read once per process: parsing YAML is half of Hydra's work."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        return copy.deepcopy(_installed(self.provider, f"pkg://{self.path}", config_path))
+
+
+@cache
+def _installed(provider: str, package: str, config_path: str) -> ConfigResult:
+    return ImportlibResourcesConfigSource(provider, package).load_config(config_path)
+
+
 @contextmanager
 def config_tree(config_dir: str | Path | None = None) -> Iterator[ConfigLoader]:
     """The conf tree; modules next to the user's configs can be imported from then on.
@@ -68,8 +83,10 @@ def config_tree(config_dir: str | Path | None = None) -> Iterator[ConfigLoader]:
             path = loader.get_search_path()
             path.prepend("command-line", f"file://{added}", anchor="schema")
             loader.repository.initialize_sources(path)  # type: ignore[attr-defined]  # Hydra's own, of the concrete class
-            sources = loader.get_sources()
-            sources[:] = [ConfigFolder(one.provider, one.path) if one.scheme() == "file" else one for one in sources]
+        sources, own = loader.get_sources(), {"file": ConfigFolder, "pkg": InstalledConfigs}
+        sources[:] = [
+            own[s.scheme()](s.provider, f"{s.scheme()}://{s.path}") if s.scheme() in own else s for s in sources
+        ]
         ConfigFolder.last = None
         yield loader
 

@@ -208,5 +208,5 @@ def test_measured_again_nothing_is_shown_twice(run, aetool, shown):
     assert before.keys() == after.keys()
     for tag, steps in after.items():
         assert len(steps) == len(set(steps)), tag
-    assert {"test/reconstructions", "results/fvu"} <= set(after)
+    assert {"test/reconstructions", "loss & results/fvu"} <= set(after)
     assert "atlas" not in after  # too much for a card

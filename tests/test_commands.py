@@ -56,8 +56,10 @@ def test_tensorboard_has_scalars_pictures_and_hparams_in_the_runs_own_folder(wor
     tags = events.Tags()
     assert {"loss/train", "loss/val", "train/penalty/l1"} <= set(tags["scalars"])
     results = [tag for tag in tags["scalars"] if len(events.Scalars(tag)) == 1 and not tag.startswith("train/")]
-    assert all(tag.startswith("results/") for tag in results)  # one dot each, for the HParams tab alone
-    assert {"results/accuracy", "results/fvu", "results/l0", "results/seconds"} <= set(results)
+    assert all(tag.startswith("loss & results/") for tag in results)  # one dot each, for the HParams tab alone
+    assert {"loss & results/accuracy", "loss & results/fvu", "loss & results/l0", "loss & results/seconds"} <= set(
+        results
+    )
     assert {"reconstructions", "test/reconstructions", "atoms"} <= set(tags["images"])
     assert [event.step for event in events.Scalars("loss/train")] == list(range(1, 13))
     plugins = events.summary_metadata

@@ -82,7 +82,7 @@ def test_firing_frequencies_are_those_of_the_training_images(aetool, workplace, 
     assert found["train/dead_fraction"] == pytest.approx((~active.any(0)).float().mean().item())
     assert found["train/rare_fraction"] == pytest.approx((active.float().mean(0) < 1e-3).float().mean().item())
     assert (only_run(workplace) / "figures" / "firing_frequency.png").stat().st_size > 1000
-    assert {"firing_frequency", "results/units_dead"} <= shown(only_run(workplace)).keys()
+    assert {"firing_frequency", "loss & results/units_dead"} <= shown(only_run(workplace)).keys()
 
 
 def test_the_fvu_of_training_images_stands_beside_that_of_validation(aetool, workplace, shown):

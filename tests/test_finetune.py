@@ -360,7 +360,7 @@ def test_the_command_leaves_a_run_with_a_parent(compared, trained, monkeypatch):
     assert f"{frozen:.4g}" in compared.split("frozen, linear probe")[1]
     events = EventAccumulator(str(run))
     events.Reload()
-    assert {"train/accuracy", "val/accuracy", "results/accuracy"} <= set(events.Tags()["scalars"])
+    assert {"train/accuracy", "val/accuracy", "loss & results/accuracy"} <= set(events.Tags()["scalars"])
     assert "test/confusion" in events.Tags()["images"]
 
 

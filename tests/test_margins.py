@@ -46,3 +46,12 @@ def test_a_curve_has_the_mean_and_a_band_of_one_standard_deviation(tmp_path):
 def test_single_seeds_have_none(tmp_path):
     write_margins(tmp_path, [group(tmp_path, 0.1, [3.0, 2.0])])
     assert not list(tmp_path.glob("events*"))
+
+
+def test_tags_have_no_brackets_of_which_tensorboard_draws_nothing(tmp_path):
+    made = [group(tmp_path, lam, [3.0, 2.0], [1.0, 2.0]) for lam in (0.1, 0.2)]
+    widths = [Group({"model.widths": [32 * (index + 1), 16]}, one.rows) for index, one in enumerate(made)]
+    (tmp_path / "sweep").mkdir()
+    write_margins(tmp_path / "sweep", widths)
+    found = EventAccumulator(str(tmp_path / "sweep")).Reload().Tags()["scalars"]
+    assert {"sweep loss/model.widths=32, 16", "sweep loss/model.widths=64, 16"} <= set(found)

@@ -330,7 +330,7 @@ class TestCommand:
         for probe in (["probe.l2=[1.0]"], ["probe=ridge", "probe.l2=[1.0]"]):
             assert aetool("probe", f"run={run}", "baselines=false", *probe).code == 0
         events = EventAccumulator(str(run)).Reload()
-        assert [event.value for event in events.Scalars("results/accuracy")] == [pytest.approx(headline)]
+        assert [event.value for event in events.Scalars("loss & results/accuracy")] == [pytest.approx(headline)]
 
     def test_views_of_a_dataset_without_augmentation(self, aetool, workplace):
         trained(aetool, workplace)

@@ -20,6 +20,9 @@ LEFT_OUT = (  # keys that nobody compares runs by; runs that differ in the seed 
     "loss.logits",
     "loss.pixels",
 )
+# One dot per run, for the HParams tab alone. Its columns are in the order of code points, where the space comes before
+# the slash of `loss/train`; in the other tabs, where a slash comes before all else, the curves are shown first.
+GROUP = "loss & results"
 
 
 def write_hparams(run: Run[C]) -> None:
@@ -33,7 +36,7 @@ def write_hparams(run: Run[C]) -> None:
 
 
 def results(metrics: Mapping[str, Mapping[str, Any]], config: RunConfig) -> dict[str, float]:
-    """What TensorBoard shows of the content of metrics.json: `results/accuracy`, `results/fvu`, …"""
+    """What TensorBoard shows of the content of metrics.json: `loss & results/accuracy`, `…/fvu`, …"""
     stages = dict(metrics)
     if isinstance(config, TrainConfig):
         own = config.probe
@@ -41,4 +44,4 @@ def results(metrics: Mapping[str, Mapping[str, Any]], config: RunConfig) -> dict
         stages[PROBE] = headline(probed)
     values = {f"{stage}/{name}": value for stage, found in stages.items() for name, value in found.items()}
     found = {name: [values[key] for key in keys if key in values] for name, keys in RESULTS.items()}
-    return {f"results/{name}": several[0] for name, several in found.items() if several}
+    return {f"{GROUP}/{name}": several[0] for name, several in found.items() if several}

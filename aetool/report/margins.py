@@ -11,8 +11,9 @@ from aetool.storage.record import Events, read_rows
 CURVES = {
     "loss": "val/loss",
     "reconstruction": "val/loss/reconstruction",
-    "active units (L0)": "val/l0",
+    "active units": "val/l0",
 }  # of the record
+BRACKETS = str.maketrans("", "", "()[]{}")  # TensorBoard draws no margin chart of tags that have them
 SETTINGS = 10  # with more of them a chart cannot be read
 
 
@@ -28,7 +29,7 @@ def write_margins(folder: Path, groups: Sequence[Group]) -> None:
             for chart, key in CURVES.items():
                 curves = [{row["step"]: row[key] for row in rows if row.get(key) is not None} for rows in records]
                 common = sorted(set.intersection(*map(set, curves)))  # steps
-                tag = f"sweep {chart}/{title(group, groups)}"
+                tag = f"sweep {chart}/{title(group, groups)}".translate(BRACKETS)
                 for step in common:
                     values = [curve[step] for curve in curves]
                     mean, spread = statistics.fmean(values), statistics.stdev(values)

@@ -13,8 +13,9 @@ from test_wrong_values import GROUPS, components, settable
 
 from aetool.config.bounds import DEPTH, POINTS, checked_yaml, nesting
 from aetool.config.describe import bare, options
+from aetool.config.groups import PublishedConfig
 from aetool.config.node import Component, Node
-from aetool.config.schema import SCHEMAS, PublishedConfig
+from aetool.config.schema import SCHEMAS
 from aetool.config.targets import signature
 from aetool.config.tree import known_targets
 from aetool.errors import ConfigError

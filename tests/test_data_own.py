@@ -17,7 +17,7 @@ import yaml
 from conftest import TINY, Said
 from PIL import Image
 
-from aetool.config.schema import DatasetConfig
+from aetool.config.groups import DatasetConfig
 from aetool.data import catalog
 from aetool.data.arrays import arrays, channels_first
 from aetool.data.dataset import Arrays, split

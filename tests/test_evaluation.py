@@ -11,7 +11,7 @@ from conftest import TINY, content_of, dataset_of, only_run, run_in
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 import aetool as package
-from aetool.config.schema import PenaltyConfig
+from aetool.config.groups import PenaltyConfig
 from aetool.data.corruptions import Masking
 from aetool.evaluation.catalogue import PROTOCOL, measured
 from aetool.evaluation.diagnosis import degenerate

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from aetool.config import published
 from aetool.config.compose import Point, compose_one, compose_points
+from aetool.config.groups import PublishedConfig
 from aetool.config.published import Reproduction, reproductions, without_foreign
-from aetool.config.schema import PublishedConfig, TrainConfig
+from aetool.config.schema import TrainConfig
 from aetool.evaluation.catalogue import PROTOCOL, metric_of
 from aetool.evaluation.probe import stage
 from aetool.report.groups import Group

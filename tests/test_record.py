@@ -13,7 +13,8 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.plugins.projector import projector_plugin
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
-from aetool.storage.record import LAYOUTS, Events, Record
+from aetool.storage.events import LAYOUTS, Events
+from aetool.storage.record import Record
 
 
 def read(folder) -> EventAccumulator:

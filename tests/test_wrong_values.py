@@ -11,8 +11,7 @@ import torch
 import yaml
 from annotated_types import Ge, Gt, Le, Lt
 
-from aetool.config.node import Component
-from aetool.config.schema import (
+from aetool.config.groups import (
     CorruptionConfig,
     DatasetConfig,
     LatentConfig,
@@ -23,6 +22,7 @@ from aetool.config.schema import (
     SchedulerConfig,
     TermConfig,
 )
+from aetool.config.node import Component
 from aetool.config.targets import signature
 
 GROUPS: dict[str, tuple[str, type[Component]]] = {  # by group: a command that takes it, and its fixed keys

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aetool.config.compose import Point, compose_points
+from aetool.config.groups import PublishedConfig
 from aetool.config.identity import digest, identity
-from aetool.config.schema import PublishedConfig, TrainConfig
+from aetool.config.schema import TrainConfig
 from aetool.config.tree import config_tree, group_options, text_of
 from aetool.files import JsonObject, flatten
 

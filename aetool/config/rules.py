@@ -9,19 +9,17 @@ from typing import TypeVar
 
 from aetool.components import LossTraits, ModelTraits, PenaltyTraits, ScheduleTraits
 from aetool.config.describe import show
+from aetool.config.groups import DatasetConfig, ModelConfig, ProbeConfig
 from aetool.config.names import LONGEST, misnamed
 from aetool.config.node import Component, Node
 from aetool.config.schema import (
     SCHEMAS,
     BenchConfig,
     ClassifierConfig,
-    DatasetConfig,
     FinetuneConfig,
     FitConfig,
     LabelsConfig,
-    ModelConfig,
     ProbeCommandConfig,
-    ProbeConfig,
     TrainConfig,
 )
 from aetool.config.targets import load

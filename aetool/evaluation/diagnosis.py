@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from aetool.config.schema import PenaltyConfig
+from aetool.config.groups import PenaltyConfig
 from aetool.evaluation.catalogue import COMPARED, DIVERGED, VAL_ACCURACY
 from aetool.evaluation.headline import headline, headline_tap
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from aetool.config.schema import EvaluationConfig, TrainConfig
+from aetool.config.groups import EvaluationConfig
+from aetool.config.schema import TrainConfig
 from aetool.evaluation import drawing
 from aetool.evaluation.atlas import Atlas, atlas
 from aetool.evaluation.background import Figure
@@ -27,7 +28,7 @@ from aetool.evaluation.metrics import (
     train_metrics,
 )
 from aetool.evaluation.session import Session
-from aetool.storage.record import Events
+from aetool.storage.events import Events
 from aetool.storage.run import Run
 
 STAGE = "evaluate"

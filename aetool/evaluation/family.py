@@ -11,7 +11,7 @@ import torch
 from annotated_types import Le
 from torch import Tensor
 
-from aetool.config.schema import CorruptionConfig, EvaluationConfig
+from aetool.config.groups import CorruptionConfig, EvaluationConfig
 from aetool.config.targets import build, signature
 from aetool.data.corruptions import Corruption
 from aetool.data.dataset import Dataset

@@ -6,8 +6,9 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from aetool.config.groups import AugmentationConfig, ProbeConfig
 from aetool.config.identity import identity
-from aetool.config.schema import AugmentationConfig, ProbeConfig, TrainConfig
+from aetool.config.schema import TrainConfig
 from aetool.data.images import Mirrored, SplitImages
 from aetool.evaluation.feature_cache import LIMIT, FeatureCache
 from aetool.evaluation.features import Features, StreamedFeatures, Views, encoder, features

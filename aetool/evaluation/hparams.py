@@ -8,7 +8,7 @@ from aetool.config.schema import RunConfig, TrainConfig
 from aetool.evaluation.catalogue import PROBE, RESULTS
 from aetool.evaluation.headline import headline, probe_stage
 from aetool.files import flatten
-from aetool.storage.record import Events
+from aetool.storage.events import Events
 from aetool.storage.run import C, Run
 
 LEFT_OUT = (  # keys that nobody compares runs by; runs that differ in the seed alone are one row

@@ -6,9 +6,10 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from aetool.config.groups import ProbeConfig
 from aetool.config.identity import digest, identity
 from aetool.config.rules import viewless
-from aetool.config.schema import ProbeConfig, TrainConfig
+from aetool.config.schema import TrainConfig
 from aetool.config.targets import build
 from aetool.data.dataset import Dataset
 from aetool.errors import UserError
@@ -26,8 +27,8 @@ from aetool.evaluation.session import Session
 from aetool.files import read_json
 from aetool.models.taps import choose_taps
 from aetool.probes.base import Probe, ProbeResult
+from aetool.storage.events import Events
 from aetool.storage.folder import METRICS
-from aetool.storage.record import Events
 from aetool.storage.run import Run
 
 log = logging.getLogger("aetool")

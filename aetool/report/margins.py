@@ -6,7 +6,8 @@ from pathlib import Path
 
 from aetool.report.findings import title
 from aetool.report.groups import Group, directory
-from aetool.storage.record import Events, read_rows
+from aetool.storage.events import Events
+from aetool.storage.record import read_rows
 
 CURVES = {
     "loss": "val/loss",

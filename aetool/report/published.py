@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from rich.console import Console
 
+from aetool.config.groups import PublishedConfig
 from aetool.config.identity import digest, identity
 from aetool.config.published import Reproduction, reproductions
-from aetool.config.schema import PublishedConfig, TrainConfig
+from aetool.config.schema import TrainConfig
 from aetool.console import PlainConsole
 from aetool.errors import UserError, suggest
 from aetool.evaluation.catalogue import METRICS, PROBE, Metric, bounds, metric_of, split_probe_key

@@ -9,17 +9,9 @@ import numpy as np
 
 from aetool.config.check import Targets
 from aetool.config.compose import Point, compose_one
+from aetool.config.groups import DatasetConfig, ModelConfig, ProbeConfig
 from aetool.config.rules import PARTS, untrainable
-from aetool.config.schema import (
-    ClassifierConfig,
-    DatasetConfig,
-    FinetuneConfig,
-    FinetuneRunConfig,
-    ModelConfig,
-    ParentConfig,
-    ProbeConfig,
-    TrainConfig,
-)
+from aetool.config.schema import ClassifierConfig, FinetuneConfig, FinetuneRunConfig, ParentConfig, TrainConfig
 from aetool.config.tree import known_targets
 from aetool.errors import ConfigError, NoValidCheckpointError, UserError, deferred_signals, poll_signals
 from aetool.evaluation import figures
@@ -30,9 +22,9 @@ from aetool.evaluation.probe import stage
 from aetool.evaluation.session import DataSession, Session
 from aetool.files import check_writable, replacing
 from aetool.measures.statistics import Interval, paired_accuracy_interval
+from aetool.storage.events import Events
 from aetool.storage.notebook import html_table
 from aetool.storage.opening import open_trained
-from aetool.storage.record import Events
 from aetool.storage.run import Run
 from aetool.storage.stored import damaged_file
 from aetool.sweeps.autoencoder import bring_to_end, draw_curves

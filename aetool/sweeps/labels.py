@@ -8,8 +8,9 @@ import numpy as np
 from torch import Tensor
 
 from aetool.config.compose import Point, compose_one
+from aetool.config.groups import ProbeConfig
 from aetool.config.identity import identity
-from aetool.config.schema import FinetuneConfig, LabelsConfig, ProbeConfig, TrainConfig
+from aetool.config.schema import FinetuneConfig, LabelsConfig, TrainConfig
 from aetool.config.tree import known_targets
 from aetool.errors import UserError
 from aetool.evaluation import probe

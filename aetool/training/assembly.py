@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from aetool.components import LossTraits
-from aetool.config.schema import ComputeConfig, CorruptionConfig, DatasetConfig, LossConfig, RunConfig, TrainConfig
+from aetool.config.groups import CorruptionConfig, DatasetConfig, LossConfig
+from aetool.config.schema import ComputeConfig, RunConfig, TrainConfig
 from aetool.config.targets import build
 from aetool.data.cache import default_cache_dir
 from aetool.data.corruptions import Corruption

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aetool.config.schema import AugmentationConfig, FinetuneRunConfig
+from aetool.config.groups import AugmentationConfig
+from aetool.config.schema import FinetuneRunConfig
 from aetool.config.targets import build
 from aetool.data.augmentation import augment
 from aetool.data.budget import label_noise, labelled, refuse_scarce

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aetool.config.schema import OptimizerConfig
+from aetool.config.groups import OptimizerConfig
 from aetool.errors import UserError
 from aetool.models.base import Autoencoder
 from aetool.models.taps import tapped

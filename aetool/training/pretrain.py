@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
+from aetool.config.groups import TrainerConfig
 from aetool.config.rules import missing_extras
-from aetool.config.schema import TrainConfig, TrainerConfig
+from aetool.config.schema import TrainConfig
 from aetool.config.targets import build
 from aetool.data.corruptions import Corruption
 from aetool.data.dataset import Dataset, Split

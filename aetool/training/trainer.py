@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
 from aetool import faults
-from aetool.config.schema import TrainerConfig
+from aetool.config.groups import TrainerConfig
 from aetool.data.dataset import Split
 from aetool.errors import Interrupted, NonFiniteError, Paused, poll_signals
 from aetool.models.base import Batch

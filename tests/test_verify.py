@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,14 @@ def test_a_whole_run_has_a_line_for_each_check(mine, aetool, monkeypatch):
         "files", "config", "status", "metrics", "checkpoints", "measurements", "record", "events",
     ]  # fmt: skip
     assert {path: path.stat().st_mtime_ns for path in mine.rglob("*")} == before
+
+
+def test_without_tensorboard_its_events_alone_are_not_checked(mine, aetool, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.tensorflow_stub.pywrap_tensorflow", None)
+    done = aetool("verify", *HERE)
+    assert done.code == 0, done.out
+    assert "not checked, as TensorBoard cannot be imported: ModuleNotFoundError" in " ".join(done.out.split())
+    assert done.out.count("\nok ") >= 6, done.out
 
 
 def flip(path: Path) -> None:

@@ -6,7 +6,7 @@ while it is read.
 
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -178,17 +178,20 @@ def _gaps(steps: Sequence[int]) -> Iterator[str]:
 
 
 def _events(run: RunFolder) -> Iterator[Check]:
+    try:
+        from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+    except Exception as error:  # an installation can be broken in any way; see `Events`
+        yield Check("events", f"not checked, as TensorBoard cannot be imported: {type(error).__name__}: {error}")
+        return
     paths = sorted(run.directory.glob("events.out.tfevents.*"))
-    problems = [(path, problem) for path in paths if (problem := _event_problem(path))]
+    problems = [(path, problem) for path in paths if (problem := _event_problem(path, masked_crc32c))]
     yield from (Check("events", f"{path.name}: {problem}", DAMAGED) for path, problem in problems)
     if not problems:
         yield Check("events", f"TensorBoard's files, all readable: {len(paths)}")
 
 
-def _event_problem(path: Path) -> str | None:
+def _event_problem(path: Path, masked_crc32c: Callable[[bytes], int]) -> str | None:
     """What is wrong with the records of an event file: length, CRC of the length, content, CRC of the content."""
-    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
-
     content, at = path.read_bytes(), 0
     while at < len(content):
         head = content[at : at + 12]

@@ -16,7 +16,7 @@ from aetool.system.machine import available_memory, release_memory
 if TYPE_CHECKING:
     from aetool.training.trainer import Trainer
 
-TRIED = 2, 4  # images; the fewest that batch normalisation takes, and as many again
+SIZES = 2, 4  # images; the fewest that batch normalisation takes, and as many again
 GRADIENTS = 2  # bytes of a step per byte that it keeps for the backward pass, which adds gradients of the same shapes
 
 
@@ -43,7 +43,7 @@ def advice(trainer: "Trainer") -> str:
     except (MemoryError, RuntimeError) as error:
         if exit_code(error) != OUT_OF_MEMORY:
             raise
-        return f"not even {TRIED[1]} images fit; {smaller}"
+        return f"not even {SIZES[1]} images fit; {smaller}"
     need = f"trainer.batch_size={size} needs about {in_words(fixed + size * each)}"
     if free is None:
         return f"{need}; lower it"
@@ -60,8 +60,8 @@ def needs(trainer: "Trainer") -> tuple[float, float]:
 
     An estimate from what forward passes of a few images keep.
     """
-    few, more = TRIED
-    kept = [_kept_bytes(trainer, images) for images in TRIED]
+    few, more = SIZES
+    kept = [_kept_bytes(trainer, images) for images in SIZES]
     each = max(1.0, (kept[1] - kept[0]) / (more - few))
     trained = sum(parameter.nbytes for parameter in trainer.parameters)
     made = 1 if trainer.optimizer.state else 3  # gradients, and with the first step the state of Adam

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from aetool.errors import UserError, suggest
 
 POINTS = {
+    "prepare": "the arrays of a dataset are there; they are not all in the cache yet",
     "step": "before a training step",
     "row": "a row of metrics.jsonl is written; TensorBoard does not have it yet",
     "epoch": "an epoch is validated and recorded; its checkpoint is not written yet",
@@ -29,6 +30,8 @@ POINTS = {
     "checkpoint/rename": "the checkpoint is complete under its temporary name",
     "checkpoint/rotate": "the checkpoint is in place; older ones are not removed yet",
     "checkpoint/removed": "an older checkpoint has lost its name; its files are still there",
+    "evaluate": "training has ended; nothing is measured yet",
+    "sweep": "before sweep.json is written, at the start and after each point",
     "replace": "a folder is removed; what replaces it is complete under its temporary name",
     "write": "before a file is written that replaces another",
     "rename": "a file is complete under its temporary name",

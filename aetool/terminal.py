@@ -1,22 +1,37 @@
-"""Text for the terminal. Names and messages from a stranger's run may contain escape sequences; they are shown, not
-obeyed.
+"""Text for the terminal and for spreadsheets. Names and messages from a stranger's run may contain escape sequences or
+formulas; they are shown, not obeyed.
 """
 
+import contextlib
 import io
 import logging
 import os
 import re
 import sys
 from collections.abc import Iterable
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
+
+T = TypeVar("T")
 
 # Control characters except tab and newline, line separators, and what overrides or embeds a direction of writing.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # first characters, also of full width
 
 
 def printable(text: str) -> str:
     """The text with control characters as Python would write them: `\\x1b` for ESC, `\\u202e` for an override."""
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def no_formula(value: T) -> T | str:
+    """The value of a cell; text that a spreadsheet would take for a formula gets an apostrophe."""
+    if not isinstance(value, str) or not value.startswith(_FORMULA):
+        return value
+    with contextlib.suppress(ValueError):
+        float(value)  # such as -1, given as text
+        return value
+    return f"'{value}"
 
 
 class PrintableStream:

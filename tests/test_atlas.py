@@ -90,6 +90,14 @@ def test_without_labels_there_is_no_selectivity(tmp_path):
     assert (tmp_path / "atlas.csv").read_text().splitlines()[0] == "unit,frequency,mean_activation,sign,images"
 
 
+def test_the_name_of_a_class_is_no_formula(tmp_path):
+    found = atlas(torch.rand(6, 2) + 0.1, torch.tensor([0, 1] * 3))
+    write_atlas(tmp_path / "atlas.csv", found, ['=HYPERLINK("x")', "@b"])
+    classes = [row["preferred_class"] for row in csv.DictReader((tmp_path / "atlas.csv").read_text().splitlines())]
+    assert set(classes) <= {'\'=HYPERLINK("x")', "'@b"}
+    assert len(classes) == 2
+
+
 class Linear(nn.Module):
     """A decoder of 3 atoms of 2×2 pixels; of 3 filters of 3×3 where the code is a map."""
 

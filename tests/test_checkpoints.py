@@ -63,6 +63,22 @@ def test_damage_is_seen_and_the_next_newest_used(checkpoints, name, damage):
     assert found.step == 6
     assert "step-00000008" in checkpoints.warnings[0]
     assert path.parent.exists()
+    checkpoints.save(8, {"w": torch.full((3,), 8.0)}, {"step": 8}, best_step=2)
+    assert checkpoints.newest().step == 8
+    kept = checkpoints.directory / "damaged-step-00000008" / name
+    assert not kept.exists() if damage == "missing" else kept.read_bytes() != content
+
+
+def test_a_file_in_the_place_of_a_checkpoint_is_a_damaged_one(checkpoints):
+    for step in (8, 6, 2):
+        path = checkpoints.directory / f"step-{step:08d}"
+        shutil.rmtree(path)
+        path.write_text("")
+        assert checkpoints.at(step) is None
+        if step > 2:
+            assert checkpoints.newest().step == step - (2 if step == 8 else 4)
+    with pytest.raises(NoValidCheckpointError):
+        checkpoints.newest()
 
 
 def test_none_valid_is_an_error_not_step_0(checkpoints):
@@ -337,7 +353,7 @@ def test_weights_of_another_network_are_refused(run, trained, aetool, name):
 def refused(done, message: str) -> None:
     """With one line."""
     assert done.code == 2
-    (line,) = done.err.splitlines()
+    _, line = done.err.splitlines()  # after that metrics.json is gone
     assert message in line
     assert "overwrite=true" in line
 
@@ -360,6 +376,6 @@ def test_another_format_is_refused_in_both_directions(run, aetool, monkeypatch, 
     match(newest(run), format=found)
     done = aetool("train", *WORDS)
     assert done.code == 2
-    (line,) = done.err.splitlines()
+    _, line = done.err.splitlines()  # after that metrics.json is gone
     assert f"written by {age} aetool (checkpoint format {found}, this one reads " in line
     assert remedy in line

@@ -348,10 +348,12 @@ class TestSweep:
     def test_a_failure_after_training_counts_until_the_run_is_completed_again(self, sweep, outputs):
         path = sweep / "sweep.json"
         saved = json.loads(path.read_text())
-        saved["runs"][0] |= {"state": "failed", "error": "OSError: disk full"}
-        path.write_text(json.dumps(saved | {"updated": "2026-01-02T00:00:00+00:00"}))
+        then = "2026-01-02T00:00:00+00:00"
+        saved["runs"][0] |= {"state": "failed", "error": "OSError: disk full", "status": then}
+        path.write_text(json.dumps(saved))
         status = outputs / saved["runs"][0]["directory"] / "status.json"
-        for updated, state in (("2026-01-01T00:00:00+00:00", "failed"), ("2026-01-03T00:00:00+00:00", "completed")):
+        back = "2026-01-01T00:00:00+00:00"  # by a clock that was set back
+        for updated, state in ((then, "failed"), (back, "completed"), ("2026-01-03T00:00:00+00:00", "completed")):
             status.write_text(json.dumps({"state": "completed", "updated": updated}))
             assert read_sweep(sweep)[0][0]["state"] == state
 
@@ -578,7 +580,7 @@ class TestLikeForLike:
         for epochs in (30, 100):
             self.write(tmp_path, 0.01, 0, epochs)
         rows = read_rows([tmp_path])
-        found = compare(rows, Sweep(["trainer.epochs"], None, ""))
+        found = compare(rows, Sweep(["trainer.epochs"], None))
         assert found.unlike == []
         assert len(found.recommendations) == 1
 
@@ -588,7 +590,7 @@ class TestLikeForLike:
              "optimizer.lr": lr, "trainer.precision": precision, "probe/val/accuracy": lr, "probe/test/accuracy": lr}
             for name, lr, precision in (("adam", 0.1, "fp32"), ("sgd", 0.2, "bf16"))
         ]  # fmt: skip
-        assert compare(rows, Sweep(["optimizer"], None, "")).unlike == []
+        assert compare(rows, Sweep(["optimizer"], None)).unlike == []
         (said,) = compare(rows).unlike
         assert said.startswith("not like for like: optimizer adam / sgd; optimizer.lr 0.1 / 0.2; compared:")
 

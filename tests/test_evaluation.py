@@ -190,6 +190,23 @@ def test_a_target_met_on_train_alone_is_overfitting():
 
 
 @pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"val/dead_fraction": 1.0, "val/explained_variance": 0.0}, "all code units are dead: lower penalty.weight"),
+        ({"val/code_std": 0.0, "val/explained_variance": 0.0}, "the code is the same for every image: lower penalty"),
+        ({"val/explained_variance": 0.009}, "reconstructions are no better than the mean image: train longer, or"),
+        ({"val/explained_variance": -99.0}, "diverged: the error is 100 times that of the mean image"),
+    ],
+)
+def test_what_is_degenerate_is_said(found, said):
+    healthy = {"val/dead_fraction": 0.0, "val/code_std": 1.0, "val/explained_variance": 0.5}
+    penalty = PenaltyConfig(weight=0.1, warmup=0.0, target_l0=None, terms={})
+    assert degenerate(healthy, penalty) == []
+    (warning,) = degenerate(healthy | found, penalty)
+    assert warning.startswith(said)
+
+
+@pytest.mark.parametrize(
     ("words", "problem"),
     [
         (["model=topk", "penalty=l1", "penalty.target_l0=5"], "lambda does not change how many units of model=topk"),

@@ -41,6 +41,15 @@ def test_a_failure_passes(monkeypatch):
     faults.point("rename")
 
 
+def test_a_delay(monkeypatch):
+    slept: list[float] = []
+    monkeypatch.setattr(faults.time, "sleep", slept.append)
+    monkeypatch.setenv(faults.VARIABLE, "step:delay:2")
+    for _ in range(3):
+        faults.point("step")
+    assert slept == [1]
+
+
 def test_kill():
     code = "from aetool.faults import point; point('step'); point('step'); print('alive', flush=True); point('step')"
     done = subprocess.run(

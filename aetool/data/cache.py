@@ -21,6 +21,7 @@ from typing import IO, Literal
 import numpy as np
 from pydantic import BaseModel
 
+from aetool import faults
 from aetool.data.dataset import DAMAGED_ARRAY, HASHED, Arrays, fingerprint, is_large, validate
 from aetool.errors import DataError, WriteError, poll_signals
 from aetool.files import check_room, make_folder, read_json, replacing_folder, write_json, writing
@@ -182,6 +183,7 @@ def _or_elsewhere() -> Iterator[None]:
 def _fill(folder: Path, name: str, prepare: Callable[[Path], Arrays]) -> None:
     """Puts the arrays that `prepare` returns, and their manifest, into the folder."""
     arrays = prepare(folder)
+    faults.point("prepare")
     validate(arrays)
     paths = {key: folder / f"{key}.npy" for key in arrays.present}
     left = {key: array for key, array in arrays.present.items() if not paths[key].exists()}

@@ -32,6 +32,7 @@ def open_image(file: str | IO[bytes], max_pixels: int, formats: tuple[str, ...] 
     from PIL import Image
 
     corrupt = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)  # what PIL raises
+    misread = (TypeError, AttributeError, LookupError, ArithmeticError)  # where it computes with what is no number
     too_large = (Image.DecompressionBombError, Image.DecompressionBombWarning)
     try:
         if isinstance(file, str):
@@ -43,7 +44,7 @@ def open_image(file: str | IO[bytes], max_pixels: int, formats: tuple[str, ...] 
             if image.width * image.height > max_pixels:
                 raise DataError(f"{image.width}×{image.height} is more than {max_pixels} pixels")
             yield image
-    except (*corrupt, *too_large) as error:
+    except (*corrupt, *misread, *too_large) as error:
         raise DataError(f"{type(error).__name__}: {error}") from error
 
 

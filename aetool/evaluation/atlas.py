@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from aetool.files import replacing
+from aetool.terminal import no_formula
 from aetool.training.assembly import Trained
 
 TOP = 8  # images shown for a unit
@@ -118,7 +119,7 @@ def decoder_responses(trained: Trained, code: Tensor, found: Atlas, units: Tenso
 
 
 def write_atlas(path: Path, found: Atlas, class_names: Sequence[str]) -> None:
-    """Every unit as a line of csv; `images` are positions in the validation split."""
+    """Every unit as a line of csv; `images` are positions in the validation split. Raises WriteError."""
     keys = ["unit", "frequency", "mean_activation", "sign"]
     keys += ["preferred_class", "class_selectivity"] if found.selectivity is not None else []
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -128,7 +129,7 @@ def write_atlas(path: Path, found: Atlas, class_names: Sequence[str]) -> None:
             row = [unit, f"{frequency:.6g}", f"{found.mean_activation[unit].item():.6g}", int(found.sign[unit])]
             if found.selectivity is not None and found.preferred_class is not None:
                 live = frequency > 0
-                row += [class_names[int(found.preferred_class[unit])] if live else ""]
+                row += [no_formula(class_names[int(found.preferred_class[unit])]) if live else ""]
                 row += [f"{found.selectivity[unit].item():.4f}" if live else ""]
             writer.writerow([*row, " ".join(str(image) for image in found.images[unit].tolist() if image >= 0)])
 

@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from aetool import faults
 from aetool.config.groups import EvaluationConfig
 from aetool.config.schema import TrainConfig
+from aetool.errors import poll_signals
 from aetool.evaluation import drawing
 from aetool.evaluation.atlas import Atlas, atlas
 from aetool.evaluation.background import Figure
@@ -131,6 +133,8 @@ def _measure_patches(session: Session, settings: EvaluationConfig, baselines: bo
 
 
 def _measured(session: Session, settings: EvaluationConfig, baselines: bool) -> _Found:
+    faults.point("evaluate")
+    poll_signals()
     trained, dataset, device = session.trained, session.dataset, session.device
     result = split_metrics(trained, dataset, device)
     jacobian = sensitivity(trained, dataset, settings.jacobian_images, device)

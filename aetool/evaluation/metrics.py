@@ -1,6 +1,7 @@
 """Reconstruction, code, cost and geometry metrics of a trained network on the splits of a dataset."""
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -214,7 +215,7 @@ def sensitivity(trained: Trained, dataset: Dataset, images: int, device: torch.d
     chosen = dataset.val.images[subset(len(dataset.val.images), images)]
     pixels, model = chosen.to(device).float() / 255, _OfPixels(trained)
     noise = generator(0, "jacobian", device=device)
-    norm = torch.cat([jacobian_norm(model, part, noise, PROBES) for part in pixels.split(10)]).mean().item()
+    norm = torch.cat([jacobian_norm(model, part, noise, PROBES) for part in _polling(pixels.split(10))]).mean().item()
     with torch.no_grad():
         codes = torch.cat([model.encode(part).flatten(1) for part in pixels.split(10)])
     spread = codes.double().var(0, correction=0).sum().sqrt().item()
@@ -223,7 +224,14 @@ def sensitivity(trained: Trained, dataset: Dataset, images: int, device: torch.d
         return Sensitivity(norm, relative, None)
     release_memory()
     parts = pixels[:PROFILED].split(2)  # the gradients of all units with respect to all layers: bounds memory
-    return Sensitivity(norm, relative, torch.cat([singular_values(model, part) for part in parts]))
+    return Sensitivity(norm, relative, torch.cat([singular_values(model, part) for part in _polling(parts)]))
+
+
+def _polling(parts: Sequence[Tensor]) -> Iterator[Tensor]:
+    """The parts; raises Interrupted before one when a signal has arrived."""
+    for part in parts:
+        poll_signals()
+        yield part
 
 
 def ten_images(split: Split) -> Tensor:

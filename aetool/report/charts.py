@@ -1,10 +1,10 @@
 """The figures of a comparison; no torch."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from aetool.errors import UserError
 from aetool.evaluation.background import figure_process
 from aetool.evaluation.catalogue import FIGURE, SELECTION
 from aetool.files import make_folder
@@ -13,16 +13,21 @@ from aetool.report.comparison import Comparison
 from aetool.report.groups import is_finetune
 from aetool.report.plots import Chart
 
+log = logging.getLogger("aetool")
+
 
 @contextmanager
 def saving(figures: Iterable[Chart], folder: Path) -> Iterator[None]:
-    """Writes figures as PNG files in the process that draws, while the block runs; raises UserError when that fails."""
+    """Writes figures as PNG files in the process that draws, while the block runs; warns of those it cannot draw.
+
+    Raises WriteError.
+    """
     make_folder(folder)
     submit = figure_process().submit
     drawn = [submit(plots.save, chart.figure, folder.absolute() / f"{chart.name}.png") for chart in figures]
     yield
-    for problem in filter(None, (one.result() for one in drawn)):
-        raise UserError(f"{folder}: figures cannot be written: {problem}")
+    for problem in dict.fromkeys(filter(None, (one.result() for one in drawn))):
+        log.warning(f"{folder}: a figure cannot be drawn: {problem}")
 
 
 def draw(comparison: Comparison) -> Iterator[Chart]:

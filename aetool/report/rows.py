@@ -32,7 +32,6 @@ class Sweep(NamedTuple):
 
     axes: list[str]  # swept keys
     command: str | None
-    updated: str  # ISO 8601 in UTC
 
 
 def runs(directory: str | Path = "outputs") -> list[Found]:
@@ -88,8 +87,8 @@ def read_sweep(folder: Path) -> tuple[list[Found], Sweep]:
     saved, reason, *_ = read_stored(folder / SWEEP)
     entries, axes, command = saved.get("runs"), saved.get("axes", {}), saved.get("command")
     if reason or not isinstance(entries, list) or not isinstance(axes, dict):
-        return [_row(folder, UNREADABLE, reason or f"{SWEEP} is not that of a sweep")], Sweep([], None, "")
-    sweep = Sweep(list(axes), command if isinstance(command, str) else None, str(saved.get("updated") or ""))
+        return [_row(folder, UNREADABLE, reason or f"{SWEEP} is not that of a sweep")], Sweep([], None)
+    sweep = Sweep(list(axes), command if isinstance(command, str) else None)
     rows: dict[Value, Found] = {}
     for row in (_point(folder, sweep, entry) for entry in entries):
         key = str(row["directory"])
@@ -124,7 +123,8 @@ def _point(folder: Path, sweep: Sweep, entry: object) -> Found:
         words = list(map(str, entry["overrides"])) if isinstance(entry.get("overrides"), list) else []
         reason = entry.get("error") if known == "failed" else " ".join(words)
         return _row(own, known, reason) | _override_values(words)
-    if (state, row["state"]) == ("failed", "completed") and sweep.updated >= RunFolder(own).status.get("updated", ""):
+    updated = RunFolder(own).status.get("updated")
+    if (state, row["state"]) == ("failed", "completed") and entry.get("status", updated) == updated:
         return row | {"state": "failed", "reason": entry.get("error")}
     if row["state"] == state == "paused":
         return row | {"reason": entry.get("error")}

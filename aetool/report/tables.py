@@ -1,6 +1,5 @@
 """Tables of runs: in the terminal, as markdown, csv and parquet."""
 
-import contextlib
 import csv
 import html
 import re
@@ -19,13 +18,13 @@ from aetool.files import make_folder, replacing, write_text
 from aetool.report.comparison import Comparison
 from aetool.report.findings import ranked
 from aetool.report.groups import Group, Row, Value, comparable_sets, format_stat, format_value, replicate
+from aetool.terminal import no_formula
 
 TABLES = 2  # one below the other, where one is too narrow for all metrics
 LONG = 40  # groups above which there is one table only
 ROOM = 26  # characters that identifying columns leave for metrics
 LISTED = 20  # excluded runs in the terminal
 KEPT = ("n", "front", "state")  # columns that are shown however narrow the terminal
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # first characters, also of full width
 HEADS = {"model.name": "model", "dataset.name": "dataset"}
 
 
@@ -224,17 +223,8 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     make_folder(path.parent)
     with replacing(path) as target, target.open("w", newline="", encoding="utf-8", errors="replace") as file:
         writer = csv.writer(file)
-        writer.writerow(map(_no_formula, keys))
-        writer.writerows([_no_formula(row.get(key)) for key in keys] for row in rows)
-
-
-def _no_formula(value: Value) -> Value:
-    if not isinstance(value, str) or not value.startswith(FORMULA):
-        return value
-    with contextlib.suppress(ValueError):
-        float(value)  # such as -1, given as text
-        return value
-    return f"'{value}"
+        writer.writerow(map(no_formula, keys))
+        writer.writerows([no_formula(row.get(key)) for key in keys] for row in rows)
 
 
 def write_parquet(path: Path, rows: Sequence[Row]) -> None:

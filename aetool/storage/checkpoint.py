@@ -103,8 +103,8 @@ class Checkpoints:
     def save(self, step: int, model: dict[str, Tensor], state: State, best_step: int) -> None:
         """Writes the checkpoint of `step` and removes those that are neither new nor the best.
 
-        At every instant a complete checkpoint exists, from the first one on (see `recover`). Raises WriteError when the
-        disk is full; earlier checkpoints are unaffected.
+        At every instant a complete checkpoint exists, from the first one on (see `recover`). A damaged one of the same
+        step is kept under another name. Raises WriteError when the disk is full; earlier checkpoints are unaffected.
         """
         if not self.writes:
             return
@@ -112,6 +112,10 @@ class Checkpoints:
         make_folder(self.directory, parents=False)
         temporary = self.directory / f".{target.name}.tmp"
         needed = sum(value.nbytes for value in model.values()) * 3 + BESIDES  # with the two averages of Adam
+        if target.exists() and self._is_damaged(target):
+            kept = target.with_name(f"damaged-{target.name}")
+            shutil.rmtree(kept, ignore_errors=True)
+            target.rename(kept)
         with replacing_folder(target, temporary, needed):
             faults.point("checkpoint/model")
             tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.items()}
@@ -161,7 +165,7 @@ class Checkpoints:
     def at(self, step: int, read: Callable[[Checkpoint], None] | None = None) -> Checkpoint | None:
         """The checkpoint of this step if it is there and not damaged."""
         path = self.directory / f"step-{step:08d}"
-        return self._valid(path, read) if path.is_dir() else None
+        return self._valid(path, read) if path.exists() else None
 
     def steps(self) -> list[int]:
         """Of the checkpoints that are not damaged, ascending."""
@@ -191,15 +195,18 @@ class Checkpoints:
             return None
 
     def _paths(self) -> list[Path]:
-        return sorted(path for path in self.directory.glob("step-*") if path.is_dir())
+        return sorted(self.directory.glob("step-*"))
+
+    def _is_damaged(self, path: Path) -> bool:
+        """Whether it was found to be."""
+        return any(path.name in warning for warning in self.warnings)
 
     def _rotate(self, keep: set[int]) -> None:
         if self.keep is None:
             return
         names = {f"step-{step:08d}" for step in keep}
         for path in self._paths()[: -self.keep]:
-            damaged = any(path.name in warning for warning in self.warnings)
-            if path.name not in names and not damaged:
+            if path.name not in names and not self._is_damaged(path):
                 with contextlib.suppress(OSError):
                     removed = path.rename(path.with_name(f".{path.name}.old"))  # a kill leaves no half of one
                     faults.point("checkpoint/removed")

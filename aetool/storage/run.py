@@ -19,7 +19,7 @@ from aetool import faults
 from aetool.config.identity import digest, identity
 from aetool.config.schema import FinetuneRunConfig, RunConfig, TrainConfig
 from aetool.errors import Interrupted, Paused, UserError, WriteError, poll_signals
-from aetool.files import detach, dispensable, flatten, make_folder, writing
+from aetool.files import detach, dispensable, flatten, make_folder, sync, writing
 from aetool.storage.folder import CONFIG, LOCK, LOG, METRICS, STATUS, WRITTEN, RunFolder
 from aetool.storage.notebook import html_table
 from aetool.storage.stored import checksums, write_stored
@@ -139,6 +139,8 @@ class Run(RunFolder, Generic[C]):
         made |= {key: value for key, value in self.saved.items() if key in made and not fresh}  # of the start
         plain = self.config.model_dump()
         write_stored(self.directory / CONFIG, made | {"identity": identity(self.config), "config": plain})
+        for folder in (self.directory, self.directory.parent):  # no checkpoint may outlive it in a power cut
+            sync(folder)
         self.update(state="running", pid=os.getpid(), host=socket.gethostname(), started=_now())
 
     def agree(self) -> bool:

@@ -45,14 +45,15 @@ def _bring_to_end(run: Run[TrainConfig], ranks: Ranks) -> None:
             check_writable(run.directory)
             check_before_training(session)
             refuse_unfit(run, session.dataset, session.device)
+        lost = None if run.config.overwrite else _lost(run)
         with run.claim(), session.figures:  # drawn while the run is evaluated and probed
             to_train = "pretrain" not in run.metrics
             if to_train:
                 check_before_training(session)
             log.info(f"{run.config.model.name} on {run.config.dataset.name} → {run.directory}")
             ranks.broadcast(to_train)
-            if run.stored_metrics.damage:
-                run.warn_now(f"{run.stored_metrics.damage}: put together again from checkpoints and measurements")
+            if lost:
+                run.warn_now(f"{lost}: put together again from checkpoints and measurements")
             if to_train:
                 _pretrain(session, ranks)
                 probe.restore(run)
@@ -60,6 +61,12 @@ def _bring_to_end(run: Run[TrainConfig], ranks: Ranks) -> None:
                 draw_curves(session.figures, {"loss.png": "loss", **_dead_units(run)})
             _measure(session)
         poll_signals()  # a signal since the last poll still ends a sweep
+
+
+def _lost(run: Run[TrainConfig]) -> str | None:
+    """Why the results of a run have to be found again, if there were some."""
+    completed = run.status.get("state") == "completed" and "pretrain" not in run.metrics
+    return run.stored_metrics.damage or ("metrics.json lacks the results of a completed run" if completed else None)
 
 
 def draw_curves(drawn: Figures, quantities: dict[str, str]) -> None:

@@ -31,7 +31,8 @@ class Outcome(NamedTuple):
         if stopped is not None:
             return cls("interrupted", 128 + stopped)
         if code < 0:
-            name = signal.Signals(-code).name
+            known = {number.value for number in signal.Signals}
+            name = signal.Signals(-code).name if -code in known else f"signal {-code}"
             memory = "; the system sends it when memory runs out" if -code == signal.SIGKILL else ""
             return cls("failed", 128 - code, f"its process was killed ({name}{memory})")
         return cls("failed", code, error)

@@ -6,10 +6,10 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from aetool import faults
 from aetool.config.compose import BASIC, Point
 from aetool.config.identity import digest
 from aetool.config.schema import FinetuneConfig, TrainConfig
@@ -123,7 +123,7 @@ def sweep(points: Sequence[Point[TrainConfig]], runs: Sequence[Run[TrainConfig]]
         ended = halved(points, runs, lambda pauses: _until(pauses, points, runs, work, folder))
     try:
         for index, outcome in ended:
-            entries[index] |= outcome.noted
+            entries[index] |= noted(outcome, runs[index])
             worst = max(worst, outcome.exit_code)
             unwritten = tried(lambda: write_sweep(folder, points, entries))
     except Interrupted as error:
@@ -211,6 +211,12 @@ def entry(folder: Path, run: Run[C], point: Point[F]) -> JsonObject:
     return {"directory": directory, "overrides": list(point.overrides), "state": NOT_STARTED}
 
 
+def noted(outcome: Outcome, run: Run[C]) -> JsonObject:
+    """What the entry of a run says of its end. A failure holds until status.json is written again."""
+    failed = {"status": RunFolder(run.directory).status.get("updated")} if outcome.state == "failed" else {}
+    return outcome.noted | failed
+
+
 def write_sweep(folder: Path, points: Sequence[Point[F]], entries: Sequence[JsonObject]) -> None:
     """What `aetool compare` needs to know about a sweep, even if it was killed; raises WriteError."""
     axes: dict[str, list[str]] = {}
@@ -220,12 +226,12 @@ def write_sweep(folder: Path, points: Sequence[Point[F]], entries: Sequence[Json
             axes.setdefault(key, []).append(value)
     make_folder(folder)
     refuse_links(folder, ("*",))
+    faults.point("sweep")
     write_stored(
         folder / SWEEP,
         {
             "command": points[0].command,
             "axes": {key: list(dict.fromkeys(values)) for key, values in axes.items()},
-            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
             "runs": list(entries),
         },
     )

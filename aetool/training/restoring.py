@@ -58,7 +58,7 @@ def check_state(trainer: "Trainer", checkpoint: Checkpoint, state: State) -> Non
     own = trainer.state_dict()
     if not isinstance(state, dict):
         raise _foreign(checkpoint, "state.pt is not the state of a training")
-    missing = own.keys() - state.keys()
+    missing = own.keys() - state.keys() - {"parameter_names"}  # which earlier versions did not write
     if missing:
         raise UserError(
             f"{checkpoint.path}: another version of aetool wrote it, without {', '.join(sorted(missing))}; resume "
@@ -84,6 +84,16 @@ def check_state(trainer: "Trainer", checkpoint: Checkpoint, state: State) -> Non
     for key in ("schedule", "objective"):
         _compare(checkpoint, key, own[key], state[key])
     _check_optimizer(checkpoint, trainer.optimizer, state["optimizer"])
+    names = state.get("parameter_names", own["parameter_names"])
+    if names != own["parameter_names"]:
+        raise _foreign(checkpoint, "its parameters have other names, or stand in another order")
+
+
+def parameter_names(trainer: "Trainer") -> list[list[str]]:
+    """Of each group of the optimizer, whose own state tells parameters by their positions alone."""
+    modules = {"model": trainer.model, "objective": trainer.objective}
+    named = {id(own): f"{part}.{name}" for part, one in modules.items() for name, own in one.named_parameters()}
+    return [[named[id(parameter)] for parameter in group["params"]] for group in trainer.optimizer.param_groups]
 
 
 def with_own_settings(optimizer: torch.optim.Optimizer, state: State) -> State:

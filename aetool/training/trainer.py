@@ -21,7 +21,7 @@ from aetool.training.explosion import LossWatch
 from aetool.training.hardware import tensor_float32
 from aetool.training.journal import Journal
 from aetool.training.objective import Terms, TrainingObjective
-from aetool.training.restoring import check_state, load_weights, with_own_settings
+from aetool.training.restoring import check_state, load_weights, parameter_names, with_own_settings
 from aetool.training.scalars import Scalars
 from aetool.training.schedules import Schedule
 
@@ -224,6 +224,7 @@ class Trainer:
         """Everything that training needs to resume, except the model's own tensors."""
         return {
             "optimizer": self.optimizer.state_dict(),
+            "parameter_names": parameter_names(self),
             "schedule": self.schedule.state_dict(),
             "objective": self.objective.state_dict(),
             "step": self.step,

@@ -353,7 +353,7 @@ def test_weights_of_another_network_are_refused(run, trained, aetool, name):
 def refused(done, message: str) -> None:
     """With one line."""
     assert done.code == 2
-    _, line = done.err.splitlines()  # after that metrics.json is gone
+    *_, line = done.err.splitlines()  # after that metrics.json is gone
     assert message in line
     assert "overwrite=true" in line
 
@@ -376,6 +376,6 @@ def test_another_format_is_refused_in_both_directions(run, aetool, monkeypatch, 
     match(newest(run), format=found)
     done = aetool("train", *WORDS)
     assert done.code == 2
-    _, line = done.err.splitlines()  # after that metrics.json is gone
+    *_, line = done.err.splitlines()  # after that metrics.json is gone
     assert f"written by {age} aetool (checkpoint format {found}, this one reads " in line
     assert remedy in line

@@ -1,7 +1,10 @@
 """Interrupted at any step and started again, a run ends in the same bits."""
 
+import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +78,37 @@ def test_the_same_command_goes_on_to_the_same_bits(workplace, uninterrupted, cap
     assert RunFolder(only_run(workplace)).status["state"] == "completed"
     assert ending(only_run(workplace)) == uninterrupted
     assert not list((only_run(workplace) / "checkpoints").glob(".*"))
+
+
+def test_another_torch_and_number_of_threads_are_said(interrupted, aetool):
+    newest = Checkpoints(only_run(interrupted) / "checkpoints").newest()
+    assert newest is not None
+    rewrite(newest.path, torch="1.0", threads=7)
+    done = aetool("train", *TINY)
+    assert done.code == 0, done.err
+    (warning,) = [one for one in RunFolder(only_run(interrupted)).status["warnings"] if "with torch" in one]
+    assert re.fullmatch(r"resumed at step 6 with torch 1\.0 → \S+, threads 7 → 1: the last bits may differ", warning)
+
+
+def test_the_kernel_of_the_optimizer_is_that_of_the_device(interrupted, uninterrupted):
+    """As on another device: one without a fused kernel wrote the checkpoint."""
+    newest = Checkpoints(only_run(interrupted) / "checkpoints").newest()
+    assert newest is not None
+    state = newest.state()
+    (group,) = state["optimizer"]["param_groups"]
+    assert group["fused"]
+    group["fused"] = None
+    rewrite(newest.path, state)
+    finish()
+    assert ending(only_run(interrupted)) == uninterrupted
+
+
+def test_a_second_signal_ends_at_once(tmp_path):
+    """Although the process never polls."""
+    lines = ["with deferred_signals():", *(f"    os.kill(os.getpid(), 15); print({n}, flush=True)" for n in range(3))]
+    code = "\n".join(["import os", "from aetool.errors import deferred_signals", *lines])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (143, "0\n")
 
 
 def test_the_state_of_an_optimizer_belongs_to_names(interrupted, aetool):

@@ -315,3 +315,19 @@ def test_cores_gpus_and_memory_are_shared_out(monkeypatch, jobs, threads, points
     found = room.room_for(config, config, points)
     assert (found.jobs, found.slots[0]) == expected
     assert len(found.slots) == found.jobs
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "exit_code", "said"),
+    [
+        (0, "completed", 0, None),
+        (3, "failed", 3, "its last words"),
+        (143, "interrupted", 143, None),
+        (-2, "interrupted", 130, None),
+        (-9, "failed", 137, "its process was killed (SIGKILL; the system sends it when memory runs out)"),
+        (-11, "failed", 139, "its process was killed (SIGSEGV)"),
+        (-40, "failed", 168, "its process was killed (signal 40)"),  # one without a name
+    ],
+)
+def test_how_a_process_ended_is_read_from_its_exit_code(code, state, exit_code, said):
+    assert Outcome.of_process(code, "its last words") == (state, exit_code, said)

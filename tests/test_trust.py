@@ -16,6 +16,7 @@ from aetool.storage.folder import RunFolder
 from aetool.storage.record import Record
 from aetool.storage.stored import checksums, damaged_file, read_stored, write_stored
 from aetool.sweeps.sweep import write_sweep
+from aetool.training import finetune
 
 MINE = [*TINY, "name=mine"]
 HERE = ["run=outputs/mine", "baselines=false", "threads=1"]
@@ -199,6 +200,20 @@ class TestDamagedBest:
             assert "overwrite=true" in done.err
         assert damaged.metrics == before
         assert not list(Path("outputs").glob("finetune-*/metrics.json"))
+
+    def test_a_fine_tune_that_ends_with_it_fails(self, mine, aetool, monkeypatch):
+        def fit(run, trainer):
+            found = trained(run, trainer)
+            path = run.directory / f"checkpoints/step-{int(found['best_step']):08d}/model.safetensors"
+            path.write_bytes(path.read_bytes()[:-1] + b"x")
+            return found
+
+        trained = finetune.fit
+        monkeypatch.setattr(finetune, "fit", fit)
+        done = aetool(*TUNE)
+        assert done.code == 5
+        assert "its best checkpoint is damaged (checkpoint step-" in done.err
+        assert "overwrite=true" in done.err
 
     def test_training_that_ends_with_it_fails(self, damaged, aetool):
         shutil.rmtree(next(damaged.directory.glob("evaluate-*")))

@@ -12,6 +12,7 @@ import torch
 from conftest import TINY, dataset_of, only_run, run_in, working_in, write_images
 from rewriting import match, rewrite
 
+from aetool import files
 from aetool.cli import main
 from aetool.errors import NoValidCheckpointError, UserError
 from aetool.storage.checkpoint import FORMAT, Checkpoints
@@ -67,6 +68,20 @@ def test_damage_is_seen_and_the_next_newest_used(checkpoints, name, damage):
     assert checkpoints.newest().step == 8
     kept = checkpoints.directory / "damaged-step-00000008" / name
     assert not kept.exists() if damage == "missing" else kept.read_bytes() != content
+
+
+def test_a_power_cut_loses_no_checkpoint(checkpoints, monkeypatch):
+    done: list[tuple[str, str]] = []
+    sync, rename = files.sync, Path.rename
+    monkeypatch.setattr(files, "sync", lambda path: done.append(("sync", path.name)) or sync(path))
+    monkeypatch.setattr(Path, "rename", lambda path, to: done.append(("rename", path.name)) or rename(path, to))
+    checkpoints.save(10, {"w": torch.zeros(3)}, {"step": 10}, best_step=2)
+    temporary = ".step-00000010.tmp"
+    named = done.index(("rename", temporary))
+    assert {("sync", name) for name in ("model.safetensors", "state.pt", "manifest.json", temporary)} <= set(
+        done[:named]
+    )
+    assert done[named + 1 :] == [("sync", "checkpoints"), ("rename", "step-00000006")]
 
 
 def test_a_file_in_the_place_of_a_checkpoint_is_a_damaged_one(checkpoints):

@@ -226,12 +226,6 @@ class TestOptimizer:
         for group in made.optimizer.param_groups:
             assert {p.ndim >= 2 for p in group["params"]} == {group["weight_decay"] == 0.3}
 
-    def test_a_pretrained_encoder_learns_more_slowly_towards_its_input(self, trainer):
-        for parent, decay in ((True, 0.75), (False, 1.0)):
-            groups = trainer("scheduler=none", parent=parent).optimizer.param_groups
-            lrs = list(dict.fromkeys(group["lr"] for group in groups))
-            assert lrs == pytest.approx([groups[0]["lr"] * decay**depth for depth in range(len(lrs))])
-
     def test_learning_rates_fall_from_the_head_to_the_input(self, trainer):
         made = trainer("layer_decay=0.5", "optimizer.lr=0.08", "scheduler=none")
         made.train_step(made.batches.training(torch.arange(16), made.step))

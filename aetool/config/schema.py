@@ -126,6 +126,7 @@ class ClassifierConfig(FitConfig):
 
     tap: Text
     max_features: PositiveInt
+    layer_decay: PositiveFraction
     frozen_epochs: NonNegativeInt
     label_smoothing: Fraction
     min_steps: PositiveInt
@@ -138,7 +139,6 @@ class FinetuneConfig(ClassifierConfig, SweepConfig):
     """The config that a user composes: one fine-tune, optionally with pretraining and control."""
 
     run: Text | None  # the run to start from
-    layer_decay: PositiveFraction | None  # None: LAYER_DECAY, 1 from scratch
     pretrain: bool
     control: bool
     augment: bool
@@ -159,7 +159,7 @@ class LabelsConfig(MeasureConfig):
     output: Unidentifying[Text]
     probe: ProbeConfig
     tap: Text
-    layer_decay: PositiveFraction | None
+    layer_decay: PositiveFraction
     frozen_epochs: NonNegativeInt
     label_smoothing: Fraction
     min_steps: PositiveInt
@@ -182,7 +182,6 @@ class FinetuneRunConfig(ClassifierConfig, RunConfig):
 
     parent: ParentConfig | None  # None: from scratch
     run: Unidentifying[str | None]  # the parent's folder, next to this one
-    layer_decay: PositiveFraction
     label_draw: NonNegativeInt
     augmentation: AugmentationConfig | None  # of the training images
 

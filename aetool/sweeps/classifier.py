@@ -37,7 +37,6 @@ BESIDE = ("seed", "output", "device", "threads", "cache")  # keys of a run that 
 DECIDED = ("run", "pretrain", "control", "name", "overwrite")  # keys of a fine-tune that its run decides
 NOTED = ("val/accuracy", "test/accuracy", "epochs")
 PRETRAINING = (*PARTS, "seed", "output", "device", "threads", "cache", "trainer.precision")
-LAYER_DECAY = 0.75  # of a pretrained encoder (He et al. 2022)
 log = logging.getLogger("aetool")
 
 
@@ -160,7 +159,6 @@ def _own(config: FinetuneConfig, parent: Run[TrainConfig] | None) -> FinetuneRun
     values["label_draw"] = config.seed if config.label_draw is None else config.label_draw
     own = FinetuneRunConfig.model_construct(
         **values,
-        layer_decay=config.layer_decay or (LAYER_DECAY if parent else 1.0),
         model=model,
         dataset=dataset,
         augmentation=dataset.augmentation if config.augment else None,

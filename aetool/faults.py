@@ -30,7 +30,7 @@ POINTS = {
     "checkpoint/rename": "the checkpoint is complete under its temporary name",
     "checkpoint/rotate": "the checkpoint is in place; older ones are not removed yet",
     "checkpoint/removed": "an older checkpoint has lost its name; its files are still there",
-    "evaluate": "training has ended; nothing is measured yet",
+    "evaluate": "before the metrics of a trained network are computed",
     "sweep": "before sweep.json is written, at the start and after each point",
     "replace": "a folder is removed; what replaces it is complete under its temporary name",
     "write": "before a file is written that replaces another",

@@ -18,6 +18,8 @@ from aetool.evaluation.catalogue import PROTOCOL
 from aetool.report.comparison import compare, open_comparison
 from aetool.report.groups import comparable_sets
 from aetool.report.rows import Sweep, read, read_rows, read_sweep
+from aetool.sweeps.outcome import Outcome
+from aetool.sweeps.sweep import note
 
 
 def identifying(config: dict) -> dict:
@@ -354,6 +356,25 @@ class TestSweep:
         status = outputs / saved["runs"][0]["directory"] / "status.json"
         back = "2026-01-01T00:00:00+00:00"  # by a clock that was set back
         for updated, state in ((then, "failed"), (back, "completed"), ("2026-01-03T00:00:00+00:00", "completed")):
+            status.write_text(json.dumps({"state": "completed", "updated": updated}))
+            assert read_sweep(sweep)[0][0]["state"] == state
+
+    def test_a_failure_on_a_run_that_another_point_completes_holds(self, sweep, outputs):
+        saved = json.loads((sweep / "sweep.json").read_text())
+        entries = [{**saved["runs"][0], "state": "not started"} for _ in range(2)]
+        status = outputs / entries[0]["directory"] / "status.json"
+        for index, outcome in enumerate((Outcome("failed", 1, "ValueError: x"), Outcome("completed", 0))):
+            status.write_text(json.dumps({"state": "completed", "updated": f"2026-01-0{index + 1}T00:00:00+00:00"}))
+            note(entries, index, outcome, sweep)
+        (sweep / "sweep.json").write_text(json.dumps(saved | {"runs": entries}))
+        assert read_sweep(sweep)[0][0]["state"] == "failed"
+
+    def test_of_an_earlier_version(self, sweep, outputs):
+        saved = json.loads((sweep / "sweep.json").read_text())
+        saved["runs"][0] |= {"state": "failed", "error": "OSError: disk full"}
+        (sweep / "sweep.json").write_text(json.dumps(saved | {"updated": "2026-01-02T00:00:00+00:00"}))
+        status = outputs / saved["runs"][0]["directory"] / "status.json"
+        for updated, state in (("2026-01-01T00:00:00+00:00", "failed"), ("2026-01-03T00:00:00+00:00", "completed")):
             status.write_text(json.dumps({"state": "completed", "updated": updated}))
             assert read_sweep(sweep)[0][0]["state"] == state
 

@@ -287,3 +287,11 @@ def test_a_model_that_is_no_autoencoder_is_refused(tmp_path):
     (tmp_path / "model" / "plain.yaml").write_text("_target_: plain_models.Plain\nname: plain\n")
     with pytest.raises(ConfigError, match=r"expected a subclass of aetool\.models\.base\.Autoencoder"):
         compose_one("train", TrainConfig, ["model=plain"], tmp_path)
+
+
+def test_an_installed_config_is_read_once_and_given_as_a_copy():
+    with config_tree() as loader:
+        (source,) = [one for one in loader.get_sources() if one.path == "aetool.conf"]
+        first = source.load_config("model/sparse")
+        first.config.model.name = "other"
+        assert source.load_config("model/sparse").config.model.name == "sparse"

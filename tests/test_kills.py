@@ -30,7 +30,7 @@ KINDS = {
     "sparse": [*TRAIN, "model=sparse", "model.code_size=16", "penalty.weight=0.1"],
     "steered": [*TRAIN, "model=sparse", "model.code_size=16", "penalty.target_l0=3", "trainer.keep_checkpoints=1"],
     "vae": [*TRAIN, "model=vae", "model.code_size=4", "model.widths=[8]"],
-    "topk": [*TRAIN, "model=topk", "model.code_size=16", "model.k=3"],
+    "topk": [*TRAIN, "model=topk", "model.code_size=16", "model.k=3", "model.k_start=6"],
     "jumprelu": [*TRAIN, "model=jumprelu", "model.code_size=16"],
     "conv": [*TRAIN, "model=conv", "model.code_size=4", "model.channels=[2,4]"],
     "plateau": ["train", *TINY, "scheduler=plateau", "optimizer=sgd", "trainer.log_every=3"],
@@ -140,7 +140,7 @@ def test_a_killed_command_started_again_ends_in_the_same_bits(kind, seed, tmp_pa
 
 @pytest.mark.parametrize("ingredient", ["optimizer", "weights"])
 def test_the_negative_control_ends_in_other_bits(ingredient, tmp_path):
-    """As far as this can go wrong: a checkpoint in which one thing is not what it was."""
+    """A checkpoint with one thing changed must end in other bits."""
     write_images(tmp_path / "images.npz")
     words = ["train", *TINY]
     with working_in(tmp_path):

@@ -54,4 +54,5 @@ def test_tags_have_no_brackets_of_which_tensorboard_draws_nothing(tmp_path):
     (tmp_path / "sweep").mkdir()
     write_margins(tmp_path / "sweep", widths)
     found = EventAccumulator(str(tmp_path / "sweep")).Reload().Tags()["scalars"]
+    assert not [tag for tag in found if set(tag) & set("()[]{}")]
     assert {"sweep loss/model.widths=32,16", "sweep loss/model.widths=64,16"} <= set(found)

@@ -188,6 +188,8 @@ class TestTopK:
             torch.testing.assert_close(code, keep_largest(model._pre_activation(x), k, dim=1))
         assert found == [9, 8, 6, 3, 3, 3]  # 9 - 12 progress: 9, 7.5 (half to even), 6, 3.12
         assert "k_now" not in model.state_dict()
+        with pytest.raises(ValueError, match="k_start=2: at least k=3"):
+            TopK(SHAPE, 12, 3, 1.5, k_start=2)
         assert active_units(model.eval().encode(x)).tolist() == [4] * 20
 
 

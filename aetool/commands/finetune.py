@@ -11,7 +11,7 @@ from aetool.report.summary import print_finetune
 from aetool.sweeps.classifier import Result, finetune_point
 from aetool.sweeps.control import print_points, sentence
 from aetool.sweeps.outcome import Outcome
-from aetool.sweeps.sweep import Work, conclude, each, entry, folder_of, noted, tried, write_sweep
+from aetool.sweeps.sweep import Work, conclude, each, entry, folder_of, note, tried, write_sweep
 
 
 def finetune(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> Result:
@@ -52,7 +52,9 @@ def _sweep(points: Sequence[Point[FinetuneConfig]]) -> int:
     unwritten = 0
     if results:
         runs = [(run, index) for index, result in results.items() for run in result.runs]
-        entries = [entry(folder, run, points[index]) | noted(outcomes[index], run) for run, index in runs]
+        entries = [entry(folder, run, points[index]) for run, index in runs]
+        for at, (_, index) in enumerate(runs):
+            note(entries, at, outcomes[index], folder)
         unwritten = tried(lambda: write_sweep(folder, points, entries))
         unwritten = unwritten or tried(lambda: conclude(folder, drawn=interrupted is None, printed=False))
     if interrupted:

@@ -35,7 +35,8 @@ def run(points: Sequence[Point[VerifyConfig]], resume: bool = False) -> int:
         if len(points) > 1:
             print(point.config.run)
         for one in _verify(point, resume):
-            head = f"{'damaged' if one.exit_code else 'ok':<8}{one.name:<13}"
+            state = "damaged" if one.exit_code else "ok" if one.tried else "skipped"
+            head = f"{state:<8}{one.name:<13}"
             print(textwrap.fill(one.text, WIDTH, initial_indent=head, subsequent_indent=" " * MARGIN))
             worst = worst or one.exit_code
     if worst == DAMAGED:

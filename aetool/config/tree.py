@@ -57,7 +57,9 @@ class ConfigFolder(FileConfigSource):
 
 
 class InstalledConfigs(ImportlibResourcesConfigSource):
-    """A package of configs, each of which is read once per process: parsing YAML is half of Hydra's work."""
+    """A package of configs, each read once per process, as parsing YAML is half of Hydra's work. A process that is
+    running does not see edits.
+    """
 
     def load_config(self, config_path: str) -> ConfigResult:
         return copy.deepcopy(_installed(self.provider, f"pkg://{self.path}", config_path))

@@ -23,8 +23,7 @@ OPENING = threading.Lock()  # filters of warnings are those of the process, not 
 
 @contextmanager
 def open_image(file: str | IO[bytes], max_pixels: int, formats: tuple[str, ...] = FORMATS) -> Iterator["Image.Image"]:
-    """An image that is not decoded yet; any problem with it, now or when it is decoded inside the block, is a
-    DataError.
+    """A decoded image; any problem with it, also one inside the block, is a DataError.
 
     A file that is none, such as a pipe, is not opened. The size is checked before decoding, since a small file can
     claim a huge image. Thread-safe.
@@ -32,7 +31,7 @@ def open_image(file: str | IO[bytes], max_pixels: int, formats: tuple[str, ...] 
     from PIL import Image
 
     corrupt = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)  # what PIL raises
-    misread = (TypeError, AttributeError, LookupError, ArithmeticError)  # where it computes with what is no number
+    misread = (TypeError, AttributeError, LookupError, ArithmeticError)  # where a field is not a number
     too_large = (Image.DecompressionBombError, Image.DecompressionBombWarning)
     try:
         if isinstance(file, str):
@@ -43,8 +42,12 @@ def open_image(file: str | IO[bytes], max_pixels: int, formats: tuple[str, ...] 
         with opened as image:
             if image.width * image.height > max_pixels:
                 raise DataError(f"{image.width}×{image.height} is more than {max_pixels} pixels")
+            try:
+                image.load()
+            except misread as error:
+                raise DataError(f"{type(error).__name__}: {error}") from error
             yield image
-    except (*corrupt, *misread, *too_large) as error:
+    except (*corrupt, *too_large) as error:
         raise DataError(f"{type(error).__name__}: {error}") from error
 
 

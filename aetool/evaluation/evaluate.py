@@ -78,6 +78,8 @@ class _Found(NamedTuple):
 
 
 def _measure(session: Session, settings: EvaluationConfig, baselines: bool) -> dict[str, float]:
+    faults.point("evaluate")
+    poll_signals()
     if session.trained.model.traits.patches:
         return _measure_patches(session, settings, baselines)
     run = session.run
@@ -133,8 +135,6 @@ def _measure_patches(session: Session, settings: EvaluationConfig, baselines: bo
 
 
 def _measured(session: Session, settings: EvaluationConfig, baselines: bool) -> _Found:
-    faults.point("evaluate")
-    poll_signals()
     trained, dataset, device = session.trained, session.dataset, session.device
     result = split_metrics(trained, dataset, device)
     jacobian = sensitivity(trained, dataset, settings.jacobian_images, device)

@@ -33,6 +33,7 @@ class Check(NamedTuple):
     name: str
     text: str
     exit_code: int = 0  # of a problem
+    tried: bool = True
 
 
 def verify(directory: str | Path, targets: Targets) -> list[Check]:
@@ -178,12 +179,12 @@ def _gaps(steps: Sequence[int]) -> Iterator[str]:
 
 
 def _events(run: RunFolder) -> Iterator[Check]:
+    paths = sorted(run.directory.glob("events.out.tfevents.*"))
     try:
         from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
-    except Exception as error:  # an installation can be broken in any way; see `Events`
-        yield Check("events", f"not checked, as TensorBoard cannot be imported: {type(error).__name__}: {error}")
+    except Exception as error:  # an installation can be broken in any way; see `event_file`
+        yield Check("events", f"TensorBoard cannot be imported: {type(error).__name__}: {error}", tried=False)
         return
-    paths = sorted(run.directory.glob("events.out.tfevents.*"))
     problems = [(path, problem) for path in paths if (problem := _event_problem(path, masked_crc32c))]
     yield from (Check("events", f"{path.name}: {problem}", DAMAGED) for path, problem in problems)
     if not problems:

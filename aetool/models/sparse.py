@@ -104,7 +104,8 @@ class TopK(Sparse):
 
     Makhzani & Frey 2013, "k-sparse autoencoders", who keep round(alpha k) units in eval mode, and in training first
     `k_start` units, if given, then linearly fewer until it is k in the middle of training; with the ReLU of Gao et al.
-    2024, "Scaling and evaluating sparse autoencoders", so that codes are never negative.
+    2024, "Scaling and evaluating sparse autoencoders", so that codes are never negative. Raises ValueError for a
+    `k_start` below k.
     """
 
     traits = replace(Sparse.traits, l0_depends_on_lambda=False, at_most={"k": "code_size", "k_start": "code_size"})
@@ -118,6 +119,8 @@ class TopK(Sparse):
         mean_image: Tensor | None = None,
         k_start: PositiveInt | None = None,
     ) -> None:
+        if k_start is not None and k_start < k:
+            raise ValueError(f"k_start={k_start}: at least k={k}")
         super().__init__(image_shape, code_size, mean_image)
         self.k, self.k_start = k, k_start or k
         self.k_eval = min(max(1, round(alpha * k)), code_size)
@@ -132,9 +135,8 @@ class TopK(Sparse):
             return keep_largest(activation, self.k_eval, dim=1)
         if self.k_start == self.k:
             return keep_largest(activation, self.k, dim=1)
-        most = max(self.k_start, self.k)
-        largest = activation.topk(most, dim=1)
-        rank = torch.arange(most, device=activation.device)
+        largest = activation.topk(self.k_start, dim=1)
+        rank = torch.arange(self.k_start, device=activation.device)
         return torch.zeros_like(activation).scatter(1, largest.indices, largest.values * (rank < self.k_now))
 
 

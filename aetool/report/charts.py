@@ -18,16 +18,18 @@ log = logging.getLogger("aetool")
 
 @contextmanager
 def saving(figures: Iterable[Chart], folder: Path) -> Iterator[None]:
-    """Writes figures as PNG files in the process that draws, while the block runs; warns of those it cannot draw.
+    """Writes figures as PNG files in the process that draws, while the block runs; warns of those that cannot be drawn.
 
     Raises WriteError.
     """
     make_folder(folder)
     submit = figure_process().submit
-    drawn = [submit(plots.save, chart.figure, folder.absolute() / f"{chart.name}.png") for chart in figures]
+    paths = {folder / f"{chart.name}.png": chart.figure for chart in figures}
+    drawn = {path: submit(plots.save, figure, path.absolute()) for path, figure in paths.items()}
     yield
-    for problem in dict.fromkeys(filter(None, (one.result() for one in drawn))):
-        log.warning(f"{folder}: a figure cannot be drawn: {problem}")
+    for path, one in drawn.items():
+        if (problem := one.result()) is not None:
+            log.warning(f"{path} could not be drawn: {problem}")
 
 
 def draw(comparison: Comparison) -> Iterator[Chart]:

@@ -90,7 +90,7 @@ def read_sweep(folder: Path) -> tuple[list[Found], Sweep]:
         return [_row(folder, UNREADABLE, reason or f"{SWEEP} is not that of a sweep")], Sweep([], None)
     sweep = Sweep(list(axes), command if isinstance(command, str) else None)
     rows: dict[Value, Found] = {}
-    for row in (_point(folder, sweep, entry) for entry in entries):
+    for row in (_point(folder, entry, saved.get("updated")) for entry in entries):
         key = str(row["directory"])
         if key not in rows or rows[key]["state"] == "completed":
             rows[key] = row
@@ -113,7 +113,8 @@ def _state(folder: Path) -> tuple[str, str | None]:
     return str(state), at
 
 
-def _point(folder: Path, sweep: Sweep, entry: object) -> Found:
+def _point(folder: Path, entry: object, written: object) -> Found:
+    """`written`: when sweep.json was, by the clock; earlier versions note no `status` of a run that failed."""
     if not isinstance(entry, dict) or not isinstance(entry.get("directory"), str):
         return _row(folder, UNREADABLE, f"{SWEEP} has an entry without a folder")
     own, state = folder.parent / entry["directory"], entry.get("state")
@@ -124,7 +125,8 @@ def _point(folder: Path, sweep: Sweep, entry: object) -> Found:
         reason = entry.get("error") if known == "failed" else " ".join(words)
         return _row(own, known, reason) | _override_values(words)
     updated = RunFolder(own).status.get("updated")
-    if (state, row["state"]) == ("failed", "completed") and entry.get("status", updated) == updated:
+    unchanged = entry["status"] == updated if "status" in entry else str(written or "") >= str(updated or "")
+    if (state, row["state"]) == ("failed", "completed") and unchanged:
         return row | {"state": "failed", "reason": entry.get("error")}
     if row["state"] == state == "paused":
         return row | {"reason": entry.get("error")}

@@ -8,6 +8,7 @@ format has a checksum.
 import contextlib
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from aetool import faults
 from aetool.errors import OUT_OF_MEMORY, DamagedError, NoValidCheckpointError, UserError, exit_code
-from aetool.files import JsonObject, make_folder, replacing_folder, sha256_of
+from aetool.files import JsonObject, make_folder, replacing_folder, sha256_of, writing
 from aetool.storage.folder import RunFolder
 from aetool.storage.stored import read_stored, write_stored
 
@@ -99,6 +100,7 @@ class Checkpoints:
         self.info = info or {}  # what every manifest says of the run
         self.keep = keep
         self.warnings: list[str] = []
+        self._damaged: set[str] = set()  # names of those that were found to be
 
     def save(self, step: int, model: dict[str, Tensor], state: State, best_step: int) -> None:
         """Writes the checkpoint of `step` and removes those that are neither new nor the best.
@@ -112,10 +114,10 @@ class Checkpoints:
         make_folder(self.directory, parents=False)
         temporary = self.directory / f".{target.name}.tmp"
         needed = sum(value.nbytes for value in model.values()) * 3 + BESIDES  # with the two averages of Adam
-        if target.exists() and self._is_damaged(target):
-            kept = target.with_name(f"damaged-{target.name}")
-            shutil.rmtree(kept, ignore_errors=True)
-            target.rename(kept)
+        if target.name in self._damaged:
+            with writing(target):
+                target.rename(target.with_name(f"damaged-{time.monotonic_ns()}-{target.name}"))
+            self._damaged.remove(target.name)
         with replacing_folder(target, temporary, needed):
             faults.point("checkpoint/model")
             tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.items()}
@@ -140,10 +142,10 @@ class Checkpoints:
                 with contextlib.suppress(DamagedError):
                     _read(path)
                     target = path.with_name(path.stem.removeprefix("."))
-                    shutil.rmtree(target, ignore_errors=True)
+                    _remove(target)
                     path.rename(target)
                     continue
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
 
     def newest(self, read: Callable[[Checkpoint], None] | None = None) -> Checkpoint | None:
         """The newest checkpoint that is not damaged; None if there are none at all.
@@ -188,6 +190,7 @@ class Checkpoints:
                 read(found)
             return found
         except DamagedError as error:
+            self._damaged.add(path.name)
             warning = f"checkpoint {path.name} skipped: {error}"
             if warning not in self.warnings:
                 self.warnings.append(warning)
@@ -197,20 +200,25 @@ class Checkpoints:
     def _paths(self) -> list[Path]:
         return sorted(self.directory.glob("step-*"))
 
-    def _is_damaged(self, path: Path) -> bool:
-        """Whether it was found to be."""
-        return any(path.name in warning for warning in self.warnings)
-
     def _rotate(self, keep: set[int]) -> None:
         if self.keep is None:
             return
         names = {f"step-{step:08d}" for step in keep}
         for path in self._paths()[: -self.keep]:
-            if path.name not in names and not self._is_damaged(path):
+            if path.name not in names and path.name not in self._damaged:
                 with contextlib.suppress(OSError):
                     removed = path.rename(path.with_name(f".{path.name}.old"))  # a kill leaves no half of one
                     faults.point("checkpoint/removed")
-                    shutil.rmtree(removed)
+                    _remove(removed)
+
+
+def _remove(path: Path) -> None:
+    """A folder, or a file in the place of one, as far as possible."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _read(path: Path) -> Checkpoint:

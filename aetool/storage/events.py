@@ -134,7 +134,7 @@ class Events:
         except WriteError as error:
             self._broken = True
             self._warn(f"TensorBoard cannot write to {self.directory}: {error.reason}")
-        except _Unimportable as error:
+        except Unimportable as error:
             self._broken = True
             self._warn(f"TensorBoard cannot be imported: {error}")
 
@@ -163,11 +163,11 @@ class Events:
 
 
 def event_file() -> Any:
-    """The module, which needs TensorBoard; raises _Unimportable."""
+    """The module, which needs TensorBoard; raises Unimportable."""
     try:
         import aetool.storage.event_file as module
     except Exception as error:  # an installation can be broken in any way, such as by another version of protobuf
-        raise _Unimportable(f"{type(error).__name__}: {error}".partition("\n")[0]) from error
+        raise Unimportable(f"{type(error).__name__}: {error}".partition("\n")[0]) from error
     return module
 
 
@@ -177,5 +177,5 @@ def _log_once(warning: str) -> None:
     log.warning(warning)
 
 
-class _Unimportable(Exception):  # noqa: N818 - a finding
+class Unimportable(Exception):  # noqa: N818 - a finding
     """TensorBoard cannot be imported; the message says why."""

@@ -140,7 +140,8 @@ class Run(RunFolder, Generic[C]):
         plain = self.config.model_dump()
         write_stored(self.directory / CONFIG, made | {"identity": identity(self.config), "config": plain})
         for folder in (self.directory, self.directory.parent):  # no checkpoint may outlive it in a power cut
-            sync(folder)
+            with writing(folder):
+                sync(folder)
         self.update(state="running", pid=os.getpid(), host=socket.gethostname(), started=_now())
 
     def agree(self) -> bool:
@@ -274,4 +275,4 @@ def _seconds_since(start: float) -> float:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -15,7 +15,7 @@ from aetool.config.identity import digest
 from aetool.config.schema import FinetuneConfig, TrainConfig
 from aetool.errors import Interrupted, WriteError
 from aetool.evaluation.session import keeping_dataset
-from aetool.files import JsonObject, make_folder
+from aetool.files import JsonObject, make_folder, writing
 from aetool.report.rows import NOT_STARTED, SWEEP
 from aetool.storage.folder import RunFolder, refuse_links
 from aetool.storage.run import C, Run, waiting
@@ -123,7 +123,7 @@ def sweep(points: Sequence[Point[TrainConfig]], runs: Sequence[Run[TrainConfig]]
         ended = halved(points, runs, lambda pauses: _until(pauses, points, runs, work, folder))
     try:
         for index, outcome in ended:
-            entries[index] |= noted(outcome, runs[index])
+            note(entries, index, outcome, folder)
             worst = max(worst, outcome.exit_code)
             unwritten = tried(lambda: write_sweep(folder, points, entries))
     except Interrupted as error:
@@ -211,10 +211,14 @@ def entry(folder: Path, run: Run[C], point: Point[F]) -> JsonObject:
     return {"directory": directory, "overrides": list(point.overrides), "state": NOT_STARTED}
 
 
-def noted(outcome: Outcome, run: Run[C]) -> JsonObject:
-    """What the entry of a run says of its end. A failure holds until status.json is written again."""
-    failed = {"status": RunFolder(run.directory).status.get("updated")} if outcome.state == "failed" else {}
-    return outcome.noted | failed
+def note(entries: Sequence[JsonObject], index: int, outcome: Outcome, folder: Path) -> None:
+    """Puts the end of a point into its entry. A failure holds until another command writes the run's status.json."""
+    ended = entries[index]
+    ended |= outcome.noted
+    updated = RunFolder(folder.parent / ended["directory"]).status.get("updated")
+    for one in entries:  # points may share a run
+        if one["directory"] == ended["directory"] and one["state"] == "failed":
+            one["status"] = updated
 
 
 def write_sweep(folder: Path, points: Sequence[Point[F]], entries: Sequence[JsonObject]) -> None:
@@ -226,7 +230,8 @@ def write_sweep(folder: Path, points: Sequence[Point[F]], entries: Sequence[Json
             axes.setdefault(key, []).append(value)
     make_folder(folder)
     refuse_links(folder, ("*",))
-    faults.point("sweep")
+    with writing(folder / SWEEP):
+        faults.point("sweep")
     write_stored(
         folder / SWEEP,
         {

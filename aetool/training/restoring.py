@@ -54,7 +54,9 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def check_state(trainer: "Trainer", checkpoint: Checkpoint, state: State) -> None:
-    """Raises UserError for a state that is not one of this trainer: missing keys, other types or shapes."""
+    """Raises UserError for a state that is not one of this trainer: missing keys, other types, shapes or
+    names of parameters.
+    """
     own = trainer.state_dict()
     if not isinstance(state, dict):
         raise _foreign(checkpoint, "state.pt is not the state of a training")

@@ -107,12 +107,12 @@ def draw(found: Sequence[Reading], path: Path) -> None:
         above.plot(values, linewidth=0.8, label=f"{label}: {1024 * growth(values):+.1f} KiB per run in the second half")
     above.set_ylabel("MiB after a run")
     above.set_ylim(bottom=0)
-    above.legend()
+    above.legend(loc=(0.02, 0.24))  # between the lines
     for name, label in (("files", "open files"), ("threads", "threads")):
         below.plot([getattr(one, name) for one in found], linewidth=0.8, label=label)
     below.set_xlabel("runs in one process (train, evaluate, probe)")
     below.set_ylim(bottom=0)
-    below.legend()
+    below.legend(loc=(0.02, 0.4))
     figure.savefig(path, dpi=100)
 
 

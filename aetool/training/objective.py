@@ -142,7 +142,7 @@ class Objective(TrainingObjective[Autoencoder, AutoencoderOutput]):
         return {"lambda": (self.warm_weight if self.training else self.weight).item()}
 
     def start(self, model: Autoencoder, step: int, total_steps: int) -> None:
-        model.anneal(step / total_steps)
+        model.anneal(step / max(1, total_steps))
         if step < self.warmup_steps:
             torch.mul(self.weight, step + 1, out=self.warm_weight).div_(self.warmup_steps)
         else:

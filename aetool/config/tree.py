@@ -57,7 +57,7 @@ class ConfigFolder(FileConfigSource):
 
 
 class InstalledConfigs(ImportlibResourcesConfigSource):
-    """A package of configs, each read once per process, as parsing YAML is half of Hydra's work. A process that is
+    """A package of configs, each read once per process, as parsing YAML is much of Hydra's work. A process that is
     running does not see edits.
     """
 

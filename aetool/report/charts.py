@@ -24,10 +24,9 @@ def saving(figures: Iterable[Chart], folder: Path) -> Iterator[None]:
     """
     make_folder(folder)
     submit = figure_process().submit
-    paths = {folder / f"{chart.name}.png": chart.figure for chart in figures}
-    drawn = {path: submit(plots.save, figure, path.absolute()) for path, figure in paths.items()}
+    drawn = [(path := folder / f"{one.name}.png", submit(plots.save, one.figure, path.absolute())) for one in figures]
     yield
-    for path, one in drawn.items():
+    for path, one in drawn:
         if (problem := one.result()) is not None:
             log.warning(f"{path} could not be drawn: {problem}")
 

@@ -60,10 +60,7 @@ def in_processes(
     the run, given its process id. On a signal to this process, the others are asked to stop, their outcomes are
     yielded, and Interrupted is raised; closing the iterator also stops them.
     """
-    methods = multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:
-        context.set_forkserver_preload(PRELOADED)
+    context = _context()
     waiting, running = deque(range(len(commands))), dict[int, Job]()
     words, left = list(commands), [retries] * len(commands)
     free = list(reversed(range(room.jobs)))
@@ -98,6 +95,15 @@ def in_processes(
             raise
         finally:
             _stop(running)
+
+
+def _context() -> Any:
+    """Of new processes: forks of one that has imported torch, where the system has forks."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
 
 
 def _ended(running: dict[int, Job], free: list[int]) -> Iterator[tuple[int, Job]]:
